@@ -1,0 +1,42 @@
+"""How a config field says what it is: semantic or execution.
+
+A *semantic* field changes results and stands in the fingerprints of the stages that it touches; an
+*execution* field (ranks, resources, storage, tracking, how rows are batched) changes none, so that a
+run may go on with another value.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_ROLE = "role"
+
+
+class Section(BaseModel):
+    """Base of every part of the config: frozen, strict about names and types."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
+
+    def semantic(self) -> dict[str, Any]:
+        """The section's semantic fields alone, as plain JSON values."""
+        dumped = self.model_dump(mode="json")
+        return {
+            name: dumped[name]
+            for name, field in type(self).model_fields.items()
+            if isinstance(field.json_schema_extra, dict)
+            and field.json_schema_extra.get(_ROLE) == "semantic"
+        }
+
+
+def semantic(default: Any = ..., **constraints: Any) -> Any:
+    """A field that changes results."""
+    return Field(default, json_schema_extra={_ROLE: "semantic"}, **constraints)
+
+
+def execution(default: Any = ..., **constraints: Any) -> Any:
+    """A field that changes no result."""
+    return Field(default, json_schema_extra={_ROLE: "execution"}, **constraints)

@@ -1,0 +1,166 @@
+"""YAML + ``key=value`` overrides -> one validated, frozen :class:`RunConfig`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from smt_ray.config.run import RunConfig
+from smt_ray.errors import UserError
+
+QUICKSTART = "quickstart"
+
+
+def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
+    """Reads one run's configuration.
+
+    Args:
+        path: A YAML file; None for the built-in quickstart.
+        overrides: ``key.sub=value`` items, the value in YAML, applied in order.
+
+    Raises:
+        UserError: The file cannot be read, is no mapping, or has a bad key or value.
+    """
+    if path is None:
+        text, stem = (
+            resources.files("smt_ray.config").joinpath("quickstart.yaml").read_text(),
+            QUICKSTART,
+        )
+        source = "the quickstart config"
+    else:
+        text, stem, source = _read(Path(path)), Path(path).stem, str(path)
+    values = _parse(text, source)
+    for override in overrides:
+        _apply(values, override)
+    values.setdefault("name", stem)
+    return validate_config(values)
+
+
+def validate_config(values: Mapping[str, Any]) -> RunConfig:
+    """Validates plain values, such as a config that crossed a process border.
+
+    Raises:
+        UserError: A key is unknown or a value breaks its rule.
+    """
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise _explain(error, values) from None
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The complete configuration, defaults included, as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            "CONFIG",
+            f"must be a readable YAML file ({reason})",
+            got=str(path),
+            fix="check the path",
+        ) from None
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UserError(source, f"must be valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(source, "must hold a mapping of config keys", got=type(values).__name__)
+    return values
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats: PyYAML alone reads 1e-4 as a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    __import__("re").compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(
+            "override", "must be key=value", got=override, fix="e.g. training.max_steps=10"
+        )
+    *parents, leaf = key.split(".")
+    node = values
+    for position, parent in enumerate(parents):
+        child = node.setdefault(parent, {})
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            raise UserError(
+                key, f"{'.'.join(parents[: position + 1])} is a value, not a section", got=child
+            )
+        node = child
+    node[leaf] = _parse_value(key, text)
+
+
+def _parse_value(key: str, text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        raise UserError(key, "must be a YAML value", got=text) from None
+
+
+def _explain(error: ValidationError, values: Mapping[str, Any]) -> UserError:
+    first = error.errors()[0]
+    location = [part for part in first["loc"] if isinstance(part, int) or "[" not in str(part)]
+    location = [part for part in location if part not in ("int", "str", "bool", "HubSource")]
+    field = ".".join(str(part) for part in location) or "config"
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, n=1)
+        fix = f"did you mean {near[0]}?" if near else f"known keys here: {', '.join(known)}"
+        return UserError(field, "unknown key", got=first["input"], fix=fix)
+    if first["type"] == "missing":
+        return UserError(field, "must be set", got=None, fix=f"add {field} to the config")
+    message = first["msg"].removeprefix("Value error, ")
+    others = f"; {error.error_count() - 1} more" if error.error_count() > 1 else ""
+    if first["type"] == "value_error" and isinstance(first["input"], dict):
+        return UserError(field, message + others)  # the message names its own fields and values
+    return UserError(field, message + others, got=first["input"], fix=_hint(location))
+
+
+def _known_keys(location: list[int | str]) -> list[str]:
+    section: type[BaseModel] = RunConfig
+    for part in location:
+        if not isinstance(part, str) or part not in section.model_fields:
+            break
+        annotation = section.model_fields[part].annotation
+        candidates = [annotation, *get_args(annotation)]
+        section = next(
+            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), section
+        )
+    return list(section.model_fields)
+
+
+def _hint(location: list[int | str]) -> str:
+    """The field's own description, which says its unit and what it is for."""
+    if not location or not isinstance(location[-1], str):
+        return ""
+    section: type[BaseModel] = RunConfig
+    for part in location:
+        if not isinstance(part, str) or part not in section.model_fields:
+            return ""
+        field = section.model_fields[part]
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            section = field.annotation
+    return field.description or ""

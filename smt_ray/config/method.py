@@ -1,0 +1,132 @@
+"""The method: the warm-up, what is selected from it, and how it is trained."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from smt_ray.config.fields import Section, execution, semantic
+
+AUTO = "auto"
+DEFAULT_TARGET_MODULES = ("q_proj", "k_proj", "v_proj")
+DEFAULT_BUDGET = 0.0084  # the paper's, Table 2
+
+
+class WarmupConfig(Section):
+    """Gradients of the base model, summed over a number of steps (paper section 3.2)."""
+
+    num_steps: int = semantic(100, ge=1)
+    """Global batches whose gradient is added to the sum."""
+    target_modules: list[str] = semantic(list(DEFAULT_TARGET_MODULES), min_length=1)
+    """Eligible linears, by the last parts of their names; the table covers all of them."""
+    table_block_size: int | Literal["auto"] = semantic(AUTO)
+    """The finest block size kept; auto is the largest common divisor up to 32."""
+    reduction: Literal["gradient", "score"] = semantic("gradient")
+    """What shards send: signed sums (exact), or block statistics (l^2 times less traffic)."""
+    num_shards: int = execution(1, ge=1)
+    """Tasks that the steps are divided over. Semantic where ``reduction`` is score."""
+    accumulate_on: Literal["device", "host"] = execution("device")
+    """Where the fp32 sums are kept."""
+
+    @model_validator(mode="after")
+    def _a_step_each(self) -> WarmupConfig:
+        if self.num_shards > self.num_steps:
+            raise ValueError(
+                f"num_shards must be at most num_steps ({self.num_steps}); got {self.num_shards}"
+            )
+        _check_block_size("table_block_size", self.table_block_size)
+        return self
+
+    def semantic(self) -> dict[str, Any]:
+        """As declared, with ``num_shards`` where shards are added after the absolute value."""
+        values = super().semantic()
+        if self.reduction == "score":
+            values["num_shards"] = self.num_shards
+        return values
+
+
+class SelectionConfig(Section):
+    """Which blocks are trained (paper section 3.2, appendix B)."""
+
+    block_size: int | Literal["auto"] = semantic(AUTO)
+    """Side of a block; auto is the largest size up to 256 that divides every eligible dimension."""
+    budget: float | None = semantic(None, gt=0, le=1)
+    """Trainable parameters as a fraction of the base model's; default 0.0084."""
+    num_blocks: int | None = semantic(None, ge=1)
+    """The other way to say it."""
+    score: Literal["mean_of_abs", "abs_of_mean", "l2", "saliency"] = semantic("mean_of_abs")
+    """How a block is scored; mean_of_abs is the paper's."""
+    scope: Literal["global", "per_module"] = semantic("global")
+    """One ranking over the model, or the same number from each module."""
+    target_modules: list[str] | None = semantic(None, min_length=1)
+    """A subset of ``warmup.target_modules``; null for all of them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_budget(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("budget") is None:
+            if values.get("num_blocks") is None:
+                return {**values, "budget": DEFAULT_BUDGET}
+        return values
+
+    @model_validator(mode="after")
+    def _one_size(self) -> SelectionConfig:
+        if self.budget is not None and self.num_blocks is not None:
+            raise ValueError("only one of budget and num_blocks may be set")
+        _check_block_size("block_size", self.block_size)
+        return self
+
+
+class TrainingConfig(Section):
+    """The optimisation: what the paper and its baselines report."""
+
+    batch_size: int = semantic(16, ge=1)
+    """Rows per optimizer step over all ranks."""
+    num_epochs: int | None = semantic(None, ge=1)
+    """Passes over the training rows; default 3 where ``max_steps`` is not set."""
+    max_steps: int | None = semantic(None, ge=1)
+    """Optimizer steps, instead of ``num_epochs``."""
+    learning_rate: float = semantic(1e-4, gt=0)
+    """Peak learning rate."""
+    lr_schedule: Literal["linear", "cosine", "constant"] = semantic("linear")
+    """From the peak to 0 over the steps after the ramp; constant stays."""
+    lr_warmup_steps: int = semantic(0, ge=0)
+    """Steps of the linear ramp from 0 to the peak."""
+    weight_decay: float = semantic(0.0, ge=0)
+    """AdamW's decoupled weight decay."""
+    adam_betas: tuple[float, float] = semantic((0.9, 0.999), strict=False)
+    """AdamW's betas."""
+    adam_epsilon: float = semantic(1e-8, gt=0)
+    """AdamW's epsilon."""
+    max_grad_norm: float = semantic(1.0, ge=0)
+    """Global gradient norm that larger gradients are scaled to; 0 for none."""
+    validate_every_steps: int | None = execution(None, ge=1)
+    """Steps between validation losses; null for one at the end. Needs ``data.validation_rows``."""
+    checkpoint_every_steps: int | None = execution(None, ge=1)
+    """Steps between checkpoints; null for one at the end."""
+    keep_checkpoints: int = execution(2, ge=1)
+    """Latest checkpoints kept, besides the one with the best validation loss."""
+    log_every_steps: int = execution(1, ge=1)
+    """Steps between records of the loss."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_length(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("num_epochs") is None:
+            if values.get("max_steps") is None:
+                return {**values, "num_epochs": 3}
+        return values
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainingConfig:
+        if self.num_epochs is not None and self.max_steps is not None:
+            raise ValueError("only one of num_epochs and max_steps may be set")
+        if not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise ValueError(f"adam_betas must lie in [0, 1); got {list(self.adam_betas)}")
+        return self
+
+
+def _check_block_size(name: str, value: int | str) -> None:
+    if isinstance(value, int) and value < 1:
+        raise ValueError(f"{name} must be auto or at least 1; got {value}")

@@ -1,0 +1,83 @@
+"""Which base model, and which rows it learns from."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from smt_ray.config.fields import Section, execution, semantic
+
+
+class ModelConfig(Section):
+    """The base model: a folder, a hub name, or the built-in one."""
+
+    path: str | None = semantic(None)
+    """A local folder or a name on the Hugging Face hub."""
+    builtin: Literal["tiny"] | None = semantic(None)
+    """The model that ships with the package; needs no network."""
+    revision: str | None = semantic(None)
+    """Hub revision (branch, tag or commit); no effect on folders."""
+    gguf_file: str | None = semantic(None)
+    """File name of GGUF weights inside ``path``; they are dequantised on load."""
+    dtype: Literal["float32", "bfloat16"] = semantic("float32")
+    """What weights are loaded as, and what training computes in."""
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = execution("sdpa")
+    """The attention kernel, by transformers' name."""
+    trust_remote_code: bool = execution(False)
+    """Whether code that comes with the model may run."""
+    architecture: dict[str, Any] | None = semantic(None)
+    """A bare transformers config (``model_type: llama``, ...) for counting on the meta device."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelConfig:
+        given = [name for name in ("path", "builtin", "architecture") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(
+                f"exactly one of path, builtin, architecture must be set; got {given or 'none'}"
+            )
+        if self.gguf_file and not self.path:
+            raise ValueError("gguf_file needs path, the folder or hub name that holds it")
+        return self
+
+
+class HubSource(Section):
+    """Training rows from the Hugging Face hub, in LLM-Adapters' fields."""
+
+    hub: str = semantic()
+    """Dataset name, owner/name."""
+    config: str | None = semantic(None)
+    """The dataset's configuration (subset)."""
+    split: str = semantic("train")
+    """The dataset's split."""
+    revision: str | None = semantic(None)
+    """Branch, tag or commit."""
+
+
+class DataConfig(Section):
+    """Training and test rows, and how a row becomes tokens."""
+
+    dir: str | None = semantic(None)
+    """A folder laid out like LLM-Adapters: ``ft-training_set/*.json``, ``dataset/<task>/test.json``."""
+    train: list[str | HubSource] = semantic()
+    """Sources: a JSON or JSONL file (relative to ``dir``), ``builtin:<task>``, or ``{hub: ...}``."""
+    max_rows: int | None = semantic(None, ge=1)
+    """Use only this many training rows, drawn by the seed; null for all."""
+    validation_rows: int = semantic(0, ge=0)
+    """Rows held out of training for the validation loss, drawn by the seed."""
+    prompt: Literal["clean", "legacy"] = semantic("clean")
+    """The clean prompt, or the published one with its stray spaces."""
+    train_on_inputs: bool = semantic(False)
+    """Whether prompt tokens are targets of the loss too."""
+    max_length: int = semantic(512, ge=2)
+    """Tokens a row may have."""
+    overlong: Literal["truncate", "drop"] = semantic("truncate")
+    """What happens to longer rows; both are counted and reported."""
+
+    @model_validator(mode="after")
+    def _some_rows(self) -> DataConfig:
+        if not self.train:
+            raise ValueError("train must name at least one source")
+        if self.max_rows is not None and self.validation_rows >= self.max_rows:
+            raise ValueError("validation_rows must be smaller than max_rows")
+        return self

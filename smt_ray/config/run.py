@@ -1,0 +1,68 @@
+"""The whole configuration of one run."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import field_validator, model_validator
+
+from smt_ray.config.fields import Section, execution, semantic
+from smt_ray.config.method import SelectionConfig, TrainingConfig, WarmupConfig
+from smt_ray.config.model_and_data import DataConfig, ModelConfig
+from smt_ray.config.running import (
+    BatchingConfig,
+    DeepSpeedConfig,
+    EvaluationConfig,
+    ResourcesConfig,
+    TrackingConfig,
+)
+
+
+class RunConfig(Section):
+    """One complete run; one YAML file is one of these."""
+
+    name: str = execution()
+    """The run's name: its folder under ``<storage>/runs`` and its MLflow run name."""
+    storage: str = execution("smt_ray_storage")
+    """A local folder or a pyarrow/fsspec URI such as s3://bucket/prefix."""
+    seed: int = semantic(0, ge=0)
+    """Order of rows, held-out rows and dropout."""
+    method: Literal["smt"] = semantic("smt")
+    """What is trained."""
+    model: ModelConfig = semantic()
+    data: DataConfig = semantic()
+    warmup: WarmupConfig = semantic(WarmupConfig())
+    selection: SelectionConfig = semantic(SelectionConfig())
+    training: TrainingConfig = semantic(TrainingConfig())
+    batching: BatchingConfig = execution(BatchingConfig())
+    deepspeed: DeepSpeedConfig = execution(DeepSpeedConfig())
+    resources: ResourcesConfig = execution(ResourcesConfig())
+    evaluation: EvaluationConfig = semantic(EvaluationConfig())
+    tracking: TrackingConfig = execution(TrackingConfig())
+
+    @field_validator("name")
+    @classmethod
+    def _a_file_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+            raise ValueError("must be letters, digits, '.', '_' and '-', as it names a folder")
+        return value
+
+    @model_validator(mode="after")
+    def _selection_within_warmup(self) -> RunConfig:
+        wanted = self.selection.target_modules or []
+        outside = [name for name in wanted if name not in self.warmup.target_modules]
+        if outside:
+            raise ValueError(
+                f"selection.target_modules must be warmed up; got {outside} outside"
+                f" warmup.target_modules {self.warmup.target_modules}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _validation_has_rows(self) -> RunConfig:
+        if self.training.validate_every_steps and not self.data.validation_rows:
+            raise ValueError(
+                "training.validate_every_steps has no effect: set data.validation_rows"
+            )
+        return self

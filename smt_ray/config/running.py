@@ -1,0 +1,68 @@
+"""How and where a run is executed, evaluated and tracked."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from smt_ray.config.fields import Section, execution, semantic
+
+
+class BatchingConfig(Section):
+    """How the rows of a step become micro-batches; changes no result."""
+
+    mode: Literal["padded"] = execution("padded")
+    """padded: rows sorted by length, padded to the longest of their micro-batch."""
+    max_tokens: int = execution(4096, ge=1)
+    """Tokens of a micro-batch, padding included; a longer row stands alone."""
+
+
+class DeepSpeedConfig(Section):
+    """What DeepSpeed is asked for."""
+
+    zero_stage: Literal[0, 1, 2, 3] = execution(2)
+    """ZeRO stage: 1 shards optimizer states, 2 gradients too, 3 weights too."""
+    extra: dict[str, Any] = execution({})
+    """Further keys of DeepSpeed's own configuration, merged over ours."""
+
+
+class ResourcesConfig(Section):
+    """What processes get. Every value is per process."""
+
+    num_workers: int = execution(1, ge=1)
+    """Training ranks, and evaluation workers."""
+    use_gpu: bool | Literal["auto"] = execution("auto")
+    """One GPU a process; auto uses them where the cluster has any."""
+    cpus_per_worker: float = execution(1, gt=0)
+    """CPUs that a process asks Ray for; also its threads."""
+    accelerator_type: str | None = execution(None)
+    """Ray accelerator type such as H100; null for any."""
+    max_failures: int = execution(3, ge=0)
+    """How often lost training workers are replaced."""
+
+
+class EvaluationConfig(Section):
+    """Test tasks and the published protocol."""
+
+    tasks: list[str] = semantic([])
+    """Task names; empty skips evaluation."""
+    max_rows: int | None = semantic(None, ge=1)
+    """Use only the first rows of each task; null for all."""
+    num_beams: int = semantic(1, ge=1)
+    """1 is greedy; the published protocol has 4."""
+    base: bool = semantic(True)
+    """Whether the base model is evaluated too."""
+    base_likelihood: bool = semantic(False)
+    """Whether the base is also scored by likelihood, which needs no format learning."""
+    batch_tokens: int = execution(8192, ge=1)
+    """Tokens of a generation batch, padding and new tokens included."""
+
+
+class TrackingConfig(Section):
+    """MLflow."""
+
+    enabled: bool = execution(True)
+    """Whether runs are tracked."""
+    uri: str | None = execution(None)
+    """Tracking URI; null takes MLFLOW_TRACKING_URI, else an sqlite file in the storage."""
+    experiment: str = execution("smt_ray")
+    """Experiment name."""
