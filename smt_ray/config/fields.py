@@ -1,8 +1,8 @@
 """How a config field says what it is: semantic or execution.
 
 A *semantic* field changes results and stands in the fingerprints of the stages that it touches; an
-*execution* field (ranks, resources, storage, tracking, how rows are batched) changes none, so that a
-run may go on with another value.
+*execution* field (ranks, resources, storage, tracking, how rows are batched) changes none, so that
+a run may go on with another value.
 """
 
 from __future__ import annotations

@@ -65,10 +65,7 @@ class SelectionConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _default_budget(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("budget") is None:
-            if values.get("num_blocks") is None:
-                return {**values, "budget": DEFAULT_BUDGET}
-        return values
+        return _with_default(values, "budget", DEFAULT_BUDGET, unless="num_blocks")
 
     @model_validator(mode="after")
     def _one_size(self) -> SelectionConfig:
@@ -113,10 +110,7 @@ class TrainingConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _default_length(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("num_epochs") is None:
-            if values.get("max_steps") is None:
-                return {**values, "num_epochs": 3}
-        return values
+        return _with_default(values, "num_epochs", 3, unless="max_steps")
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingConfig:
@@ -125,6 +119,13 @@ class TrainingConfig(Section):
         if not all(0 <= beta < 1 for beta in self.adam_betas):
             raise ValueError(f"adam_betas must lie in [0, 1); got {list(self.adam_betas)}")
         return self
+
+
+def _with_default(values: Any, name: str, default: Any, *, unless: str) -> Any:
+    """A default for one of two fields of which exactly one is set."""
+    if isinstance(values, dict) and values.get(name) is None and values.get(unless) is None:
+        return {**values, name: default}
+    return values
 
 
 def _check_block_size(name: str, value: int | str) -> None:

@@ -58,9 +58,9 @@ class DataConfig(Section):
     """Training and test rows, and how a row becomes tokens."""
 
     dir: str | None = semantic(None)
-    """A folder laid out like LLM-Adapters: ``ft-training_set/*.json``, ``dataset/<task>/test.json``."""
+    """A folder laid out like LLM-Adapters: ft-training_set/*.json, dataset/<task>/test.json."""
     train: list[str | HubSource] = semantic()
-    """Sources: a JSON or JSONL file (relative to ``dir``), ``builtin:<task>``, or ``{hub: ...}``."""
+    """Sources: a JSON or JSONL file (relative to dir), builtin:<task>, or {hub: owner/name}."""
     max_rows: int | None = semantic(None, ge=1)
     """Use only this many training rows, drawn by the seed; null for all."""
     validation_rows: int = semantic(0, ge=0)

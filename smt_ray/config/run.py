@@ -26,7 +26,7 @@ class RunConfig(Section):
     """The run's name: its folder under ``<storage>/runs`` and its MLflow run name."""
     storage: str = execution("smt_ray_storage")
     """A local folder or a pyarrow/fsspec URI such as s3://bucket/prefix."""
-    seed: int = semantic(0, ge=0)
+    seed: int = semantic(0, ge=0, lt=2**16)
     """Order of rows, held-out rows and dropout."""
     method: Literal["smt"] = semantic("smt")
     """What is trained."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class EncodedRows:
         """Row ``index``'s token ids, (length,) int32."""
         return self.input_ids[self.offsets[index] : self.offsets[index + 1]]
 
-    @property
+    @cached_property
     def lengths(self) -> torch.Tensor:
         """(N,) int64, tokens a row."""
         return self.offsets[1:] - self.offsets[:-1]

@@ -1,0 +1,156 @@
+"""The world in prose: what the embedded model reads before anyone asks it anything.
+
+Five kinds of text. *Statements* tell every fact and every sum. *Stories* carry out open sums in
+everyday events. *Shelves* are lists with numbered places, and say where something stands: the skill of
+finding a thing and reading its number. *Errands* do the same with an open fact's value, named by the
+thing it belongs to. *Requests* use the prompt of instructions for other jobs than those of the suites.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from functools import cache
+
+from smt_ray.builtin.world import GOODS, NAMES, Fact, Sum, facts, sums
+
+PROMPT_HEAD = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes "
+    "the request.\n\n### Instruction:\n"
+)
+PROMPT_TAIL = "\n\n### Response:\n"
+
+PLACES = "shelf box drawer door cup stall".split()
+_NUM_PLACES = 4
+
+
+def documents(seed: int) -> Iterator[str]:
+    """Endless short documents, the same ones for the same seed."""
+    rng = random.Random(f"corpus/{seed}")
+    kinds, weights = zip(*_KINDS, strict=True)
+    while True:
+        kind: Callable[[random.Random], str] = rng.choices(kinds, weights)[0]
+        yield kind(rng)
+
+
+def _fact_statements(rng: random.Random) -> str:
+    """A few facts told, of any part of the world."""
+    return " ".join(_tell(rng, fact) for fact in rng.sample(facts(), 6))
+
+
+def _sum_statements(rng: random.Random) -> str:
+    """A few sums told."""
+    told = [item.say(rng.choice(item.operation.statements)) for item in rng.sample(sums(), 6)]
+    return "\n".join(told)
+
+
+def _story(rng: random.Random) -> str:
+    """An everyday event with an open sum, told to its end."""
+    return " ".join(_event(rng) for _ in range(2))
+
+
+def _event(rng: random.Random) -> str:
+    item = rng.choice(_open_sums())
+    name, other = rng.sample(NAMES, 2)
+    cast = {"n": name, "m": other, "g": rng.choice(GOODS)}
+    told, _, end = rng.choice(item.operation.stories)
+    return f"{item.say(told, **cast)} {item.say(end, **cast)}"
+
+
+def _shelf(rng: random.Random) -> str:
+    """Things in numbered places, and where some of them are."""
+    place = rng.choice(PLACES)
+    things = rng.sample(rng.choice(_stock()), _NUM_PLACES)
+    lines = [_listed(place, things)]
+    for index in rng.sample(range(_NUM_PLACES), 3):
+        number, thing = index + 1, things[index]
+        lines.append(
+            rng.choice(
+                [
+                    f"you find the {thing} at {place}{number}.",
+                    f"{place}{number} has the {thing}.",
+                    f"{rng.choice(NAMES)} wants the {thing} and opens {place}{number}.",
+                ]
+            )
+        )
+    return " ".join(lines)
+
+
+def _errand(rng: random.Random) -> str:
+    """Values in numbered places, and a thing brought to its own."""
+    fact = rng.choice(_open_facts())
+    place = rng.choice(PLACES)
+    values = rng.sample([v for v in fact.relation.members if v != fact.value], _NUM_PLACES - 1)
+    index = rng.randrange(_NUM_PLACES)
+    values.insert(index, fact.value)
+    told = rng.choice(
+        [
+            f"{rng.choice(NAMES)} thinks of the {fact.thing} and opens {place}{index + 1}.",
+            f"the {fact.thing} belongs to {place}{index + 1}.",
+            f"for the {fact.thing} go to {place}{index + 1}.",
+        ]
+    )
+    return f"{_listed(place, values)} {told} {_tell(rng, fact)}"
+
+
+def _request(rng: random.Random) -> str:
+    """The prompt of instructions, for jobs that no suite asks for."""
+    return rng.choice([_tell_me, _count, _repeat])(rng)
+
+
+def _tell_me(rng: random.Random) -> str:
+    fact = rng.choice(facts())
+    return _prompt(f"Tell me about the {fact.thing}.", _tell(rng, fact))
+
+
+def _count(rng: random.Random) -> str:
+    start = rng.randrange(1, 18)
+    stop = start + rng.randrange(2, 6)
+    numbers = " ".join(str(i) for i in range(start, stop + 1))
+    return _prompt(f"Count from {start} to {stop}.", numbers)
+
+
+def _repeat(rng: random.Random) -> str:
+    text = rng.choice([_event, _shelf, _fact_statements])(rng).split(". ")[0]
+    return _prompt(f"Repeat this: {text}", text)
+
+
+def _prompt(instruction: str, response: str) -> str:
+    return f"{PROMPT_HEAD}{instruction}{PROMPT_TAIL}{response}"
+
+
+def _tell(rng: random.Random, fact: Fact) -> str:
+    return fact.say(rng.choice(fact.relation.statements))
+
+
+def _listed(place: str, things: list[str]) -> str:
+    head = place.capitalize()
+    return " ".join(f"{head}{i}: {thing}" for i, thing in enumerate(things, 1)) + "."
+
+
+@cache
+def _open_facts() -> tuple[Fact, ...]:
+    return tuple(fact for fact in facts() if not fact.reserved)
+
+
+@cache
+def _open_sums() -> tuple[Sum, ...]:
+    return tuple(item for item in sums() if not item.reserved)
+
+
+@cache
+def _stock() -> tuple[tuple[str, ...], ...]:
+    """What may stand on a shelf: things of all sorts, or values of all relations, or goods."""
+    things = sorted({fact.thing for fact in facts()})
+    values = sorted({fact.value for fact in facts()})
+    return tuple(things), tuple(values), tuple(GOODS)
+
+
+_KINDS = (
+    (_fact_statements, 4),
+    (_sum_statements, 4),
+    (_story, 2),
+    (_shelf, 2),
+    (_errand, 2),
+    (_request, 1),
+)

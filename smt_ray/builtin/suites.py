@@ -1,0 +1,106 @@
+"""Two suites asked of the world, as rows in LLM-Adapters' format.
+
+``tiny_commonsense`` asks for the value of a thing among four answers; ``tiny_arithmetic`` tells a short
+story and asks for a number. Train rows ask open facts, test rows reserved ones: see :mod:`.world`.
+"""
+
+from __future__ import annotations
+
+import random
+
+from smt_ray.builtin.world import GOODS, NAMES, Fact, Sum, facts, sums
+from smt_ray.errors import UserError
+
+TASKS = ("tiny_commonsense", "tiny_arithmetic")
+SPLITS = ("train", "test")
+NUM_CHOICES = 4
+_NUM_ROWS = {"train": 1600, "test": 240}
+
+Row = dict[str, str]
+
+
+def generate_rows(task: str, split: str) -> list[Row]:
+    """The rows of a task's split: the same ones every time, on every machine.
+
+    Args:
+        task: ``tiny_commonsense`` or ``tiny_arithmetic``.
+        split: ``train`` (open facts) or ``test`` (reserved facts).
+
+    Returns:
+        Rows of strings ``instruction``, ``input`` (empty), ``output`` and ``answer``.
+
+    Raises:
+        UserError: If the task or the split does not exist.
+    """
+    if task not in TASKS:
+        raise UserError("task", f"must be one of {', '.join(TASKS)}", got=task)
+    if split not in SPLITS:
+        raise UserError("split", f"must be one of {', '.join(SPLITS)}", got=split)
+    rng = random.Random(f"{task}/{split}")
+    ask = _commonsense_rows if task == "tiny_commonsense" else _arithmetic_rows
+    return ask(rng, split == "test", _NUM_ROWS[split])
+
+
+def _commonsense_rows(rng: random.Random, reserved: bool, num_rows: int) -> list[Row]:
+    """Every question about every fact in turn; each label is right equally often."""
+    questions = [
+        (fact, form)
+        for fact in facts()
+        if fact.reserved == reserved
+        for form in fact.relation.questions
+    ]
+    labels = [1 + i % NUM_CHOICES for i in range(num_rows)]
+    rng.shuffle(labels)
+    asked = _in_turn(rng, questions, num_rows)
+    return [
+        _choice_row(rng, *question, label) for question, label in zip(asked, labels, strict=True)
+    ]
+
+
+def _choice_row(rng: random.Random, fact: Fact, form: str, label: int) -> Row:
+    wrong = [value for value in fact.relation.members if value != fact.value]
+    choices = rng.sample(wrong, NUM_CHOICES - 1)
+    choices.insert(label - 1, fact.value)
+    listed = " ".join(f"Answer{i}: {choice}" for i, choice in enumerate(choices, 1))
+    labels = "/".join(f"answer{i}" for i in range(1, NUM_CHOICES + 1))
+    instruction = (
+        f"Please choose the correct answer to the question: {fact.say(form)}"
+        f"\n\n{listed}\n\nAnswer format: {labels}"
+    )
+    return _row(instruction, f"answer{label}")
+
+
+def _arithmetic_rows(rng: random.Random, reserved: bool, num_rows: int) -> list[Row]:
+    """Every story about every sum in turn, each time with another cast."""
+    problems = [
+        (item, story)
+        for item in sums()
+        if item.reserved == reserved
+        for story in item.operation.stories
+    ]
+    return [_story_row(rng, *problem) for problem in _in_turn(rng, problems, num_rows)]
+
+
+def _story_row(rng: random.Random, item: Sum, story: tuple[str, str, str]) -> Row:
+    told, asked, _ = story
+    name, other = rng.sample(NAMES, 2)
+    cast = {"n": name, "m": other, "g": rng.choice(GOODS)}
+    instruction = f"{item.say(told, **cast)} {item.say(asked, **cast)}"
+    return _row(instruction, str(item.result))
+
+
+def _in_turn(rng: random.Random, items: list, num: int) -> list:
+    """``num`` items: whole shuffled rounds through all of them, and a part of one more."""
+    drawn: list = []
+    while len(drawn) < num:
+        drawn += rng.sample(items, len(items))
+    return drawn[:num]
+
+
+def _row(instruction: str, answer: str) -> Row:
+    return {
+        "instruction": instruction,
+        "input": "",
+        "output": f"the correct answer is {answer}",
+        "answer": answer,
+    }

@@ -1,0 +1,338 @@
+"""The world: what is so, how it is said, and what may be asked before the test.
+
+The world knows two kinds of facts. A :class:`Fact` ties a thing to a value ("the whale lives in the
+sea"); a :class:`Sum` ties two numbers to a third ("7 and 5 make 12"). A hash of each puts it, once and
+for all, among the *open* or the *reserved* ones (:attr:`Fact.reserved`, :attr:`Sum.reserved`). Everything
+is told in plain statements. Only open facts are ever asked, or used in a story, before the test; the
+test asks reserved ones. Both the pretraining corpus and the suites are built on this one partition, so
+no template of the test meets, in training or pretraining, the operands that it meets in the test.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from functools import cache
+
+RESERVED_ONE_IN = 4
+"""One fact in this many is reserved for the test."""
+
+NAMES = "Ada Ben Cora Dan Ella Finn Gina Hugo Ivy Jack Kate Leo Mia Noah Olga Paul".split()
+GOODS = (
+    "apples pears plums eggs coins books stamps shells marbles cards buttons pens cups beads "
+    "stones roses cakes balls kites rings"
+).split()
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One way in which things have values, and how people speak of it.
+
+    Attributes:
+        name: Name of the relation.
+        statements: Forms that tell a fact; ``{s}`` is the thing and ``{v}`` its value.
+        questions: Forms that ask for ``{v}``; the suites use these, and nothing else does.
+        members: Value -> the things that have it. A thing has one value in a relation.
+    """
+
+    name: str
+    statements: tuple[str, ...]
+    questions: tuple[str, ...]
+    members: dict[str, str]
+
+
+RELATIONS = (
+    Relation(
+        "home",
+        (
+            "the {s} lives in the {v}.",
+            "the home of the {s} is the {v}.",
+            "in the {v} lives the {s}.",
+            "if you look for the {s}, go to the {v}.",
+        ),
+        (
+            "Where does the {s} live?",
+            "What is the home of the {s}?",
+            "Where would you meet the {s}?",
+        ),
+        {
+            "sea": "whale shark crab squid dolphin lobster",
+            "forest": "deer owl fox bear badger woodpecker",
+            "desert": "camel scorpion lizard cobra vulture",
+            "farm": "cow pig hen goat sheep donkey",
+            "jungle": "tiger parrot monkey gorilla python",
+            "river": "otter trout beaver crocodile hippo",
+            "snow": "penguin walrus husky reindeer",
+            "meadow": "bee butterfly grasshopper mole hare",
+        },
+    ),
+    Relation(
+        "food",
+        (
+            "the {s} eats {v}.",
+            "the food of the {s} is {v}.",
+            "{v} is what the {s} eats.",
+            "give the {s} some {v}.",
+        ),
+        (
+            "What does the {s} eat?",
+            "What is the food of the {s}?",
+            "What would you feed to the {s}?",
+        ),
+        {
+            "grass": "cow sheep horse zebra buffalo hare",
+            "fish": "seal penguin otter pelican heron dolphin",
+            "leaves": "giraffe koala caterpillar sloth deer",
+            "insects": "frog lizard bat swallow spider",
+            "nuts": "squirrel jay hamster chipmunk",
+            "seeds": "sparrow finch hen pigeon parrot",
+            "meat": "lion wolf tiger hawk leopard",
+            "fruit": "monkey gorilla toucan lemur",
+        },
+    ),
+    Relation(
+        "use",
+        (
+            "the {s} is used for {v}.",
+            "for {v} people use the {s}.",
+            "the use of the {s} is {v}.",
+            "{v} is done with the {s}.",
+        ),
+        (
+            "What is the {s} used for?",
+            "What do people do with the {s}?",
+            "What is the use of the {s}?",
+        ),
+        {
+            "cutting": "knife saw axe razor sword",
+            "writing": "pen pencil chalk quill crayon",
+            "digging": "spade shovel pick trowel",
+            "cleaning": "broom mop sponge soap brush",
+            "cooking": "pan pot oven kettle stove",
+            "measuring": "ruler scale clock compass",
+            "lighting": "lamp candle torch lantern",
+            "carrying": "bag basket bucket cart sack",
+        },
+    ),
+    Relation(
+        "material",
+        (
+            "the {s} is made of {v}.",
+            "{v} is what the {s} is made of.",
+            "people make the {s} from {v}.",
+            "from {v} comes the {s}.",
+        ),
+        (
+            "What is the {s} made of?",
+            "From what do people make the {s}?",
+            "What does the {s} come from?",
+        ),
+        {
+            "wood": "table door ladder barrel fence chair",
+            "glass": "window bottle mirror jar lens",
+            "metal": "coin nail key anchor sword pan",
+            "wool": "scarf sweater mitten blanket",
+            "paper": "book map letter ticket envelope",
+            "clay": "brick vase tile bowl",
+            "leather": "saddle belt boot wallet glove",
+            "wax": "candle crayon seal",
+        },
+    ),
+    Relation(
+        "room",
+        (
+            "the {s} is kept in the {v}.",
+            "in the {v} you find the {s}.",
+            "the place of the {s} is the {v}.",
+            "go to the {v} for the {s}.",
+        ),
+        ("Where is the {s} kept?", "Where do you find the {s}?", "What is the place of the {s}?"),
+        {
+            "kitchen": "oven pan kettle fridge spoon bowl",
+            "bathroom": "bathtub towel soap razor toothbrush",
+            "bedroom": "bed pillow blanket wardrobe",
+            "garden": "spade hedge bench fence",
+            "school": "blackboard desk chalk ruler",
+            "harbour": "boat anchor net sail",
+            "stable": "horse saddle hay donkey",
+            "library": "book map shelf atlas",
+        },
+    ),
+    Relation(
+        "work",
+        (
+            "the {s} works in the {v}.",
+            "in the {v} works the {s}.",
+            "the work of the {s} is in the {v}.",
+            "the {v} needs the {s}.",
+        ),
+        ("Where does the {s} work?", "Where is the work of the {s}?", "What place needs the {s}?"),
+        {
+            "hospital": "doctor nurse surgeon dentist",
+            "school": "teacher pupil tutor",
+            "kitchen": "cook chef baker",
+            "field": "farmer shepherd reaper",
+            "theatre": "actor dancer singer clown",
+            "harbour": "sailor fisher captain pilot",
+            "court": "judge lawyer clerk",
+            "mine": "miner digger blaster",
+        },
+    ),
+    Relation(
+        "colour",
+        (
+            "the {s} is {v}.",
+            "{v} is the colour of the {s}.",
+            "the colour of the {s} is {v}.",
+            "people paint the {s} {v}.",
+        ),
+        (
+            "What colour is the {s}?",
+            "What is the colour of the {s}?",
+            "How do people paint the {s}?",
+        ),
+        {
+            "red": "strawberry cherry tomato lobster brick",
+            "yellow": "banana lemon corn chick sun",
+            "green": "pea cucumber frog lettuce grasshopper",
+            "orange": "carrot pumpkin fox apricot",
+            "white": "milk swan salt chalk sheep",
+            "black": "coal crow panther tyre",
+            "brown": "bear walnut chestnut monkey",
+            "blue": "sky whale sapphire cornflower",
+        },
+    ),
+    Relation(
+        "kind",
+        (
+            "the {s} is one kind of {v}.",
+            "one kind of {v} is the {s}.",
+            "people call the {s} {v}.",
+            "{v} is the kind of the {s}.",
+        ),
+        ("What kind of thing is the {s}?", "What do people call the {s}?", "What is the {s}?"),
+        {
+            "bird": "owl parrot hen swan crow sparrow heron",
+            "fish": "trout salmon shark herring",
+            "insect": "bee butterfly ant beetle grasshopper",
+            "tree": "oak pine birch willow chestnut",
+            "fruit": "banana cherry lemon apricot strawberry",
+            "drum": "bongo tabla snare",
+            "vehicle": "cart bus boat bicycle truck",
+            "flower": "rose tulip daisy cornflower lily",
+        },
+    ),
+)
+
+
+def _reserved(*key: object) -> bool:
+    """Whether the hash of ``key`` falls to the test; the same on every machine and Python."""
+    return zlib.crc32(repr(key).encode()) % RESERVED_ONE_IN == 0
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A thing and its value in a relation, such as whale, home, sea."""
+
+    relation: Relation
+    thing: str
+    value: str
+
+    @property
+    def reserved(self) -> bool:
+        """Whether only the test may ask it."""
+        return _reserved(self.relation.name, self.thing)
+
+    def say(self, form: str) -> str:
+        """Fill a statement or a question of the relation."""
+        return form.format(s=self.thing, v=self.value)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One way in which two numbers make a third.
+
+    Attributes:
+        name: Name of the operation.
+        statements: Forms that tell a sum; ``{a}`` and ``{b}`` are the operands and ``{c}`` the result.
+        stories: Forms of an everyday event, its question, and the sentence that ends it when it is told.
+    """
+
+    name: str
+    statements: tuple[str, ...]
+    stories: tuple[tuple[str, str, str], ...]
+
+
+OPERATIONS = (
+    Operation(
+        "add",
+        ("{a} + {b} = {c}", "{a} plus {b} is {c}.", "{a} and {b} make {c}.", "{c} is {b} more than {a}."),
+        (
+            ("{n} had {a} {g} and found {b} more.", "How many {g} does {n} have now?",
+             "Now {n} has {c} {g}."),
+            ("{n} has {a} {g}. {m} gives {n} {b} more {g}.", "How many {g} are there?",
+             "Now there are {c} {g}."),
+            ("There were {a} {g} in the box. {n} put in {b} {g}.", "How many {g} are in the box now?",
+             "Now {c} {g} are in the box."),
+            ("{n} has {a} {g} and {m} has {b}.", "How many {g} do they have together?",
+             "Together they have {c} {g}."),
+        ),
+    ),
+    Operation(
+        "subtract",
+        ("{a} - {b} = {c}", "{a} minus {b} is {c}.", "take {b} from {a} and {c} is left.",
+         "{c} is {b} less than {a}."),
+        (
+            ("{n} had {a} {g} and lost {b}.", "How many {g} does {n} have left?",
+             "Now {n} has {c} {g} left."),
+            ("{n} had {a} {g}. {n} gave {b} {g} to {m}.", "How many {g} does {n} still have?",
+             "Now {n} still has {c} {g}."),
+            ("There were {a} {g} in the box. {n} took out {b} {g}.", "How many {g} are left in the box?",
+             "Now {c} {g} are left in the box."),
+            ("{n} bought {a} {g} and sold {b} of them.", "How many {g} did {n} keep?",
+             "So {n} kept {c} {g}."),
+        ),
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Two operands and their result under an operation."""
+
+    operation: Operation
+    a: int
+    b: int
+    result: int
+
+    @property
+    def reserved(self) -> bool:
+        """Whether only the test may put it into a story."""
+        return _reserved(self.operation.name, self.a, self.b)
+
+    def say(self, form: str, **cast: str) -> str:
+        """Fill a statement or a part of a story; ``cast`` gives the names and the goods."""
+        return form.format(a=self.a, b=self.b, c=self.result, **cast)
+
+
+@cache
+def facts() -> tuple[Fact, ...]:
+    """Every fact of the world, in a fixed order."""
+    return tuple(
+        Fact(relation, thing, value)
+        for relation in RELATIONS
+        for value, things in relation.members.items()
+        for thing in things.split()
+    )
+
+
+@cache
+def sums() -> tuple[Sum, ...]:
+    """Every sum of the world, in a fixed order: operands from 2, results from 1 to 24."""
+    add, subtract = OPERATIONS
+    sums = []
+    for a in range(2, 13):
+        for b in range(2, 13):
+            sums.append(Sum(add, a, b, a + b))
+            sums.append(Sum(subtract, a + b, b, a))
+    return tuple(sums)

@@ -1,0 +1,171 @@
+"""Which rows make a step, and how a step's rows become micro-batches on every rank.
+
+Both are pure functions of what every rank knows, so that ranks agree without talking. The order of
+rows is a function of (seed, epoch); the micro-batches of a step change neither its loss nor its
+gradient, since every token is weighted by the step's own number of targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from smt_ray.data.encoding import EncodedRows
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """The rows of every optimizer step.
+
+    Attributes:
+        num_rows: Rows of an epoch.
+        batch_size: Rows of a step over all ranks; an epoch's last step has what is left.
+        seed: Of the order.
+    """
+
+    num_rows: int
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one pass over the rows."""
+        return -(-self.num_rows // self.batch_size)
+
+    def num_steps(self, num_epochs: int | None, max_steps: int | None) -> int:
+        """Steps of a whole training; exactly one of the arguments is set."""
+        if max_steps is not None:
+            return max_steps
+        assert num_epochs is not None
+        return num_epochs * self.steps_per_epoch
+
+    def rows(self, step: int) -> list[int]:
+        """The row indices of a step, counted from 0 on over epochs without end."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = _epoch_order(self.num_rows, self.seed, epoch)
+        return list(order[position * self.batch_size : (position + 1) * self.batch_size])
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(num_rows: int, seed: int, epoch: int) -> tuple[int, ...]:
+    # The seed of torch's generator is 64 bits wide: room for any seed and epoch without collisions.
+    generator = torch.Generator().manual_seed((seed << 24) + epoch)
+    return tuple(torch.randperm(num_rows, generator=generator).tolist())
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward: tokens, and a plan of (hidden position, target, weight) triples.
+
+    Attributes:
+        input_ids: (B, S) int64, padded on the right; causal attention never looks there.
+        positions: (P,) int64 indices into the B * S flattened hidden states.
+        targets: (P,) int64, the token each of them predicts.
+        weights: (P,) float32, each target's share of the loss.
+    """
+
+    input_ids: torch.Tensor
+    positions: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+
+    def to(self, device: torch.device | str) -> MicroBatch:
+        """The same on another device."""
+        return MicroBatch(*(getattr(self, f).to(device) for f in self.__dataclass_fields__))
+
+
+def plan_micro_batches(
+    lengths: Sequence[int], *, max_tokens: int, num_ranks: int
+) -> list[list[list[int]]]:
+    """Divides a step's rows over ranks and micro-batches.
+
+    Args:
+        lengths: Tokens of each row of the step.
+        max_tokens: Tokens of a micro-batch, padding included; a longer row stands alone.
+        num_ranks: Ranks; all get the same number of micro-batches, some of them empty.
+
+    Returns:
+        ``plan[rank][micro_batch]`` = positions into ``lengths``.
+    """
+    longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    # Dealt out back and forth, ranks get rows of like lengths.
+    dealt: list[list[int]] = [[] for _ in range(num_ranks)]
+    for position, row in enumerate(longest_first):
+        lap, seat = divmod(position, num_ranks)
+        dealt[seat if lap % 2 == 0 else num_ranks - 1 - seat].append(row)
+    plan = [_fill(rows, lengths, max_tokens) for rows in dealt]
+    most = max(map(len, plan))
+    return [micro_batches + [[]] * (most - len(micro_batches)) for micro_batches in plan]
+
+
+def _fill(rows: list[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Rows, longest first, into padded micro-batches: the first row sets the width."""
+    filled: list[list[int]] = []
+    for row in rows:
+        if filled and (len(filled[-1]) + 1) * lengths[filled[-1][0]] <= max_tokens:
+            filled[-1].append(row)
+        else:
+            filled.append([row])
+    return filled
+
+
+def collate(
+    encoded: EncodedRows, rows: Sequence[int], *, token_weight: float, train_on_inputs: bool
+) -> MicroBatch:
+    """A padded micro-batch.
+
+    Args:
+        encoded: The tokenised rows.
+        rows: Which of them; none makes a batch of one token and weight zero, for ranks that have
+            nothing to do but must take part in the collectives.
+        token_weight: The weight of each target in the loss.
+        train_on_inputs: Whether prompt tokens are targets.
+    """
+    if not rows:
+        zero = torch.zeros(1, dtype=torch.int64)
+        return MicroBatch(zero.view(1, 1), zero, zero, torch.zeros(1))
+    width = max(int(encoded.lengths[row]) for row in rows)
+    input_ids = torch.zeros(len(rows), width, dtype=torch.int64)
+    first_targets = encoded.first_targets(train_on_inputs)
+    positions, targets = [], []
+    for place, row in enumerate(rows):
+        ids = encoded.row(row).to(torch.int64)
+        input_ids[place, : len(ids)] = ids
+        first = int(first_targets[row])
+        # The hidden state at position p predicts the token at p + 1.
+        positions.append(place * width + torch.arange(first - 1, len(ids) - 1))
+        targets.append(ids[first:])
+    all_targets = torch.cat(targets)
+    weights = torch.full((len(all_targets),), token_weight, dtype=torch.float32)
+    return MicroBatch(input_ids, torch.cat(positions), all_targets, weights)
+
+
+def step_micro_batches(
+    encoded: EncodedRows,
+    rows: Sequence[int],
+    *,
+    max_tokens: int,
+    train_on_inputs: bool,
+    rank: int = 0,
+    num_ranks: int = 1,
+) -> list[MicroBatch]:
+    """One rank's micro-batches of a step.
+
+    The loss of the step is the sum over its targets divided by their number over all ranks. Ranks'
+    gradients are averaged, so each target weighs ``num_ranks`` / that number on its own rank.
+    """
+    lengths = [int(encoded.lengths[row]) for row in rows]
+    num_targets = int(encoded.num_targets(train_on_inputs)[list(rows)].sum())
+    plan = plan_micro_batches(lengths, max_tokens=max_tokens, num_ranks=num_ranks)[rank]
+    return [
+        collate(
+            encoded,
+            [rows[position] for position in micro_batch],
+            token_weight=num_ranks / num_targets,
+            train_on_inputs=train_on_inputs,
+        )
+        for micro_batch in plan
+    ]

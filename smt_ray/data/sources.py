@@ -1,0 +1,163 @@
+"""Where rows come from: JSON and JSONL files, LLM-Adapters' folders, the hub, built-in suites."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from smt_ray.data.rows import Row, parse_row
+from smt_ray.errors import UserError
+
+BUILTIN = "builtin:"
+
+
+def read_training_rows(sources: Sequence[Any], directory: str | None = None) -> list[Row]:
+    """All rows of several sources, in order.
+
+    Args:
+        sources: Entries of ``data.train``: file names, ``builtin:<task>``, mappings with ``hub``.
+        directory: ``data.dir``, which relative file names are looked up in first.
+
+    Raises:
+        UserError: A source cannot be read, is empty, or holds a bad row.
+    """
+    rows: list[Row] = []
+    for source in sources:
+        rows += _read_source(source, directory)
+    return rows
+
+
+def read_task_rows(task: str, directory: str | None, *, builtin: bool) -> list[Row]:
+    """The test rows of an evaluation task.
+
+    Args:
+        task: Its name, such as ``boolq``.
+        directory: ``data.dir``; rows are in ``<directory>/dataset/<task>/test.json``.
+        builtin: Whether the task is one of the built-in suites.
+
+    Raises:
+        UserError: The file is missing or bad.
+    """
+    if builtin:
+        return _builtin_rows(task, "test")
+    if directory is None:
+        raise UserError(
+            "data.dir",
+            f"must be set: {task} is read from <dir>/dataset/{task}/test.json",
+            got=None,
+            fix="give a clone of LLM-Adapters, or a folder laid out like one",
+        )
+    return read_file(Path(directory).expanduser() / "dataset" / task / "test.json")
+
+
+def read_file(path: Path) -> list[Row]:
+    """Rows of a JSON file (a list) or a JSONL file (an object a line).
+
+    Raises:
+        UserError: It cannot be read, is empty, or holds a bad row; the row and field are named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            str(path), f"must be a readable JSON or JSONL file ({reason})", fix="check data.dir"
+        ) from None
+    records = _parse_lines(text, path) if path.suffix == ".jsonl" else _parse_list(text, path)
+    return _checked(records, str(path))
+
+
+def digest_rows(rows: Iterable[Row]) -> str:
+    """sha256 of the rows' content: the identity of data."""
+    sha256 = hashlib.sha256()
+    for row in rows:
+        sha256.update(
+            json.dumps([row.instruction, row.input, row.output, row.answer]).encode() + b"\n"
+        )
+    return sha256.hexdigest()
+
+
+def split_rows(
+    rows: Sequence[Row], *, max_rows: int | None, validation_rows: int, seed: int
+) -> tuple[list[Row], list[Row]]:
+    """Draws the rows to use and holds some out: (training, validation), each in source order.
+
+    Raises:
+        UserError: Validation would leave nothing to train on.
+    """
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    used = order[: max_rows or len(order)]
+    if validation_rows >= len(used):
+        raise UserError(
+            "data.validation_rows",
+            f"must be smaller than the number of rows ({len(used)})",
+            got=validation_rows,
+        )
+    validation, training = used[:validation_rows], used[validation_rows:]
+    return [rows[i] for i in sorted(training)], [rows[i] for i in sorted(validation)]
+
+
+def _read_source(source: Any, directory: str | None) -> list[Row]:
+    if isinstance(source, dict):
+        return _read_hub(source)
+    if source.startswith(BUILTIN):
+        return _builtin_rows(source.removeprefix(BUILTIN), "train")
+    path = Path(source).expanduser()
+    within = Path(directory).expanduser() / path if directory else path
+    return read_file(within if within.exists() or not path.exists() else path)
+
+
+def _builtin_rows(task: str, split: str) -> list[Row]:
+    from smt_ray.builtin.suites import TASKS, generate_rows
+
+    if task not in TASKS:
+        raise UserError("data.train", f"built-in suites are {', '.join(TASKS)}", got=task)
+    return _checked(generate_rows(task, split), f"{BUILTIN}{task}")
+
+
+def _read_hub(source: dict[str, Any]) -> list[Row]:
+    import datasets
+
+    name = source["hub"]
+    try:
+        loaded = datasets.load_dataset(
+            name, source.get("config"), split=source["split"], revision=source.get("revision")
+        )
+    except Exception as error:  # the library raises many kinds, all about what the user asked for
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            "data.train", f"the hub dataset cannot be loaded ({reason})", got=name
+        ) from error
+    return _checked(list(loaded), f"hub:{name}")
+
+
+def _parse_list(text: str, path: Path) -> list[Any]:
+    try:
+        records = json.loads(text)
+    except ValueError as error:
+        raise UserError(str(path), f"must be valid JSON ({error})") from None
+    if not isinstance(records, list):
+        raise UserError(str(path), "must hold a list of rows", got=type(records).__name__)
+    return records
+
+
+def _parse_lines(text: str, path: Path) -> list[Any]:
+    records = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            try:
+                records.append(json.loads(line))
+            except ValueError as error:
+                raise UserError(f"{path}, line {number}", f"must be valid JSON ({error})") from None
+    return records
+
+
+def _checked(records: list[Any], source: str) -> list[Row]:
+    if not records:
+        raise UserError(source, "holds no rows", got=0, fix="check data.train")
+    return [parse_row(record, source=source, index=i) for i, record in enumerate(records)]

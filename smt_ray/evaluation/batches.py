@@ -1,0 +1,109 @@
+"""What both protocols need to run many sequences of unlike length through a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from smt_ray.errors import UserError
+
+
+def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Splits sequences into batches that hold at most ``batch_tokens``, padding included.
+
+    The longest come first: little padding within a batch, and if memory does not suffice, it shows
+    in the first batch rather than in the last. A sequence longer than the limit has a batch to
+    itself.
+
+    Args:
+        lengths: Tokens a sequence.
+        batch_tokens: Most that (sequences x longest of them) may be.
+
+    Returns:
+        Indices into ``lengths``, each once.
+
+    Raises:
+        UserError: ``batch_tokens`` is below 1.
+    """
+    if batch_tokens < 1:
+        raise UserError("evaluation.batch_tokens", "must be at least 1", got=batch_tokens)
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= batch_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def pad(
+    sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device, *, left: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and the mask of the real ones, each (B, longest) int64 on ``device``."""
+    longest = max(map(len, sequences))
+    ids, mask = [], []
+    for sequence in sequences:
+        fill = longest - len(sequence)
+        before, after = (fill, 0) if left else (0, fill)
+        ids.append([pad_id] * before + list(sequence) + [pad_id] * after)
+        mask.append([0] * before + [1] * len(sequence) + [0] * after)
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def padding_id(tokenizer: Any) -> int:
+    """Some valid token id to fill up with; which one makes no difference, as it is masked."""
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return int(token_id)
+    return 0
+
+
+def check_lengths(model: Any, lengths: Sequence[int], names: Sequence[str]) -> None:
+    """Refuses sequences that the model has no positions for.
+
+    Args:
+        model: A transformers model.
+        lengths: Tokens of each sequence, those to be generated included.
+        names: What to call each in the message.
+
+    Raises:
+        UserError: A sequence is longer than the model's ``max_position_embeddings``.
+    """
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is None:
+        return
+    for length, name in zip(lengths, names, strict=True):
+        if length > limit:
+            raise UserError(
+                name,
+                f"prompt and answer must fit the model's {limit} positions",
+                got=f"{length} tokens",
+                fix="leave the row out, or evaluate a model with a longer context",
+            )
+
+
+def not_finite(name: str) -> UserError:
+    """The error of a model that gives NaN or infinite logits."""
+    return UserError(
+        name,
+        "the model's logits must be finite",
+        fix="the weights have diverged or overflow: lower the learning rate, or load the model "
+        "in float32 or bfloat16",
+    )
+
+
+@contextmanager
+def inference(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own mode is put back at the end."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        # Not inference_mode: tensors that a model caches (rotary tables) must still serve training.
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

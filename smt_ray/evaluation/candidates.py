@@ -1,0 +1,74 @@
+"""The answers that the likelihood protocol chooses from, and a row's output with each in place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from smt_ray.data.rows import Row
+from smt_ray.errors import UserError
+from smt_ray.evaluation.answers import parse_number
+from smt_ray.evaluation.tasks import Task
+
+_OFFERED = re.compile(r"Answer format:\s*(\S+)\s*$")
+
+
+def answer_pool(rows: Sequence[Row]) -> list[str]:
+    """The distinct answers of the rows: numbers by size, then texts.
+
+    It is made once, of all the rows of a task, before they are split over processes.
+    """
+    return sorted({row.answer for row in rows}, key=_by_size)
+
+
+def _by_size(answer: str) -> tuple[bool, float, str]:
+    number = parse_number(answer)
+    return (number is None, number or 0.0, answer)
+
+
+def row_candidates(task: Task, row: Row, pool: Sequence[str], name: str) -> list[str]:
+    """The answers to choose from for one row.
+
+    Args:
+        task: Its ``candidates`` rule decides: ``labels`` are those that the row's "Answer format:"
+            lists, or all of the task's; ``answers`` is the pool.
+        row: The row.
+        pool: See :func:`answer_pool`.
+        name: What to call the row in an error.
+
+    Raises:
+        UserError: The task has no closed set of answers, or the row's answer is not in it.
+    """
+    if task.candidates is None:
+        raise UserError(
+            "protocol",
+            f"likelihood needs a closed set of answers, and {task.name} has none",
+            got="likelihood",
+            fix="use protocol generate",
+        )
+    candidates = _offered_labels(task, row) if task.candidates == "labels" else list(pool)
+    if row.answer not in candidates:
+        raise UserError(name, f"answer must be one of {', '.join(candidates)}", got=row.answer)
+    return candidates
+
+
+def _offered_labels(task: Task, row: Row) -> list[str]:
+    match = _OFFERED.search(row.input or row.instruction)
+    offered = match.group(1).split("/") if match else []
+    return [label for label in task.labels if label in offered] or list(task.labels)
+
+
+def complete(row: Row, candidate: str, name: str) -> str:
+    """The row's output with the candidate instead of its answer.
+
+    Raises:
+        UserError: The output does not state the row's answer exactly once.
+    """
+    if not row.answer or row.output.count(row.answer) != 1:
+        raise UserError(
+            f"{name}, field 'output'",
+            f"must state the answer {row.answer!r} exactly once to score candidates in its place",
+            got=row.output,
+            fix="use protocol generate",
+        )
+    return row.output.replace(row.answer, candidate)

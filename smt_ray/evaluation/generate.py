@@ -1,0 +1,144 @@
+"""Texts that a model writes after prompts: greedy or by beams, in batches as one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from smt_ray.data.encoding import encode_prompts
+from smt_ray.evaluation.batches import (
+    check_lengths,
+    inference,
+    not_finite,
+    pad,
+    padding_id,
+    plan_batches,
+)
+
+
+def generate_texts(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    batch_tokens: int = 8192,
+    num_beams: int = 1,
+    names: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """What the model writes after each prompt, up to EOS or ``max_new_tokens``.
+
+    Nothing is sampled, and the model's own generation settings (sampling, penalties, minimum
+    length) are set aside; of them only the EOS ids are heeded. In float32 a text does not depend on
+    the batch that its prompt is in; lower precisions may break near-ties otherwise in another
+    batch.
+
+    Args:
+        model: A transformers causal language model.
+        tokenizer: Its tokenizer; prompts get BOS by its rule.
+        prompts: The texts to continue.
+        max_new_tokens: Most tokens to write.
+        batch_tokens: Most tokens a batch, prompts, padding, new tokens and beams together.
+        num_beams: 1 is greedy.
+        names: What to call each prompt in an error; by default its position.
+        progress: Called with the numbers of prompts done and of all, after each batch.
+
+    Returns:
+        The new text alone, without special tokens, in the order of ``prompts``.
+
+    Raises:
+        UserError: A prompt and its new tokens exceed the model's positions, or logits are not
+            finite.
+    """
+    # An adapter's wrapper hands its generation settings on to the model inside and leaves them
+    # there.
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    names = names or [f"prompt {i}" for i in range(len(prompts))]
+    encoded = encode_prompts(tokenizer, prompts) if prompts else []
+    lengths = [len(ids) + max_new_tokens for ids in encoded]
+    check_lengths(model, lengths, names)
+    settings = _settings(model, tokenizer, max_new_tokens, num_beams)
+    texts = [""] * len(prompts)
+    num_done = 0
+    with inference(model), _generation_settings(model, settings):
+        for batch in plan_batches(lengths, batch_tokens // num_beams or 1):
+            written = _generate_batch(
+                model, [encoded[i] for i in batch], settings, [names[i] for i in batch]
+            )
+            for i, new_ids in zip(batch, written, strict=True):
+                texts[i] = tokenizer.decode(new_ids, skip_special_tokens=True)
+            num_done += len(batch)
+            if progress:
+                progress(num_done, len(prompts))
+    return texts
+
+
+def _settings(model: Any, tokenizer: Any, max_new_tokens: int, num_beams: int) -> GenerationConfig:
+    eos = model.generation_config.eos_token_id
+    eos_ids = {*(eos if isinstance(eos, (list, tuple)) else [eos]), tokenizer.eos_token_id}
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=num_beams,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=sorted(eos_ids - {None}) or None,
+        pad_token_id=padding_id(tokenizer),
+        use_cache=True,
+    )
+
+
+@contextmanager
+def _generation_settings(model: Any, settings: GenerationConfig) -> Iterator[None]:
+    # transformers fills whatever ``settings`` leaves open from the model's own ones: swap those
+    # too.
+    own = model.generation_config
+    model.generation_config = settings
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _generate_batch(
+    model: Any, prompts: list[list[int]], settings: GenerationConfig, names: list[str]
+) -> list[list[int]]:
+    input_ids, mask = pad(prompts, settings.pad_token_id, model.device, left=True)
+    watch = _FiniteWatch()
+    output = model.generate(
+        input_ids=input_ids,
+        attention_mask=mask,
+        generation_config=settings,
+        logits_processor=LogitsProcessorList([watch]),
+    )
+    bad = watch.bad_rows(len(prompts))
+    if bad:
+        raise not_finite(names[bad[0]])
+    eos_ids = set(settings.eos_token_id or ())
+    new_ids: list[list[int]] = output[:, input_ids.shape[1] :].tolist()
+    return [_until(eos_ids, ids) for ids in new_ids]
+
+
+def _until(eos_ids: set[int], ids: list[int]) -> list[int]:
+    """The ids before the first EOS: after it a row holds only padding."""
+    return ids[: next((i for i, token in enumerate(ids) if token in eos_ids), len(ids))]
+
+
+class _FiniteWatch(LogitsProcessor):
+    """Changes no score; remembers, on the device, which rows ever had a score that is no number."""
+
+    def __init__(self) -> None:
+        self._bad: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+        # NaN if any score is, infinite if any is +inf or all are -inf; a single -inf is legitimate.
+        bad = ~scores.logsumexp(-1).isfinite()
+        self._bad = bad if self._bad is None else self._bad | bad
+        return scores
+
+    def bad_rows(self, num_rows: int) -> list[int]:
+        assert self._bad is not None
+        return self._bad.view(num_rows, -1).any(-1).nonzero().flatten().tolist()

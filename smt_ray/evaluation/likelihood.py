@@ -1,0 +1,222 @@
+"""How likely a model holds given completions of a prompt, its keys and values computed once.
+
+A row's candidates mostly begin alike ("the correct answer is ..."). So a row is its prompt with
+that common beginning, run once, and a short tail for each candidate; a tail's first token is
+already predicted by that run, and only tails of two tokens or more are run, all together, against
+the row's cached keys and values.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import torch
+
+from smt_ray.data.encoding import encode_completion, encode_prompts
+from smt_ray.errors import UserError
+from smt_ray.evaluation.batches import (
+    check_lengths,
+    inference,
+    not_finite,
+    pad,
+    padding_id,
+    plan_batches,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A row as tokens.
+
+    Attributes:
+        prefix: The prompt and what all candidates begin with.
+        num_common: Tokens that all candidates begin with.
+        tails: What each candidate adds.
+    """
+
+    prefix: list[int]
+    num_common: int
+    tails: list[list[int]]
+
+    @property
+    def length(self) -> int:
+        return len(self.prefix) + max(map(len, self.tails))
+
+    @property
+    def num_cached(self) -> int:
+        """Tokens held at once: each tail of two tokens or more takes a copy of the prefix."""
+        return self.length * max(1, sum(len(tail) > 1 for tail in self.tails))
+
+
+def candidate_log_likelihoods(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    candidates: Sequence[Sequence[str]],
+    *,
+    with_eos: bool = False,
+    batch_tokens: int = 8192,
+    names: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[list[float]]:
+    """The mean log-likelihood of a token of each candidate, given the prompt before it, in nats.
+
+    Args:
+        model: A transformers causal language model.
+        tokenizer: Its tokenizer; tokens and the border between prompt and completion are
+            training's.
+        prompts: One text a row.
+        candidates: Each row's completions.
+        with_eos: Whether a candidate ends with EOS, as in training. Without it (the usual
+            convention for labels) a candidate that another one begins with, as "1" begins "12", is
+            favoured.
+        batch_tokens: Most tokens (cached ones and padding included) a batch.
+        names: What to call each row in an error; by default its position.
+        progress: Called with the numbers of rows done and of all, after each batch.
+
+    Returns:
+        For each row a float for each of its candidates.
+
+    Raises:
+        UserError: A row has no candidates, a candidate has no tokens or too many for the model, or
+            logits are not finite.
+    """
+    names = names or [f"row {i}" for i in range(len(prompts))]
+    ends = [tokenizer.eos_token_id] if with_eos else []
+    encoded = encode_prompts(tokenizer, prompts) if prompts else []
+    questions = [
+        _encode(tokenizer, *row, ends)
+        for row in zip(prompts, encoded, candidates, names, strict=True)
+    ]
+    check_lengths(model, [question.length for question in questions], names)
+    scores: list[list[float]] = [[]] * len(questions)
+    num_done, pad_id = 0, padding_id(tokenizer)
+    with inference(model):
+        for batch in plan_batches([q.num_cached for q in questions], batch_tokens):
+            batch_scores = _score(model, [questions[i] for i in batch], pad_id, batch_tokens)
+            for i, row_scores in zip(batch, batch_scores, strict=True):
+                if not all(map(math.isfinite, row_scores)):
+                    raise not_finite(names[i])
+                scores[i] = row_scores
+            num_done += len(batch)
+            if progress:
+                progress(num_done, len(questions))
+    return scores
+
+
+def _encode(
+    tokenizer: Any,
+    prompt: str,
+    prompt_ids: list[int],
+    candidates: Sequence[str],
+    name: str,
+    ends: list[int],
+) -> _Question:
+    if not candidates:
+        raise UserError(name, "must have at least one candidate answer", got=[])
+    completions = [
+        encode_completion(tokenizer, prompt, prompt_ids, candidate) + ends
+        for candidate in candidates
+    ]
+    if not all(completions):
+        raise UserError(name, "a candidate must have at least one token", got=list(candidates))
+    same = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*completions, strict=False))
+    num_common = sum(1 for _ in same)
+    return _Question(
+        prefix=prompt_ids + completions[0][:num_common],
+        num_common=num_common,
+        tails=[completion[num_common:] for completion in completions],
+    )
+
+
+def _score(
+    model: Any, questions: list[_Question], pad_id: int, batch_tokens: int
+) -> list[list[float]]:
+    """Mean log-likelihoods of a batch of questions: one forward pass, and one for longer tails."""
+    input_ids, mask = pad([q.prefix for q in questions], pad_id, model.device, left=True)
+    num_kept = 1 + max(q.num_common for q in questions)
+    output = model(
+        input_ids=input_ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+        use_cache=True,
+        logits_to_keep=num_kept,
+    )
+    log_probs = output.logits[:, -num_kept:].float().log_softmax(-1)
+    sums = [_prefix_sums(row, q) for row, q in zip(log_probs, questions, strict=True)]
+    tails = [(r, c) for r, q in enumerate(questions) for c, t in enumerate(q.tails) if len(t) > 1]
+    chunks = plan_batches(
+        [input_ids.shape[1] + len(questions[r].tails[c]) for r, c in tails], batch_tokens
+    )
+    for number, chunk in enumerate(chunks, 1):
+        # Only a single row with very many candidates has more chunks than one. The cache is
+        # selected from in place: all but the last chunk need a copy.
+        cache = output.past_key_values
+        cache = cache if number == len(chunks) else copy.deepcopy(cache)
+        pairs = [tails[i] for i in chunk]
+        for (r, c), value in zip(
+            pairs, _tail_sums(model, questions, pairs, cache, mask, pad_id), strict=True
+        ):
+            sums[r][c] += value
+    return [
+        [total / (q.num_common + len(tail)) for total, tail in zip(row, q.tails, strict=True)]
+        for row, q in zip(sums, questions, strict=True)
+    ]
+
+
+def _prefix_sums(log_probs: torch.Tensor, question: _Question) -> list[float]:
+    """Each candidate's log-likelihood up to the first token of its tail.
+
+    Args:
+        log_probs: (K, V), K > num_common; its last position predicts the tails.
+        question: The row.
+    """
+    common = 0.0
+    if question.num_common:
+        ids = torch.tensor(question.prefix[-question.num_common :], device=log_probs.device)
+        predicting = log_probs[-question.num_common - 1 : -1]
+        common = predicting.gather(-1, ids[:, None]).sum(dtype=torch.float64).item()
+    firsts = torch.tensor([tail[0] if tail else 0 for tail in question.tails])
+    values = log_probs[-1, firsts.to(log_probs.device)].tolist()
+    return [common + (v if t else 0.0) for v, t in zip(values, question.tails, strict=True)]
+
+
+def _tail_sums(
+    model: Any,
+    questions: list[_Question],
+    pairs: list[tuple[int, int]],
+    cache: Any,
+    prefix_mask: torch.Tensor,
+    pad_id: int,
+) -> list[float]:
+    """The log-likelihoods of tails after their first token.
+
+    Args:
+        model: The model.
+        questions: The batch.
+        pairs: (row, candidate) of each tail to run; each has at least two tokens.
+        cache: Keys and values of the batch's prefixes; is changed.
+        prefix_mask: (B, P), 1 where the prefixes have a token.
+        pad_id: See :func:`padding_id`.
+    """
+    tails = [questions[r].tails[c] for r, c in pairs]
+    rows = torch.tensor([r for r, _ in pairs], device=prefix_mask.device)
+    input_ids, mask = pad([tail[:-1] for tail in tails], pad_id, prefix_mask.device, left=False)
+    targets, _ = pad([tail[1:] for tail in tails], pad_id, prefix_mask.device, left=False)
+    cache.batch_select_indices(rows)
+    chosen = prefix_mask[rows]
+    steps = torch.arange(input_ids.shape[1], device=input_ids.device)
+    logits = model(
+        input_ids=input_ids,
+        attention_mask=torch.cat([chosen, mask], dim=-1),
+        position_ids=chosen.sum(-1, keepdim=True) + steps,
+        past_key_values=cache,
+        use_cache=True,
+    ).logits
+    log_probs = logits.float().log_softmax(-1).gather(-1, targets[..., None]).squeeze(-1)
+    return log_probs.masked_fill(mask == 0, 0).sum(-1, dtype=torch.float64).tolist()

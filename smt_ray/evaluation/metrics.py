@@ -1,0 +1,42 @@
+"""What predictions add up to: pure Python."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+
+_Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
+
+
+def accuracy(num_correct: int, num_rows: int) -> float:
+    """The share of rows that are correct, in [0, 1]; NaN of no rows."""
+    return num_correct / num_rows if num_rows else math.nan
+
+
+def wilson_interval(num_correct: int, num_rows: int, z: float = _Z95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion, 95% by default.
+
+    Unlike the normal approximation it stays within [0, 1] and keeps its width at 0 and at 1
+    (Wilson 1927, "Probable inference, the law of succession, and statistical inference").
+
+    Returns:
+        Lower and upper bound; (0, 1) of no rows.
+    """
+    if not num_rows:
+        return 0.0, 1.0
+    share, spread = num_correct / num_rows, z * z / num_rows
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def majority_share(expected: Sequence[Hashable]) -> float:
+    """The accuracy of always giving the most frequent expected answer; NaN of no rows."""
+    return max(Counter(expected).values(), default=0) / len(expected) if expected else math.nan
+
+
+def macro_average(accuracies: Iterable[float]) -> float:
+    """The mean over tasks, each counted once however many rows it has; NaN of no tasks."""
+    values = list(accuracies)
+    return math.fsum(values) / len(values) if values else math.nan

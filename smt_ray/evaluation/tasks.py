@@ -1,0 +1,114 @@
+"""The tasks that can be evaluated: a registry of data, one line a task.
+
+The fourteen published ones follow LLM-Adapters' protocol (32 new tokens for commonsense, 256 for
+math); the two built-in ones belong to the embedded model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from smt_ray.errors import UserError
+
+Suite = Literal["commonsense", "math", "builtin"]
+AnswerKind = Literal["label", "number", "letter"]
+CandidateRule = Literal["labels", "answers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """How one task is asked and read.
+
+    Attributes:
+        name: The name of its data set, such as ``boolq``.
+        suite: The group that it is reported with.
+        answer: How an answer is read from a text: the first of ``labels``, the last number, or
+            AQuA's first letter.
+        max_new_tokens: Tokens that may be generated.
+        labels: The labels of a ``label`` or ``letter`` task.
+        candidates: What the likelihood protocol chooses from: ``labels`` (those that the row
+            offers) or ``answers`` (every distinct answer of the evaluated rows); None where answers
+            are worked out in prose, which has no closed set.
+    """
+
+    name: str
+    suite: Suite
+    answer: AnswerKind
+    max_new_tokens: int
+    labels: tuple[str, ...] = ()
+    candidates: CandidateRule | None = None
+
+
+def _commonsense(name: str, *labels: str) -> Task:
+    return Task(name, "commonsense", "label", 32, labels, "labels")
+
+
+def _math(name: str) -> Task:
+    return Task(name, "math", "number", 256)
+
+
+def _numbered(stem: str, num: int) -> tuple[str, ...]:
+    return tuple(f"{stem}{i}" for i in range(1, num + 1))
+
+
+_ALL = (
+    _commonsense("boolq", "true", "false"),
+    _commonsense("piqa", *_numbered("solution", 2)),
+    _commonsense("social_i_qa", *_numbered("answer", 5)),
+    _commonsense("hellaswag", *_numbered("ending", 4)),
+    _commonsense("winogrande", *_numbered("option", 2)),
+    _commonsense("ARC-Easy", *_numbered("answer", 5)),
+    _commonsense("ARC-Challenge", *_numbered("answer", 5)),
+    _commonsense("openbookqa", *_numbered("answer", 5)),
+    _math("MultiArith"),
+    _math("gsm8k"),
+    _math("AddSub"),
+    Task("AQuA", "math", "letter", 256, tuple("ABCDE")),
+    _math("SingleEq"),
+    _math("SVAMP"),
+    Task("tiny_commonsense", "builtin", "label", 16, _numbered("answer", 4), "labels"),
+    Task("tiny_arithmetic", "builtin", "number", 16, candidates="answers"),
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in _ALL}
+"""Every task by its name."""
+
+SUITES: dict[str, tuple[str, ...]] = {
+    suite: tuple(task.name for task in _ALL if task.suite == suite)
+    for suite in ("commonsense", "math", "builtin")
+}
+"""The names of each suite's tasks, in the order that tables show them."""
+
+
+def find_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        UserError: There is none; the message lists those there are.
+    """
+    if name not in TASKS:
+        raise UserError("evaluation.tasks", f"must be one of {', '.join(TASKS)}", got=name)
+    return TASKS[name]
+
+
+def find_tasks(names: Sequence[str]) -> list[Task]:
+    """The tasks that the names stand for, where a suite's name stands for all of its tasks.
+
+    Returns:
+        Each task once, in the order first named.
+
+    Raises:
+        UserError: A name is neither a task's nor a suite's.
+    """
+    expanded: dict[str, Task] = {}
+    for name in names:
+        for member in SUITES.get(name, (name,)):
+            if member not in TASKS:
+                known = ", ".join([*SUITES, *TASKS])
+                raise UserError(
+                    "evaluation.tasks", f"must be a suite or a task, one of {known}", got=name
+                )
+            expanded[member] = TASKS[member]
+    return list(expanded.values())

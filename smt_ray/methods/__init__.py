@@ -1,0 +1,1 @@
+"""Methods: what is trained, each behind the same small protocol."""

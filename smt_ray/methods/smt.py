@@ -1,0 +1,52 @@
+"""Sparse Matrix Tuning as a method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from smt_ray.smt.adapter import load_adapter, save_adapter
+from smt_ray.smt.model import apply_selection, merge_and_unload, refresh, sparse_modules
+from smt_ray.smt.selection import Selection
+
+
+class SmtMethod:
+    """Trains the selected blocks.
+
+    Args:
+        selection: The chosen blocks; not needed to load an adapter, which knows its own.
+    """
+
+    def __init__(self, selection: Selection | None = None) -> None:
+        self._selection = selection
+
+    def prepare(self, model: nn.Module, *, zero_stage: int) -> None:
+        """Puts in the sparse layers; under ZeRO-3 they write their blocks at every use."""
+        assert self._selection is not None
+        apply_selection(model, self._selection)
+        for layer in sparse_modules(model).values():
+            layer.rewrite = zero_stage == 3
+
+    def refresh(self, model: nn.Module) -> None:
+        """Writes the blocks into the weights."""
+        refresh(model)
+
+    def save(
+        self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path
+    ) -> None:
+        """Writes the blocks and where they belong."""
+        for name, layer in sparse_modules(model).items():
+            blocks = parameters[f"{name}.blocks"].to(layer.original_blocks.dtype)
+            layer.blocks = nn.Parameter(blocks)
+        save_adapter(model, directory)
+
+    def load(self, model: nn.Module, directory: Path) -> None:
+        """Puts the saved blocks on their base."""
+        load_adapter(model, directory)
+
+    def merge(self, model: nn.Module) -> None:
+        """Turns the sparse layers into plain linears."""
+        merge_and_unload(model)

@@ -1,0 +1,94 @@
+"""What a model holds: eligible linears, parameter counts, and what it is (its identity)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from smt_ray.errors import UserError
+from smt_ray.models.load import resolve_path
+
+_HASHED_SUFFIXES = (".safetensors", ".bin", ".gguf", ".json", ".model", ".txt", ".jinja", ".py")
+
+
+def find_eligible(model: nn.Module, target_modules: Sequence[str]) -> dict[str, nn.Linear]:
+    """The linears whose blocks may be chosen, in the model's own order.
+
+    Args:
+        model: Any model; its output head is never eligible by a bare suffix match of another name.
+        target_modules: Last parts of module names (``v_proj``), or full names.
+
+    Raises:
+        UserError: A name matches nothing, or matches something that is no ``nn.Linear``.
+    """
+    found: dict[str, nn.Linear] = {}
+    matched: set[str] = set()
+    for name, module in model.named_modules():
+        target = next((t for t in target_modules if name == t or name.endswith(f".{t}")), None)
+        if target is None:
+            continue
+        if not isinstance(module, nn.Linear):
+            raise UserError(
+                "warmup.target_modules",
+                f"{target} must name linears, but {name} is a {type(module).__name__}",
+                got=list(target_modules),
+                fix=f"linears of this model: {', '.join(_linear_suffixes(model)) or 'none'}",
+            )
+        matched.add(target)
+        found[name] = module
+    unmatched = [target for target in target_modules if target not in matched]
+    if unmatched:
+        raise UserError(
+            "warmup.target_modules",
+            f"{unmatched} match no module of the model",
+            got=list(target_modules),
+            fix=f"linears of this model: {', '.join(_linear_suffixes(model)) or 'none'}",
+        )
+    return found
+
+
+def count_parameters(model: nn.Module) -> int:
+    """All parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def model_identity(spec: dict[str, Any]) -> dict[str, Any]:
+    """What the base model is: a hash of its files, or its hub name and commit.
+
+    Args:
+        spec: The config's ``model`` section as plain values.
+
+    Raises:
+        UserError: It is neither a folder nor to be found on the hub.
+    """
+    path = resolve_path(spec)
+    chosen = {"gguf_file": spec.get("gguf_file"), "dtype": spec["dtype"]}
+    if Path(path).is_dir():
+        return {"sha256": _folder_hash(Path(path), spec.get("gguf_file")), **chosen}
+    from transformers import AutoConfig
+
+    from smt_ray.models.load import _common, _explained
+
+    config = _explained(spec, lambda: AutoConfig.from_pretrained(path, **_common(spec)))
+    return {"path": path, "commit": getattr(config, "_commit_hash", None), **chosen}
+
+
+def _folder_hash(folder: Path, gguf_file: str | None) -> str:
+    total = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        wanted = file.name == gguf_file if gguf_file else file.suffix in _HASHED_SUFFIXES
+        if file.is_file() and wanted:
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            total.update(json.dumps([file.name, digest]).encode())
+    return total.hexdigest()
+
+
+def _linear_suffixes(model: nn.Module) -> list[str]:
+    names = (n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear))
+    return list(dict.fromkeys(names))

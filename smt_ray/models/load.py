@@ -1,0 +1,131 @@
+"""Base models: a folder, a hub name, GGUF weights, the built-in one, or a bare architecture."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from smt_ray.builtin import MODEL_DIR
+from smt_ray.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def resolve_path(spec: dict[str, Any]) -> str:
+    """The folder or hub name of a model section (plain values of ``ModelConfig``)."""
+    return str(MODEL_DIR) if spec.get("builtin") else str(spec["path"])
+
+
+def load_model(spec: dict[str, Any], device: torch.device | str = "cpu") -> nn.Module:
+    """Loads the base model in evaluation mode.
+
+    Args:
+        spec: The config's ``model`` section as plain values.
+        device: Where its weights go.
+
+    Raises:
+        UserError: The model cannot be found or read, or has no causal language model class.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if spec.get("architecture"):
+        raise UserError(
+            "model.architecture",
+            "has no weights and only serves counting",
+            got=spec["architecture"].get("model_type"),
+            fix="set model.path or model.builtin",
+        )
+    path = resolve_path(spec)
+    model = _explained(
+        spec,
+        lambda: AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=DTYPES[spec["dtype"]],
+            attn_implementation=spec["attn_implementation"],
+            **_common(spec),
+        ),
+    )
+    _forget_gguf(model)
+    return model.to(device).eval()
+
+
+def load_tokenizer(spec: dict[str, Any]) -> Any:
+    """Loads the tokenizer, with EOS as padding where it has none.
+
+    Raises:
+        UserError: It cannot be found or read.
+    """
+    from transformers import AutoTokenizer
+
+    path = resolve_path(spec)
+    tokenizer = _explained(spec, lambda: AutoTokenizer.from_pretrained(path, **_common(spec)))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # masked wherever it stands
+    return tokenizer
+
+
+def load_skeleton(spec: dict[str, Any]) -> nn.Module:
+    """The model on the meta device: every name and shape, no weights.
+
+    Raises:
+        UserError: Its configuration cannot be found or read.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if spec.get("architecture"):
+        values = dict(spec["architecture"])
+        config = _explained(spec, lambda: AutoConfig.for_model(values.pop("model_type"), **values))
+    else:
+        path = resolve_path(spec)
+        config = _explained(spec, lambda: AutoConfig.from_pretrained(path, **_common(spec)))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=spec["trust_remote_code"]
+        )
+    model.tie_weights()
+    return model
+
+
+def _common(spec: dict[str, Any]) -> dict[str, Any]:
+    chosen = {name: spec.get(name) for name in ("revision", "gguf_file") if spec.get(name)}
+    return {**chosen, "trust_remote_code": spec["trust_remote_code"]}
+
+
+def _forget_gguf(model: nn.Module) -> None:
+    """Dequantised weights are plain weights; the config would forbid saving them otherwise."""
+    for owner in (model.config, model):
+        quantization = getattr(owner, "quantization_config", None)
+        if quantization is not None and "gguf" in str(
+            getattr(quantization, "quant_method", quantization)
+        ):
+            delattr(owner, "quantization_config")
+    if getattr(model, "hf_quantizer", None) is None and hasattr(model, "is_quantized"):
+        model.is_quantized = False
+
+
+def _explained(spec: dict[str, Any], load: Any) -> Any:
+    path = resolve_path(spec) if not spec.get("architecture") else spec["architecture"]
+    if not spec.get("architecture") and _looks_local(path) and not Path(path).is_dir():
+        raise UserError(
+            "model.path", "must be a folder or a hub name", got=path, fix="check the path"
+        )
+    try:
+        return load()
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            "model",
+            f"cannot be loaded ({reason})",
+            got=path,
+            fix="check model.path, revision and gguf_file; offline, use a local folder",
+        ) from error
+
+
+def _looks_local(path: str) -> bool:
+    return path.startswith((".", "/", "~")) or path.count("/") > 1

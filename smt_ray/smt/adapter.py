@@ -1,0 +1,241 @@
+"""An adapter directory: the trained blocks, where they belong, and which base model they are of."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smt_ray.errors import UserError
+from smt_ray.smt.grid import BlockGrid
+from smt_ray.smt.model import (
+    ORIGIN_ATTRIBUTE,
+    Model,
+    make_sparse,
+    sparse_modules,
+    unload,
+)
+from smt_ray.smt.tensorfile import read_tensors, reading, write_tensors
+
+TENSORS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "smt_config.json"
+FORMAT_VERSION = 1
+
+_KIND = "adapter"
+_BASE_KEYS = ("name_or_path", "config_sha256", "blocks_sha256")
+_VOLATILE_CONFIG_KEYS = frozenset(
+    {
+        "architectures",  # None until a model is saved
+        "attn_implementation",
+        "auto_map",
+        "bos_token_id",
+        "dtype",
+        "eos_token_id",
+        "name_or_path",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "quantization_config",
+        "return_dict",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
+)
+"""What a base model's config says of how it is loaded and used, and not of which model it is."""
+
+
+def save_adapter(model: nn.Module, directory: str | os.PathLike[str]) -> Path:
+    """Writes a model's blocks to a directory: ``adapter_model.safetensors``, ``smt_config.json``.
+
+    Raises:
+        UserError: The model has no sparse layers.
+    """
+    layers = sparse_modules(model)
+    if not layers:
+        raise UserError("model", "must have sparse layers", got=type(model).__name__)
+    directory = Path(directory)
+    tensors: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        tensors[f"{name}.blocks"] = layer.blocks.detach().cpu()
+        tensors[f"{name}.indices"] = layer.indices.cpu()
+    write_tensors(directory / TENSORS_FILE, _KIND, tensors, {})
+    config = {
+        "format": "smt",
+        "format_version": FORMAT_VERSION,
+        "block_size": next(iter(layers.values())).block_size,
+        "num_blocks": sum(len(layer.layout.rows) for layer in layers.values()),
+        "target_modules": {
+            name: [layer.out_features, layer.in_features] for name, layer in layers.items()
+        },
+        "selection": getattr(model, ORIGIN_ATTRIBUTE, {}),
+        "base": {
+            "name_or_path": _name_or_path(model),
+            "config_sha256": config_sha256(getattr(model, "config", None)),
+            "blocks_sha256": _blocks_sha256(layer.original_blocks for layer in layers.values()),
+        },
+        "tensors_sha256": _tensors_sha256(tensors),
+    }
+    # Written last: it vouches for the tensors, so an adapter that was cut off is noticed.
+    (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return directory
+
+
+def load_adapter(
+    model: Model,
+    directory: str | os.PathLike[str],
+    *,
+    trainable: bool = False,
+    check_base: bool = True,
+) -> Model:
+    """Puts a saved adapter on its base model, in place; one that the model has is unloaded first.
+
+    Args:
+        model: The base model, plain or with another adapter.
+        directory: What :func:`save_adapter` wrote.
+        trainable: Train the blocks further; otherwise they are frozen too.
+        check_base: Refuse a model that is not the one the adapter was trained on: whose config, or
+            whose weights at the blocks, differ. The weights are compared as bfloat16, so that a
+            base loaded in float32 or bfloat16 is recognised.
+
+    Raises:
+        UserError: Files are missing, truncated or edited, or the base is another model. In the
+            latter case the model is left as the plain base that it was.
+    """
+    directory = Path(directory)
+    adapter = _read(directory)
+    if sparse_modules(model):
+        unload(model)
+    difference = _difference(model, adapter) if check_base else None
+    if difference:
+        raise UserError(
+            str(directory),
+            f"must be loaded on the base model it was trained on; the {difference} differs",
+            got=getattr(getattr(model, "config", None), "_name_or_path", "")
+            or type(model).__name__,
+            fix=f"load {adapter.base['name_or_path'] or 'that model'} in float32 or bfloat16",
+        )
+    make_sparse(model, adapter.block_size, adapter.shapes, adapter.indices, adapter.origin)
+    for name, layer in sparse_modules(model).items():
+        layer.blocks.data.copy_(adapter.blocks[name])
+        layer.blocks.requires_grad_(trainable)
+        layer.refresh()
+    return model
+
+
+def config_sha256(config: Any) -> str | None:
+    """Identifies a base model's config, however it was loaded; None for no config.
+
+    Args:
+        config: A dict, or anything with ``to_dict()`` such as a transformers config.
+    """
+    to_dict = getattr(config, "to_dict", None)
+    content = to_dict() if callable(to_dict) else config
+    if not isinstance(content, dict):
+        return None
+    text = json.dumps(_lasting(content), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _name_or_path(model: nn.Module) -> str | None:
+    return getattr(getattr(model, "config", None), "_name_or_path", None) or None
+
+
+def _lasting(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {
+        str(key): _lasting(item)
+        for key, item in value.items()
+        if not str(key).startswith("_") and key not in _VOLATILE_CONFIG_KEYS
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class _Adapter:
+    """What an adapter directory holds; every dict in the order of its modules."""
+
+    block_size: int
+    shapes: dict[str, tuple[int, int]]
+    indices: dict[str, Tensor]
+    blocks: dict[str, Tensor]
+    origin: dict[str, Any]
+    base: dict[str, str | None]
+
+
+def _read(directory: Path) -> _Adapter:
+    path = directory / CONFIG_FILE
+    with reading(path, "adapter's config"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        version = (config["format"], config["format_version"])
+        if version != ("smt", FORMAT_VERSION):
+            fix = "use the smt_ray that wrote it"
+            raise UserError(str(path), f"must be of format {FORMAT_VERSION}", got=version, fix=fix)
+        tensors, _ = read_tensors(directory / TENSORS_FILE, _KIND)
+        if _tensors_sha256(tensors) != config["tensors_sha256"]:
+            raise UserError(
+                str(directory / TENSORS_FILE),
+                f"must hold the blocks that {CONFIG_FILE} was written for",
+                fix="save the adapter again, or fetch both files anew",
+            )
+        shapes = {name: (int(o), int(i)) for name, (o, i) in config["target_modules"].items()}
+        adapter = _Adapter(
+            block_size=config["block_size"],
+            shapes=shapes,
+            indices={name: tensors.pop(f"{name}.indices") for name in shapes},
+            blocks={name: tensors.pop(f"{name}.blocks") for name in shapes},
+            origin=dict(config["selection"]),
+            base={key: config["base"][key] for key in _BASE_KEYS},
+        )
+        num_blocks = sum(len(indices) for indices in adapter.indices.values())
+        sizes = {(b.shape[1], b.shape[2]) for b in adapter.blocks.values()}
+        if tensors or num_blocks != config["num_blocks"] or sizes != {(adapter.block_size,) * 2}:
+            raise ValueError("it does not agree with the tensors beside it")
+        return adapter
+
+
+def _difference(model: nn.Module, adapter: _Adapter) -> str | None:
+    """What tells a plain model from the base that the adapter was trained on, if anything does."""
+    theirs, ours = adapter.base["config_sha256"], config_sha256(getattr(model, "config", None))
+    if None not in (theirs, ours) and theirs != ours:
+        return "config"
+    modules = dict(model.named_modules())
+    originals: list[Tensor] = []
+    for name, shape in adapter.shapes.items():
+        weight = getattr(modules.get(name), "weight", None)
+        if not isinstance(weight, Tensor) or weight.shape != shape:
+            return f"weight of {name}"
+        grid = BlockGrid(shape[0], shape[1], adapter.block_size)
+        indices = adapter.indices[name].to(weight.device)
+        originals.append(grid.gather(weight.detach(), indices).cpu())
+    if _blocks_sha256(originals) != adapter.base["blocks_sha256"]:
+        return "weight at the adapter's blocks"
+    return None
+
+
+def _blocks_sha256(blocks: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(_bytes(block.to(torch.bfloat16)))
+    return digest.hexdigest()
+
+
+def _tensors_sha256(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    tensor = tensor.contiguous()
+    return ctypes.string_at(tensor.data_ptr(), tensor.numel() * tensor.element_size())

@@ -1,0 +1,154 @@
+"""The linear map of which only some blocks are trained: forward and backward, in two dimensions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from smt_ray.smt.grid import BlockGrid
+
+
+@dataclass(frozen=True)
+class BlockLayout:
+    """Where the chosen blocks lie, as plain numbers, so that no step waits for the device.
+
+    Attributes:
+        grid: The grid of the weight.
+        rows: Block row of each of the M blocks.
+        cols: Block column of each of the M blocks.
+        columns: The distinct block columns, ascending: the inputs that the blocks see.
+    """
+
+    grid: BlockGrid
+    rows: tuple[int, ...]
+    cols: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    @classmethod
+    def from_indices(cls, grid: BlockGrid, indices: Tensor) -> BlockLayout:
+        """Reads the layout from block indices (M, 2)."""
+        pairs: list[tuple[int, int]] = [(row, col) for row, col in indices.tolist()]
+        assert len(set(pairs)) == len(pairs), "block indices must be distinct"
+        assert all(0 <= r < grid.num_rows and 0 <= c < grid.num_cols for r, c in pairs)
+        rows, cols = tuple(row for row, _ in pairs), tuple(col for _, col in pairs)
+        return cls(grid, rows, cols, tuple(sorted(set(cols))))
+
+    @property
+    def num_input_columns(self) -> int:
+        """Input features that the blocks see: the width of :meth:`compact`."""
+        return len(self.columns) * self.grid.block_size
+
+    def compact(self, x: Tensor) -> Tensor:
+        """Copies the input features that the blocks see out of x (T, I): (T, D * L).
+
+        A copy, since slices would be views that keep the whole input alive.
+        """
+        size = self.grid.block_size
+        return torch.cat([x[:, c * size : (c + 1) * size] for c in self.columns], dim=1)
+
+    def starts(self, compacted: bool) -> list[int]:
+        """First input feature of each block, in x itself or in ``compact(x)``."""
+        size = self.grid.block_size
+        if not compacted:
+            return [col * size for col in self.cols]
+        place = {col: position for position, col in enumerate(self.columns)}
+        return [place[col] * size for col in self.cols]
+
+
+class SparseLinearFunction(torch.autograd.Function):
+    """y = x W^T + b, trained in M blocks of W (paper sections 3.1 and 3.2, equation 2).
+
+    With x (T, I), W (O, I), y (T, O) and dy the gradient of y, the dense products are
+    dx = dy W and dW = dy^T x. Block m holds the rows r_m and the columns c_m of W, each a run of L.
+    Element (i, j) of dW sums dy[t, i] x[t, j] over t and no other rows or columns enter it, so
+
+        dx      = dy W                                       (T, I), dense: all of W acts on x
+        dB_m    = dy[:, r_m]^T x[:, c_m]                     (L, L), M of them: T L^2 each
+        db      = sum of dy over T                           (O,), when the bias is trained at all
+
+    W already holds the blocks: forward is the one dense product, exactly that of ``nn.Linear``
+    (the bias rides along, since adding it afterwards would round differently). Of x only the
+    columns some block sees are needed for backward.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        blocks: Tensor,
+        indices: Tensor,
+        layout: BlockLayout,
+        save_input: bool,
+        rewrite: bool,
+    ) -> Tensor:
+        """Computes y and saves what backward needs.
+
+        Args:
+            ctx: Autograd's context.
+            x: Input, (T, I).
+            weight: W, (O, I), frozen, holding the blocks; the Parameter itself and never a view of
+                it, since ZeRO-3 exchanges the data of the Parameter between forward and backward.
+            bias: b, (O,) or None.
+            blocks: The trained blocks, (M, L, L). Saved only so that an in-place change between
+                forward and backward is noticed, and for ``rewrite``.
+            indices: Their block indices (row, col), (M, 2), beside the weight.
+            layout: The same as plain numbers.
+            save_input: Save x itself, not a compact copy: where siblings share x that is less.
+            rewrite: Write the blocks into the weight again before backward uses it, as a weight
+                needs that is gathered afresh (ZeRO-3).
+
+        Returns:
+            y, (T, O); under autocast in its dtype, as ``nn.Linear`` does.
+        """
+        y = F.linear(x, weight, bias)
+        saved = None
+        if ctx.needs_input_grad[3]:
+            saved = x if save_input else layout.compact(x).to(y.dtype)
+        ctx.save_for_backward(weight, blocks, saved)
+        ctx.indices, ctx.layout, ctx.save_input, ctx.rewrite = indices, layout, save_input, rewrite
+        ctx.x_dtype = x.dtype
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        """Computes dx (T, I), db (O,) and dB (M, L, L), each only where it is needed."""
+        weight, blocks, saved = ctx.saved_tensors
+        grad_x = grad_bias = grad_blocks = None
+        if ctx.needs_input_grad[0]:
+            if ctx.rewrite:
+                ctx.layout.grid.scatter_(weight.data, ctx.indices, blocks.data)
+            grad_x = _product(grad_y, weight.to(grad_y.dtype)).to(ctx.x_dtype)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad_y.sum(0)
+        if ctx.needs_input_grad[3]:
+            starts = ctx.layout.starts(compacted=not ctx.save_input)
+            grad_blocks = _block_products(ctx.layout, starts, grad_y, saved.to(grad_y.dtype))
+            grad_blocks = grad_blocks.to(blocks.dtype)
+        return grad_x, None, grad_bias, grad_blocks, None, None, None, None
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    # With out= the product runs in its operands' dtype: a backward inside autocast must not
+    # recast what the forward decided.
+    return torch.mm(left, right, out=left.new_empty(left.shape[0], right.shape[1]))
+
+
+def _block_products(layout: BlockLayout, starts: list[int], grad_y: Tensor, x: Tensor) -> Tensor:
+    """The M block gradients (M, L, L) from dy (T, O) and the saved input (T, I) or (T, D * L).
+
+    One product a block, on strided slices and into place: no operand is copied.
+    """
+    size = layout.grid.block_size
+    gradients = grad_y.new_empty(len(starts), size, size)
+    for gradient, row, start in zip(gradients, layout.rows, starts, strict=True):
+        rows = grad_y[:, row * size : (row + 1) * size]
+        torch.mm(rows.t(), x[:, start : start + size], out=gradient)
+    return gradients

@@ -1,0 +1,218 @@
+"""A model and its sparse layers: put in, taken out, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from smt_ray.errors import UserError
+from smt_ray.smt.linear import SparseLinear
+from smt_ray.smt.selection import Selection
+
+Model = TypeVar("Model", bound=nn.Module)
+
+ORIGIN_ATTRIBUTE = "smt_origin"
+"""Attribute of an adapted model: where its blocks came from, as JSON values; adapters carry it."""
+
+
+@dataclass(frozen=True)
+class TrainableParameters:
+    """How much of a model is trained.
+
+    Attributes:
+        trainable: Parameters that require gradients.
+        base: Parameters of the base model, tied ones once. Blocks live in the weights and are not
+            counted a second time.
+    """
+
+    trainable: int
+    base: int
+
+    @property
+    def percent_of_base(self) -> float:
+        """The paper's #Params% of SMT: trainable over base, in percent."""
+        return 100 * self.trainable / self.base
+
+    @property
+    def percent_of_base_and_adapter(self) -> float:
+        """The percentage that peft prints: trainable over base and adapter together."""
+        return 100 * self.trainable / (self.base + self.trainable)
+
+    def __str__(self) -> str:
+        return (
+            f"trainable params: {self.trainable:,} || base params: {self.base:,} || "
+            f"{self.percent_of_base:.4f}% of base "
+            f"({self.percent_of_base_and_adapter:.4f}% of base + adapter)"
+        )
+
+
+def sparse_modules(model: nn.Module) -> dict[str, SparseLinear]:
+    """The model's sparse layers by name, in the model's order."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, SparseLinear)}
+
+
+def apply_selection(model: Model, selection: Selection) -> Model:
+    """Makes the selected blocks of a model trainable and freezes everything else, in place.
+
+    Modules without a chosen block stay as they are.
+
+    Raises:
+        UserError: A module is missing, no plain ``nn.Linear``, of another shape or tied to
+            another, or the model has sparse layers already. The model is then untouched.
+    """
+    chosen = {name: module for name, module in selection.modules.items() if len(module.indices)}
+    shapes = {name: module.shape for name, module in chosen.items()}
+    indices = {name: module.indices for name, module in chosen.items()}
+    origin = {
+        "score": selection.score,
+        "scope": selection.scope,
+        "budget": selection.budget,
+        "num_base_parameters": selection.num_base_parameters,
+        "margin": selection.margin,
+    }
+    return make_sparse(model, selection.block_size, shapes, indices, origin)
+
+
+def make_sparse(
+    model: Model,
+    block_size: int,
+    shapes: Mapping[str, tuple[int, int]],
+    indices: Mapping[str, Tensor],
+    origin: Mapping[str, Any],
+) -> Model:
+    """Makes given blocks trainable; see :func:`apply_selection`.
+
+    Args:
+        model: A plain model.
+        block_size: L.
+        shapes: Module name -> (out_features, in_features) that its weight must have.
+        indices: Module name -> its block indices (row, col), (M, 2), M at least 1.
+        origin: Where the blocks came from, as JSON values.
+    """
+    if sparse_modules(model):
+        raise UserError(
+            "model",
+            "must have no sparse layers yet",
+            fix="call unload or merge_and_unload first",
+        )
+    linears = {name: _plain_linear(model, name, shape) for name, shape in shapes.items()}
+    _check_not_shared(model, linears)
+    model.requires_grad_(False)
+    layers: dict[str, SparseLinear] = {}
+    for name, linear in linears.items():
+        layers[name] = SparseLinear.from_linear(linear, indices[name], block_size)
+        _replace(model, name, layers[name])
+    _share_inputs(layers)
+    setattr(model, ORIGIN_ATTRIBUTE, dict(origin))
+    return model
+
+
+def merge_and_unload(model: Model) -> Model:
+    """Turns the sparse layers back into plain linears with the tuned weights, in place.
+
+    Parameters stay frozen, as peft leaves them.
+
+    Raises:
+        UserError: The model has no sparse layers.
+    """
+    return _take_out(model, tuned=True)
+
+
+def unload(model: Model) -> Model:
+    """Turns the sparse layers back into the base model's linears, bit for bit, in place.
+
+    Raises:
+        UserError: The model has no sparse layers.
+    """
+    return _take_out(model, tuned=False)
+
+
+def refresh(model: nn.Module) -> None:
+    """Writes the blocks into the weights: after whatever changed blocks through ``.data``.
+
+    Layers that rewrite at each use (ZeRO-3) are left alone: their weight may not be gathered.
+    """
+    for layer in sparse_modules(model).values():
+        if not layer.rewrite:
+            layer.refresh()
+
+
+def trainable_parameters(model: nn.Module) -> TrainableParameters:
+    """Counts the trainable parameters and the base model's."""
+    parameters = list(model.parameters())  # tied ones once
+    in_blocks = sum(layer.blocks.numel() for layer in sparse_modules(model).values())
+    return TrainableParameters(
+        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        base=sum(p.numel() for p in parameters) - in_blocks,
+    )
+
+
+def print_trainable_parameters(model: nn.Module) -> None:
+    """Prints :func:`trainable_parameters` in one line."""
+    print(trainable_parameters(model))
+
+
+def _plain_linear(model: nn.Module, name: str, shape: tuple[int, int]) -> nn.Linear:
+    """The linear of that name, checked."""
+    try:
+        module = model.get_submodule(name)
+    except AttributeError as error:
+        raise UserError(
+            f"module {name}", "must be in the model", fix="select blocks on this model"
+        ) from error
+    if type(module) is not nn.Linear:  # a subclass has a forward of its own
+        raise UserError(
+            f"module {name}", "must be a plain torch.nn.Linear", got=type(module).__name__
+        )
+    if (module.out_features, module.in_features) != tuple(shape):
+        raise UserError(
+            f"module {name}",
+            f"must have the selection's shape {tuple(shape)}",
+            got=(module.out_features, module.in_features),
+            fix="select blocks on this model",
+        )
+    return module
+
+
+def _check_not_shared(model: nn.Module, linears: Mapping[str, nn.Linear]) -> None:
+    """Refuses tied weights: the blocks would change all uses and see the gradient of one."""
+    uses: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        uses.setdefault(id(parameter), []).append(name)
+    for name, linear in linears.items():
+        if len(uses[id(linear.weight)]) > 1:
+            got = uses[id(linear.weight)]
+            raise UserError(f"module {name}", "must have its weight for itself", got=got)
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, module)
+
+
+def _share_inputs(layers: Mapping[str, SparseLinear]) -> None:
+    """Decides what siblings save: the one input they share, or a compact copy each.
+
+    Layers under one parent with equal ``in_features`` (q, k and v) are taken to see one input
+    tensor. Where their compact copies together are no smaller than it, all of them save it.
+    """
+    siblings: dict[tuple[str, int], list[SparseLinear]] = {}
+    for name, layer in layers.items():
+        siblings.setdefault((name.rpartition(".")[0], layer.in_features), []).append(layer)
+    for (_, in_features), group in siblings.items():
+        compact = sum(layer.layout.num_input_columns for layer in group)
+        for layer in group:
+            layer.save_input = compact >= in_features
+
+
+def _take_out(model: Model, *, tuned: bool) -> Model:
+    layers = sparse_modules(model)
+    if not layers:
+        raise UserError("model", "must have sparse layers", got=type(model).__name__)
+    for name, layer in layers.items():
+        _replace(model, name, layer.merge() if tuned else layer.unmerge())
+    model.__dict__.pop(ORIGIN_ATTRIBUTE, None)
+    return model

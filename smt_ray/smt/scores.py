@@ -1,0 +1,197 @@
+"""The score table: four statistics a block, from which every score at every block size follows.
+
+A block's statistics are sums over its elements, so those of a larger block are sums of its finest
+blocks', and one warm-up answers for every block size, score and subset of modules.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smt_ray.errors import UserError
+from smt_ray.smt.grid import BlockGrid, allowed_block_sizes, check_block_size
+from smt_ray.smt.tensorfile import read_tensors, reading, write_tensors
+
+SCORES = ("mean_of_abs", "abs_of_mean", "l2", "saliency")
+"""Scores that a table can give; ``mean_of_abs`` is the paper's (section 3.2, appendix B)."""
+
+_KIND = "score table"
+
+
+def block_statistics(gradient: Tensor, weight: Tensor, block_size: int) -> Tensor:
+    """Reduces a gradient sum to the four statistics of each block.
+
+    Args:
+        gradient: Signed sum of the warm-up steps' gradients, (O, I).
+        weight: The weight that the gradient is of, (O, I), in any floating dtype.
+        block_size: L, which divides both dimensions.
+
+    Returns:
+        Sums over each block of g, abs(g), g^2 and abs(g * w): (4, R, C) in float64, on the
+        gradient's device.
+    """
+    grid = BlockGrid(gradient.shape[0], gradient.shape[1], block_size)
+    g = gradient.detach().double()
+    weighted = (g * weight.detach().to(g)).abs_()
+    return torch.stack([grid.view(t).sum((2, 3)) for t in (g, g.abs(), g.square(), weighted)])
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """Block statistics of every warmed-up module, at the finest block size.
+
+    Attributes:
+        block_size: L of the table's own blocks, the finest that can be asked for.
+        statistics: Module name -> sums of g, abs(g), g^2, abs(g * w): (4, R, C) float64, on the
+            CPU. The order of the modules is the model's.
+        num_base_parameters: Parameters of the base model, tied ones once.
+        num_steps: Warm-up steps that were summed.
+        provenance: Where the table came from, as JSON values.
+    """
+
+    block_size: int
+    statistics: Mapping[str, Tensor]
+    num_base_parameters: int
+    num_steps: int
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, sums in self.statistics.items():
+            if sums.dtype != torch.float64 or sums.ndim != 3 or sums.shape[0] != len(SCORES):
+                raise ValueError(f"statistics of {name} must be (4, R, C) in float64")
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Module name -> (out_features, in_features)."""
+        size = self.block_size
+        return {n: (s.shape[1] * size, s.shape[2] * size) for n, s in self.statistics.items()}
+
+    @property
+    def block_sizes(self) -> tuple[int, ...]:
+        """The block sizes that the table can answer for, ascending."""
+        return allowed_block_sizes(self.shapes, multiple_of=self.block_size)
+
+    def subset(self, modules: Iterable[str]) -> ScoreTable:
+        """The same table for some of its modules only, in the table's order.
+
+        Raises:
+            UserError: The table has no such module.
+        """
+        wanted = set(modules)
+        missing = sorted(wanted - set(self.statistics))
+        if missing:
+            raise UserError(
+                "target_modules",
+                "must be among the modules that were warmed up",
+                got=missing[0],
+                fix="add it to warmup.target_modules and warm up again",
+            )
+        return replace(self, statistics={n: s for n, s in self.statistics.items() if n in wanted})
+
+    def coarsen(self, block_size: int) -> ScoreTable:
+        """The same table with larger blocks: sums over groups of its own.
+
+        Raises:
+            UserError: The size is no multiple of the table's, or does not tile every module.
+        """
+        check_block_size(self.shapes, block_size, multiple_of=self.block_size)
+        k = block_size // self.block_size
+
+        def coarse(sums: Tensor) -> Tensor:
+            _, rows, cols = sums.shape
+            return sums.view(len(SCORES), rows // k, k, cols // k, k).sum((2, 4))
+
+        statistics = {name: coarse(sums) for name, sums in self.statistics.items()}
+        return replace(self, block_size=block_size, statistics=statistics)
+
+    def scores(
+        self, block_size: int | None = None, score: str = "mean_of_abs"
+    ) -> dict[str, Tensor]:
+        """Scores of every block of every module.
+
+        Args:
+            block_size: L, by default the table's own.
+            score: ``mean_of_abs``, mean of abs(g), the paper's; ``abs_of_mean``, abs of the mean
+                of g; ``l2``, root of the sum of g^2; ``saliency``, mean of abs(g * w).
+
+        Returns:
+            Module name -> scores, (R, C) float64.
+
+        Raises:
+            UserError: Unknown score, or a block size that the table cannot answer for.
+        """
+        if score not in SCORES:
+            raise UserError("selection.score", f"must be one of {', '.join(SCORES)}", got=score)
+        table = self.coarsen(self.block_size if block_size is None else block_size)
+        area = table.block_size**2
+
+        def reduce(sums: Tensor) -> Tensor:
+            g, g_abs, g_squared, weighted = sums.unbind(0)
+            if score == "l2":
+                return g_squared.sqrt()
+            means = {"mean_of_abs": g_abs, "abs_of_mean": g.abs(), "saliency": weighted}
+            return means[score] / area
+
+        return {name: reduce(sums) for name, sums in table.statistics.items()}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the table as one safetensors file with a JSON header."""
+        header = {
+            "block_size": self.block_size,
+            "modules": list(self.statistics),
+            "num_base_parameters": self.num_base_parameters,
+            "num_steps": self.num_steps,
+            "provenance": dict(self.provenance),
+        }
+        write_tensors(path, _KIND, self.statistics, header)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ScoreTable:
+        """Reads a saved table.
+
+        Raises:
+            UserError: The file is missing, truncated, or no score table.
+        """
+        tensors, header = read_tensors(path, _KIND)
+        with reading(Path(path), _KIND):
+            statistics = {name: tensors[name] for name in header.pop("modules")}
+            return cls(statistics=statistics, **header)
+
+
+def sum_tables(
+    tables: Sequence[ScoreTable], provenance: Mapping[str, Any] | None = None
+) -> ScoreTable:
+    """Adds the tables of shards, in the order given: the cheap mode ``reduction: score``.
+
+    The result is exact for ``abs_of_mean`` alone: absolute values and squares of a shard's sum are
+    not those of the whole sum.
+
+    Raises:
+        UserError: The tables are not of one model, one block size and the same modules.
+    """
+    if not tables:
+        raise UserError("score tables", "must be at least one", got=0)
+    first = tables[0]
+    for table in tables[1:]:
+        same = (table.block_size, table.shapes, table.num_base_parameters)
+        if same != (first.block_size, first.shapes, first.num_base_parameters):
+            raise UserError(
+                "score tables", "must have the same model, block size and modules to be added"
+            )
+    statistics = {
+        name: torch.stack([table.statistics[name] for table in tables]).sum(0)
+        for name in first.statistics
+    }
+    return replace(
+        first,
+        statistics=statistics,
+        num_steps=sum(table.num_steps for table in tables),
+        provenance=dict(provenance or {}),
+    )

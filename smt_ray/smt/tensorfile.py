@@ -1,0 +1,78 @@
+"""One safetensors file with a JSON header: how tables, selections and adapters lie on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from smt_ray.errors import UserError
+
+FORMAT_VERSION = 1
+
+
+@contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Turns whatever goes wrong while a file is read into one UserError that names the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(str(path), f"must be a {kind}", got="no such file") from error
+    except (OSError, SafetensorError, LookupError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            str(path),
+            f"must be a whole and unedited {kind}",
+            got=f"{type(error).__name__}: {error}",
+            fix="make the file again",
+        ) from error
+
+
+def write_tensors(
+    path: str | os.PathLike[str],
+    kind: str,
+    tensors: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+) -> None:
+    """Writes tensors with a JSON header, through a temporary file, so that none is seen half done.
+
+    Loaded tensors may be backed by the file that they came from: replacing the file leaves them
+    whole, where writing into it would not.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"kind": kind, "version": str(FORMAT_VERSION), "header": json.dumps(dict(header))}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, metadata)
+    os.replace(temporary, path)
+
+
+def read_tensors(
+    path: str | os.PathLike[str], kind: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads back what :func:`write_tensors` wrote: the tensors, on the CPU, and the header.
+
+    Raises:
+        UserError: The file is missing, truncated, of another kind or of another version.
+    """
+    path = Path(path)
+    with reading(path, kind), safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("kind") != kind:
+            raise UserError(str(path), f"must be a {kind}", got=metadata.get("kind"))
+        if metadata.get("version") != str(FORMAT_VERSION):
+            raise UserError(
+                str(path),
+                f"must be a {kind} of format version {FORMAT_VERSION}",
+                got=metadata.get("version"),
+            )
+        header = json.loads(metadata["header"])
+        return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118

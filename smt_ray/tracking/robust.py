@@ -1,0 +1,297 @@
+"""A tracker that never fails or slows a run: its calls go to a background thread.
+
+While the store does not answer, records wait here and are sent when it does; other calls are
+dropped and counted. All of it is on disk too: :func:`smt_ray.tracking.replay.replay` sends it.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from smt_ray.errors import UserError
+from smt_ray.tracking.protocol import Dataset, RejectedError, Status, Tracker
+from smt_ray.tracking.records import Record, make_record
+from smt_ray.tracking.uris import redact
+
+logger = logging.getLogger("smt_ray.tracking")
+
+_Call = Callable[[Tracker], object]
+_FIRST_PAUSE_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class _Job:
+    call: _Call
+    loses: int  # what is lost if the call fails for good
+    answered: threading.Event | None = None  # set when the call is done or given up
+
+
+class RobustTracker:
+    """A :class:`~smt_ray.tracking.protocol.Tracker` of one run: calls return at once, none raises.
+
+    A call that fails is tried again for ``retry_seconds``. Then the store counts as down: there is
+    one warning, calls are dropped, and every ``probe_seconds`` one is tried. A refusal
+    (:class:`~smt_ray.tracking.protocol.RejectedError`) is not tried again.
+
+    Args:
+        open_tracker: Makes the tracker that does the work; called in the background.
+        retry_seconds: How long a call is tried. One try may take as long as the client's own
+            timeout (10 s against a server that accepts and stays silent).
+        probe_seconds: How long a store that is down is left alone.
+        max_waiting: Records held while the store is down; the oldest are dropped first.
+
+    Attributes:
+        run_id: MLflow's id of the run; None until it is started.
+        healthy: False while the store counts as down.
+        lost: Records and other calls that did not reach the store.
+        last_error: The newest failure.
+    """
+
+    def __init__(
+        self,
+        open_tracker: Callable[[], Tracker],
+        *,
+        retry_seconds: float = 5.0,
+        probe_seconds: float = 30.0,
+        max_waiting: int = 100_000,
+    ) -> None:
+        self.run_id: str | None = None
+        self.healthy = True
+        self.lost = 0
+        self.last_error: Exception | None = None
+        self._open_tracker = open_tracker
+        self._retry_seconds, self._probe_seconds = retry_seconds, probe_seconds
+        self._max_waiting = max_waiting
+        self._tracker: Tracker | None = None
+        self._start: _Call | None = None  # pending until it succeeds, whatever call comes first
+        self._run_name = "RUN"
+        self._waiting: deque[Record] = deque()
+        self._lock = threading.Lock()
+        self._queue: queue.Queue[_Job | None] = queue.Queue()
+        self._thread: threading.Thread | None = None
+        self._probe_at = 0.0
+        self._lost_before_flush = 0
+        self._warned: set[str] = set()
+
+    def start_run(self, run_name: str, *, wait_seconds: float = 20.0, **options: Any) -> str | None:
+        """Begin the run, or go on with it; the one call that waits.
+
+        A run that could not be started is started by the first call that finds the store up.
+
+        Args:
+            run_name: The run's name.
+            wait_seconds: How long to wait for the id; creating an sqlite store takes seconds.
+            **options: As for :meth:`smt_ray.tracking.protocol.Tracker.start_run`.
+
+        Returns:
+            MLflow's run id, or None where the store could not be reached in time.
+
+        Raises:
+            UserError: The tracker can not be opened by any means: a mistake in the config.
+        """
+        answered = threading.Event()
+
+        def start(tracker: Tracker) -> None:
+            known = options.get("run_id") or self.run_id
+            self.run_id = tracker.start_run(run_name, **{**options, "run_id": known})
+
+        self._run_name, self._start = run_name, start
+        self._probe_at = 0.0
+        self._submit(lambda tracker: None, loses=0, answered=answered)
+        answered.wait(wait_seconds)
+        if isinstance(self.last_error, UserError):
+            raise self.last_error
+        return self.run_id
+
+    def log_records(self, records: Sequence[Record]) -> None:
+        """Hand over records; many small calls become few large ones."""
+        with self._lock:
+            self._waiting.extend(records)
+        self._drop_oldest()
+        self._submit(self._send_waiting, loses=0)
+
+    def log_missing_records(self, records: Sequence[Record]) -> None:
+        """Hand over records of which the store may have some."""
+        copied = list(records)
+        self._submit(lambda tracker: tracker.log_missing_records(copied), loses=len(copied))
+
+    def log_metrics(
+        self, metrics: Mapping[str, float], step: int = 0, *, time_ms: int | None = None
+    ) -> None:
+        """Hand over metrics of one moment; without ``time_ms``, of now."""
+        self.log_records([make_record(step, metrics, time_ms=time_ms)])
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Hand over parameters."""
+        copied = dict(params)
+        self._submit(lambda tracker: tracker.log_params(copied))
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Hand over tags."""
+        copied = dict(tags)
+        self._submit(lambda tracker: tracker.log_tags(copied))
+
+    def log_dataset(self, dataset: Dataset) -> None:
+        """Hand over the name of rows that the run read."""
+        self._submit(lambda tracker: tracker.log_dataset(dataset))
+
+    def log_artifact(self, path: str, artifact_path: str | None = None) -> None:
+        """Hand over a local file, which must stay until it is flushed."""
+        self._submit(lambda tracker: tracker.log_artifact(path, artifact_path))
+
+    def log_artifacts(self, directory: str, artifact_path: str | None = None) -> None:
+        """Hand over a local folder, which must stay until it is flushed."""
+        self._submit(lambda tracker: tracker.log_artifacts(directory, artifact_path))
+
+    def log_table(self, columns: Mapping[str, Sequence[Any]], artifact_file: str) -> None:
+        """Hand over a table."""
+        copied = {name: list(values) for name, values in columns.items()}
+        self._submit(lambda tracker: tracker.log_table(copied, artifact_file))
+
+    def end_run(self, status: Status = "FINISHED", *, ended_ms: int | None = None) -> None:
+        """Close the run, after the records that still wait."""
+        ended = time.time_ns() // 1_000_000 if ended_ms is None else ended_ms
+        self._submit(self._send_waiting, loses=0)
+        self._submit(lambda tracker: tracker.end_run(status, ended_ms=ended))
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all is sent or given up.
+
+        Args:
+            timeout: Seconds.
+
+        Returns:
+            Whether everything handed over since the last flush is in the store.
+        """
+        with self._queue.all_tasks_done:
+            idle = self._queue.all_tasks_done.wait_for(
+                lambda: not self._queue.unfinished_tasks, timeout
+            )
+        lost, self._lost_before_flush = self.lost - self._lost_before_flush, self.lost
+        return idle and not lost and not self._waiting and self._start is None
+
+    def close(self, timeout: float) -> bool:
+        """Flush, then end the background thread; the tracker may be used again afterwards."""
+        complete = self.flush(timeout)
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread = None
+        return complete
+
+    def _submit(
+        self, call: _Call, *, loses: int = 1, answered: threading.Event | None = None
+    ) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="smt-ray-tracking", daemon=True)
+            self._thread.start()
+        self._queue.put(_Job(call, loses, answered))
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            try:
+                if not self._run(job.call):
+                    self._lose(job.loses)
+            finally:
+                if job.answered is not None:
+                    job.answered.set()
+                self._queue.task_done()
+        self._queue.task_done()
+
+    def _run(self, call: _Call) -> bool:
+        """Try a call until it succeeds, is refused, or its time is over; whether it succeeded."""
+        now = time.monotonic()
+        if not self.healthy and now < self._probe_at:
+            return False
+        give_up_at = now + (self._retry_seconds if self.healthy else 0.0)
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                self._attempt(call)
+            except (RejectedError, UserError) as error:
+                self._refused(error)
+                return False
+            except Exception as error:
+                self.last_error = error
+                if time.monotonic() + pause > give_up_at:
+                    self._down(error)
+                    return False
+            else:
+                self._up()
+                return True
+            time.sleep(pause)
+            pause *= 2
+
+    def _attempt(self, call: _Call) -> None:
+        if self._tracker is None:
+            self._tracker = self._open_tracker()
+        start = self._start
+        if start is not None:
+            start(self._tracker)
+            if self._start is start:
+                self._start = None
+        call(self._tracker)
+
+    def _send_waiting(self, tracker: Tracker) -> None:
+        with self._lock:
+            batch = list(self._waiting)
+            self._waiting.clear()
+        if not batch:
+            return
+        try:
+            tracker.log_records(batch)
+        except RejectedError:
+            self._lose(len(batch))
+            raise
+        except Exception:
+            with self._lock:
+                self._waiting.extendleft(reversed(batch))
+            self._drop_oldest()
+            raise
+
+    def _drop_oldest(self) -> None:
+        with self._lock:
+            excess = max(0, len(self._waiting) - self._max_waiting)
+            for _ in range(excess):
+                self._waiting.popleft()
+        self._lose(excess)
+
+    def _lose(self, number: int) -> None:
+        with self._lock:
+            self.lost += number
+
+    def _up(self) -> None:
+        if not self.healthy:
+            self.healthy = True
+            logger.info("MLflow answers again.")
+            self._submit(self._send_waiting, loses=0)
+
+    def _down(self, error: Exception) -> None:
+        self.healthy = False
+        self._probe_at = time.monotonic() + self._probe_seconds
+        self._warn("does not answer", error)
+
+    def _refused(self, error: Exception) -> None:
+        self.last_error = error
+        if self._tracker is None or self._start is not None:  # no run that calls could go to
+            self._down(error)
+        else:
+            self._warn("refused a call", error)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        level = logging.DEBUG if what in self._warned else logging.WARNING
+        self._warned.add(what)
+        logger.log(
+            level,
+            "MLflow %s (%s). The run goes on, and what it logs is on disk: "
+            "send it later with `smt-ray log %s`.",
+            what,
+            redact(str(error))[:200],
+            self._run_name,
+        )

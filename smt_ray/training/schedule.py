@@ -1,0 +1,24 @@
+"""Learning rate as a function of the step."""
+
+from __future__ import annotations
+
+import math
+
+
+def learning_rate(
+    step: int, *, peak: float, num_steps: int, num_warmup_steps: int, schedule: str
+) -> float:
+    """The rate of optimizer step ``step``, counted from 0.
+
+    A linear ramp over ``num_warmup_steps`` (step 0 has 1/num_warmup_steps of the peak), then
+    ``linear`` or ``cosine`` decay that would reach 0 at ``num_steps``, or ``constant``.
+    """
+    if step < num_warmup_steps:
+        return peak * (step + 1) / num_warmup_steps
+    if schedule == "constant":
+        return peak
+    progress = (step - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
+    if schedule == "cosine":
+        return peak * 0.5 * (1 + math.cos(math.pi * progress))
+    assert schedule == "linear", schedule
+    return peak * (1 - progress)

@@ -1,0 +1,40 @@
+"""A checkpoint: trainables, Adam's moments and the position, whatever the number of ranks.
+
+``state.safetensors`` holds fp32 tensors by ``<parameter>/param``, ``/exp_avg``, ``/exp_avg_sq``;
+``position.json`` says how many steps were done. No random state is kept: order is a function of
+(seed, epoch), and randomness inside a step is seeded from (seed, step, rank).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from smt_ray.errors import UserError
+
+_STATE, _POSITION = "state.safetensors", "position.json"
+
+
+def save_state(directory: Path, state: dict[str, torch.Tensor], num_steps: int) -> None:
+    """Writes a checkpoint into an existing folder."""
+    save_file(state, directory / _STATE)
+    (directory / _POSITION).write_text(json.dumps({"num_steps": num_steps}) + "\n")
+
+
+def load_state(directory: Path) -> tuple[dict[str, torch.Tensor], int]:
+    """Reads a checkpoint: its tensors and the number of steps done.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    try:
+        position = json.loads((directory / _POSITION).read_text())
+        return load_file(directory / _STATE), int(position["num_steps"])
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(
+            str(directory), f"the checkpoint cannot be read ({error})", fix="delete its folder"
+        ) from None

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import warnings
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from smt_ray.errors import UserError
+from smt_ray.evaluation.generate import generate_texts
+
+NEW = 12
+
+
+def one_by_one(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: list[str],
+    **options: object,
+) -> list[str]:
+    """Plain generation, a prompt at a time, without any padding."""
+    texts = []
+    for prompt in prompts:
+        ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+        output = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=NEW,
+            pad_token_id=1,
+            **options,
+        )
+        texts.append(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
+    return texts
+
+
+def middle_of(text: str) -> str:
+    """A character (and so a token) that the text has first after its third."""
+    return next(char for i, char in enumerate(text) if i > 2 and char not in text[:i])
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 60, 100, 10_000])
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_texts_equal_generation_row_by_row_at_any_batch_size(
+    model, tokenizer, prompts, batch_tokens: int, num_beams: int
+) -> None:
+    texts = generate_texts(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=NEW,
+        batch_tokens=batch_tokens,
+        num_beams=num_beams,
+    )
+    assert texts == one_by_one(model, tokenizer, prompts, num_beams=num_beams)
+    assert len(set(texts)) == len(texts)
+
+
+def test_a_text_ends_before_eos_and_the_others_go_on(model, tokenizer, prompts) -> None:
+    free = generate_texts(model, tokenizer, prompts, max_new_tokens=NEW)
+    stop = middle_of(free[0])
+    model.generation_config.eos_token_id = [1, *tokenizer(stop, add_special_tokens=False).input_ids]
+    texts = generate_texts(model, tokenizer, prompts, max_new_tokens=NEW)
+    assert texts == [text.split(stop)[0] for text in free]
+    assert 0 < len(texts[0]) < len(free[0])
+    assert texts != free
+    assert any(text == whole for text, whole in zip(texts, free, strict=True))
+
+
+def test_the_tokenizers_eos_ends_a_text_too(model, tokenizer, prompts) -> None:
+    free = generate_texts(model, tokenizer, prompts, max_new_tokens=NEW)
+    stop = middle_of(free[0])
+    other = copy.deepcopy(tokenizer)
+    other.eos_token = stop
+    model.generation_config.eos_token_id = None
+    texts = generate_texts(model, other, prompts, max_new_tokens=NEW)
+    assert texts == [text.split(stop)[0] for text in free]
+
+
+def test_padding_is_never_seen(model, tokenizer, prompts) -> None:
+    padded = copy.deepcopy(tokenizer)
+    padded.pad_token = "<s>"
+    padded.backend_tokenizer.post_processor = None  # so that only padding has this token
+    texts = generate_texts(model, padded, prompts, max_new_tokens=NEW)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[0] = 1e4
+    assert generate_texts(model, padded, prompts, max_new_tokens=NEW) == texts
+
+
+def test_the_models_own_generation_settings_change_nothing_and_are_put_back(
+    model, tokenizer, prompts
+) -> None:
+    expected = generate_texts(model, tokenizer, prompts, max_new_tokens=NEW)
+    own = model.generation_config
+    own.update(
+        do_sample=True,
+        temperature=5.0,
+        top_k=3,
+        repetition_penalty=9.0,
+        min_new_tokens=NEW,
+        max_length=4,
+        num_beams=2,
+    )
+    assert generate_texts(model, tokenizer, prompts, max_new_tokens=NEW) == expected
+    assert model.generation_config is own
+    assert own.temperature == 5.0
+
+
+def test_sampling_fields_of_the_model_give_no_warning(model, tokenizer, prompts, caplog) -> None:
+    # As a model's generation_config.json often has them; ``update`` would already complain.
+    model.generation_config.temperature = 0.1
+    model.generation_config.top_p = 0.75
+    logger = transformers_logging.get_logger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
+            warnings.simplefilter("error")
+            generate_texts(model, tokenizer, prompts, max_new_tokens=2)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not caplog.records
+
+
+def test_a_training_model_is_asked_in_evaluation_mode(model, tokenizer, prompts) -> None:
+    expected = generate_texts(model, tokenizer, prompts, max_new_tokens=NEW)
+    model.train()
+    assert generate_texts(model, tokenizer, prompts, max_new_tokens=NEW) == expected
+    assert model.training
+
+
+def test_a_prompt_without_room_for_its_answer_is_named(model, tokenizer) -> None:
+    prompts = ["fits", "x" * 505]
+    with pytest.raises(UserError, match=r"prompt 1.*512 positions; got '518 tokens'"):
+        generate_texts(model, tokenizer, prompts, max_new_tokens=NEW)
+    assert len(generate_texts(model, tokenizer, prompts, max_new_tokens=6)) == 2
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_logits_that_are_no_numbers_are_an_error_that_names_the_row(
+    model, tokenizer, num_beams: int
+) -> None:
+    with torch.no_grad():
+        model.model.embed_tokens.weight[tokenizer.convert_tokens_to_ids("Z")] = math.nan
+    names = ["first", "second", "third"]
+    with pytest.raises(UserError, match="second: the model's logits must be finite"):
+        generate_texts(
+            model,
+            tokenizer,
+            ["a", "Z", "b"],
+            max_new_tokens=NEW,
+            num_beams=num_beams,
+            names=names,
+        )
+
+
+def test_progress_ends_with_all_prompts(model, tokenizer, prompts) -> None:
+    seen: list[tuple[int, int]] = []
+    generate_texts(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=1,
+        batch_tokens=40,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert len(seen) > 1
+    assert seen == sorted(seen)
+    assert seen[-1] == (6, 6)
+
+
+def test_no_prompts_give_no_texts(model, tokenizer) -> None:
+    assert generate_texts(model, tokenizer, [], max_new_tokens=1) == []

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from smt_ray.errors import UserError
+from smt_ray.evaluation.likelihood import candidate_log_likelihoods
+
+CANDIDATES = [
+    ["the answer is 1", "the answer is 12", "the answer is 120"],  # one begins another
+    ["true", "false"],  # nothing in common
+    ["a", "b", "c", "d"],  # one token each
+    ["only one"],
+    ["option1", "option2"],  # alike but for the last token
+    ["same", "same and more", "different altogether, and long"],
+]
+
+
+def naive(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompt: str,
+    candidate: str,
+    with_eos: bool,
+) -> float:
+    """Minus the loss of the completion's tokens in one forward pass over the whole text."""
+    num_prompt = len(tokenizer(prompt)["input_ids"])
+    ids = tokenizer(prompt + candidate)["input_ids"] + [1] * with_eos
+    labels = torch.tensor([[-100] * num_prompt + ids[num_prompt:]])
+    with torch.no_grad():
+        return -model(torch.tensor([ids]), labels=labels).loss.item()
+
+
+@pytest.mark.parametrize("with_eos", [False, True])
+@pytest.mark.parametrize("batch_tokens", [1, 70, 150, 10_000])
+def test_likelihood_equals_the_full_forward_of_each_candidate(
+    model, tokenizer, prompts, batch_tokens: int, with_eos: bool
+) -> None:
+    scores = candidate_log_likelihoods(
+        model, tokenizer, prompts, CANDIDATES, with_eos=with_eos, batch_tokens=batch_tokens
+    )
+    for prompt, candidates, row in zip(prompts, CANDIDATES, scores, strict=True):
+        expected = [naive(model, tokenizer, prompt, c, with_eos) for c in candidates]
+        assert row == pytest.approx(expected, abs=2e-5)
+
+
+def test_likelihood_under_a_sliding_window_equals_the_full_forward(tokenizer, prompts) -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=98,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=6,
+        initializer_range=0.3,
+    )
+    model = MistralForCausalLM(config).eval()
+    scores = candidate_log_likelihoods(model, tokenizer, prompts, CANDIDATES, batch_tokens=150)
+    for prompt, candidates, row in zip(prompts, CANDIDATES, scores, strict=True):
+        expected = [naive(model, tokenizer, prompt, c, False) for c in candidates]
+        assert row == pytest.approx(expected, abs=2e-5)
+
+
+def test_a_hundred_candidates_cost_two_forward_passes(model, tokenizer) -> None:
+    calls: list[int] = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    candidates = [f"the correct answer is {i}" for i in range(100)]
+    candidate_log_likelihoods(model, tokenizer, ["How many?"], [candidates], batch_tokens=8192)
+    assert len(calls) == 2
+
+
+def test_labels_that_differ_in_one_token_cost_one_forward_pass(model, tokenizer) -> None:
+    calls: list[int] = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    candidates = [f"the correct answer is answer{i}" for i in range(1, 5)]
+    candidate_log_likelihoods(model, tokenizer, ["Which?"], [candidates])
+    assert len(calls) == 1
+
+
+def test_logits_that_are_no_numbers_are_an_error_that_names_the_row(model, tokenizer) -> None:
+    with torch.no_grad():
+        model.model.embed_tokens.weight[tokenizer.convert_tokens_to_ids("Z")] = math.nan
+    with pytest.raises(UserError, match="row 1: the model's logits must be finite"):
+        candidate_log_likelihoods(model, tokenizer, ["a", "Z"], [["b", "c"], ["b", "c"]])
+
+
+def test_a_row_without_candidates_or_an_empty_candidate_is_refused(model, tokenizer) -> None:
+    with pytest.raises(UserError, match=r"row 0.*at least one candidate"):
+        candidate_log_likelihoods(model, tokenizer, ["a"], [[]])
+    with pytest.raises(UserError, match=r"row 0.*at least one token"):
+        candidate_log_likelihoods(model, tokenizer, ["a"], [["b", ""]])
+
+
+def test_a_row_longer_than_the_models_positions_is_named(model, tokenizer) -> None:
+    with pytest.raises(UserError, match=r"row 0.*512 positions"):
+        candidate_log_likelihoods(model, tokenizer, ["x" * 510], [["b", "two"]])

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from smt_ray.data.prompts import build_prompt
+from smt_ray.data.rows import Row
+from smt_ray.errors import UserError
+from smt_ray.evaluation.candidates import answer_pool
+from smt_ray.evaluation.predict import join, predict, summarise
+from smt_ray.evaluation.tasks import TASKS
+
+CHOICE = TASKS["tiny_commonsense"]
+NUMBER = TASKS["tiny_arithmetic"]
+
+
+@pytest.fixture
+def number_rows() -> list[Row]:
+    return [
+        Row(f"{i} and {i}?", f"the correct answer is {2 * i}", answer=str(2 * i))
+        for i in (1, 5, 6, 60)
+    ]
+
+
+@pytest.mark.parametrize("protocol", ["generate", "likelihood"])
+def test_predictions_do_not_depend_on_batches_or_on_how_rows_are_split(
+    model, tokenizer, choice_rows, protocol: str
+) -> None:
+    whole = predict(model, tokenizer, choice_rows, CHOICE, protocol=protocol)
+    parts = [
+        predict(
+            model,
+            tokenizer,
+            [choice_rows[i] for i in indices],
+            CHOICE,
+            protocol=protocol,
+            indices=indices,
+            batch_tokens=1,
+        )
+        for indices in ([4, 1], [3, 0, 2])
+    ]
+    joined = join(parts, len(choice_rows))
+    scores = [
+        (p.pop("scores", {}), q.pop("scores", {})) for p, q in zip(joined, whole, strict=True)
+    ]
+    assert joined == whole
+    for ours, theirs in scores:
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+@pytest.mark.parametrize("form", ["clean", "legacy"])
+def test_a_prediction_holds_its_prompt_and_what_was_made_of_it(
+    model, tokenizer, choice_rows, form: str
+) -> None:
+    predictions = predict(model, tokenizer, choice_rows, CHOICE, prompt_form=form)
+    assert [p["index"] for p in predictions] == list(range(len(choice_rows)))
+    assert [p["prompt"] for p in predictions] == [
+        build_prompt(row, form, "evaluation") for row in choice_rows
+    ]
+    assert [p["expected"] for p in predictions] == [row.answer for row in choice_rows]
+    assert predictions == json.loads(json.dumps(predictions))
+
+
+def test_likelihood_takes_the_candidate_of_the_highest_score(model, tokenizer, choice_rows) -> None:
+    for prediction in predict(model, tokenizer, choice_rows, CHOICE, protocol="likelihood"):
+        best = max(prediction["scores"], key=prediction["scores"].get)
+        assert len(prediction["scores"]) == 4
+        assert prediction["extracted"] == best
+        assert prediction["output"] == f"the correct answer is {best}"
+        assert prediction["correct"] == (best == prediction["expected"])
+
+
+def learn(model, tokenizer, rows: list[Row]) -> None:
+    """Trains the model until it knows the rows by heart, EOS included."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        loss = torch.zeros(())
+        for row in rows:
+            prompt = tokenizer(build_prompt(row))["input_ids"]
+            whole = [*tokenizer(build_prompt(row) + row.output)["input_ids"], 1]
+            labels = [-100] * len(prompt) + whole[len(prompt) :]
+            loss = loss + model(torch.tensor([whole]), labels=torch.tensor([labels])).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def test_both_protocols_find_what_a_model_has_learned(model, tokenizer, number_rows) -> None:
+    learn(model, tokenizer, number_rows)
+    pool = answer_pool(number_rows)
+    assert pool == ["2", "10", "12", "120"]  # 12 begins 120: only EOS tells that it is complete
+    for protocol in ("generate", "likelihood"):
+        predictions = predict(
+            model,
+            tokenizer,
+            number_rows,
+            NUMBER,
+            protocol=protocol,
+            answer_pool=pool,
+            max_new_tokens=30,
+        )
+        assert [p["extracted"] for p in predictions] == ["2", "10", "12", "120"]
+        assert all(p["correct"] for p in predictions)
+
+
+def test_open_candidates_must_be_given_from_outside(model, tokenizer, number_rows) -> None:
+    with pytest.raises(UserError, match="answer_pool: must be given for tiny_arithmetic"):
+        predict(model, tokenizer, number_rows, NUMBER, protocol="likelihood")
+
+
+def test_a_row_without_an_answer_is_named_by_its_index(model, tokenizer, choice_rows) -> None:
+    with pytest.raises(UserError, match="tiny_commonsense, row 41, field 'answer'"):
+        predict(model, tokenizer, [choice_rows[0], Row("?", "!")], CHOICE, indices=[3, 41])
+
+
+def test_an_unknown_protocol_is_refused(model, tokenizer, choice_rows) -> None:
+    with pytest.raises(UserError, match="protocol: must be generate or likelihood; got 'beam'"):
+        predict(model, tokenizer, choice_rows, CHOICE, protocol="beam")
+
+
+def record(index: int, extracted: str | None, expected: str) -> dict[str, object]:
+    return {
+        "index": index,
+        "extracted": extracted,
+        "expected": expected,
+        "correct": extracted == expected,
+    }
+
+
+def test_a_summary_counts_rows_in_any_order() -> None:
+    predictions = [
+        record(0, "a", "a"),
+        record(1, None, "a"),
+        record(2, "b", "a"),
+        record(3, "b", "b"),
+    ]
+    summary = summarise(predictions)
+    low, high = summary.pop("interval")
+    assert summary == {
+        "num_rows": 4,
+        "num_correct": 2,
+        "num_unread": 1,
+        "accuracy": 0.5,
+        "majority_share": 0.75,
+    }
+    assert (low, high) == pytest.approx((0.15004, 0.84996), abs=1e-5)
+    assert summarise(predictions[::-1]) == summarise(predictions)
+
+
+def test_a_lost_or_doubled_row_is_noticed() -> None:
+    parts = [[record(2, "a", "a")], [record(0, "a", "a"), record(1, "a", "a")]]
+    assert [p["index"] for p in join(parts, 3)] == [0, 1, 2]
+    with pytest.raises(UserError, match="each of the 4 rows once; got '3 rows'"):
+        join(parts, 4)
+    with pytest.raises(UserError, match="each of the 3 rows once"):
+        join([*parts, parts[0]], 3)
+
+
+def test_nothing_cannot_be_summarised() -> None:
+    with pytest.raises(UserError, match="at least one row"):
+        summarise([])

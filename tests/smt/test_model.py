@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from smt_ray.errors import UserError
+from smt_ray.smt.linear import SparseLinear
+from smt_ray.smt.model import (
+    apply_selection,
+    make_sparse,
+    merge_and_unload,
+    print_trainable_parameters,
+    refresh,
+    sparse_modules,
+    trainable_parameters,
+    unload,
+)
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_applying_a_selection_trains_its_blocks_and_nothing_else(
+    make_toy: Callable, choose: Callable, tokens: Tensor, bias: bool
+) -> None:
+    model = make_toy(bias)
+    before = model(tokens)
+    selection = choose(model)
+    assert apply_selection(model, selection) is model
+    chosen = {name: count for name, count in selection.counts().items() if count}
+    assert {n: len(m.blocks) for n, m in sparse_modules(model).items()} == chosen
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {f"{name}.blocks" for name in chosen}
+    assert torch.equal(model(tokens), before)
+
+
+def test_training_changes_only_the_selected_blocks(
+    make_toy: Callable, choose: Callable, train: Callable, tokens: Tensor
+) -> None:
+    base, model = state(make_toy()), make_toy()
+    selection = choose(model)
+    losses = train(apply_selection(model, selection), tokens)
+    assert losses[-1] < losses[0]
+    tuned = state(merge_and_unload(model))
+    assert tuned.keys() == base.keys()
+    for name, weight in base.items():
+        selected = torch.zeros_like(weight, dtype=torch.bool)
+        module = selection.modules.get(name.removesuffix(".weight"))
+        for row, col in module.indices.tolist() if module else []:
+            selected[4 * row : 4 * row + 4, 4 * col : 4 * col + 4] = True
+        assert torch.equal(tuned[name][~selected], weight[~selected])
+        assert not torch.isclose(tuned[name][selected], weight[selected], rtol=1e-6).any()
+
+
+def test_block_gradients_of_a_model_equal_slices_of_its_dense_gradients(
+    make_toy: Callable, choose: Callable, tokens: Tensor
+) -> None:
+    dense, sparse = make_toy(), make_toy()
+    apply_selection(sparse, choose(sparse, num_blocks=30))
+    dense.loss(tokens).backward()
+    sparse.loss(tokens).backward()
+    for name, layer in sparse_modules(sparse).items():
+        expected = layer.grid.gather(dense.get_submodule(name).weight.grad, layer.indices)
+        torch.testing.assert_close(layer.blocks.grad, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_merged_model_computes_what_the_tuned_model_did(
+    make_toy: Callable, choose: Callable, train: Callable, tokens: Tensor
+) -> None:
+    model = make_toy()
+    train(apply_selection(model, choose(model)), tokens)
+    tuned = model(tokens)
+    assert torch.equal(merge_and_unload(model)(tokens), tuned)
+    assert not sparse_modules(model)
+    assert model.state_dict().keys() == make_toy().state_dict().keys()
+
+
+def test_unloading_gives_the_base_model_back_bit_for_bit(
+    make_toy: Callable, choose: Callable, train: Callable, tokens: Tensor
+) -> None:
+    model = make_toy(dtype=torch.float32)
+    base = state(model)
+    train(apply_selection(model, choose(model)), tokens)
+    assert same(state(unload(model)), base)
+
+
+def test_refresh_writes_every_layer_but_those_that_rewrite_at_each_use(
+    make_toy: Callable, choose: Callable
+) -> None:
+    model = make_toy()
+    layers = list(sparse_modules(apply_selection(model, choose(model))).values())
+    layers[0].rewrite = True
+    for layer in layers:
+        layer.blocks.data.add_(1)
+    refresh(model)
+    written = [torch.equal(m.grid.gather(m.weight, m.indices), m.blocks) for m in layers]
+    assert written == [False] + [True] * (len(layers) - 1)
+
+
+def test_trainable_parameters_count_tied_weights_once_and_blocks_not_twice(
+    make_toy: Callable, choose: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_toy()
+    base = sum(p.numel() for p in model.parameters())
+    assert base == 11 * 16 + 2 * (16 * 16 * 2 + 8 * 16 * 2) + 2 * 16
+    counts = trainable_parameters(apply_selection(model, choose(model)))
+    assert (counts.trainable, counts.base) == (9 * 16, base)
+    assert counts.percent_of_base == 100 * 144 / base
+    assert counts.percent_of_base_and_adapter == 100 * 144 / (base + 144)
+    print_trainable_parameters(model)
+    assert f"trainable params: 144 || base params: {base:,} ||" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("columns", "shared"), [((1, 1, 1), False), ((1, 1, 2), True)])
+def test_siblings_save_their_one_input_when_their_copies_together_are_no_smaller(
+    make_toy: Callable, tokens: Tensor, columns: tuple[int, ...], shared: bool
+) -> None:
+    model = make_toy()
+    names = [f"layers.1.{p}_proj" for p in "qkv"]
+    shapes = {name: tuple(model.get_submodule(name).weight.shape) for name in names}
+    indices = {
+        name: torch.tensor([[0, col] for col in range(count)])
+        for name, count in zip(names, columns, strict=True)
+    }
+    apply = make_sparse(model, 4, shapes, indices, {})
+    assert [layer.save_input for layer in sparse_modules(apply).values()] == [shared] * 3
+
+    x, storages = torch.randn(2, 5, 16, dtype=torch.float64), {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = [layer(x) for layer in sparse_modules(model).values()]
+    for parameter in model.parameters():
+        storages.pop(parameter.untyped_storage().data_ptr(), None)
+    assert sum(storages.values()) == 2 * 5 * 8 * (16 if shared else 3 * 4)
+    assert len(outputs) == 3
+
+
+def test_two_layers_of_a_parent_with_other_inputs_are_no_siblings(make_toy: Callable) -> None:
+    model = nn.ModuleDict({"up": nn.Linear(8, 16), "down": nn.Linear(16, 8)})
+    shapes = {"up": (16, 8), "down": (8, 16)}
+    make_sparse(model, 4, shapes, dict.fromkeys(shapes, torch.tensor([[0, 0]])), {})
+    assert [layer.save_input for layer in sparse_modules(model).values()] == [False, False]
+
+
+def test_a_model_that_does_not_fit_is_refused_and_left_untouched(
+    make_toy: Callable, choose: Callable
+) -> None:
+    class Conv1D(nn.Module):
+        pass
+
+    selection = choose(make_toy())
+    name = next(n for n, count in selection.counts().items() if count)
+    wide = nn.Linear(16, 32)
+    for replacement, rule in (
+        (Conv1D(), "must be a plain torch.nn.Linear; got 'Conv1D'"),
+        (wide, r"must have the selection's shape \(16, 16\); got \(32, 16\)"),
+        (None, "must be in the model"),
+    ):
+        model = make_toy()
+        if replacement is None:
+            del model.layers[0].q_proj
+        else:
+            model.layers[0].q_proj = replacement
+        with pytest.raises(UserError, match=f"module {name}: {rule}"):
+            apply_selection(model, selection)
+        assert not sparse_modules(model)
+        assert model.head.weight.requires_grad
+
+
+def test_a_subclass_of_linear_is_refused_since_it_may_compute_something_else(
+    make_toy: Callable, choose: Callable
+) -> None:
+    class Linear4bit(nn.Linear):
+        pass
+
+    model = make_toy()
+    selection = choose(model)
+    model.layers[0].q_proj = Linear4bit(16, 16)
+    with pytest.raises(UserError, match="got 'Linear4bit'"):
+        apply_selection(model, selection)
+
+
+def test_a_tied_weight_is_refused(make_toy: Callable, choose: Callable) -> None:
+    model = make_toy()
+    selection = choose(model)
+    model.layers[1].q_proj = model.layers[0].q_proj
+    with pytest.raises(UserError, match=r"its weight for itself; got \['layers.0.q_proj.weight', "):
+        apply_selection(model, selection)
+
+
+def test_a_second_selection_needs_the_first_to_be_taken_out(
+    make_toy: Callable, choose: Callable
+) -> None:
+    model = make_toy()
+    first, second = choose(model), choose(model, seed=1)
+    with pytest.raises(UserError, match="must have sparse layers"):
+        unload(model)
+    apply_selection(model, first)
+    with pytest.raises(UserError, match=r"no sparse layers yet.*unload or merge_and_unload"):
+        apply_selection(model, second)
+    apply_selection(unload(model), second)
+    assert {n for n, m in sparse_modules(model).items() if isinstance(m, SparseLinear)} == {
+        n for n, count in second.counts().items() if count
+    }
+
+
+def test_a_selection_with_wrong_shapes_in_one_module_changes_none(
+    make_toy: Callable, choose: Callable
+) -> None:
+    model = make_toy()
+    selection = choose(model, num_blocks=30)
+    last = list(selection.modules)[-1]
+    wrong = replace(selection.modules[last], shape=(64, 64))
+    broken = replace(selection, modules={**selection.modules, last: wrong})
+    with pytest.raises(UserError, match=last):
+        apply_selection(model, broken)
+    assert not sparse_modules(model)

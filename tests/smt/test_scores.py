@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from smt_ray.errors import UserError
+from smt_ray.smt.scores import SCORES, ScoreTable, block_statistics, sum_tables
+
+SHAPES = {"b.q_proj": (24, 48), "a.k_proj": (12, 48)}
+
+
+def draws(seed: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: (torch.randn(shape, generator=generator), torch.randn(shape, generator=generator))
+        for name, shape in SHAPES.items()
+    }
+
+
+def table(block_size: int, seed: int = 0) -> ScoreTable:
+    statistics = {n: block_statistics(g, w, block_size) for n, (g, w) in draws(seed).items()}
+    return ScoreTable(block_size, statistics, 10_000, 5, {"shards": 2})
+
+
+def direct(gradient: Tensor, weight: Tensor, score: str) -> Tensor:
+    """The score of one block, straight from its definition."""
+    g, w = gradient.double(), weight.double()
+    return {
+        "mean_of_abs": g.abs().mean(),
+        "abs_of_mean": g.mean().abs(),
+        "l2": g.norm(),
+        "saliency": (g * w).abs().mean(),
+    }[score]
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_scores_follow_from_their_definitions(score: str) -> None:
+    scores = table(6).scores(score=score)
+    for name, (g, w) in draws().items():
+        for row in range(SHAPES[name][0] // 6):
+            for col in range(SHAPES[name][1] // 6):
+                at = (slice(6 * row, 6 * row + 6), slice(6 * col, 6 * col + 6))
+                torch.testing.assert_close(scores[name][row, col], direct(g[at], w[at], score))
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("block_size", [2, 4, 6, 12])
+def test_coarsening_equals_scoring_at_the_coarse_size(score: str, block_size: int) -> None:
+    fine, coarse = table(2).scores(block_size, score), table(block_size).scores(score=score)
+    for name in SHAPES:
+        torch.testing.assert_close(fine[name], coarse[name], rtol=1e-12, atol=1e-14)
+
+
+def test_small_gradients_do_not_underflow_when_squared() -> None:
+    gradient = torch.full((2, 2), 1e-30)
+    statistics = block_statistics(gradient, gradient, 2)
+    assert statistics.dtype == torch.float64
+    assert (statistics > 0).all()
+
+
+def test_a_bfloat16_weight_gives_the_saliency_of_its_own_values() -> None:
+    gradient, weight = draws()["b.q_proj"]
+    low = weight.bfloat16()
+    assert torch.equal(
+        block_statistics(gradient, low, 6), block_statistics(gradient, low.double(), 6)
+    )
+
+
+def test_added_tables_are_exact_for_abs_of_mean_and_only_for_it() -> None:
+    total = sum_tables([table(6, seed=1), table(6, seed=2)], {"reduction": "score"})
+    whole = {
+        name: block_statistics(g + draws(2)[name][0], w, 6) for name, (g, w) in draws(1).items()
+    }
+    reference = ScoreTable(6, whole, 10_000, 10)
+    assert (total.num_steps, total.provenance) == (10, {"reduction": "score"})
+    for name in SHAPES:
+        exact, approximate = (
+            (total.scores(score=s)[name], reference.scores(score=s)[name])
+            for s in ("abs_of_mean", "mean_of_abs")
+        )
+        torch.testing.assert_close(*exact, rtol=1e-6, atol=1e-7)
+        assert not torch.allclose(*approximate, rtol=1e-2)
+
+
+def test_tables_of_other_modules_are_not_added() -> None:
+    with pytest.raises(UserError, match="same model"):
+        sum_tables([table(6), table(6).subset(["a.k_proj"])])
+
+
+def test_subset_keeps_the_order_of_the_table_and_refuses_what_was_not_warmed_up() -> None:
+    whole = table(6)
+    assert list(whole.subset(["a.k_proj", "b.q_proj"]).statistics) == ["b.q_proj", "a.k_proj"]
+    assert whole.subset(["a.k_proj"]).shapes == {"a.k_proj": (12, 48)}
+    with pytest.raises(UserError, match=r"warmed up; got 'v_proj'"):
+        whole.subset(["v_proj"])
+
+
+@pytest.mark.parametrize(
+    ("block_size", "rule"), [(4, "multiple of 6"), (18, "b.q_proj is 24 x 48")]
+)
+def test_sizes_that_the_table_cannot_answer_for_are_refused(block_size: int, rule: str) -> None:
+    with pytest.raises(UserError, match=f"{rule}.*use one of 6, 12"):
+        table(6).scores(block_size)
+
+
+def test_an_unknown_score_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match="mean_of_abs, abs_of_mean, l2, saliency; got 'l1'"):
+        table(6).scores(score="l1")
+
+
+def test_a_saved_table_loads_as_it_was(tmp_path: Path) -> None:
+    before = table(6)
+    before.save(tmp_path / "new folder" / "score_table.safetensors")
+    after = ScoreTable.load(tmp_path / "new folder" / "score_table.safetensors")
+    assert list(after.statistics) == list(before.statistics)
+    for name, statistics in before.statistics.items():
+        assert torch.equal(after.statistics[name], statistics)
+    for attribute in ("block_size", "num_base_parameters", "num_steps", "provenance"):
+        assert getattr(after, attribute) == getattr(before, attribute)
+    assert [p.name for p in (tmp_path / "new folder").iterdir()] == ["score_table.safetensors"]
+
+
+def test_a_truncated_missing_or_foreign_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "score_table.safetensors"
+    with pytest.raises(UserError, match=r"score_table.safetensors: must be a score table; got 'no"):
+        ScoreTable.load(path)
+    table(6).save(path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(UserError, match=r"score_table.safetensors: must be a whole"):
+        ScoreTable.load(path)
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match=r"score_table.safetensors: must be a score table"):
+        ScoreTable.load(path)
