@@ -189,5 +189,5 @@ class TrainingLoop:
                 "training",
                 f"the {what} of step {step} must be finite (training rows {rows})",
                 got=value,
-                fix="lower training.learning_rate or look at these rows; the last checkpoint stands",
+                fix="lower training.learning_rate or look at the rows; the last checkpoint stands",
             )

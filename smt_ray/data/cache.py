@@ -1,0 +1,29 @@
+"""Tokenised rows on disk: what the tokens stage holds and how workers read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from smt_ray.data.encoding import EncodedRows
+
+FILE = "tokens.safetensors"
+_FIELDS = ("input_ids", "offsets", "prompt_lengths")
+
+
+def save_tokens(path: Path, sets: dict[str, EncodedRows]) -> None:
+    """Writes named sets of rows (training, validation) to one file."""
+    tensors: dict[str, torch.Tensor] = {
+        f"{name}.{field}": getattr(rows, field) for name, rows in sets.items() for field in _FIELDS
+    }
+    save_file(tensors, path)
+
+
+def load_tokens(path: Path, name: str) -> EncodedRows | None:
+    """Reads one set of rows, or None where the file has none of that name."""
+    tensors = load_file(path)
+    if f"{name}.offsets" not in tensors:
+        return None
+    return EncodedRows(**{field: tensors[f"{name}.{field}"] for field in _FIELDS})

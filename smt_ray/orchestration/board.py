@@ -1,0 +1,89 @@
+"""The notice board: one zero-CPU actor beside the driver, which workers tell how far they are.
+
+It is also the one writer of tracking: rank 0 hands it records in batches. Nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+
+class Board:
+    """Progress by task and worker, and the tracker."""
+
+    def __init__(self, tracker: dict[str, Any] | None) -> None:
+        self._progress: dict[str, dict[int, tuple[int, str]]] = {}
+        self._starts: dict[str, dict[int, list[int]]] = {}
+        self._tracker = None
+        if tracker is not None:
+            from smt_ray.orchestration.tracker import open_tracker
+
+            self._tracker = open_tracker(**tracker)
+
+    def start(self, task: str, worker: int, pid: int) -> None:
+        """A worker begins, or begins again after it was lost."""
+        self._starts.setdefault(task, {}).setdefault(worker, []).append(pid)
+        self._progress.setdefault(task, {})[worker] = (0, "")
+
+    def update(self, task: str, worker: int, done: int, text: str = "") -> None:
+        """A worker has done ``done`` of its units."""
+        self._progress.setdefault(task, {})[worker] = (done, text)
+
+    def done(self, task: str) -> tuple[int, str]:
+        """Units done over all workers of a task, and the latest text."""
+        workers = list(self._progress.get(task, {}).values())
+        texts = [text for _, text in workers if text]
+        return sum(done for done, _ in workers), texts[-1] if texts else ""
+
+    def starts(self, task: str) -> dict[int, list[int]]:
+        """Process ids of each worker's attempts at a task, first to last."""
+        return self._starts.get(task, {})
+
+    def records(self, records: list[Any]) -> None:
+        """Hands records to the tracker."""
+        if self._tracker is not None:
+            self._tracker.log_records(records)
+
+    def start_run(self, run: dict[str, Any]) -> str | None:
+        """Starts or continues the tracked run; its id, or None where the store is away."""
+        if self._tracker is None:
+            return None
+        return self._tracker.start_run(run.pop("name"), **run)
+
+    def finish(self, snapshot: Any, timeout: float) -> dict[str, Any]:
+        """Sends what the run left on disk, waiting at most ``timeout`` seconds."""
+        if self._tracker is None:
+            return {"sent": False}
+        from smt_ray.tracking.replay import replay
+
+        replay(self._tracker, snapshot)
+        sent = self._tracker.close(timeout)
+        return {
+            "sent": sent and not self._tracker.lost,
+            "error": str(self._tracker.last_error or ""),
+            "run_id": self._tracker.run_id,
+        }
+
+
+def make_board(tracker: dict[str, Any] | None = None) -> Any:
+    """Starts the actor on the driver's node, where a local store is.
+
+    Args:
+        tracker: Arguments of :func:`smt_ray.orchestration.tracker.open_tracker`, or None.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return (
+        ray.remote(Board)
+        .options(num_cpus=0, scheduling_strategy=here, max_concurrency=1)
+        .remote(tracker)
+    )
+
+
+def announce(board: Any, task: str, worker: int) -> None:
+    """Tells the board that this process begins a worker's part of a task."""
+    if board is not None:
+        board.start.remote(task, worker, os.getpid())

@@ -1,0 +1,62 @@
+"""The connection to Ray: an existing cluster, or one on this machine, kept quiet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+# What workers need to reach models and the tracking server, wherever they run.
+_FORWARDED = (
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "HF_ENDPOINT",
+    "TRANSFORMERS_OFFLINE",
+    "HF_DATASETS_OFFLINE",
+)
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Connects to the cluster of RAY_ADDRESS, or starts Ray here and stops it at the end.
+
+    A Ray that is connected already is used and left as it is.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    _quieten()
+    ray.init(
+        include_dashboard=False if "RAY_ADDRESS" not in os.environ else None,
+        log_to_driver=False,
+        logging_level="warning",
+        runtime_env={"env_vars": worker_environment()},
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def worker_environment() -> dict[str, str]:
+    """Environment variables that reach every worker."""
+    forwarded = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
+    return {
+        **forwarded,
+        "TOKENIZERS_PARALLELISM": "false",  # workers are forked and threaded by Ray already
+        "DS_LOG_LEVEL": "warning",
+    }
+
+
+def _quieten() -> None:
+    # Train asks after its workers this often, and `report` waits for the asking: 2 s by default.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0" if _alone() else "1")
+
+
+def _alone() -> bool:
+    """Whether Ray will run on this machine only, where no node can be taken away."""
+    return "RAY_ADDRESS" not in os.environ

@@ -1,0 +1,167 @@
+"""The warm-up as a graph of stateless Ray tasks (paper section 3.2).
+
+    shard 0 ──┐ module by module        ┌─> reduce q_proj ─┐
+    shard 1 ──┼─────────────────────────┼─> reduce k_proj ─┼─> table ─> select
+    shard N ──┘ (streams of gradients)  └─> reduce v_proj ─┘
+
+Shards stream their modules out one by one and leave their processes; each reduce adds N sums in the
+shards' order and makes the module's rows of the table. The driver passes references on and fetches
+none of it. A lost task is simply run again: every task is a function of its arguments.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from smt_ray.orchestration.board import announce
+from smt_ray.orchestration.resources import ProcessResources
+
+TABLE, SELECTION = "score_table.safetensors", "selection.safetensors"
+PROGRESS = "warm-up"
+
+
+def launch_warmup(
+    job: dict[str, Any], modules: list[str], resources: ProcessResources, board: Any
+) -> ray.ObjectRef:
+    """Starts the graph up to the table.
+
+    Args:
+        job: Plain values: model, tokens, plan, settings, storage; see :func:`_shard`.
+        modules: Names of the eligible modules, in the model's order.
+        resources: Of one shard.
+        board: The progress actor.
+
+    Returns:
+        A reference to the table's summary, once it is in the storage.
+    """
+    num_shards = job["num_shards"]
+    # A worker that is lost is retried; what our own code raises would only be raised again.
+    shard = ray.remote(_shard).options(
+        **resources.options(), num_returns="streaming", max_calls=1, max_retries=3,
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(resources.num_threads)}},
+    )  # fmt: skip
+    # Zero CPUs, or they would starve behind shards that hold them all.
+    reduce = ray.remote(_reduce).options(num_cpus=0)
+    streams = [shard.remote(job, index, board) for index in range(num_shards)]
+    rows = []
+    for _ in modules:
+        parts = [next(stream) for stream in streams]
+        rows.append(reduce.remote(job["table_block_size"], *parts))
+    return ray.remote(_table).options(num_cpus=0).remote(job, *rows)
+
+
+def launch_selection(job: dict[str, Any], table: ray.ObjectRef | None) -> ray.ObjectRef:
+    """Starts the graph's last task, after the table's where that is under way.
+
+    Args:
+        job: Plain values; see :func:`_select`.
+        table: What :func:`launch_warmup` returned, or None where the table is in the storage.
+
+    Returns:
+        A reference to the selection's summary.
+    """
+    return ray.remote(_select).options(num_cpus=0).remote(job, table)
+
+
+def _shard(job: dict[str, Any], index: int, board: Any) -> Iterator[dict[str, Any]]:
+    """One shard's work; yields its modules."""
+    import torch
+
+    from smt_ray.artifacts.storage import Storage
+    from smt_ray.data.batches import StepPlan
+    from smt_ray.data.cache import load_tokens
+    from smt_ray.models.load import load_model
+    from smt_ray.warmup.shard import shard_steps, stream_shard
+
+    announce(board, PROGRESS, index)
+    torch.set_num_threads(job["num_threads"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoded = load_tokens(Storage(job["storage"]).fetch(job["tokens"]), "training")
+    assert encoded is not None
+    steps = shard_steps(job["num_steps"], job["num_shards"], index)
+    done = iter(range(1, len(steps) + 1))
+    by_statistics = job["reduction"] == "score"
+    yield from stream_shard(
+        load_model(job["model"], device),
+        encoded,
+        StepPlan(len(encoded), job["batch_size"], job["seed"]),
+        steps,
+        target_modules=job["target_modules"],
+        max_tokens=job["max_tokens"],
+        train_on_inputs=job["train_on_inputs"],
+        device=device,
+        accumulate_on=job["accumulate_on"],
+        statistics_block_size=job["table_block_size"] if by_statistics else None,
+        with_weights=index == 0,
+        on_step=lambda: board.update.remote(PROGRESS, index, next(done)),
+    )
+
+
+def _reduce(block_size: int, *parts: dict[str, Any]) -> dict[str, Any]:
+    """Adds the shards' parts of one module."""
+    from smt_ray.warmup.shard import reduce_module
+
+    return reduce_module(parts, block_size)
+
+
+def _table(job: dict[str, Any], *rows: dict[str, Any]) -> dict[str, Any]:
+    """Puts the modules' rows together and stores the table."""
+    import torch
+
+    from smt_ray.artifacts.storage import Storage
+    from smt_ray.smt.scores import ScoreTable
+
+    table = ScoreTable(
+        block_size=job["table_block_size"],
+        statistics={row["module"]: torch.tensor(row["statistics"]) for row in rows},
+        num_base_parameters=job["num_base_parameters"],
+        num_steps=job["num_steps"],
+        provenance=job["provenance"],
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        table.save(Path(scratch) / TABLE)
+        Storage(job["storage"]).put_file(Path(scratch) / TABLE, job["table"])
+    return {
+        "num_modules": len(rows),
+        "block_size": table.block_size,
+        "num_steps": table.num_steps,
+        "num_shards": job["num_shards"],
+    }
+
+
+def _select(job: dict[str, Any], _table_is_done: dict[str, Any] | None) -> dict[str, Any]:
+    """Chooses blocks from the stored table; stores the selection and its picture."""
+    from smt_ray.artifacts.storage import Storage
+    from smt_ray.reporting.figures import selection_figure
+    from smt_ray.smt.scores import ScoreTable
+    from smt_ray.smt.selection import select_blocks
+
+    storage = Storage(job["storage"])
+    table = ScoreTable.load(storage.fetch(job["table"]))
+    selection = select_blocks(table, **job["selection"])
+    totals = {
+        name: (out_features // selection.block_size) * (in_features // selection.block_size)
+        for name, (out_features, in_features) in table.subset(selection.modules).shapes.items()
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        selection.save(Path(scratch) / SELECTION)
+        selection_figure(selection.counts(), totals, Path(scratch) / "selection.png", job["title"])
+        for file in (SELECTION, "selection.png"):
+            storage.put_file(Path(scratch) / file, f"{job['folder']}/{file}")
+    return {
+        "num_blocks": selection.num_blocks,
+        "block_size": selection.block_size,
+        "num_trainable": selection.num_trainable,
+        "num_base": selection.num_base_parameters,
+        "budget": selection.budget,
+        "margin": selection.margin,
+        "score": selection.score,
+        "scope": selection.scope,
+        "counts": selection.counts(),
+        "summary": selection.summary(),
+    }
