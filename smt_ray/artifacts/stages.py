@@ -37,6 +37,7 @@ class Stage:
         self.inputs = {"version": STAGE_VERSIONS[kind], **inputs}
         self.name = f"{kind}-{fingerprint(self.inputs)}"
         self.folder = f"stages/{self.name}"
+        self._manifest: dict[str, Any] | None = None  # once checked, not hashed again
 
     def path(self, file: str) -> str:
         """A file of the stage, as the storage names it."""
@@ -57,6 +58,8 @@ class Stage:
         Raises:
             UserError: A file is missing, truncated or edited.
         """
+        if self._manifest is not None:
+            return self._manifest
         if not self.storage.exists(self.path(MANIFEST)):
             return None
         manifest: dict[str, Any] = self._parse()
@@ -69,6 +72,7 @@ class Stage:
                     got=found,
                     fix=f"delete {self.uri} to make it again",
                 )
+        self._manifest = manifest
         return manifest
 
     def publish(self, files: list[str], summary: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -88,6 +92,7 @@ class Stage:
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         self.storage.write_json(self.path(MANIFEST), manifest)
+        self._manifest = manifest
         return manifest
 
     def _has(self, file: str) -> bool:

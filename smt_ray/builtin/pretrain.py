@@ -105,7 +105,9 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = SEED) -> LlamaFo
     return model
 
 
-def windows(tokenizer: PreTrainedTokenizerFast, seed: int, batch_size: int) -> Iterator[torch.Tensor]:
+def windows(
+    tokenizer: PreTrainedTokenizerFast, seed: int, batch_size: int
+) -> Iterator[torch.Tensor]:
     """Endless batches of token ids, (batch_size, WINDOW_LENGTH).
 
     Each window begins with a document and holds whole ones but for the last, which is cut.

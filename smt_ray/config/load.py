@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
+import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -38,8 +41,13 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     values = _parse(text, source)
     for override in overrides:
         _apply(values, override)
-    values.setdefault("name", stem)
-    return validate_config(values)
+    if values.get("name") is not None:
+        return validate_config(values)
+    # Another config makes another run, and the same one is found again.
+    tree = validate_config({**values, "name": "unnamed"}).semantic_tree()
+    digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+    safe_stem = re.sub(r"[^A-Za-z0-9._-]", "-", stem)
+    return validate_config({**values, "name": f"{safe_stem}-{digest[:6]}"})
 
 
 def validate_config(values: Mapping[str, Any]) -> RunConfig:

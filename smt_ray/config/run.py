@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
@@ -23,7 +23,8 @@ class RunConfig(Section):
     """One complete run; one YAML file is one of these."""
 
     name: str = execution()
-    """The run's name: its folder under ``<storage>/runs`` and its MLflow run name."""
+    """The run's folder under ``<storage>/runs`` and its MLflow run name; by default made of the
+    config file's name and a hash of the semantic keys."""
     storage: str = execution("smt_ray_storage")
     """A local folder or a pyarrow/fsspec URI such as s3://bucket/prefix."""
     seed: int = semantic(0, ge=0, lt=2**16)
@@ -40,6 +41,15 @@ class RunConfig(Section):
     resources: ResourcesConfig = execution(ResourcesConfig())
     evaluation: EvaluationConfig = semantic(EvaluationConfig())
     tracking: TrackingConfig = execution(TrackingConfig())
+
+    def semantic_tree(self) -> dict[str, Any]:
+        """All semantic keys, by section."""
+        tree: dict[str, Any] = {"seed": self.seed, "method": self.method}
+        for name in type(self).model_fields:
+            section = getattr(self, name)
+            if isinstance(section, Section) and (values := section.semantic()):
+                tree[name] = values
+        return tree
 
     @field_validator("name")
     @classmethod

@@ -66,7 +66,7 @@ def generate_texts(
     texts = [""] * len(prompts)
     num_done = 0
     with inference(model), _generation_settings(model, settings):
-        for batch in plan_batches(lengths, batch_tokens // num_beams or 1):
+        for batch in plan_batches([n * num_beams for n in lengths], batch_tokens):
             written = _generate_batch(
                 model, [encoded[i] for i in batch], settings, [names[i] for i in batch]
             )

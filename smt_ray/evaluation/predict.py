@@ -71,7 +71,7 @@ def predict(
         if not row.answer:
             raise UserError(f"{name}, field 'answer'", "must be given to evaluate the row", got="")
     prompts = [build_prompt(row, prompt_form, "evaluation") for row in rows]
-    common = {"names": names, "batch_tokens": batch_tokens, "progress": progress}
+    common: dict[str, Any] = {"names": names, "batch_tokens": batch_tokens, "progress": progress}
     if protocol == "generate":
         limit = max_new_tokens or task.max_new_tokens
         texts = generate_texts(

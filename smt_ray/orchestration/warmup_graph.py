@@ -41,8 +41,8 @@ def launch_warmup(
     """
     num_shards = job["num_shards"]
     # A worker that is lost is retried; what our own code raises would only be raised again.
-    shard = ray.remote(_shard).options(
-        **resources.options(), num_returns="streaming", max_calls=1, max_retries=3,
+    shard = ray.remote(max_calls=1)(_shard).options(
+        **resources.options(), num_returns="streaming", max_retries=3,
         runtime_env={"env_vars": {"OMP_NUM_THREADS": str(resources.num_threads)}},
     )  # fmt: skip
     # Zero CPUs, or they would starve behind shards that hold them all.
@@ -55,17 +55,16 @@ def launch_warmup(
     return ray.remote(_table).options(num_cpus=0).remote(job, *rows)
 
 
-def launch_selection(job: dict[str, Any], table: ray.ObjectRef | None) -> ray.ObjectRef:
-    """Starts the graph's last task, after the table's where that is under way.
+def launch_selection(job: dict[str, Any]) -> ray.ObjectRef:
+    """Starts the graph's last task, on a table that is in the storage.
 
     Args:
         job: Plain values; see :func:`_select`.
-        table: What :func:`launch_warmup` returned, or None where the table is in the storage.
 
     Returns:
         A reference to the selection's summary.
     """
-    return ray.remote(_select).options(num_cpus=0).remote(job, table)
+    return ray.remote(_select).options(num_cpus=0).remote(job)
 
 
 def _shard(job: dict[str, Any], index: int, board: Any) -> Iterator[dict[str, Any]]:
@@ -134,7 +133,7 @@ def _table(job: dict[str, Any], *rows: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _select(job: dict[str, Any], _table_is_done: dict[str, Any] | None) -> dict[str, Any]:
+def _select(job: dict[str, Any]) -> dict[str, Any]:
     """Chooses blocks from the stored table; stores the selection and its picture."""
     from smt_ray.artifacts.storage import Storage
     from smt_ray.reporting.figures import selection_figure

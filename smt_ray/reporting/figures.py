@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LAYERS_A_PANEL = 40
-_COLOURS = "cividis_r"  # even to colour-blind eyes and in grey; few blocks are light, many dark
-_CELL_INCHES = (0.78, 0.2)
+_ROWS_A_PANEL = 42
+_COLOURS = "YlGnBu"  # ordered for colour-blind eyes and in grey; light is few, so print stays light
+_CELL_INCHES = (0.66, 0.2)
 _TRAIN_COLOUR, _VALIDATION_COLOUR = "#00429d", "#d1730a"
 
 
@@ -87,9 +87,7 @@ def selection_grid(counts: Mapping[str, int], totals: Mapping[str, int]) -> Sele
     )
 
 
-def loss_curves(
-    records: Sequence[Mapping[str, Any]], key: str
-) -> tuple[list[int], list[float]]:
+def loss_curves(records: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
     """Steps and values of one metric, by step.
 
     Of a step that was done again after an interruption, the value written last counts. Values
@@ -103,8 +101,13 @@ def loss_curves(
 
 
 def running_mean(values: Sequence[float], width: int) -> list[float]:
-    """The mean of each value and of up to ``width - 1`` values before it."""
-    windows = (values[max(0, i + 1 - width) : i + 1] for i in range(len(values)))
+    """The mean of each value and its neighbours, up to ``width`` in all.
+
+    As many on each side, fewer towards the ends: a window to one side would lag behind a trend.
+    """
+    last = len(values) - 1
+    reaches = [min(width // 2, i, last - i) for i in range(len(values))]
+    windows = [values[i - reach : i + reach + 1] for i, reach in enumerate(reaches)]
     return [math.fsum(window) / len(window) for window in windows]
 
 
@@ -114,7 +117,7 @@ def selection_figure(
     """Draw where the chosen blocks are: a heat map of layers by projections (paper, Figure 5).
 
     The number in a cell is its chosen blocks, the colour their share of the cell's blocks; bars
-    along the top are the projections' totals. More than 40 layers stand in panels side by side.
+    along the top are the projections' totals. More than 42 rows stand in panels side by side.
 
     Args:
         counts: Module name -> blocks chosen.
@@ -126,14 +129,14 @@ def selection_figure(
         The path written.
     """
     grid = selection_grid(counts, totals)
-    num_panels = max(1, math.ceil(len(grid.layers) / _LAYERS_A_PANEL))
+    num_panels = max(1, math.ceil(len(grid.layers) / _ROWS_A_PANEL))
     rows = math.ceil(len(grid.layers) / num_panels)
     panels = [grid.layers[start : start + rows] for start in range(0, len(grid.layers), rows)]
     num_columns = len(grid.projections)
     bars_height = 0.24 * num_columns + 0.25
     map_height = max(rows, 4) * _CELL_INCHES[1] + 0.35
-    width = max(5.0, num_panels * (num_columns * _CELL_INCHES[0] + 0.5) + 1.1)
-    figure = _new_figure(width, bars_height + map_height + 0.9)
+    width = max(5.2, num_panels * (num_columns * _CELL_INCHES[0] + 0.5) + 0.3)
+    figure = _new_figure(width, bars_height + map_height + 1.1)
     bars, *maps = _layout(figure, len(panels), (bars_height, map_height))
     figure.suptitle(title, fontsize=10, fontweight="bold")
     _draw_totals(bars, grid)
@@ -141,8 +144,8 @@ def selection_figure(
     for axes, layers in zip(maps, panels, strict=True):
         image = _draw_panel(axes, grid, layers, largest)
     maps[0].set_ylabel("layer", fontsize=8)
-    bar = figure.colorbar(image, ax=maps, fraction=0.03, pad=0.02)
-    bar.set_label("share of the blocks there (%)", fontsize=8)
+    bar = figure.colorbar(image, ax=maps, location="bottom", shrink=0.7, aspect=40, pad=0.02)
+    bar.set_label("chosen blocks (the numbers) as a share of all blocks there (%)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     return _save(figure, path)
 
@@ -167,18 +170,20 @@ def curves_figure(
     Returns:
         The path written.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure = _new_figure(6.4, 3.6)
     axes = figure.subplots()
     steps, values = loss_curves(records, train_key)
-    width = max(1, len(values) // 20)
+    width = max(1, len(values) // 20 | 1)
     if width > 1:
         axes.plot(steps, values, color=_TRAIN_COLOUR, alpha=0.3, linewidth=0.7)
     label = f"training (mean of {width} steps)" if width > 1 else "training"
     axes.plot(steps, running_mean(values, width), color=_TRAIN_COLOUR, linewidth=1.5, label=label)
     steps, values = loss_curves(records, validation_key)
     if values:
-        style = {"color": _VALIDATION_COLOUR, "marker": "o", "markersize": 4, "linestyle": "--"}
-        axes.plot(steps, values, label="validation", **style)
+        axes.plot(steps, values, "o--", color=_VALIDATION_COLOUR, markersize=4, label="validation")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss per supervised token (nats)")
     axes.set_title(title, fontsize=10, fontweight="bold")
@@ -222,9 +227,9 @@ def _draw_totals(axes: Axes, grid: SelectionGrid) -> None:
         zip(grid.projections, chosen, shares, strict=True)
     ):
         own = 100 * number / (grid.num_total(projection) or 1)
-        text = f" {number:,} blocks: {share:.1f}% of the chosen, {own:.1f}% of its own"
-        axes.text(share, row, text, va="center", fontsize=7)
-    axes.set_xlim(0, 100)
+        text = f" {number:,} blocks, {share:.1f}% of all chosen; {own:.1f}% of {projection}"
+        axes.text(share, row, text, va="center", fontsize=7).set_in_layout(False)
+    axes.set_xlim(0, 240)  # the rest is for the words
     axes.invert_yaxis()
     axes.tick_params(labelsize=8, length=0)
     axes.set_xticks([])

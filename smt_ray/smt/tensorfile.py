@@ -16,6 +16,7 @@ from torch import Tensor
 from smt_ray.errors import UserError
 
 FORMAT_VERSION = 1
+_HEADER_KEY = "smt_ray"
 
 
 @contextmanager
@@ -49,7 +50,9 @@ def write_tensors(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"kind": kind, "version": str(FORMAT_VERSION), "header": json.dumps(dict(header))}
+    # One key: safetensors keeps several in no fixed order, and equal content must be equal bytes.
+    content = {"kind": kind, "version": FORMAT_VERSION, "header": dict(header)}
+    metadata = {_HEADER_KEY: json.dumps(content)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, metadata)
     os.replace(temporary, path)
@@ -65,14 +68,10 @@ def read_tensors(
     """
     path = Path(path)
     with reading(path, kind), safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        if metadata.get("kind") != kind:
-            raise UserError(str(path), f"must be a {kind}", got=metadata.get("kind"))
-        if metadata.get("version") != str(FORMAT_VERSION):
-            raise UserError(
-                str(path),
-                f"must be a {kind} of format version {FORMAT_VERSION}",
-                got=metadata.get("version"),
-            )
-        header = json.loads(metadata["header"])
-        return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+        content = json.loads((file.metadata() or {}).get(_HEADER_KEY, "{}"))
+        found = (content.get("kind"), content.get("version"))
+        if found != (kind, FORMAT_VERSION):
+            rule = f"must be a {kind} of format version {FORMAT_VERSION}"
+            raise UserError(str(path), rule, got=found)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, content["header"]

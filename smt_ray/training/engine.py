@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from smt_ray.data.batches import MicroBatch
@@ -170,15 +171,31 @@ class Engine:
     def _write(self, parameter: nn.Parameter, key: str, value: torch.Tensor) -> None:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
+        if self.zero_stage == 3:
+            self._write_partition(parameter, key, value.to(self.device))
+            return
         if self.zero_stage == 0:
-            target = self._read(parameter, key)
-            target.data.copy_(value)
+            self._read(parameter, key).data.copy_(value)
         elif key == "param":
             safe_set_full_fp32_param(parameter, value.to(self.device))
         else:
             safe_set_full_optimizer_state(parameter, value.to(self.device), key)
-        if key == "param" and self.zero_stage < 3:
-            parameter.data.copy_(value)  # the low-precision copy that the forward reads
+        if key == "param":
+            parameter.data.copy_(value)  # what the forward reads, perhaps in bf16
+
+    def _write_partition(self, parameter: Any, key: str, value: torch.Tensor) -> None:
+        """ZeRO-3: this rank's part, of the master copy and of what the forward reads."""
+        from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+        size = parameter.ds_tensor.numel()
+        padded = torch.zeros(size * dist.get_world_size(), device=value.device)
+        padded[: value.numel()] = value.flatten()
+        part = padded[size * dist.get_rank() :][:size]
+        if key == "param":
+            safe_set_local_fp32_param(parameter, part)
+            parameter.ds_tensor.data.copy_(part)
+        else:
+            safe_set_local_optimizer_state(parameter, part, key)
 
     def _master(self, parameter: nn.Parameter) -> nn.Parameter:
         """At stage 0: what the optimizer updates for a parameter; itself unless it is bf16."""

@@ -70,6 +70,8 @@ def test_requires_grad_and_gradients_are_put_back_even_after_an_error(
     model.embed.weight.requires_grad_(False)
     model.loss(tokens).backward()
     before = {n: (p.requires_grad, p.grad) for n, p in model.named_parameters()}
+    name = "layers.0.q_proj"
+    expected = before[f"{name}.weight"][1].float()
     accumulator = GradientAccumulator(model, eligible(model))
 
     def fail_on_the_way() -> None:
@@ -82,8 +84,7 @@ def test_requires_grad_and_gradients_are_put_back_even_after_an_error(
     after = {n: (p.requires_grad, p.grad) for n, p in model.named_parameters()}
     assert all(after[n][0] == r and after[n][1] is g for n, (r, g) in before.items())
     # The gradient that was there before was not counted, and the hooks are gone.
-    name = "layers.0.q_proj"
-    assert torch.equal(accumulator.pop(name), before[f"{name}.weight"][1].float())
+    assert torch.equal(accumulator.pop(name), expected)
     model.zero_grad()
     model.loss(tokens).backward()
     assert model.layers[0].q_proj.weight.grad is not None

@@ -178,6 +178,9 @@ def test_only_the_distinct_chosen_columns_are_saved() -> None:
     tokens, columns = 14, 3  # INDICES name three distinct block columns
     assert saved_bytes(lambda: sparse(x), list(sparse.parameters())) == tokens * columns * 4 * 8
     assert saved_bytes(lambda: dense(x), list(dense.parameters())) == tokens * 20 * 8
+    with torch.autocast("cpu", torch.bfloat16):  # and in the dtype that backward works in
+        low = saved_bytes(lambda: sparse(x.float()), list(sparse.parameters()))
+    assert low == tokens * columns * 4 * 2
 
 
 def test_a_layer_that_sees_all_columns_saves_its_input_and_no_copy() -> None:

@@ -82,6 +82,8 @@ def test_ties_go_to_the_earlier_module_row_and_column() -> None:
     selection = select_blocks(table, num_blocks=5, block_size=2)
     assert indices(selection) == {"b": [[0, 0], [0, 1], [1, 0], [1, 1]], "a": [[0, 0]]}
     assert selection.margin == 0
+    many = select_blocks(table_of({"a": [[1] * 64] * 64}), num_blocks=1000, block_size=2)
+    assert indices(many)["a"] == [[i // 64, i % 64] for i in range(1000)]
 
 
 def test_global_selection_equals_a_plain_sort_of_all_blocks() -> None:

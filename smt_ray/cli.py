@@ -1,0 +1,155 @@
+"""The command line. It imports nothing heavy until a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from smt_ray.errors import UserError
+
+app = typer.Typer(
+    name="smt-ray",
+    help="Sparse Matrix Tuning of large language models on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigArguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONFIG] [KEY.SUB=VALUE]...",
+        help="A YAML file (default: the built-in quickstart) and overrides.",
+        show_default=False,
+    ),
+]
+StorageOption = Annotated[
+    str, typer.Option("--storage", help="The storage that holds the run: a folder or a URI.")
+]
+_DEFAULT_STORAGE = "smt_ray_storage"
+
+
+@app.command()
+def run(
+    config: ConfigArguments = None,
+    until: Annotated[
+        str, typer.Option(help="Last stage: warmup, selection, training or evaluation.")
+    ] = "evaluation",
+) -> None:
+    """Warm up, select, train, evaluate. Finished stages are skipped; a cut-off run goes on."""
+    from smt_ray.config.load import load_config
+
+    resolved = load_config(*_split(config))
+    from smt_ray.orchestration import flow
+    from smt_ray.reporting.table import print_table
+
+    if until not in flow.UNTIL:
+        raise UserError("--until", f"must be one of {', '.join(flow.UNTIL)}", got=until)
+    print_table(flow.run(resolved, until))
+
+
+@app.command()
+def evaluate(
+    task: Annotated[list[str], typer.Option(help="Task or suite; may be given again.")],
+    run: Annotated[str | None, typer.Option("--run", help="Evaluate a run's tuned model.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model folder or hub name instead.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="Adapter folder to put on --model.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder with dataset/<task>/test.json.")] = None,
+    storage: StorageOption = _DEFAULT_STORAGE,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Config override.")
+    ] = None,
+) -> None:
+    """Evaluate a run's tuned model, or any model with or without an adapter."""
+    from smt_ray.orchestration.evaluate import evaluate_model, evaluate_run
+
+    if (run is None) == (model is None):
+        raise UserError("evaluate", "needs exactly one of --run and --model")
+    if run is not None:
+        if adapter is not None:
+            raise UserError("--adapter", "goes with --model; a run has its own", got=adapter)
+        results = evaluate_run(storage, run, task, data, set_ or [])
+    else:
+        assert model is not None
+        results = evaluate_model(storage, model, adapter, task, data, set_ or [])
+    print(json.dumps(results, indent=2))
+
+
+@app.command()
+def merge(
+    run: Annotated[str, typer.Option("--run", help="The run whose tuned model is written.")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the plain model.")],
+    storage: StorageOption = _DEFAULT_STORAGE,
+) -> None:
+    """Write a run's tuned model as a plain transformers model."""
+    from smt_ray.artifacts.storage import Storage
+    from smt_ray.orchestration.merge import merge_run
+
+    print(merge_run(Storage(storage), run, out))
+
+
+@app.command()
+def log(
+    run: Annotated[str, typer.Argument(help="The run to send to MLflow.")],
+    storage: StorageOption = _DEFAULT_STORAGE,
+) -> None:
+    """Send what is on disk of a run to MLflow, such as after the server was away."""
+    from smt_ray.orchestration.log import log_run
+
+    print(log_run(storage, run))
+
+
+@app.command()
+def config(
+    config: ConfigArguments = None,
+    schema: Annotated[bool, typer.Option(help="Print the JSON schema of all keys.")] = False,
+) -> None:
+    """Print a complete configuration, defaults included, or the schema."""
+    from smt_ray.config.load import load_config, to_yaml
+    from smt_ray.config.run import RunConfig
+
+    if schema:
+        print(json.dumps(RunConfig.model_json_schema(), indent=2))
+        return
+    print(to_yaml(load_config(*_split(config))), end="")
+
+
+def _split(arguments: list[str] | None) -> tuple[str | None, list[str]]:
+    """The config file, if the first argument is no override, and the overrides."""
+    arguments = list(arguments or [])
+    path = arguments.pop(0) if arguments and "=" not in arguments[0] else None
+    return path, arguments
+
+
+def main() -> None:
+    """The console script: user errors are one line and exit code 2."""
+    exit_with(app)
+
+
+def exit_with(command: Callable[[], Any]) -> None:
+    """Runs a command; a user's error becomes one line on standard error and exit code 2."""
+    try:
+        command()
+    except Exception as error:
+        user_error = find_user_error(error)
+        if user_error is None:
+            raise
+        print(f"error: {user_error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def find_user_error(error: BaseException) -> UserError | None:
+    """The user's error behind an exception, which Ray may have wrapped on its way."""
+    cause = getattr(error, "cause", None)
+    for candidate in (cause, error):
+        if type(candidate) is UserError:
+            return candidate
+    for candidate in (cause, error.__cause__):
+        if isinstance(candidate, BaseException) and (found := find_user_error(candidate)):
+            return found
+    return None

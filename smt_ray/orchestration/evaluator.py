@@ -1,0 +1,193 @@
+"""Evaluation over Ray workers: each loads the model once and answers its share of every task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import ray
+
+from smt_ray.artifacts.stages import Stage
+from smt_ray.data.rows import Row
+from smt_ray.orchestration.board import announce
+from smt_ray.orchestration.progress import progress
+from smt_ray.orchestration.resources import ProcessResources
+
+Rows = dict[str, list[Row]]
+
+
+class EvaluationPool:
+    """Workers that hold a model; see :func:`evaluation_pool`.
+
+    Args:
+        workers: Actor handles of :class:`_Evaluator`.
+        board: The progress actor.
+        settings: ``prompt_form``, ``num_beams``, ``batch_tokens``.
+    """
+
+    def __init__(self, workers: list[Any], board: Any, settings: dict[str, Any]) -> None:
+        self._workers, self._board, self._settings = workers, board, settings
+
+    def evaluate(
+        self, title: str, tasks: Rows, *, protocol: str, adapter: str | None
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Predictions of every task, in the order of its rows.
+
+        Args:
+            title: What the progress bar says.
+            tasks: Rows by task name.
+            protocol: ``generate`` or ``likelihood``.
+            adapter: Folder of an adapter to put on the model, or None for the model as it is.
+        """
+        from smt_ray.evaluation.predict import join
+
+        total = sum(map(len, tasks.values()))
+        shares = _shares(tasks, len(self._workers))
+        refs = [
+            worker.evaluate.remote(
+                self._board, title, index, share, protocol, adapter, self._settings
+            )
+            for index, (worker, share) in enumerate(zip(self._workers, shares, strict=True))
+        ]
+        with progress(title, total, lambda: ray.get(self._board.done.remote(title))):
+            parts = ray.get(refs)
+        return {
+            task: join((part[task] for part in parts), len(rows)) for task, rows in tasks.items()
+        }
+
+
+@contextmanager
+def evaluation_pool(
+    model: dict[str, Any],
+    num_workers: int,
+    resources: ProcessResources,
+    board: Any,
+    settings: dict[str, Any],
+) -> Iterator[EvaluationPool]:
+    """Starts workers for a model, and ends them afterwards.
+
+    Args:
+        model: The config's ``model`` section as plain values.
+        num_workers: Processes.
+        resources: Of each.
+        board: The progress actor.
+        settings: ``prompt_form``, ``num_beams``, ``batch_tokens``.
+    """
+    actor = ray.remote(_Evaluator).options(
+        **resources.options(), max_restarts=3, max_task_retries=3,
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(resources.num_threads)}},
+    )  # fmt: skip
+    workers = [actor.remote(model, resources.num_threads) for _ in range(num_workers)]
+    try:
+        yield EvaluationPool(workers, board, settings)
+    finally:
+        for worker in workers:
+            ray.kill(worker)
+
+
+def publish_predictions(
+    stage: Stage, protocol: str, predictions: dict[str, list[dict[str, Any]]], seconds: float
+) -> dict[str, Any]:
+    """Writes every prediction and what they add up to; returns the stage's manifest."""
+    from smt_ray.evaluation.predict import summarise
+
+    files, metrics = ["metrics.json"], {}
+    for task, records in predictions.items():
+        files.append(f"{protocol}/{task}.jsonl")
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        stage.storage.write_bytes(stage.path(files[-1]), lines.encode())
+        metrics[task] = summarise(records)
+    stage.storage.write_json(stage.path("metrics.json"), metrics)
+    return stage.publish(files, {"protocol": protocol, "tasks": metrics}, seconds)
+
+
+def _shares(tasks: Rows, num_workers: int) -> list[dict[str, Any]]:
+    """Each worker's part: every task's rows in turn, so that lengths and tasks are balanced."""
+    from smt_ray.evaluation.candidates import answer_pool
+
+    return [
+        {
+            task: {
+                "rows": [asdict(row) for row in rows[worker::num_workers]],
+                "indices": list(range(worker, len(rows), num_workers)),
+                "answer_pool": answer_pool(rows),
+            }
+            for task, rows in tasks.items()
+        }
+        for worker in range(num_workers)
+    ]
+
+
+class _Evaluator:
+    """One process with one model, whose adapter may be swapped."""
+
+    def __init__(self, model: dict[str, Any], num_threads: int) -> None:
+        import torch
+
+        from smt_ray.models.load import load_model, load_tokenizer
+
+        torch.set_num_threads(num_threads)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model, self._tokenizer = load_model(model, device), load_tokenizer(model)
+        self._adapter: str | None = None
+
+    def evaluate(
+        self,
+        board: Any,
+        title: str,
+        worker: int,
+        tasks: dict[str, Any],
+        protocol: str,
+        adapter: str | None,
+        settings: dict[str, Any],
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Predictions for this worker's rows, by task."""
+        announce(board, title, worker)
+        self._wear(adapter)
+        before, predictions = 0, {}
+        for task, share in tasks.items():
+            predictions[task] = self._predict(
+                board, title, worker, before, task, share, protocol, settings
+            )
+            before += len(share["rows"])
+        return predictions
+
+    def _predict(
+        self, board: Any, title: str, worker: int, before: int, task: str, share: dict[str, Any],
+        protocol: str, settings: dict[str, Any],
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        from smt_ray.evaluation.predict import predict
+        from smt_ray.evaluation.tasks import find_task
+
+        def report(done: int, _total: int) -> None:
+            board.update.remote(title, worker, before + done, task)
+
+        found: list[dict[str, Any]] = predict(
+            self._model,
+            self._tokenizer,
+            [Row(**row) for row in share["rows"]],
+            find_task(task),
+            protocol=protocol,  # type: ignore[arg-type]
+            indices=share["indices"],
+            answer_pool=share["answer_pool"],
+            progress=report,
+            **settings,
+        )
+        return found
+
+    def _wear(self, adapter: str | None) -> None:
+        from pathlib import Path
+
+        from smt_ray.smt.adapter import load_adapter
+        from smt_ray.smt.model import unload
+
+        if adapter == self._adapter:
+            return
+        if adapter is None:
+            unload(self._model)
+        else:
+            load_adapter(self._model, Path(adapter))
+        self._adapter = adapter

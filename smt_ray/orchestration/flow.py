@@ -1,0 +1,299 @@
+"""The flow of a run: each stage once, in order, skipped where it is finished."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from smt_ray.artifacts.runs import RunFolder
+from smt_ray.artifacts.stages import Stage
+from smt_ray.config.run import RunConfig
+from smt_ray.data.batches import StepPlan
+from smt_ray.data.cache import FILE as TOKENS
+from smt_ray.data.cache import save_tokens
+from smt_ray.data.encoding import EncodedRows, encode_rows
+from smt_ray.models.load import load_tokenizer
+from smt_ray.orchestration import run_record
+from smt_ray.orchestration.board import make_board
+from smt_ray.orchestration.evaluator import evaluation_pool, publish_predictions
+from smt_ray.orchestration.plan import RunPlan, make_plan
+from smt_ray.orchestration.preflight import Preflight, check_model
+from smt_ray.orchestration.progress import progress, say
+from smt_ray.orchestration.resources import plan_processes
+from smt_ray.orchestration.session import ray_session
+from smt_ray.orchestration.snapshot import read_snapshot, start_arguments
+from smt_ray.orchestration.tracker import tracker_arguments
+from smt_ray.orchestration.trainer import ADAPTER, METRICS, fit, training_job
+from smt_ray.orchestration.warmup_graph import (
+    PROGRESS,
+    SELECTION,
+    TABLE,
+    launch_selection,
+    launch_warmup,
+)
+
+UNTIL = ("warmup", "selection", "training", "evaluation")
+_TRACKING_PATIENCE_S = 30.0
+
+
+def run(config: RunConfig, until: str = "evaluation") -> dict[str, Any]:
+    """Carries out a run, from rows to metrics.
+
+    Args:
+        config: The run's configuration.
+        until: The last stage to carry out, one of ``UNTIL``.
+
+    Returns:
+        What ``runs/<name>/metrics.json`` holds.
+
+    Raises:
+        UserError: Bad input. Finished stages stay; the same run goes on from them.
+    """
+    return Flow(config).run(until)
+
+
+class Flow:
+    """One run under way.
+
+    Args:
+        config: The run's configuration.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.plan: RunPlan = make_plan(config)
+        self.storage = self.plan.storage
+        self.storage.check_writable()
+        self.folder = RunFolder(self.storage, config.name)
+        self.tracker = tracker_arguments(config, self.storage)
+        self.began = time.monotonic()
+        self.board: Any = None
+        self._preflight: Preflight | None = None
+
+    def run(self, until: str) -> dict[str, Any]:
+        """See :func:`run`."""
+        run_record.begin(self.folder, self.plan)
+        say(f"run {self.config.name} in {self.storage.root}")
+        status = "FAILED"
+        try:
+            self._tokens()
+            self._check_model()
+            with ray_session():
+                self._start_tracking()
+                self._stages(until)
+                status = "FINISHED"
+                metrics = run_record.end(self.folder, self.plan, status, self._seconds())
+                self._finish_tracking()
+            return metrics
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            if status != "FINISHED":
+                run_record.end(self.folder, self.plan, status, self._seconds())
+                if self.board is not None and ray.is_initialized():
+                    self._finish_tracking()
+
+    def _stages(self, until: str) -> None:
+        self._warmup_and_selection(until)
+        if until in ("warmup", "selection"):
+            return
+        self._training()
+        if until == "evaluation":
+            self._evaluation()
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self.began, 1)
+
+    def _once(self, kind: str, stage: Stage, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A stage's manifest: the one there is, or what making the stage gives."""
+        manifest = stage.manifest()
+        reused = manifest is not None
+        if manifest is None:
+            manifest = make()
+        say(
+            f"{kind}: finished before, reused ({stage.name})"
+            if reused
+            else f"{kind}: done in {manifest['seconds']:.1f} s ({stage.name})"
+        )
+        self.folder.add_stage(kind, stage.name, seconds=manifest["seconds"], reused=reused)
+        return manifest
+
+    def _tokens(self) -> None:
+        self._once("tokens", self.plan.tokens, self._make_tokens)
+
+    def _make_tokens(self) -> dict[str, Any]:
+        began, stage, data = time.monotonic(), self.plan.tokens, self.config.data
+        tokenizer = load_tokenizer(self.plan.model)
+        sets: dict[str, EncodedRows] = {}
+        summary: dict[str, Any] = {}
+        for name in ("training", "validation"):
+            if rows := getattr(self.plan, name):
+                sets[name], counts = encode_rows(
+                    tokenizer,
+                    rows,
+                    prompt_form=data.prompt,
+                    max_length=data.max_length,
+                    overlong=data.overlong,
+                    train_on_inputs=data.train_on_inputs,
+                )
+                summary[name] = vars(counts)
+                say(
+                    f"{name} rows: {counts.num_rows} of {counts.num_tokens} tokens"
+                    f" ({counts.num_truncated} truncated, {counts.num_dropped} dropped)"
+                )
+        with tempfile.TemporaryDirectory() as scratch:
+            save_tokens(Path(scratch) / TOKENS, sets)
+            self.storage.put_file(Path(scratch) / TOKENS, stage.path(TOKENS))
+        return stage.publish([TOKENS], summary, time.monotonic() - began)
+
+    def _check_model(self) -> None:
+        """Refuses what cannot work before Ray is started or anything long is done."""
+        if self.plan.selection.manifest() is None:
+            self._preflight = check_model(self.config, self.plan.model)
+
+    def _warmup_and_selection(self, until: str) -> None:
+        if until == "warmup" or self.plan.selection.manifest() is None:
+            self._once("warmup", self.plan.warmup, self._make_warmup)
+        if until != "warmup":
+            self._once("selection", self.plan.selection, self._make_selection)
+
+    def _make_warmup(self) -> dict[str, Any]:
+        began = time.monotonic()
+        summary = self._await_warmup(self._launch_warmup())
+        return self.plan.warmup.publish([TABLE], summary, time.monotonic() - began)
+
+    def _launch_warmup(self) -> ray.ObjectRef:
+        if self._preflight is None:
+            self._preflight = check_model(self.config, self.plan.model)
+        warmup, config = self.config.warmup, self.config
+        resources = plan_processes(
+            config.resources, warmup.num_shards, ray.cluster_resources(), "warmup.num_shards"
+        )
+        job = {
+            "storage": self.storage.root,
+            "tokens": self.plan.tokens.path(TOKENS),
+            "table": self.plan.warmup.path(TABLE),
+            "model": self.plan.model,
+            "num_threads": resources.num_threads,
+            "num_steps": warmup.num_steps,
+            "num_shards": warmup.num_shards,
+            "target_modules": warmup.target_modules,
+            "reduction": warmup.reduction,
+            "accumulate_on": warmup.accumulate_on,
+            "table_block_size": self._preflight.table_block_size,
+            "num_base_parameters": self._preflight.num_parameters,
+            "batch_size": config.training.batch_size,
+            "seed": config.seed,
+            "max_tokens": config.batching.max_tokens,
+            "train_on_inputs": config.data.train_on_inputs,
+            "provenance": {"model": self.plan.identity, "warmup": self.plan.warmup.name},
+        }
+        return launch_warmup(job, list(self._preflight.shapes), resources, self.board)
+
+    def _await_warmup(self, table: ray.ObjectRef) -> dict[str, Any]:
+        total = self.config.warmup.num_steps
+        with progress("warm-up", total, lambda: ray.get(self.board.done.remote(PROGRESS))):
+            summary: dict[str, Any] = ray.get(table)
+        starts = ray.get(self.board.starts.remote(PROGRESS))
+        return {**summary, "attempts": {str(k): len(v) for k, v in sorted(starts.items())}}
+
+    def _make_selection(self) -> dict[str, Any]:
+        began, stage = time.monotonic(), self.plan.selection
+        job = {
+            "storage": self.storage.root,
+            "table": self.plan.warmup.path(TABLE),
+            "folder": stage.folder,
+            "selection": self.config.selection.semantic(),
+            "title": self.config.name,
+        }
+        summary = ray.get(launch_selection(job))
+        say(summary["summary"])
+        return stage.publish([SELECTION, "selection.png"], summary, time.monotonic() - began)
+
+    def _training(self) -> None:
+        self._once("training", self.plan.trained, self._make_training)
+
+    def _make_training(self) -> dict[str, Any]:
+        began, stage, config = time.monotonic(), self.plan.trained, self.config
+        resources = plan_processes(
+            config.resources, config.resources.num_workers, ray.cluster_resources(),
+            "resources.num_workers",
+        )  # fmt: skip
+        tokens = self.plan.tokens.manifest()
+        assert tokens is not None
+        num_rows = tokens["summary"]["training"]["num_rows"]
+        steps = StepPlan(num_rows, config.training.batch_size, config.seed)
+        num_steps = steps.num_steps(config.training.num_epochs, config.training.max_steps)
+        job = training_job(
+            config,
+            stage,
+            tokens=self.plan.tokens.path(TOKENS),
+            selection=self.plan.selection.path(SELECTION),
+            num_steps=num_steps,
+            resources=resources,
+        )
+        with progress("training", num_steps, lambda: ray.get(self.board.done.remote("training"))):
+            outcome = fit(config, job, stage, resources, self.board)
+        files = [METRICS] + [f"{ADAPTER}/{f}" for f in self.storage.list_files(stage.path(ADAPTER))]
+        summary = {
+            "num_steps": num_steps,
+            "num_ranks": config.resources.num_workers,
+            "zero_stage": config.deepspeed.zero_stage,
+            **outcome,
+        }
+        return stage.publish(files, summary, time.monotonic() - began)
+
+    def _evaluation(self) -> None:
+        wanted = self.plan.evaluations
+        missing = {name: stage for name, stage in wanted.items() if stage.manifest() is None}
+        if not missing:
+            for name, stage in wanted.items():
+                self._once(f"evaluation of {name}", stage, dict)
+            return
+        num_workers = self.config.resources.num_workers
+        resources = plan_processes(
+            self.config.resources, num_workers, ray.cluster_resources(), "resources.num_workers"
+        )
+        settings = {
+            "prompt_form": self.config.data.prompt,
+            "num_beams": self.config.evaluation.num_beams,
+            "batch_tokens": self.config.evaluation.batch_tokens,
+        }
+        with evaluation_pool(self.plan.model, num_workers, resources, self.board, settings) as pool:
+            for name, stage in wanted.items():
+                self._once(
+                    f"evaluation of {name}", stage, lambda n=name, s=stage: self._ask(pool, n, s)
+                )
+
+    def _ask(self, pool: Any, name: str, stage: Stage) -> dict[str, Any]:
+        began = time.monotonic()
+        protocol = stage.inputs["protocol"]
+        adapter = str(self.plan.trained.fetch(ADAPTER)) if name == "tuned" else None
+        title = f"evaluate {name}"
+        predictions = pool.evaluate(title, self.plan.tasks, protocol=protocol, adapter=adapter)
+        return publish_predictions(stage, protocol, predictions, time.monotonic() - began)
+
+    def _start_tracking(self) -> None:
+        self.board = make_board(self.tracker)
+        if self.tracker is not None:
+            # Not waited for: creating a store takes seconds, which the warm-up needs not lose.
+            config = self.config.model_dump(mode="json")
+            self.board.start_run.remote(start_arguments(self.folder, config))
+
+    def _finish_tracking(self) -> None:
+        if self.tracker is None:
+            return
+        sent = ray.get(self.board.finish.remote(read_snapshot(self.folder), _TRACKING_PATIENCE_S))
+        if sent.get("run_id"):
+            self.folder.update(mlflow_run_id=sent["run_id"])
+        if not sent["sent"]:
+            say(
+                f"WARNING tracking: MLflow did not take everything ({sent['error']}); nothing is"
+                f" lost: smt-ray log {self.config.name} --storage {self.storage.root} sends it"
+            )

@@ -1,0 +1,175 @@
+"""What a run consists of: its stages, named before anything is computed.
+
+A stage's inputs are the semantic keys that touch it, the identities of model and data, and the
+names of the stages before it. So all names follow from the config and the rows alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from smt_ray.artifacts.stages import Stage
+from smt_ray.artifacts.storage import Storage
+from smt_ray.config.run import RunConfig
+from smt_ray.data.rows import Row
+from smt_ray.data.sources import digest_rows, read_task_rows, read_training_rows, split_rows
+from smt_ray.errors import UserError
+from smt_ray.evaluation.tasks import find_task, find_tasks
+from smt_ray.models.inspect import model_identity
+
+# Keys of the data section that decide which rows there are; the rows' own digest stands for them.
+_ROW_KEYS = ("dir", "train", "max_rows", "validation_rows")
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run's rows and stages.
+
+    Attributes:
+        training, validation: Rows to learn from and to hold out.
+        tasks: Test rows by task.
+        evaluations: ``base``, ``base_likelihood``, ``tuned`` -> its stage, where wanted.
+    """
+
+    config: RunConfig
+    storage: Storage
+    identity: dict[str, Any]
+    training: list[Row]
+    validation: list[Row]
+    tasks: dict[str, list[Row]]
+    tokens: Stage
+    warmup: Stage
+    selection: Stage
+    trained: Stage
+    evaluations: dict[str, Stage]
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The model section as plain values."""
+        return self.config.model.model_dump(mode="json")
+
+
+def make_plan(config: RunConfig) -> RunPlan:
+    """Reads the rows and names the stages.
+
+    Raises:
+        UserError: Rows, tasks or the model cannot be found or read.
+    """
+    storage = Storage(config.storage)
+    spec = config.model.model_dump(mode="json")
+    sources = config.data.model_dump(mode="json")["train"]
+    training, validation = split_rows(
+        read_training_rows(sources, config.data.dir),
+        max_rows=config.data.max_rows,
+        validation_rows=config.data.validation_rows,
+        seed=config.seed,
+    )
+    tasks = read_tasks(config)
+    identity = model_identity(spec)
+    data = {k: v for k, v in config.data.semantic().items() if k not in _ROW_KEYS}
+    rows = {"training": digest_rows(training), "validation": digest_rows(validation)}
+    tokens = Stage(storage, "tokens", {"rows": rows, "data": data, "model": identity})
+    # Warm-up steps are training's: its batches and its order.
+    order = {"seed": config.seed, "batch_size": config.training.batch_size}
+    warmup = Stage(
+        storage, "warmup", {"tokens": tokens.name, **order, "warmup": config.warmup.semantic()}
+    )
+    selection = Stage(
+        storage, "selection", {"warmup": warmup.name, "selection": config.selection.semantic()}
+    )
+    trained = Stage(
+        storage,
+        "training",
+        {
+            "tokens": tokens.name,
+            "selection": selection.name,
+            "method": config.method,
+            "seed": config.seed,
+            "training": config.training.semantic(),
+        },
+    )
+    evaluations = _evaluations(config, storage, identity, tasks, trained)
+    return RunPlan(
+        config, storage, identity, training, validation, tasks,
+        tokens, warmup, selection, trained, evaluations,
+    )  # fmt: skip
+
+
+def read_tasks(config: RunConfig) -> dict[str, list[Row]]:
+    """The test rows of the config's tasks.
+
+    Raises:
+        UserError: A task is unknown, its file is missing or bad, or it cannot be scored as asked.
+    """
+    found = {}
+    for task in find_tasks(config.evaluation.tasks):
+        if config.evaluation.base_likelihood and task.candidates is None:
+            raise UserError(
+                "evaluation.base_likelihood",
+                f"{task.name} has no closed set of answers to choose from",
+                got=True,
+                fix="set it to false, or leave the task out",
+            )
+        rows = read_task_rows(task.name, config.data.dir, builtin=task.suite == "builtin")
+        found[task.name] = rows[: config.evaluation.max_rows]
+    return found
+
+
+def evaluation_stage(
+    storage: Storage,
+    *,
+    identity: dict[str, Any],
+    tuned: str | None,
+    tasks: dict[str, list[Row]],
+    protocol: str,
+    prompt: str,
+    num_beams: int,
+) -> Stage:
+    """The stage of one model's predictions under one protocol.
+
+    Args:
+        storage: Where stages are kept.
+        identity: The base model's.
+        tuned: What tells the adapter apart (a stage's name or a digest), or None for the base.
+        tasks: Test rows by task.
+        protocol: ``generate`` or ``likelihood``.
+        prompt: The prompt's form.
+        num_beams: Of generation.
+    """
+    inputs: dict[str, Any] = {
+        "model": identity,
+        "tuned": tuned,
+        "tasks": {task: digest_rows(rows) for task, rows in tasks.items()},
+        "protocol": protocol,
+        "prompt": prompt,
+    }
+    if protocol == "generate":
+        inputs["num_beams"] = num_beams
+        inputs["max_new_tokens"] = {task: find_task(task).max_new_tokens for task in tasks}
+    return Stage(storage, "evaluation", inputs)
+
+
+def _evaluations(
+    config: RunConfig, storage: Storage, identity: dict[str, Any], tasks: dict[str, list[Row]],
+    trained: Stage,
+) -> dict[str, Stage]:  # fmt: skip
+    if not tasks:
+        return {}
+    wanted = {"tuned": ("generate", trained.name)}
+    if config.evaluation.base:
+        wanted = {"base": ("generate", None), **wanted}
+    if config.evaluation.base_likelihood:
+        wanted["base_likelihood"] = ("likelihood", None)
+    return {
+        name: evaluation_stage(
+            storage,
+            identity=identity,
+            tuned=tuned,
+            tasks=tasks,
+            protocol=protocol,
+            prompt=config.data.prompt,
+            num_beams=config.evaluation.num_beams,
+        )
+        for name, (protocol, tuned) in wanted.items()
+    }

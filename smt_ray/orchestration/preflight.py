@@ -1,0 +1,69 @@
+"""What a config asks of its model, checked on the meta device before anything long is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from smt_ray.config.run import RunConfig
+from smt_ray.models.inspect import count_parameters, find_eligible
+from smt_ray.models.load import load_skeleton
+from smt_ray.smt.grid import check_block_size, common_block_size, resolve_block_size
+from smt_ray.smt.ranking import number_of_blocks
+from smt_ray.smt.selection import match_modules
+
+_FINEST = 32
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the warm-up needs to know of the model.
+
+    Attributes:
+        shapes: Eligible modules' (O, I), in the model's order.
+        num_parameters: Of the base model, tied ones once.
+        table_block_size: The finest block size that the table will hold.
+    """
+
+    shapes: dict[str, tuple[int, int]]
+    num_parameters: int
+    table_block_size: int
+
+
+def check_model(config: RunConfig, model: dict[str, Any]) -> Preflight:
+    """Checks target modules, block sizes and the budget.
+
+    Raises:
+        UserError: One of them cannot be met; the message says what could.
+    """
+    skeleton = load_skeleton(model)
+    eligible = find_eligible(skeleton, config.warmup.target_modules)
+    shapes = {name: (m.out_features, m.in_features) for name, m in eligible.items()}
+    num_parameters = count_parameters(skeleton)
+    finest = _finest(config, shapes)
+    _check_selection(config, shapes, finest, num_parameters)
+    return Preflight(shapes, num_parameters, finest)
+
+
+def _finest(config: RunConfig, shapes: dict[str, tuple[int, int]]) -> int:
+    asked = config.warmup.table_block_size
+    if asked == "auto":
+        return common_block_size(shapes, limit=_FINEST)
+    check_block_size(shapes, asked, field="warmup.table_block_size")
+    return asked
+
+
+def _check_selection(
+    config: RunConfig, shapes: dict[str, tuple[int, int]], finest: int, num_parameters: int
+) -> None:
+    selection = config.selection
+    if selection.target_modules is not None:
+        shapes = {name: shapes[name] for name in match_modules(shapes, selection.target_modules)}
+    size = resolve_block_size(shapes, selection.block_size, multiple_of=finest)
+    number_of_blocks(
+        budget=selection.budget,
+        num_blocks=selection.num_blocks,
+        block_size=size,
+        num_base_parameters=num_parameters,
+        num_eligible=sum(o * i for o, i in shapes.values()) // size**2,
+    )

@@ -1,0 +1,104 @@
+"""What tracking shows of a run, read from its folder: at its end, and at ``smt-ray log``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from smt_ray.artifacts.runs import RunFolder
+from smt_ray.orchestration.trainer import ADAPTER, METRICS
+from smt_ray.tracking.params import flatten
+from smt_ray.tracking.protocol import Dataset
+from smt_ray.tracking.records import parse_records
+from smt_ray.tracking.replay import RunSnapshot
+
+
+def start_arguments(run: RunFolder, config: dict[str, Any]) -> dict[str, Any]:
+    """What starts or continues a run's tracking.
+
+    Args:
+        run: Its folder.
+        config: Its complete configuration as plain values.
+    """
+    manifest = run.manifest()
+    return {
+        "name": run.name,
+        "key": f"{run.uri}@{manifest['started_ms']}",
+        "run_id": manifest.get("mlflow_run_id"),
+        "params": flatten(config),
+        "tags": manifest["tags"],
+        "started_ms": manifest["started_ms"],
+    }
+
+
+def read_snapshot(run: RunFolder) -> RunSnapshot:
+    """Everything that is on disk for a run."""
+    manifest, storage = run.manifest(), run.storage
+    start = start_arguments(run, manifest["config"])
+    stages = {kind: entry["stage"] for kind, entry in manifest["stages"].items()}
+    metrics = _json(run, "metrics.json")
+    return RunSnapshot(
+        **start,
+        status=manifest["status"],
+        ended_ms=manifest.get("ended_ms"),
+        records=_records(run, stages),
+        final_metrics=_final_metrics(metrics),
+        datasets=[Dataset(**dataset) for dataset in manifest["datasets"]],
+        artifacts=[
+            (str(storage.fetch(path)), folder)
+            for path, folder in _artifacts(run, stages)
+            if storage.exists(path)
+        ],
+        tables=_tables(metrics),
+    )
+
+
+def _json(run: RunFolder, file: str) -> dict[str, Any]:
+    if not run.storage.exists(run.path(file)):
+        return {}
+    value: dict[str, Any] = run.storage.read_json(run.path(file))
+    return value
+
+
+def _records(run: RunFolder, stages: dict[str, str]) -> list[Any]:
+    path = f"stages/{stages.get('training')}/{METRICS}"
+    if "training" not in stages or not run.storage.exists(path):
+        return []
+    return parse_records(run.storage.read_bytes(path).decode())
+
+
+def _artifacts(run: RunFolder, stages: dict[str, str]) -> list[tuple[str, str | None]]:
+    """(path in the storage, folder in MLflow) of what a reader of the run wants to see."""
+    found: list[tuple[str, str | None]] = [
+        (run.path(file), None) for file in ("config.yaml", "environment.json", "metrics.json")
+    ]
+    if "selection" in stages:
+        found.append((f"stages/{stages['selection']}/selection.png", "selection"))
+    if "training" in stages:
+        found.append((f"stages/{stages['training']}/{ADAPTER}", "adapter"))
+    return found
+
+
+def _final_metrics(metrics: dict[str, Any]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for task, results in metrics.get("tasks", {}).items():
+        for who in ("base", "base_likelihood", "tuned"):
+            if results.get(who):
+                found[f"eval/{task}/{who}"] = results[who]["accuracy"]
+        found[f"eval/{task}/majority"] = results["majority"]
+    for stage, entry in metrics.get("stages", {}).items():
+        found[f"seconds/{stage}"] = entry["seconds"]
+    if trainable := metrics.get("trainable"):
+        found["trainable/parameters"] = trainable["num_trainable"]
+        found["trainable/percent_of_base"] = trainable["percent_of_base"]
+    return found
+
+
+def _tables(metrics: dict[str, Any]) -> dict[str, dict[str, list[Any]]]:
+    tasks = metrics.get("tasks", {})
+    if not tasks:
+        return {}
+    columns: dict[str, list[Any]] = {"task": list(tasks)}
+    for who in ("base", "base_likelihood", "tuned"):
+        columns[who] = [(results.get(who) or {}).get("accuracy") for results in tasks.values()]
+    columns["majority"] = [results["majority"] for results in tasks.values()]
+    return {"tasks.json": columns}

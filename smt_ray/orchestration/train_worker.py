@@ -1,0 +1,152 @@
+"""One training rank under Ray Train: what joins ray's world to the training room's."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+
+from smt_ray.artifacts.storage import Storage
+from smt_ray.data.batches import StepPlan
+from smt_ray.data.cache import load_tokens
+from smt_ray.data.encoding import EncodedRows
+from smt_ray.errors import UserError
+from smt_ray.methods.registry import make_method
+from smt_ray.models.load import load_model
+from smt_ray.orchestration.board import announce
+from smt_ray.training.engine import Engine
+from smt_ray.training.loop import Callbacks, LoopSettings, TrainingLoop
+from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.metrics_log import MetricsLog
+from smt_ray.training.state import load_state, save_state
+
+PROGRESS = "training"
+_PREFIX = "model."  # of the base model's names inside SupervisedLoss
+
+
+def train_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Trains on this rank and, on rank 0, writes the adapter.
+
+    Bad input and diverged losses come back as a value: raised, Ray Train would try again.
+
+    Args:
+        job: Plain values, made by :func:`smt_ray.orchestration.trainer.training_job`, and the
+            board's handle.
+    """
+    try:
+        return _Rank(job).run()
+    except UserError as error:
+        return {"user_error": (error.field, error.rule, error.got, error.fix)}
+
+
+class _Rank:
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.job, self.board = job, job["board"]
+        self.rank = ray.train.get_context().get_world_rank()
+        self.storage = Storage(job["storage"])
+        torch.set_num_threads(job["num_threads"])
+        self.device = ray.train.torch.get_device()
+        self.training, self.validation = self._load_tokens()
+        self.method = make_method(job["method"], self.storage.fetch(job["selection"]))
+        self.model, self.engine = self._build()
+
+    def run(self) -> dict[str, Any]:
+        start = self._resume()
+        self.log = MetricsLog(self.storage, self.job["metrics"], start) if self.rank == 0 else None
+        if self.rank == 0:
+            announce(self.board, PROGRESS, 0)
+        metrics = self._loop().run(start)
+        state = self.engine.export_state()
+        if self.log:
+            self.log.flush()
+            self._save_adapter(state)
+        return {
+            "metrics": metrics,
+            "resumed_from": start,
+            "optimizer": self.engine.optimizer_name,
+            "device": self._device_name(),
+        }
+
+    def _load_tokens(self) -> tuple[EncodedRows, EncodedRows | None]:
+        path = self.storage.fetch(self.job["tokens"])
+        training = load_tokens(path, "training")
+        assert training is not None
+        return training, load_tokens(path, "validation")
+
+    def _build(self) -> tuple[torch.nn.Module, Engine]:
+        zero_stage = self.job["engine"]["zero_stage"]
+        # Under ZeRO-3 the engine spreads the weights itself, from the CPU.
+        model = load_model(self.job["model"], "cpu" if zero_stage == 3 else self.device)
+        self.method.prepare(model, zero_stage=zero_stage)
+        engine = Engine(
+            SupervisedLoss(model),
+            device=self.device,
+            refresh=lambda: self.method.refresh(model),
+            **self.job["engine"],
+        )
+        engine.train()
+        return model, engine
+
+    def _resume(self) -> int:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return 0
+        with checkpoint.as_directory() as directory:
+            state, num_steps = load_state(Path(directory))
+        self.engine.import_state(state, num_steps)
+        return num_steps
+
+    def _loop(self) -> TrainingLoop:
+        plan = StepPlan(len(self.training), self.job["batch_size"], self.job["seed"])
+        return TrainingLoop(
+            self.engine,
+            self.training,
+            self.validation,
+            plan,
+            LoopSettings(**self.job["loop"]),
+            Callbacks(self._record, self._checkpoint, self._preempted),
+        )
+
+    def _record(self, done: int, metrics: Mapping[str, float]) -> None:
+        assert self.log is not None
+        self.board.update.remote(PROGRESS, 0, done, f"loss {metrics['train/loss']:.3f}")
+        if sent := self.log.add(done, metrics):
+            self.board.records.remote(sent)
+
+    def _checkpoint(self, done: int, metrics: Mapping[str, float]) -> None:
+        state = self.engine.export_state()
+        with tempfile.TemporaryDirectory() as scratch:
+            checkpoint = None
+            if self.rank == 0:
+                assert self.log is not None
+                if sent := self.log.flush():
+                    self.board.records.remote(sent)
+                save_state(Path(scratch), state, done)
+                checkpoint = ray.train.Checkpoint.from_directory(scratch)
+            ray.train.report(
+                {"step": done, **metrics}, checkpoint, checkpoint_dir_name=f"step-{done:07d}"
+            )
+
+    def _preempted(self) -> bool:
+        return ray.train.get_preemption_info() is not None
+
+    def _save_adapter(self, state: Mapping[str, torch.Tensor]) -> None:
+        parameters = {
+            name.removeprefix(_PREFIX).removesuffix("/param"): value
+            for name, value in state.items()
+            if name.endswith("/param")
+        }
+        with tempfile.TemporaryDirectory() as scratch:
+            self.method.save(self.model, parameters, Path(scratch))
+            for file in sorted(os.listdir(scratch)):
+                self.storage.put_file(Path(scratch) / file, f"{self.job['adapter']}/{file}")
+
+    def _device_name(self) -> str:
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"cpu ({torch.get_num_threads()} threads)"

@@ -1,0 +1,142 @@
+"""Training through Ray Train: checkpoints, lost ranks and lost drivers are its business."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from smt_ray.artifacts.stages import Stage
+from smt_ray.config.run import RunConfig
+from smt_ray.errors import UserError
+from smt_ray.orchestration.resources import ProcessResources
+from smt_ray.orchestration.train_worker import train_worker
+
+CHECKPOINTS, METRICS, ADAPTER = "checkpoints", "metrics.jsonl", "adapter"
+
+
+def training_job(
+    config: RunConfig, stage: Stage, *, tokens: str, selection: str, num_steps: int,
+    resources: ProcessResources,
+) -> dict[str, Any]:  # fmt: skip
+    """Everything a rank needs, as plain values.
+
+    Args:
+        config: The run's configuration.
+        stage: Where the adapter goes.
+        tokens: The tokenised rows, as the storage names them.
+        selection: The selection file, likewise.
+        num_steps: Optimizer steps of the whole training.
+        resources: Of one rank.
+    """
+    training = config.training
+    return {
+        "storage": stage.storage.root,
+        "tokens": tokens,
+        "selection": selection,
+        "metrics": stage.path(METRICS),
+        "adapter": stage.path(ADAPTER),
+        "model": config.model.model_dump(mode="json"),
+        "method": config.method,
+        "seed": config.seed,
+        "batch_size": training.batch_size,
+        "num_threads": resources.num_threads,
+        "engine": {
+            "zero_stage": config.deepspeed.zero_stage,
+            "dtype": config.model.dtype,
+            "betas": tuple(training.adam_betas),
+            "epsilon": training.adam_epsilon,
+            "weight_decay": training.weight_decay,
+            "max_grad_norm": training.max_grad_norm,
+            "extra": config.deepspeed.extra,
+        },
+        "loop": {
+            "num_steps": num_steps,
+            "seed": config.seed,
+            "learning_rate": training.learning_rate,
+            "lr_schedule": training.lr_schedule,
+            "lr_warmup_steps": training.lr_warmup_steps,
+            "max_tokens": config.batching.max_tokens,
+            "train_on_inputs": config.data.train_on_inputs,
+            "log_every_steps": training.log_every_steps,
+            "validate_every_steps": training.validate_every_steps,
+            "checkpoint_every_steps": training.checkpoint_every_steps,
+        },
+    }
+
+
+def fit(
+    config: RunConfig, job: dict[str, Any], stage: Stage, resources: ProcessResources, board: Any
+) -> dict[str, Any]:
+    """Trains to the end, going on from the stage's latest checkpoint where there is one.
+
+    Returns:
+        Rank 0's metrics, where it resumed from, and what it ran on.
+
+    Raises:
+        UserError: Bad input, a loss that is not finite, or workers that keep failing.
+    """
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={**job, "board": board},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.resources.num_workers,
+            use_gpu=bool(resources.num_gpus),
+            resources_per_worker={"CPU": resources.num_cpus} | _gpus(resources),
+            accelerator_type=resources.accelerator_type if resources.num_gpus else None,
+        ),
+        run_config=ray.train.RunConfig(
+            name=CHECKPOINTS,
+            storage_path=stage.storage.uri(stage.folder),
+            checkpoint_config=_retention(config),
+            failure_config=ray.train.FailureConfig(
+                max_failures=config.resources.max_failures,
+                controller_failure_limit=config.resources.max_failures,
+            ),
+            worker_runtime_env={
+                "env_vars": {"OMP_NUM_THREADS": str(resources.num_threads), **_loopback()}
+            },
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise UserError(
+            "training",
+            f"workers failed more than resources.max_failures ({config.resources.max_failures})"
+            f" times: {_last_line(error)}",
+            fix="see the cause above and Ray's logs; start the same run again to go on from the"
+            " latest checkpoint",
+        ) from error
+    outcome: dict[str, Any] = result.return_value
+    if "user_error" in outcome:
+        field, rule, got, fix = outcome["user_error"]
+        raise UserError(field, rule, got=got, fix=fix)
+    return outcome
+
+
+def _retention(config: RunConfig) -> ray.train.CheckpointConfig:
+    """The latest checkpoints, or the best and the latest where there is a validation loss."""
+    keep = config.training.keep_checkpoints
+    if not config.data.validation_rows:
+        return ray.train.CheckpointConfig(num_to_keep=keep)
+    return ray.train.CheckpointConfig(
+        num_to_keep=keep,
+        checkpoint_score_attribute="validation/loss",
+        checkpoint_score_order="min",
+    )
+
+
+def _gpus(resources: ProcessResources) -> dict[str, float]:
+    return {"GPU": resources.num_gpus} if resources.num_gpus else {}
+
+
+def _loopback() -> dict[str, str]:
+    """On this machine alone, ranks meet on the loopback interface, whatever its host name."""
+    return {} if "RAY_ADDRESS" in os.environ else {"GLOO_SOCKET_IFNAME": "lo"}
+
+
+def _last_line(error: BaseException) -> str:
+    return str(error).strip().rsplit("\n", 1)[-1]

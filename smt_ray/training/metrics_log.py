@@ -1,0 +1,47 @@
+"""metrics.jsonl: one record a logged step, written now and then, whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from smt_ray.artifacts.storage import Storage
+from smt_ray.tracking.records import Record, encode_record, make_record, parse_records
+
+_FLUSH_EVERY_S = 2.0
+
+
+class MetricsLog:
+    """Records on disk, for one writer.
+
+    Args:
+        storage: Where the file lies.
+        path: The file, within the storage.
+        start: Steps done before: later records of an earlier attempt are forgotten, since their
+            steps will be done again.
+    """
+
+    def __init__(self, storage: Storage, path: str, start: int) -> None:
+        self._storage, self._path = storage, path
+        self._lines: list[str] = []
+        self._pending: list[Record] = []
+        self._flushed_at = time.monotonic()
+        if start and storage.exists(path):
+            earlier = parse_records(storage.read_bytes(path).decode())
+            self._lines = [encode_record(r) for r in earlier if r["step"] <= start]
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> list[Record]:
+        """Adds a record; returns those that were written just now, if it was time to."""
+        record = make_record(step, metrics)
+        self._lines.append(encode_record(record))
+        self._pending.append(record)
+        if time.monotonic() - self._flushed_at >= _FLUSH_EVERY_S:
+            return self.flush()
+        return []
+
+    def flush(self) -> list[Record]:
+        """Writes the file; returns the records that are new in it."""
+        self._storage.write_bytes(self._path, ("\n".join(self._lines) + "\n").encode())
+        written, self._pending = self._pending, []
+        self._flushed_at = time.monotonic()
+        return written
