@@ -39,8 +39,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     else:
         text, stem, source = _read(Path(path)), Path(path).stem, str(path)
     values = _parse(text, source)
-    for override in overrides:
-        _apply(values, override)
+    apply_overrides(values, overrides)
     if values.get("name") is not None:
         return validate_config(values)
     # Another config makes another run, and the same one is found again.
@@ -48,6 +47,17 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
     safe_stem = re.sub(r"[^A-Za-z0-9._-]", "-", stem)
     return validate_config({**values, "name": f"{safe_stem}-{digest[:6]}"})
+
+
+def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Sets ``key.sub=value`` items in a plain config, in place and in order.
+
+    Raises:
+        UserError: An item is no ``key=value``, or its key leads through a value.
+    """
+    for override in overrides:
+        _apply(values, override)
+    return values
 
 
 def validate_config(values: Mapping[str, Any]) -> RunConfig:

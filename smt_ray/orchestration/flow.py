@@ -28,13 +28,15 @@ from smt_ray.orchestration.resources import plan_processes
 from smt_ray.orchestration.session import ray_session
 from smt_ray.orchestration.snapshot import read_snapshot, start_arguments
 from smt_ray.orchestration.tracker import tracker_arguments
+from smt_ray.orchestration.train_worker import PROGRESS as TRAINING
 from smt_ray.orchestration.trainer import ADAPTER, METRICS, fit, training_job
 from smt_ray.orchestration.warmup_graph import (
     PROGRESS,
     SELECTION,
     TABLE,
     launch_selection,
-    launch_warmup,
+    run_warmup,
+    warmup_job,
 )
 
 UNTIL = ("warmup", "selection", "training", "evaluation")
@@ -164,44 +166,23 @@ class Flow:
             self._once("selection", self.plan.selection, self._make_selection)
 
     def _make_warmup(self) -> dict[str, Any]:
-        began = time.monotonic()
-        summary = self._await_warmup(self._launch_warmup())
-        return self.plan.warmup.publish([TABLE], summary, time.monotonic() - began)
-
-    def _launch_warmup(self) -> ray.ObjectRef:
+        began, warmup, config = time.monotonic(), self.config.warmup, self.config
         if self._preflight is None:
-            self._preflight = check_model(self.config, self.plan.model)
-        warmup, config = self.config.warmup, self.config
+            self._preflight = check_model(config, self.plan.model)
         resources = plan_processes(
             config.resources, warmup.num_shards, ray.cluster_resources(), "warmup.num_shards"
         )
-        job = {
-            "storage": self.storage.root,
-            "tokens": self.plan.tokens.path(TOKENS),
-            "table": self.plan.warmup.path(TABLE),
-            "model": self.plan.model,
-            "num_threads": resources.num_threads,
-            "num_steps": warmup.num_steps,
-            "num_shards": warmup.num_shards,
-            "target_modules": warmup.target_modules,
-            "reduction": warmup.reduction,
-            "accumulate_on": warmup.accumulate_on,
-            "table_block_size": self._preflight.table_block_size,
-            "num_base_parameters": self._preflight.num_parameters,
-            "batch_size": config.training.batch_size,
-            "seed": config.seed,
-            "max_tokens": config.batching.max_tokens,
-            "train_on_inputs": config.data.train_on_inputs,
-            "provenance": {"model": self.plan.identity, "warmup": self.plan.warmup.name},
-        }
-        return launch_warmup(job, list(self._preflight.shapes), resources, self.board)
-
-    def _await_warmup(self, table: ray.ObjectRef) -> dict[str, Any]:
-        total = self.config.warmup.num_steps
-        with progress("warm-up", total, lambda: ray.get(self.board.done.remote(PROGRESS))):
-            summary: dict[str, Any] = ray.get(table)
+        job = warmup_job(self.plan, self._preflight, resources)
+        modules = list(self._preflight.shapes)
+        with progress("warm-up", warmup.num_steps, lambda: self._done(PROGRESS)):
+            summary = run_warmup(job, modules, resources, self.board)
         starts = ray.get(self.board.starts.remote(PROGRESS))
-        return {**summary, "attempts": {str(k): len(v) for k, v in sorted(starts.items())}}
+        summary["attempts"] = {str(shard): len(pids) for shard, pids in sorted(starts.items())}
+        return self.plan.warmup.publish([TABLE], summary, time.monotonic() - began)
+
+    def _done(self, task: str) -> tuple[int, str]:
+        done: tuple[int, str] = ray.get(self.board.done.remote(task))
+        return done
 
     def _make_selection(self) -> dict[str, Any]:
         began, stage = time.monotonic(), self.plan.selection
@@ -238,7 +219,7 @@ class Flow:
             num_steps=num_steps,
             resources=resources,
         )
-        with progress("training", num_steps, lambda: ray.get(self.board.done.remote("training"))):
+        with progress("training", num_steps, lambda: self._done(TRAINING)):
             outcome = fit(config, job, stage, resources, self.board)
         files = [METRICS] + [f"{ADAPTER}/{f}" for f in self.storage.list_files(stage.path(ADAPTER))]
         summary = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,8 @@ def worker_environment() -> dict[str, str]:
 
 
 def _quieten() -> None:
+    # It announces at every start that local clusters have token authentication.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel("ERROR")
     # Train asks after its workers this often, and `report` waits for the asking: 2 s by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

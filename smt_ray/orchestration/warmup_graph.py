@@ -18,17 +18,44 @@ from typing import Any
 
 import ray
 
+from smt_ray.data.cache import FILE as TOKENS
 from smt_ray.orchestration.board import announce
+from smt_ray.orchestration.plan import RunPlan
+from smt_ray.orchestration.preflight import Preflight
 from smt_ray.orchestration.resources import ProcessResources
 
 TABLE, SELECTION = "score_table.safetensors", "selection.safetensors"
 PROGRESS = "warm-up"
 
 
-def launch_warmup(
+def warmup_job(plan: RunPlan, preflight: Preflight, resources: ProcessResources) -> dict[str, Any]:
+    """Everything a shard and the table need, as plain values."""
+    config, warmup = plan.config, plan.config.warmup
+    return {
+        "storage": plan.storage.root,
+        "tokens": plan.tokens.path(TOKENS),
+        "table": plan.warmup.path(TABLE),
+        "model": plan.model,
+        "num_threads": resources.num_threads,
+        "num_steps": warmup.num_steps,
+        "num_shards": warmup.num_shards,
+        "target_modules": warmup.target_modules,
+        "reduction": warmup.reduction,
+        "accumulate_on": warmup.accumulate_on,
+        "table_block_size": preflight.table_block_size,
+        "num_base_parameters": preflight.num_parameters,
+        "batch_size": config.training.batch_size,
+        "seed": config.seed,
+        "max_tokens": config.batching.max_tokens,
+        "train_on_inputs": config.data.train_on_inputs,
+        "provenance": {"model": plan.identity, "warmup": plan.warmup.name},
+    }
+
+
+def run_warmup(
     job: dict[str, Any], modules: list[str], resources: ProcessResources, board: Any
-) -> ray.ObjectRef:
-    """Starts the graph up to the table.
+) -> dict[str, Any]:
+    """Runs the graph up to the table.
 
     Args:
         job: Plain values: model, tokens, plan, settings, storage; see :func:`_shard`.
@@ -37,9 +64,8 @@ def launch_warmup(
         board: The progress actor.
 
     Returns:
-        A reference to the table's summary, once it is in the storage.
+        The table's summary, once it is in the storage.
     """
-    num_shards = job["num_shards"]
     # A worker that is lost is retried; what our own code raises would only be raised again.
     shard = ray.remote(max_calls=1)(_shard).options(
         **resources.options(), num_returns="streaming", max_retries=3,
@@ -47,12 +73,18 @@ def launch_warmup(
     )  # fmt: skip
     # Zero CPUs, or they would starve behind shards that hold them all.
     reduce = ray.remote(_reduce).options(num_cpus=0)
-    streams = [shard.remote(job, index, board) for index in range(num_shards)]
-    rows = []
+    streams = [shard.remote(job, index, board) for index in range(job["num_shards"])]
+    # Each reduce in flight is a process that imports torch: as many as there are CPUs, no more.
+    most_in_flight = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    rows: list[ray.ObjectRef] = []
+    in_flight: list[ray.ObjectRef] = []
     for _ in modules:
-        parts = [next(stream) for stream in streams]
-        rows.append(reduce.remote(job["table_block_size"], *parts))
-    return ray.remote(_table).options(num_cpus=0).remote(job, *rows)
+        if len(in_flight) == most_in_flight:
+            _, in_flight = ray.wait(in_flight, fetch_local=False)
+        rows.append(reduce.remote(job["table_block_size"], *[next(s) for s in streams]))
+        in_flight.append(rows[-1])
+    summary: dict[str, Any] = ray.get(ray.remote(_table).options(num_cpus=0).remote(job, *rows))
+    return summary
 
 
 def launch_selection(job: dict[str, Any]) -> ray.ObjectRef:

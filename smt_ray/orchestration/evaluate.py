@@ -1,0 +1,131 @@
+"""``smt-ray evaluate``: a run's tuned model, or any model, on any tasks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from smt_ray.artifacts.runs import RunFolder
+from smt_ray.artifacts.stages import Stage, fingerprint
+from smt_ray.artifacts.storage import Storage
+from smt_ray.config.load import apply_overrides, validate_config
+from smt_ray.config.run import RunConfig
+from smt_ray.errors import UserError
+from smt_ray.models.inspect import model_identity
+from smt_ray.orchestration.board import make_board
+from smt_ray.orchestration.evaluator import evaluation_pool, publish_predictions
+from smt_ray.orchestration.merge import trained_adapter
+from smt_ray.orchestration.plan import evaluation_stage, read_tasks
+from smt_ray.orchestration.progress import say
+from smt_ray.orchestration.resources import plan_processes
+from smt_ray.orchestration.session import ray_session
+
+
+def evaluate_run(
+    storage_root: str, name: str, tasks: Sequence[str], data: str | None, overrides: Sequence[str]
+) -> dict[str, Any]:
+    """Evaluates a run's tuned model under the run's own settings.
+
+    Args:
+        storage_root: The storage that holds the run.
+        name: The run.
+        tasks: Task or suite names.
+        data: Folder with ``dataset/<task>/test.json``; by default the run's.
+        overrides: ``key=value`` items on the run's config.
+
+    Raises:
+        UserError: The run, a task or its rows cannot be found.
+    """
+    run = RunFolder.open(Storage(storage_root), name)
+    values = {**run.manifest()["config"], "storage": storage_root}
+    config = _with_tasks(values, tasks, data, overrides)
+    adapter = trained_adapter(run)
+    stage_name = run.manifest()["stages"]["training"]["stage"]
+    return _evaluate(config, str(run.storage.fetch(adapter)), stage_name)
+
+
+def evaluate_model(
+    storage_root: str,
+    model: str,
+    adapter: str | None,
+    tasks: Sequence[str],
+    data: str | None,
+    overrides: Sequence[str],
+) -> dict[str, Any]:
+    """Evaluates a model folder or hub name, with or without an adapter; see :func:`evaluate_run`.
+
+    Raises:
+        UserError: The model, the adapter, a task or its rows cannot be found, or they do not fit.
+    """
+    values: dict[str, Any] = {
+        "name": "evaluate",
+        "storage": storage_root,
+        "model": {"path": model},
+        "data": {"train": ["none"]},
+    }
+    config = _with_tasks(values, tasks, data, overrides)
+    digest = None if adapter is None else _digest(Path(adapter))
+    return _evaluate(config, adapter and str(Path(adapter).absolute()), digest)
+
+
+def _with_tasks(
+    values: dict[str, Any], tasks: Sequence[str], data: str | None, overrides: Sequence[str]
+) -> RunConfig:
+    values["evaluation"] = {
+        **values.get("evaluation", {}), "tasks": list(tasks), "base_likelihood": False
+    }  # fmt: skip
+    if data is not None:
+        values["data"] = {**values["data"], "dir": data}
+    return validate_config(apply_overrides(values, overrides))
+
+
+def _evaluate(config: RunConfig, adapter: str | None, tuned: str | None) -> dict[str, Any]:
+    storage, tasks = Storage(config.storage), read_tasks(config)
+    storage.check_writable()
+    spec = config.model.model_dump(mode="json")
+    stage = evaluation_stage(
+        storage,
+        identity=model_identity(spec),
+        tuned=tuned,
+        tasks=tasks,
+        protocol="generate",
+        prompt=config.data.prompt,
+        num_beams=config.evaluation.num_beams,
+    )
+    manifest = stage.manifest()
+    if manifest is not None:
+        say(f"evaluated before, reused ({stage.name})")
+    else:
+        manifest = _predict(config, stage, tasks, adapter)
+    results: dict[str, Any] = manifest["summary"]["tasks"]
+    return {"tasks": results, "predictions": stage.uri}
+
+
+def _predict(
+    config: RunConfig, stage: Stage, tasks: dict[str, Any], adapter: str | None
+) -> dict[str, Any]:
+    began, num_workers = time.monotonic(), config.resources.num_workers
+    with ray_session():
+        resources = plan_processes(
+            config.resources, num_workers, ray.cluster_resources(), "resources.num_workers"
+        )
+        settings = {
+            "prompt_form": config.data.prompt,
+            "num_beams": config.evaluation.num_beams,
+            "batch_tokens": config.evaluation.batch_tokens,
+        }
+        model = config.model.model_dump(mode="json")
+        with evaluation_pool(model, num_workers, resources, make_board(), settings) as pool:
+            predictions = pool.evaluate("evaluate", tasks, protocol="generate", adapter=adapter)
+        return publish_predictions(stage, "generate", predictions, time.monotonic() - began)
+
+
+def _digest(adapter: Path) -> str:
+    if not adapter.is_dir():
+        raise UserError("--adapter", "must be an adapter's folder", got=str(adapter))
+    folder = Storage(str(adapter))
+    return fingerprint({file: folder.digest(file) for file in folder.list_files("")})

@@ -1,0 +1,39 @@
+"""``smt-ray log``: what is on disk of a run, sent to MLflow after the fact."""
+
+from __future__ import annotations
+
+from smt_ray.artifacts.runs import RunFolder
+from smt_ray.artifacts.storage import Storage
+from smt_ray.config.load import validate_config
+from smt_ray.errors import UserError
+from smt_ray.orchestration.snapshot import read_snapshot
+from smt_ray.orchestration.tracker import open_tracker, tracker_arguments
+from smt_ray.tracking.replay import replay
+from smt_ray.tracking.uris import how_to_open
+
+_PATIENCE_S = 600.0
+
+
+def log_run(storage_root: str, name: str) -> str:
+    """Sends a run; says where it can be seen. What MLflow has already stays as it is.
+
+    Raises:
+        UserError: There is no such run, tracking is off in its config, or MLflow does not answer.
+    """
+    storage = Storage(storage_root)
+    run = RunFolder.open(storage, name)
+    config = validate_config(run.manifest()["config"])
+    arguments = tracker_arguments(config, storage)
+    if arguments is None:
+        raise UserError("tracking.enabled", "must be true to send a run", got=False)
+    tracker = open_tracker(**arguments)
+    run_id = replay(tracker, read_snapshot(run))
+    if not tracker.close(_PATIENCE_S):
+        raise UserError(
+            "tracking.uri",
+            f"MLflow did not take the run ({tracker.last_error})",
+            got=how_to_open(arguments["uri"]),
+            fix="start the server, then send the run again",
+        )
+    run.update(mlflow_run_id=run_id or tracker.run_id)
+    return how_to_open(arguments["uri"])
