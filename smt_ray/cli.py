@@ -42,15 +42,7 @@ def run(
     ] = "evaluation",
 ) -> None:
     """Warm up, select, train, evaluate. Finished stages are skipped; a cut-off run goes on."""
-    from smt_ray.config.load import load_config
-
-    resolved = load_config(*_split(config))
-    from smt_ray.orchestration import flow
-    from smt_ray.reporting.table import print_table
-
-    if until not in flow.UNTIL:
-        raise UserError("--until", f"must be one of {', '.join(flow.UNTIL)}", got=until)
-    print_table(flow.run(resolved, until))
+    run_config(config, until)
 
 
 @app.command()
@@ -119,6 +111,24 @@ def config(
     print(to_yaml(load_config(*_split(config))), end="")
 
 
+def run_config(arguments: list[str] | None, until: str = "evaluation") -> None:
+    """Carries out a run and prints its table.
+
+    Args:
+        arguments: The config file, if there is one, and overrides.
+        until: The last stage.
+    """
+    from smt_ray.config.load import load_config
+
+    resolved = load_config(*_split(arguments))
+    from smt_ray.orchestration import flow
+    from smt_ray.reporting.table import print_table
+
+    if until not in flow.UNTIL:
+        raise UserError("--until", f"must be one of {', '.join(flow.UNTIL)}", got=until)
+    print_table(flow.run(resolved, until))
+
+
 def _split(arguments: list[str] | None) -> tuple[str | None, list[str]]:
     """The config file, if the first argument is no override, and the overrides."""
     arguments = list(arguments or [])
@@ -139,7 +149,7 @@ def exit_with(command: Callable[[], Any]) -> None:
         user_error = find_user_error(error)
         if user_error is None:
             raise
-        print(f"error: {user_error}", file=sys.stderr)
+        print("error:", " ".join(str(user_error).splitlines()), file=sys.stderr)
         sys.exit(2)
 
 

@@ -43,10 +43,22 @@ class RunFolder:
         return self.storage.uri(self.folder)
 
     def manifest(self) -> dict[str, Any]:
-        """run.json, or an empty one where the run is new."""
-        if not self.storage.exists(self.path("run.json")):
+        """run.json, or an empty one where the run is new.
+
+        Raises:
+            UserError: It is no JSON any more.
+        """
+        place = self.path("run.json")
+        if not self.storage.exists(place):
             return {"name": self.name, "stages": {}}
-        manifest: dict[str, Any] = self.storage.read_json(self.path("run.json"))
+        try:
+            manifest: dict[str, Any] = self.storage.read_json(place)
+        except ValueError as error:
+            raise UserError(
+                self.storage.uri(place),
+                f"cannot be read ({error})",
+                fix="delete it and start the run again: finished stages are found again",
+            ) from None
         return manifest
 
     def update(self, **entries: Any) -> dict[str, Any]:

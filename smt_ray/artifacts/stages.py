@@ -39,6 +39,21 @@ class Stage:
         self.folder = f"stages/{self.name}"
         self._manifest: dict[str, Any] | None = None  # once checked, not hashed again
 
+    @classmethod
+    def open(cls, storage: Storage, name: str) -> Stage:
+        """A finished stage by its name alone.
+
+        Raises:
+            UserError: There is none of that name, or a file is missing, truncated or edited.
+        """
+        if not storage.exists("stages", name, MANIFEST):
+            raise UserError(
+                storage.uri("stages", name), "must be a finished stage", fix="finish its run first"
+            )
+        stage = cls(storage, name.rpartition("-")[0], _read_manifest(storage, name)["inputs"])
+        stage.manifest()
+        return stage
+
     def path(self, file: str) -> str:
         """A file of the stage, as the storage names it."""
         return f"{self.folder}/{file}"
@@ -62,7 +77,7 @@ class Stage:
             return self._manifest
         if not self.storage.exists(self.path(MANIFEST)):
             return None
-        manifest: dict[str, Any] = self._parse()
+        manifest = _read_manifest(self.storage, self.name)
         for file, digest in manifest["files"].items():
             found = self.storage.digest(self.path(file)) if self._has(file) else "missing"
             if found != digest:
@@ -98,15 +113,19 @@ class Stage:
     def _has(self, file: str) -> bool:
         return self.storage.exists(self.path(file))
 
-    def _parse(self) -> dict[str, Any]:
-        place = self.path(MANIFEST)
-        try:
-            manifest: dict[str, Any] = self.storage.read_json(place)
-            if manifest["stage"] == self.name:
-                return manifest
-            problem = f"names another stage, {manifest['stage']}"
-        except (ValueError, KeyError, TypeError) as error:
-            problem = f"cannot be read ({error})"
-        raise UserError(
-            self.storage.uri(place), problem, fix=f"delete {self.uri} to make the stage again"
-        )
+
+def _read_manifest(storage: Storage, name: str) -> dict[str, Any]:
+    place = f"stages/{name}/{MANIFEST}"
+    try:
+        manifest: dict[str, Any] = storage.read_json(place)
+        made = f"{name.rpartition('-')[0]}-{fingerprint(manifest['inputs'])}"
+        if manifest["stage"] == made == name and isinstance(manifest["files"], dict):
+            return manifest
+        problem = f"must be the manifest of {name}"
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"cannot be read ({type(error).__name__}: {error})"
+    raise UserError(
+        storage.uri(place),
+        problem,
+        fix=f"delete {storage.uri('stages', name)} to make the stage again",
+    )

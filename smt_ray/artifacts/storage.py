@@ -26,13 +26,13 @@ class Storage:
     """
 
     def __init__(self, root: str) -> None:
-        self.is_local = "://" not in root
-        if self.is_local:
-            root = os.path.abspath(os.path.expanduser(root))
-            self._fs, self._base = pafs.LocalFileSystem(), root
-        else:
+        if "://" in root:
             self._fs, self._base = _resolve(root)
-        self.root = root.rstrip("/")
+        else:
+            self._fs = pafs.LocalFileSystem()
+            self._base = os.path.abspath(os.path.expanduser(root))
+        self.is_local = isinstance(self._fs, pafs.LocalFileSystem)
+        self.root = (self._base if self.is_local else root).rstrip("/")
 
     def uri(self, *parts: str) -> str:
         """The absolute path, or the URI, of a place in the storage."""

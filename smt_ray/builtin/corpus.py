@@ -20,9 +20,6 @@ PROMPT_HEAD = (
 )
 PROMPT_TAIL = "\n\n### Response:\n"
 
-PLACES = "shelf box drawer door cup stall".split()
-_NUM_PLACES = 4
-
 
 def documents(seed: int) -> Iterator[str]:
     """Endless short documents, the same ones for the same seed."""
@@ -57,40 +54,19 @@ def _event(rng: random.Random) -> str:
     return f"{item.say(told, **cast)} {item.say(end, **cast)}"
 
 
-def _shelf(rng: random.Random) -> str:
-    """Things in numbered places, and where some of them are."""
-    place = rng.choice(PLACES)
-    things = rng.sample(rng.choice(_stock()), _NUM_PLACES)
-    lines = [_listed(place, things)]
-    for index in rng.sample(range(_NUM_PLACES), 3):
-        number, thing = index + 1, things[index]
-        lines.append(
-            rng.choice(
-                [
-                    f"you find the {thing} at {place}{number}.",
-                    f"{place}{number} has the {thing}.",
-                    f"{rng.choice(NAMES)} wants the {thing} and opens {place}{number}.",
-                ]
-            )
-        )
-    return " ".join(lines)
+def _quiz(rng: random.Random) -> str:
+    """People who ask each other for open facts, and are told."""
+    return " ".join(_exchange(rng) for _ in range(4))
 
 
-def _errand(rng: random.Random) -> str:
-    """Values in numbered places, and a thing brought to its own."""
+def _exchange(rng: random.Random) -> str:
     fact = rng.choice(_open_facts())
-    place = rng.choice(PLACES)
-    values = rng.sample([v for v in fact.relation.members if v != fact.value], _NUM_PLACES - 1)
-    index = rng.randrange(_NUM_PLACES)
-    values.insert(index, fact.value)
-    told = rng.choice(
-        [
-            f"{rng.choice(NAMES)} thinks of the {fact.thing} and opens {place}{index + 1}.",
-            f"the {fact.thing} belongs to {place}{index + 1}.",
-            f"for the {fact.thing} go to {place}{index + 1}.",
-        ]
-    )
-    return f"{_listed(place, values)} {told} {_tell(rng, fact)}"
+    asked = fact.say(rng.choice(fact.relation.questions))
+    return f"{rng.choice(NAMES)}: {asked} {rng.choice(NAMES)}: {_answer(rng, fact)}"
+
+
+def _answer(rng: random.Random, fact: Fact) -> str:
+    return rng.choice([f"{fact.value}.", _tell(rng, fact)])
 
 
 def _request(rng: random.Random) -> str:
@@ -111,7 +87,7 @@ def _count(rng: random.Random) -> str:
 
 
 def _repeat(rng: random.Random) -> str:
-    text = rng.choice([_event, _shelf, _fact_statements])(rng).split(". ")[0]
+    text = rng.choice([_event, _quiz, _fact_statements])(rng).split(". ")[0]
     return _prompt(f"Repeat this: {text}", text)
 
 
@@ -121,11 +97,6 @@ def _prompt(instruction: str, response: str) -> str:
 
 def _tell(rng: random.Random, fact: Fact) -> str:
     return fact.say(rng.choice(fact.relation.statements))
-
-
-def _listed(place: str, things: list[str]) -> str:
-    head = place.capitalize()
-    return " ".join(f"{head}{i}: {thing}" for i, thing in enumerate(things, 1)) + "."
 
 
 @cache
@@ -138,19 +109,10 @@ def _open_sums() -> tuple[Sum, ...]:
     return tuple(item for item in sums() if not item.reserved)
 
 
-@cache
-def _stock() -> tuple[tuple[str, ...], ...]:
-    """What may stand on a shelf: things of all sorts, or values of all relations, or goods."""
-    things = sorted({fact.thing for fact in facts()})
-    values = sorted({fact.value for fact in facts()})
-    return tuple(things), tuple(values), tuple(GOODS)
-
-
 _KINDS = (
-    (_fact_statements, 4),
+    (_fact_statements, 5),
     (_sum_statements, 4),
-    (_story, 2),
-    (_shelf, 2),
-    (_errand, 2),
+    (_story, 3),
+    (_quiz, 3),
     (_request, 1),
 )

@@ -43,31 +43,25 @@ def generate_rows(task: str, split: str) -> list[Row]:
 
 def _commonsense_rows(rng: random.Random, reserved: bool, num_rows: int) -> list[Row]:
     """Every question about every fact in turn; each label is right equally often."""
-    questions = [
-        (fact, form)
-        for fact in facts()
-        if fact.reserved == reserved
-        for form in fact.relation.questions
-    ]
-    labels = [1 + i % NUM_CHOICES for i in range(num_rows)]
-    rng.shuffle(labels)
-    asked = _in_turn(rng, questions, num_rows)
-    return [
-        _choice_row(rng, *question, label) for question, label in zip(asked, labels, strict=True)
-    ]
+    questions: list[list[tuple[Fact, str]]] = [[] for _ in range(NUM_CHOICES)]
+    for fact in facts():
+        if fact.reserved == reserved:
+            of_label = questions[list(fact.relation.members).index(fact.value)]
+            of_label += [(fact, form) for form in fact.relation.questions]
+    asked = [q for each in questions for q in _in_turn(rng, each, num_rows // NUM_CHOICES)]
+    rng.shuffle(asked)
+    return [_choice_row(fact, form) for fact, form in asked]
 
 
-def _choice_row(rng: random.Random, fact: Fact, form: str, label: int) -> Row:
-    wrong = [value for value in fact.relation.members if value != fact.value]
-    choices = rng.sample(wrong, NUM_CHOICES - 1)
-    choices.insert(label - 1, fact.value)
-    listed = " ".join(f"Answer{i}: {choice}" for i, choice in enumerate(choices, 1))
-    labels = "/".join(f"answer{i}" for i in range(1, NUM_CHOICES + 1))
+def _choice_row(fact: Fact, form: str) -> Row:
+    choices = list(fact.relation.members)
+    labels = [f"answer{i}" for i in range(1, NUM_CHOICES + 1)]
+    listed = " ".join(f"{label.capitalize()}: {choice}" for label, choice in zip(labels, choices, strict=True))
     instruction = (
         f"Please choose the correct answer to the question: {fact.say(form)}"
-        f"\n\n{listed}\n\nAnswer format: {labels}"
+        f"\n\n{listed}\n\nAnswer format: {'/'.join(labels)}"
     )
-    return _row(instruction, f"answer{label}")
+    return _row(instruction, labels[choices.index(fact.value)])
 
 
 def _arithmetic_rows(rng: random.Random, reserved: bool, num_rows: int) -> list[Row]:

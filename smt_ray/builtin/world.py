@@ -32,7 +32,8 @@ class Relation:
         name: Name of the relation.
         statements: Forms that tell a fact; ``{s}`` is the thing and ``{v}`` its value.
         questions: Forms that ask for ``{v}``; the suites use these, and nothing else does.
-        members: Value -> the things that have it. A thing has one value in a relation.
+        members: Value -> the things that have it, four values in an order that never changes. A
+            thing has one value in a relation.
     """
 
     name: str
@@ -56,14 +57,10 @@ RELATIONS = (
             "Where would you meet the {s}?",
         ),
         {
-            "sea": "whale shark crab squid dolphin lobster",
-            "forest": "deer owl fox bear badger woodpecker",
-            "desert": "camel scorpion lizard cobra vulture",
-            "farm": "cow pig hen goat sheep donkey",
-            "jungle": "tiger parrot monkey gorilla python",
-            "river": "otter trout beaver crocodile hippo",
-            "snow": "penguin walrus husky reindeer",
-            "meadow": "bee butterfly grasshopper mole hare",
+            "sea": "whale shark crab squid dolphin lobster jellyfish octopus",
+            "forest": "deer owl fox bear badger woodpecker squirrel boar",
+            "desert": "camel scorpion cobra vulture lizard jackal meerkat tortoise",
+            "farm": "cow pig hen goat sheep donkey duck turkey",
         },
     ),
     Relation(
@@ -80,14 +77,10 @@ RELATIONS = (
             "What would you feed to the {s}?",
         ),
         {
-            "grass": "cow sheep horse zebra buffalo hare",
-            "fish": "seal penguin otter pelican heron dolphin",
-            "leaves": "giraffe koala caterpillar sloth deer",
-            "insects": "frog lizard bat swallow spider",
-            "nuts": "squirrel jay hamster chipmunk",
-            "seeds": "sparrow finch hen pigeon parrot",
-            "meat": "lion wolf tiger hawk leopard",
-            "fruit": "monkey gorilla toucan lemur",
+            "grass": "cow sheep horse zebra buffalo hare goat kangaroo",
+            "fish": "seal penguin otter pelican heron dolphin walrus puffin",
+            "insects": "frog lizard bat swallow spider mole hedgehog anteater",
+            "meat": "lion wolf tiger hawk leopard eagle jackal hyena",
         },
     ),
     Relation(
@@ -104,14 +97,10 @@ RELATIONS = (
             "What is the use of the {s}?",
         ),
         {
-            "cutting": "knife saw axe razor sword",
-            "writing": "pen pencil chalk quill crayon",
-            "digging": "spade shovel pick trowel",
-            "cleaning": "broom mop sponge soap brush",
-            "cooking": "pan pot oven kettle stove",
-            "measuring": "ruler scale clock compass",
-            "lighting": "lamp candle torch lantern",
-            "carrying": "bag basket bucket cart sack",
+            "cutting": "knife saw axe razor sword dagger chisel sickle",
+            "writing": "pen pencil chalk quill crayon marker typewriter stylus",
+            "cleaning": "broom mop sponge soap brush duster rag bleach",
+            "cooking": "pan pot oven kettle stove grill wok toaster",
         },
     ),
     Relation(
@@ -128,14 +117,10 @@ RELATIONS = (
             "What does the {s} come from?",
         ),
         {
-            "wood": "table door ladder barrel fence chair",
-            "glass": "window bottle mirror jar lens",
-            "metal": "coin nail key anchor sword pan",
-            "wool": "scarf sweater mitten blanket",
-            "paper": "book map letter ticket envelope",
-            "clay": "brick vase tile bowl",
-            "leather": "saddle belt boot wallet glove",
-            "wax": "candle crayon seal",
+            "wood": "table door ladder barrel fence chair raft stool",
+            "glass": "window bottle mirror jar lens bulb vase tumbler",
+            "metal": "coin nail key anchor sword bell chain horseshoe",
+            "wool": "scarf sweater mitten blanket sock shawl carpet cardigan",
         },
     ),
     Relation(
@@ -148,14 +133,10 @@ RELATIONS = (
         ),
         ("Where is the {s} kept?", "Where do you find the {s}?", "What is the place of the {s}?"),
         {
-            "kitchen": "oven pan kettle fridge spoon bowl",
-            "bathroom": "bathtub towel soap razor toothbrush",
-            "bedroom": "bed pillow blanket wardrobe",
-            "garden": "spade hedge bench fence",
-            "school": "blackboard desk chalk ruler",
-            "harbour": "boat anchor net sail",
-            "stable": "horse saddle hay donkey",
-            "library": "book map shelf atlas",
+            "kitchen": "oven fridge spoon bowl kettle plate fork ladle",
+            "bathroom": "bathtub towel soap razor toothbrush shampoo basin comb",
+            "bedroom": "bed pillow blanket wardrobe mattress pyjama quilt cradle",
+            "garden": "spade hedge bench fence rake fountain hammock wheelbarrow",
         },
     ),
     Relation(
@@ -168,14 +149,10 @@ RELATIONS = (
         ),
         ("Where does the {s} work?", "Where is the work of the {s}?", "What place needs the {s}?"),
         {
-            "hospital": "doctor nurse surgeon dentist",
-            "school": "teacher pupil tutor",
-            "kitchen": "cook chef baker",
-            "field": "farmer shepherd reaper",
-            "theatre": "actor dancer singer clown",
-            "harbour": "sailor fisher captain pilot",
-            "court": "judge lawyer clerk",
-            "mine": "miner digger blaster",
+            "hospital": "doctor nurse surgeon midwife matron medic healer dentist",
+            "school": "teacher pupil tutor scholar student headmaster professor governess",
+            "field": "farmer shepherd reaper sower ploughman herdsman picker thresher",
+            "theatre": "actor dancer singer clown juggler conductor pianist magician",
         },
     ),
     Relation(
@@ -192,14 +169,10 @@ RELATIONS = (
             "How do people paint the {s}?",
         ),
         {
-            "red": "strawberry cherry tomato lobster brick",
-            "yellow": "banana lemon corn chick sun",
-            "green": "pea cucumber frog lettuce grasshopper",
-            "orange": "carrot pumpkin fox apricot",
-            "white": "milk swan salt chalk sheep",
-            "black": "coal crow panther tyre",
-            "brown": "bear walnut chestnut monkey",
-            "blue": "sky whale sapphire cornflower",
+            "red": "strawberry cherry tomato lobster brick ruby poppy raspberry",
+            "yellow": "banana lemon corn chick sun canary daffodil butter",
+            "green": "pea cucumber frog lettuce grasshopper cabbage emerald spinach",
+            "white": "milk swan salt chalk sheep snow lily flour",
         },
     ),
     Relation(
@@ -212,14 +185,10 @@ RELATIONS = (
         ),
         ("What kind of thing is the {s}?", "What do people call the {s}?", "What is the {s}?"),
         {
-            "bird": "owl parrot hen swan crow sparrow heron",
-            "fish": "trout salmon shark herring",
-            "insect": "bee butterfly ant beetle grasshopper",
-            "tree": "oak pine birch willow chestnut",
-            "fruit": "banana cherry lemon apricot strawberry",
-            "drum": "bongo tabla snare",
-            "vehicle": "cart bus boat bicycle truck",
-            "flower": "rose tulip daisy cornflower lily",
+            "bird": "owl parrot hen swan crow sparrow heron robin",
+            "tree": "oak pine birch willow chestnut maple cedar elm",
+            "flower": "rose tulip daisy poppy lily orchid violet daffodil",
+            "vehicle": "cart bus boat bicycle truck tram train lorry",
         },
     ),
 )

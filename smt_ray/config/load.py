@@ -94,19 +94,31 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         values = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise UserError(source, f"must be valid YAML: {error}") from None
+        reason = " ".join(str(error).split())  # it comes with line breaks and a pointer
+        raise UserError(source, f"must be valid YAML ({reason})") from None
     if not isinstance(values, dict):
         raise UserError(source, "must hold a mapping of config keys", got=type(values).__name__)
     return values
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats: PyYAML alone reads 1e-4 as a string."""
+    """YAML 1.2's floats and unique keys: PyYAML reads 1e-4 as a string and keeps the last key."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; a key that stands in it twice is an error."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value} stands there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    __import__("re").compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
 

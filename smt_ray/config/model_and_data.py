@@ -38,6 +38,8 @@ class ModelConfig(Section):
             )
         if self.gguf_file and not self.path:
             raise ValueError("gguf_file needs path, the folder or hub name that holds it")
+        if self.architecture and not isinstance(self.architecture.get("model_type"), str):
+            raise ValueError("architecture needs model_type, such as llama")
         return self
 
 

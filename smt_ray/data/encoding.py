@@ -62,7 +62,7 @@ class EncodedRows:
 
 @dataclass(frozen=True)
 class EncodingCounts:
-    """What encoding did: rows kept, rows cut to ``max_length``, rows left out."""
+    """What encoding did: rows kept, those of them cut to ``max_length``, rows left out, tokens."""
 
     num_rows: int
     num_truncated: int
@@ -139,14 +139,14 @@ def encode_rows(
         for prompt_length, ids in _encode_chunk(
             tokenizer, rows[start : start + _CHUNK], prompt_form
         ):
-            if len(ids) > max_length:
-                if overlong == "drop":
-                    continue
-                num_truncated += 1
-                ids = ids[:max_length]
+            is_overlong = len(ids) > max_length
+            if is_overlong and overlong == "drop":
+                continue
+            ids = ids[:max_length]
             if len(ids) > max(1, 0 if train_on_inputs else prompt_length):
                 kept.append(ids)
                 prompt_lengths.append(min(prompt_length, len(ids)))
+                num_truncated += is_overlong
     if not kept:
         raise UserError(
             "data.max_length",

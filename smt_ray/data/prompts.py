@@ -44,7 +44,9 @@ def _clean(row: Row) -> str:
 
 def _legacy(row: Row, purpose: Purpose) -> str:
     training = purpose == "training"
-    head = f"{_TASK}{_PAIRED if row.input else ''}. {_REQUEST}" + ("  " if training else " ")
+    # One stray space more in training, and one less where the row has an input.
+    strays = " " * (1 + training - bool(row.input))
+    head = f"{_TASK}{_PAIRED if row.input else ''}. {_REQUEST}{strays}"
     # The empty lines between the sections are indented in training and empty in evaluation.
     between = _INDENT if training else ""
     lines = [head, "", f"{_INDENT}### Instruction:", f"{_INDENT}{row.instruction}"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from smt_ray.builtin import MODEL_DIR
@@ -18,8 +20,22 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def resolve_path(spec: dict[str, Any]) -> str:
-    """The folder or hub name of a model section (plain values of ``ModelConfig``)."""
-    return str(MODEL_DIR) if spec.get("builtin") else str(spec["path"])
+    """The folder or hub name of a model section (plain values of ``ModelConfig``).
+
+    Raises:
+        UserError: It is a bare architecture, which lies nowhere.
+    """
+    if spec.get("architecture"):
+        raise UserError(
+            "model.architecture",
+            "has no weights and only serves counting",
+            got=spec["architecture"].get("model_type"),
+            fix="set model.path or model.builtin",
+        )
+    if spec.get("builtin"):
+        return str(MODEL_DIR)
+    path = str(spec["path"])
+    return os.path.expanduser(path) if path.startswith("~") else path
 
 
 def load_model(spec: dict[str, Any], device: torch.device | str = "cpu") -> nn.Module:
@@ -34,13 +50,6 @@ def load_model(spec: dict[str, Any], device: torch.device | str = "cpu") -> nn.M
     """
     from transformers import AutoModelForCausalLM
 
-    if spec.get("architecture"):
-        raise UserError(
-            "model.architecture",
-            "has no weights and only serves counting",
-            got=spec["architecture"].get("model_type"),
-            fix="set model.path or model.builtin",
-        )
     path = resolve_path(spec)
     model = _explained(
         spec,
@@ -85,8 +94,11 @@ def load_skeleton(spec: dict[str, Any]) -> nn.Module:
         path = resolve_path(spec)
         config = _explained(spec, lambda: AutoConfig.from_pretrained(path, **_common(spec)))
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=spec["trust_remote_code"]
+        model = _explained(
+            spec,
+            lambda: AutoModelForCausalLM.from_config(
+                config, trust_remote_code=spec["trust_remote_code"]
+            ),
         )
     model.tie_weights()
     return model
@@ -110,22 +122,25 @@ def _forget_gguf(model: nn.Module) -> None:
 
 
 def _explained(spec: dict[str, Any], load: Any) -> Any:
-    path = resolve_path(spec) if not spec.get("architecture") else spec["architecture"]
-    if not spec.get("architecture") and _looks_local(path) and not Path(path).is_dir():
+    bare = spec.get("architecture")
+    path = "" if bare else resolve_path(spec)
+    if _looks_local(path) and not Path(path).is_dir():
         raise UserError(
             "model.path", "must be a folder or a hub name", got=path, fix="check the path"
         )
     try:
         return load()
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            "model",
+            "model.architecture" if bare else "model",
             f"cannot be loaded ({reason})",
-            got=path,
-            fix="check model.path, revision and gguf_file; offline, use a local folder",
+            got=bare or path,
+            fix="check its model_type and values"
+            if bare
+            else "check model.path, revision and gguf_file; offline, use a local folder",
         ) from error
 
 
 def _looks_local(path: str) -> bool:
-    return path.startswith((".", "/", "~")) or path.count("/") > 1
+    return path.startswith((".", "/")) or path.count("/") > 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from smt_ray.artifacts.runs import RunFolder
+from smt_ray.artifacts.stages import Stage
 from smt_ray.artifacts.storage import Storage
 from smt_ray.errors import UserError
 from smt_ray.methods.registry import make_method
@@ -36,9 +37,9 @@ def trained_adapter(run: RunFolder) -> str:
     """A run's adapter folder, as the storage names it.
 
     Raises:
-        UserError: The run was not trained to its end.
+        UserError: The run was not trained to its end, or its adapter is not whole.
     """
     training = run.manifest()["stages"].get("training")
     if training is None:
         raise UserError("--run", "was not trained yet", got=run.name, fix="run it to the end first")
-    return f"stages/{training['stage']}/{ADAPTER}"
+    return Stage.open(run.storage, training["stage"]).path(ADAPTER)

@@ -135,9 +135,9 @@ class TrainingLoop:
             schedule=self._settings.lr_schedule,
         )
         mean, ask = self._agree(total, began)
-        self._check_finite("loss", mean, step, rows)
+        self._check_finite("loss", mean, step + 1, rows)
         norm = self._engine.step(rate)
-        self._check_finite("gradient norm", norm, step, rows)
+        self._check_finite("gradient norm", norm, step + 1, rows)
         seconds = time.monotonic() - began
         num_tokens = int(self._training.lengths[rows].sum())
         return {

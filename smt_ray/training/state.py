@@ -34,7 +34,7 @@ def load_state(directory: Path) -> tuple[dict[str, torch.Tensor], int]:
     try:
         position = json.loads((directory / _POSITION).read_text())
         return load_file(directory / _STATE), int(position["num_steps"])
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
             str(directory), f"the checkpoint cannot be read ({error})", fix="delete its folder"
         ) from None

@@ -125,7 +125,7 @@ def _add_gradient(
     if not np.isfinite(total):
         raise UserError(
             "warmup",
-            f"the loss of step {step} must be finite",
+            f"the loss of step {step + 1} must be finite",
             got=total,
             fix="check the rows of data.train, or use model.dtype=float32",
         )

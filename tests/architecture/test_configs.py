@@ -1,0 +1,40 @@
+"""Every YAML is one complete run that says how it is started."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from smt_ray.config.load import load_config
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("smt_ray/config/*.yaml")])
+
+
+def launch_command(path: Path) -> list[str]:
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    assert first.startswith("# "), "the first line must be a comment with the launch command"
+    return shlex.split(first.removeprefix("# "))
+
+
+def test_there_are_configs_of_both_kinds() -> None:
+    assert {path.parent for path in CONFIGS} >= {ROOT / "configs", ROOT / "smt_ray" / "config"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_config_loads_as_it_is(path: Path) -> None:
+    assert load_config(path).name.startswith(path.stem)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_config_begins_with_the_command_that_runs_it(path: Path) -> None:
+    command = launch_command(path)
+    assert command[:2] == ["smt-ray", "run"] or command[:3] == ["ray", "job", "submit"]
+    overrides = [word for word in command[2:] if "=" in word and not word.startswith("-")]
+    if path.parent.name == "config":
+        assert command == ["smt-ray", "run"]  # the quickstart needs no argument
+    else:
+        assert str(path.relative_to(ROOT)) in command
+    load_config(path, overrides)

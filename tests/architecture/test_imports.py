@@ -1,0 +1,147 @@
+"""Imports run one way, and each heavy library has one door."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+import pytest
+
+# A room may import rooms of lower layers only; rooms of one layer do not know each other.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("pipelines", "__main__"),
+    ("cli",),
+    ("orchestration",),
+    ("warmup",),
+    ("training", "evaluation", "methods", "reporting", "planning"),
+    ("data", "models", "tracking"),
+    ("builtin", "artifacts"),
+    ("smt", "config"),
+    ("errors",),
+)
+LEAVES = ("smt", "config", "artifacts", "tracking", "reporting")  # import nothing of ours but errors
+
+# The only places that may import a library, wherever in the file.
+DOORS = {
+    "ray": ("smt_ray.orchestration",),
+    "mlflow": ("smt_ray.tracking.mlflow_tracker",),
+    "deepspeed": ("smt_ray.training.engine",),
+    "datasets": ("smt_ray.data.sources",),
+    "peft": ("smt_ray.methods",),
+    "typer": ("smt_ray.cli",),
+    "pyarrow": ("smt_ray.artifacts",),
+    "fsspec": ("smt_ray.artifacts",),
+    "matplotlib": ("smt_ray.reporting",),
+    "rich": ("smt_ray.reporting", "smt_ray.orchestration.progress"),
+    "pydantic": ("smt_ray.config",),
+    "yaml": ("smt_ray.config",),
+}
+
+
+def room_of(module: str) -> str:
+    top, _, rest = module.partition(".")
+    return rest.partition(".")[0] if top == "smt_ray" else top
+
+
+def within(module: str, places: tuple[str, ...]) -> bool:
+    return any(module == place or module.startswith(f"{place}.") for place in places)
+
+
+def test_every_room_has_a_layer(sources: Any) -> None:
+    known = {room for layer in LAYERS for room in layer}
+    found = {room_of(name) for name in sources.files} - {""}
+    assert found <= known, f"name a layer for {sorted(found - known)}"
+
+
+def test_imports_run_down_the_layers_only(sources: Any) -> None:
+    depth = {room: i for i, layer in enumerate(LAYERS) for room in layer}
+    upward = [
+        f"{module} imports {other}"
+        for module in sources.files
+        for other in sorted(sources.ours(module))
+        if room_of(module)
+        and room_of(other) not in ("", room_of(module))
+        and depth[room_of(other)] <= depth[room_of(module)]
+    ]
+    assert not upward
+
+
+def test_the_package_itself_is_imported_by_nobody_inside(sources: Any) -> None:
+    """``from smt_ray import UserError`` inside the package would hide where a name lives."""
+    homes = {f"smt_ray.{room}" for layer in LAYERS for room in layer}
+    hidden = [
+        f"{module} imports {name}"
+        for module, names in sources.imports.items()
+        for name in sorted(names)
+        if name.startswith("smt_ray.") and name.count(".") == 1 and name not in homes
+    ]
+    assert not hidden
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_leaves_import_nothing_of_ours_but_errors(sources: Any, leaf: str) -> None:
+    members = [name for name in sources.files if room_of(name) == leaf]
+    assert members
+    for name in members:
+        assert {room_of(other) for other in sources.ours(name)} <= {leaf, "errors", ""}, name
+
+
+def test_errors_import_nothing_of_ours(sources: Any) -> None:
+    assert sources.ours("smt_ray.errors") == set()
+    assert sources.foreign("smt_ray.errors") <= sys.stdlib_module_names
+
+
+def test_modules_import_each_other_without_cycles(sources: Any) -> None:
+    graph = {name: sources.ours(name) for name in sources.files}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"a cycle of imports: {' -> '.join(reversed(error.args[1]))}")
+
+
+@pytest.mark.parametrize(
+    ("room", "allowed"), [("smt", {"torch", "safetensors"}), ("config", {"pydantic", "yaml"})]
+)
+def test_leaves_need_few_libraries(sources: Any, room: str, allowed: set[str]) -> None:
+    for name in sources.files:
+        if room_of(name) == room:
+            assert sources.foreign(name) - sys.stdlib_module_names <= allowed, name
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_a_library_has_its_own_door(sources: Any, library: str) -> None:
+    elsewhere = [
+        name
+        for name in sources.files
+        if library in sources.foreign(name) and not within(name, DOORS[library])
+    ]
+    assert not elsewhere
+
+
+def test_no_pickle_is_read_or_written(sources: Any) -> None:
+    for name in sources.files:
+        assert not sources.foreign(name) & {"pickle", "dill", "cloudpickle", "shelve"}, name
+        calls = [ast.unparse(n.func) for n in ast.walk(sources.tree(name)) if isinstance(n, ast.Call)]
+        assert not {"torch.save", "torch.load"} & set(calls), name
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import ray.train as r", "ray.train"),
+        ("def f():\n    import ray", "ray"),
+        ("def f():\n    from ray import get", "ray"),
+        ("if 1:\n    m = __import__('ray')", "ray"),
+        ("from importlib import import_module\nimport_module('ray')", "ray"),
+        ("from .rows import Row", "smt_ray.data.rows"),
+        ("from . import rows", "smt_ray.data.rows"),
+        ("from ..errors import UserError", "smt_ray.errors"),
+        ("from smt_ray.orchestration import flow", "smt_ray.orchestration.flow"),
+    ],
+)
+def test_the_reader_sees_lazy_and_relative_imports(
+    read_imports: Any, source: str, expected: str
+) -> None:
+    assert expected in set(read_imports(ast.parse(source), "smt_ray.data"))

@@ -1,0 +1,55 @@
+"""A tiny Llama and random rows: what training, warm-up and orchestration are tried on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from smt_ray.data.encoding import EncodedRows
+
+VOCABULARY = 100
+
+
+@pytest.fixture(scope="session")
+def make_llama() -> Callable[..., Any]:
+    """Builds the same random Llama every time: grouped queries, q 32 x 32, k and v 16 x 32."""
+
+    def make(seed: int = 0, **changes: Any) -> Any:
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        values = {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 64,
+            "initializer_range": 0.1,
+            "tie_word_embeddings": True,
+        }
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(LlamaConfig(**{**values, **changes})).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_encoded() -> Callable[..., EncodedRows]:
+    """Draws rows of 5 to 19 tokens, about half of each its prompt; the last token id is unused."""
+
+    def make(num_rows: int = 37, seed: int = 1) -> EncodedRows:
+        generator = torch.Generator().manual_seed(seed)
+        lengths = torch.randint(5, 20, (num_rows,), generator=generator)
+        return EncodedRows(
+            input_ids=torch.randint(
+                VOCABULARY - 1, (int(lengths.sum()),), generator=generator, dtype=torch.int32
+            ),
+            offsets=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
+            prompt_lengths=(lengths // 2).to(torch.int32),
+        )
+
+    return make

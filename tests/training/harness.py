@@ -1,0 +1,332 @@
+"""One rank of a gloo group that measures what the claims of test_ranks.py are about.
+
+Imports take ten seconds, so a process does all its measurements in one go. It is started as
+``harness.py FOLDER PART RANK NUM_RANKS PORT``; the folder holds model/, tokens.safetensors and
+selection.safetensors, and gets tensors (safetensors) and facts (json), named by their contents.
+Parts of one folder run side by side: where one needs another's checkpoint, it waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from smt_ray.data.batches import StepPlan, step_micro_batches
+from smt_ray.data.cache import load_tokens
+from smt_ray.errors import UserError
+from smt_ray.methods.registry import make_method
+from smt_ray.models.load import load_model
+from smt_ray.smt.model import sparse_modules
+from smt_ray.training.engine import Engine
+from smt_ray.training.loop import Callbacks, LoopSettings, TrainingLoop
+from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.state import load_state, save_state
+
+NUM_STEPS, HALF, BATCH_SIZE = 6, 3, 7
+ONE_ROW, FOUR_ROWS = 1, 80  # tokens of a micro-batch; rows have at most 19
+EVERYWHERE = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+
+
+class Rank:
+    """This process's share of the measurements."""
+
+    def __init__(self, folder: Path, rank: int, num_ranks: int) -> None:
+        self.folder, self.rank, self.num_ranks = folder, rank, num_ranks
+        self.training = load_tokens(folder / "tokens.safetensors", "training")
+        self.validation = load_tokens(folder / "tokens.safetensors", "validation")
+        self.facts: dict[str, Any] = {}
+        self.last_loss: float | None = None
+
+    def trained_by(
+        self,
+        stage: int,
+        *,
+        dtype: str = "float32",
+        dropout: float = 0.0,
+        clip: float = 0.0,
+        start: Path | None = None,
+        max_tokens: int = FOUR_ROWS,
+        num_steps: int = NUM_STEPS,
+        prepare: Callable[[Any], None] = lambda _: None,
+    ) -> Trained:
+        """Trains, from a checkpoint where one is given."""
+        spec = {"path": str(self.folder / "model"), "dtype": dtype}
+        model = load_model({**spec, "attn_implementation": "sdpa", "trust_remote_code": False})
+        for layer in model.model.layers:
+            layer.self_attn.attention_dropout = dropout
+        method = make_method("smt", self.folder / "selection.safetensors")
+        original = {n: p.clone() for n, p in model.named_parameters()}
+        method.prepare(model, zero_stage=stage)
+        prepare(model)
+        engine = Engine(
+            SupervisedLoss(model),
+            device=torch.device("cpu"),
+            zero_stage=stage,
+            dtype=dtype,
+            betas=(0.9, 0.999),
+            epsilon=1e-8,
+            weight_decay=0.1,
+            max_grad_norm=clip,
+            extra=EVERYWHERE if stage == 3 else {},
+            refresh=lambda: method.refresh(model),
+        )
+        engine.train()
+        done = 0
+        if start is not None:
+            state, done = load_state(start)
+            engine.import_state(state, done)
+        run = Trained(model, method, engine, original)
+        settings = LoopSettings(
+            num_steps=num_steps,
+            seed=3,
+            learning_rate=1e-2,
+            lr_schedule="linear",
+            lr_warmup_steps=2,
+            max_tokens=max_tokens,
+            train_on_inputs=False,
+            log_every_steps=1,
+            validate_every_steps=None,
+            checkpoint_every_steps=HALF if num_steps == NUM_STEPS else 1,
+        )
+        run.loop = TrainingLoop(
+            engine,
+            self.training,
+            self.validation,
+            StepPlan(len(self.training), BATCH_SIZE, 3),
+            settings,
+            Callbacks(run.record, run.checkpoint),
+        )
+        run.go(done)
+        return run
+
+    def keep(self, name: str, state: dict[str, torch.Tensor], num_steps: int) -> Path:
+        """Writes a checkpoint of rank 0 for whoever waits for it."""
+        place = self.folder / "states" / name
+        if self.rank == 0:
+            place.mkdir(parents=True)
+            save_state(place, state, num_steps)
+            (place / "ready").touch()
+        return place
+
+    def wait_for(self, name: str) -> Path:
+        """Another part's checkpoint."""
+        place, deadline = self.folder / "states" / name, time.monotonic() + 240
+        while not (place / "ready").exists():
+            assert time.monotonic() < deadline, f"nobody wrote {name}"
+            time.sleep(0.1)
+        return place
+
+    def finish(self, part: str) -> None:
+        """Writes this rank's facts."""
+        text = json.dumps(self.facts, indent=1)
+        (self.folder / f"{part}-{self.rank}.json").write_text(text)
+
+
+class Trained:
+    """A training and what was seen of it."""
+
+    loop: TrainingLoop
+
+    def __init__(self, model: Any, method: Any, engine: Engine, original: Any) -> None:
+        self.model, self.method, self.engine, self.original = model, method, engine, original
+        self.states: dict[int, dict[str, torch.Tensor]] = {}
+        self.metrics: dict[int, dict[str, float]] = {}
+        self.error: UserError | None = None
+
+    def record(self, done: int, metrics: Any) -> None:
+        """Keeps what rank 0 records."""
+        self.metrics[done] = dict(metrics)
+
+    def checkpoint(self, done: int, _metrics: Any) -> None:
+        """Keeps the state, as a checkpoint would."""
+        self.states[done] = self.engine.export_state()
+
+    def go(self, start: int) -> None:
+        """Runs to the end, or to a user's error."""
+        try:
+            self.loop.run(start)
+        except UserError as error:
+            self.error = error
+
+    def losses(self) -> list[float]:
+        """Training losses by step."""
+        return [m["train/loss"] for _, m in sorted(self.metrics.items())]
+
+    def unselected(self) -> dict[str, bool]:
+        """Whether anything but chosen blocks changed, and whether the blocks did."""
+        import deepspeed
+
+        sparse = {f"{name}.weight": layer for name, layer in sparse_modules(self.model).items()}
+        kept, changed = True, True
+        for name, before in self.original.items():
+            parameter = self.model.get_parameter(name)
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self.engine.zero_stage == 3):
+                now = parameter.detach().clone()
+            chosen = torch.zeros(before.shape, dtype=torch.bool)
+            if layer := sparse.get(name):
+                size = layer.block_size
+                for row, col in layer.indices.tolist():
+                    chosen[row * size : (row + 1) * size, col * size : (col + 1) * size] = True
+            kept &= torch.equal(now[~chosen], before[~chosen])
+        for name, layer in sparse_modules(self.model).items():
+            moved = self.states[NUM_STEPS][f"model.{name}.blocks/param"]
+            changed &= not torch.equal(moved, layer.original_blocks.float())
+        return {"kept": kept, "changed": changed}
+
+
+def pair(rank: Rank) -> None:
+    """Two ranks: all ZeRO stages."""
+    for stage in (0, 2, 3):
+        _gradients(rank, stage)
+    rank.facts["loss-without-dropout"] = rank.last_loss
+    for stage, dtype in [(s, "float32") for s in range(4)] + [(s, "bfloat16") for s in (0, 2, 3)]:
+        _resume(rank, stage, dtype)
+    _adapter(rank, 2)
+    _adapter(rank, 3)
+    _diverge(rank)
+    _cross(rank, stage=2, mine="two", theirs="one")
+
+
+def single(rank: Rank) -> None:
+    """One rank: what two are compared with."""
+    _gradients(rank, 0)
+    _resume(rank, 2, "float32")
+    _cross(rank, stage=0, mine="one", theirs="two")
+
+
+def _gradients(rank: Rank, stage: int) -> None:
+    """The first step's gradient, by Adam's first moment: (1 - beta1) x gradient."""
+    for max_tokens in (ONE_ROW, FOUR_ROWS):
+        run = rank.trained_by(stage, max_tokens=max_tokens, num_steps=1)
+        rank.last_loss = run.losses()[0] if rank.rank == 0 else None
+        gradient = {
+            name.removesuffix("/exp_avg"): value / (1 - 0.9)
+            for name, value in run.states[1].items()
+            if name.endswith("/exp_avg")
+        }
+        name = f"gradient-{rank.num_ranks}-{stage}-{max_tokens}"
+        if rank.rank == 0:
+            save_file(gradient, rank.folder / f"{name}.safetensors")
+        batches = step_micro_batches(
+            rank.training, StepPlan(len(rank.training), BATCH_SIZE, 3).rows(0),
+            max_tokens=max_tokens, train_on_inputs=False, rank=rank.rank, num_ranks=rank.num_ranks,
+        )  # fmt: skip
+        rank.facts[name] = {
+            "rows": [len(b.input_ids) if b.weights.any() else 0 for b in batches],
+            "norm": run.metrics[1]["train/grad_norm"] if rank.rank == 0 else None,
+        }
+
+
+def _resume(rank: Rank, stage: int, dtype: str) -> None:
+    """Uninterrupted, and from a checkpoint half-way; with dropout, decay, clipping, schedule."""
+    options: dict[str, Any] = {"dtype": dtype, "dropout": 0.2, "clip": 0.5}
+    whole = rank.trained_by(stage, **options)
+    place = rank.keep(f"{rank.num_ranks}-{stage}-{dtype}", whole.states[HALF], HALF)
+    dist.barrier()
+    resumed = rank.trained_by(stage, start=place, **options)
+    a, b = whole.states[NUM_STEPS], resumed.states[NUM_STEPS]
+    rank.facts[f"resume-{stage}-{dtype}"] = {
+        "equal": a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a),
+        "difference": max(float((a[name] - b[name]).abs().max()) for name in a),
+        "losses": whole.losses(),
+        "resumed_losses": resumed.losses(),
+        "norms": [m["train/grad_norm"] for m in whole.metrics.values()],
+        **whole.unselected(),
+    }
+
+
+def _adapter(rank: Rank, stage: int) -> None:
+    """What the engine says of held-out rows, and what the adapter on its base says."""
+    run = rank.trained_by(stage)
+    expected = run.loop.validate()["validation/loss"]
+    plain = load_model(
+        {"path": str(rank.folder / "model"), "dtype": "float32", "attn_implementation": "sdpa",
+         "trust_remote_code": False}
+    )  # fmt: skip
+    before = _validation_loss(rank, plain)
+    if rank.rank == 0:
+        place = rank.folder / f"adapter-{stage}"
+        place.mkdir()
+        parameters = {
+            name.removeprefix("model.").removesuffix("/param"): value
+            for name, value in run.states[NUM_STEPS].items()
+            if name.endswith("/param")
+        }
+        run.method.save(run.model, parameters, place)
+        make_method("smt").load(plain, place)
+        rank.facts[f"adapter-{stage}"] = {
+            "engine": expected, "adapter": _validation_loss(rank, plain), "base": before
+        }  # fmt: skip
+
+
+def _validation_loss(rank: Rank, model: Any) -> float:
+    batches = step_micro_batches(
+        rank.validation, range(len(rank.validation)), max_tokens=10_000, train_on_inputs=False
+    )
+    loss = SupervisedLoss(model)
+    with torch.no_grad():
+        return float(sum(loss(batch) for batch in batches))
+
+
+def _diverge(rank: Rank) -> None:
+    """A loss, and a gradient, that is not finite on one rank alone."""
+
+    def poison(model: Any) -> None:  # the token that one row has
+        model.model.embed_tokens.weight.data[-1] = math.nan
+
+    def explode(model: Any) -> None:
+        if rank.rank == 1:
+            for layer in sparse_modules(model).values():
+                layer.blocks.register_hook(lambda gradient: gradient * math.inf)
+
+    cases = [("loss", 2, "float32", poison)]
+    cases += [("gradient", stage, "float32", explode) for stage in (0, 2, 3)]
+    cases += [("gradient", 2, "bfloat16", explode)]
+    for what, stage, dtype, prepare in cases:
+        run = rank.trained_by(stage, dtype=dtype, prepare=prepare)
+        rank.facts[f"diverge-{what}-{stage}-{dtype}"] = {
+            "error": str(run.error), "field": run.error and run.error.field,
+            "recorded": sorted(run.metrics), "checkpoints": sorted(run.states),
+        }  # fmt: skip
+
+
+def _cross(rank: Rank, *, stage: int, mine: str, theirs: str) -> None:
+    """Goes on from the other part's checkpoint, to where that part went."""
+    whole = rank.trained_by(stage)
+    rank.keep(f"{mine}-half", whole.states[HALF], HALF)
+    rank.keep(f"{mine}-end", whole.states[NUM_STEPS], NUM_STEPS)
+    resumed = rank.trained_by(stage, start=rank.wait_for(f"{theirs}-half"))
+    expected, _ = load_state(rank.wait_for(f"{theirs}-end"))
+    found = resumed.states[NUM_STEPS]
+    rank.facts["cross"] = {
+        key: max(float((found[n] - expected[n]).abs().max()) for n in found if n.endswith(key))
+        for key in ("param", "exp_avg", "exp_avg_sq")
+    }
+
+
+def main(folder: str, part: str, rank: str, num_ranks: str, port: str) -> None:
+    """Joins the group and measures."""
+    os.environ.update(
+        RANK=rank, WORLD_SIZE=num_ranks, LOCAL_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+    )
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    this = Rank(Path(folder), int(rank), int(num_ranks))
+    {"pair": pair, "single": single}[part](this)
+    dist.barrier()
+    this.finish(part)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,246 @@
+"""Claims about training on two ranks, at every ZeRO stage; see harness.py for how it is measured.
+
+One folder of measurements, made by three processes side by side, serves all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from smt_ray.data.batches import StepPlan
+from smt_ray.data.cache import save_tokens
+from smt_ray.data.encoding import EncodedRows
+from smt_ray.smt.selection import Selection, select_by_scores
+from smt_ray.training.loss import SupervisedLoss
+
+pytestmark = pytest.mark.slow
+
+HARNESS = Path(__file__).with_name("harness.py")
+BATCH_SIZE, SEED = 7, 3  # the harness's
+POISONED_STEP = 4
+RESUMED = [(s, "float32") for s in range(4)] + [(s, "bfloat16") for s in (0, 2, 3)]
+
+
+def choose(model: Any) -> Selection:
+    """Six blocks of 8 x 8 over q, k and v, drawn by a seed."""
+    generator = torch.Generator().manual_seed(5)
+    scores = {
+        name: torch.rand(m.out_features // 8, m.in_features // 8, generator=generator)
+        for name, m in model.named_modules()
+        if name.endswith(("q_proj", "k_proj", "v_proj"))
+    }
+    return select_by_scores(
+        scores, block_size=8, num_base_parameters=sum(p.numel() for p in model.parameters()),
+        num_blocks=6, score="random",
+    )  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def poisoned_row(encoded: EncodedRows) -> int:
+    return StepPlan(len(encoded), BATCH_SIZE, SEED).rows(POISONED_STEP)[2]
+
+
+@pytest.fixture(scope="module")
+def folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_llama: Callable[..., Any],
+    make_encoded: Callable[..., EncodedRows],
+) -> Path:
+    """The measurements."""
+    folder = tmp_path_factory.mktemp("ranks")
+    model, encoded = make_llama(), make_encoded()
+    model.save_pretrained(folder / "model")
+    # The last token id stands in one row alone, in its prompt: harmless until it is poisoned.
+    encoded.row(poisoned_row(encoded))[0] = model.config.vocab_size - 1
+    held_out = make_encoded(num_rows=9, seed=2)
+    save_tokens(folder / "tokens.safetensors", {"training": encoded, "validation": held_out})
+    choose(model).save(folder / "selection.safetensors")
+    ports = free_port(), free_port()
+    ranks = [("pair", 0, 2, ports[0]), ("pair", 1, 2, ports[0]), ("single", 0, 1, ports[1])]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(HARNESS), str(folder), *map(str, rank)],
+            stdout=(folder / f"{rank[0]}-{rank[1]}.log").open("w"), stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HARNESS.parents[2])},
+        )
+        for rank in ranks
+    ]  # fmt: skip
+    try:
+        codes = [process.wait(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    logs = "\n".join(p.read_text()[-3000:] for p in sorted(folder.glob("*.log")))
+    assert codes == [0, 0, 0], logs
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path) -> list[dict[str, Any]]:
+    """Facts of the two ranks."""
+    return [json.loads((folder / f"pair-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def single(folder: Path) -> dict[str, Any]:
+    """Facts of the one rank."""
+    return json.loads((folder / "single-0.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def plain_gradient(
+    folder: Path, make_llama: Callable[..., Any], make_encoded: Callable[..., EncodedRows]
+) -> dict[str, torch.Tensor]:
+    """The first step's gradient by autograd alone, row by row in float64, and cut into blocks."""
+    from smt_ray.data.batches import step_micro_batches
+    from smt_ray.data.cache import load_tokens
+
+    model = make_llama().double()
+    encoded = load_tokens(folder / "tokens.safetensors", "training")
+    assert encoded is not None
+    loss = SupervisedLoss(model)
+    for batch in step_micro_batches(
+        encoded, StepPlan(len(encoded), BATCH_SIZE, SEED).rows(0),
+        max_tokens=1, train_on_inputs=False,
+    ):  # fmt: skip
+        loss(batch).backward()
+    selection = Selection.load(folder / "selection.safetensors")
+    return {
+        f"model.{name}.blocks": torch.stack(
+            [
+                model.get_parameter(f"{name}.weight").grad[r * 8 : r * 8 + 8, c * 8 : c * 8 + 8]
+                for r, c in module.indices.tolist()
+            ]
+        )
+        for name, module in selection.modules.items()
+        if len(module.indices)
+    }
+
+
+def distance(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """Norm of the difference over the norm, all trainables together."""
+    assert found.keys() == expected.keys()
+    difference = sum(float((found[n].double() - expected[n]).square().sum()) for n in expected)
+    return float((difference / sum(float(e.square().sum()) for e in expected.values())) ** 0.5)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 80], ids=["rows-of-1", "rows-of-4"])
+@pytest.mark.parametrize(("num_ranks", "stage"), [(1, 0), (2, 0), (2, 2), (2, 3)])
+def test_gradient_depends_on_neither_ranks_nor_micro_batches_nor_zero_stage(
+    folder: Path, plain_gradient: dict[str, torch.Tensor], num_ranks: int, stage: int,
+    max_tokens: int,
+) -> None:  # fmt: skip
+    found = load_file(folder / f"gradient-{num_ranks}-{stage}-{max_tokens}.safetensors")
+    assert distance(found, plain_gradient) < 1e-5
+
+
+def test_micro_batches_were_of_one_and_of_four_rows_and_some_were_empty(
+    pair: list[dict[str, Any]], single: dict[str, Any]
+) -> None:
+    for stage in (0, 2, 3):
+        assert [rank[f"gradient-2-{stage}-1"]["rows"] for rank in pair] == [[1] * 3 + [0], [1] * 4]
+        assert [rank[f"gradient-2-{stage}-80"]["rows"] for rank in pair] == [[3], [4]]
+    assert single["gradient-1-0-1"]["rows"] == [1] * 7
+    assert max(single["gradient-1-0-80"]["rows"]) >= 4
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_the_recorded_norm_is_the_gradients(
+    pair: list[dict[str, Any]], plain_gradient: dict[str, torch.Tensor], stage: int
+) -> None:
+    expected = float(sum(float(g.square().sum()) for g in plain_gradient.values())) ** 0.5
+    assert pair[0][f"gradient-2-{stage}-1"]["norm"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("stage", "dtype"), RESUMED)
+def test_resumed_equals_uninterrupted_bit_for_bit_dropout_included(
+    pair: list[dict[str, Any]], stage: int, dtype: str
+) -> None:
+    for rank in pair:
+        fact = rank[f"resume-{stage}-{dtype}"]
+        assert fact["equal"], fact["difference"]
+    assert pair[0][f"resume-{stage}-{dtype}"]["resumed_losses"] == (
+        pair[0][f"resume-{stage}-{dtype}"]["losses"][3:]
+    )
+
+
+def test_one_rank_resumes_bit_for_bit_too(single: dict[str, Any]) -> None:
+    assert single["resume-2-float32"]["equal"], single["resume-2-float32"]["difference"]
+
+
+def test_dropout_and_clipping_were_at_work(pair: list[dict[str, Any]]) -> None:
+    with_dropout = pair[0]["resume-0-float32"]
+    assert with_dropout["losses"][0] != pytest.approx(pair[0]["loss-without-dropout"], rel=1e-4)
+    assert max(with_dropout["norms"]) > 0.5  # the harness clips there
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_stages_train_alike(pair: list[dict[str, Any]], stage: int) -> None:
+    losses = [pair[0][f"resume-{s}-float32"]["losses"] for s in (0, stage)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.parametrize(("stage", "dtype"), RESUMED)
+def test_unselected_weights_stay_bitwise_unchanged(
+    pair: list[dict[str, Any]], stage: int, dtype: str
+) -> None:
+    for rank in pair:
+        assert rank[f"resume-{stage}-{dtype}"]["kept"]
+        assert rank[f"resume-{stage}-{dtype}"]["changed"]
+
+
+def test_a_state_of_two_ranks_goes_on_with_one_and_the_other_way(
+    pair: list[dict[str, Any]], single: dict[str, Any]
+) -> None:
+    for facts in (single, *pair):
+        assert facts["cross"]["param"] < 1e-6, facts["cross"]
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_the_adapter_on_its_base_has_the_loss_that_training_ended_with(
+    pair: list[dict[str, Any]], stage: int
+) -> None:
+    fact = pair[0][f"adapter-{stage}"]
+    assert fact["adapter"] == pytest.approx(fact["engine"], rel=1e-6)
+    assert abs(fact["adapter"] - fact["base"]) > 1e-4 * fact["base"]
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_ends_all_with_step_and_rows_named(
+    pair: list[dict[str, Any]], make_encoded: Callable[..., EncodedRows]
+) -> None:
+    encoded = make_encoded()
+    rows = StepPlan(len(encoded), BATCH_SIZE, SEED).rows(POISONED_STEP)
+    facts = [rank["diverge-loss-2-float32"] for rank in pair]
+    assert facts[0]["error"] == facts[1]["error"]
+    assert f"the loss of step {POISONED_STEP + 1} must be finite" in facts[0]["error"]
+    assert str(rows) in facts[0]["error"]
+    assert facts[0]["recorded"] == [1, 2, 3, 4]
+    assert facts[0]["checkpoints"] == facts[1]["checkpoints"] == [3]
+
+
+@pytest.mark.parametrize(
+    ("stage", "dtype"), [(0, "float32"), (2, "float32"), (3, "float32"), (2, "bfloat16")]
+)
+def test_a_gradient_that_is_not_finite_on_one_rank_ends_all(
+    pair: list[dict[str, Any]], stage: int, dtype: str
+) -> None:
+    facts = [rank[f"diverge-gradient-{stage}-{dtype}"] for rank in pair]
+    assert facts[0]["error"] == facts[1]["error"]
+    assert "the gradient norm of step 1 must be finite" in facts[0]["error"]
+    assert facts[0]["recorded"] == facts[0]["checkpoints"] == []

@@ -1,0 +1,49 @@
+"""Claims about checkpoints on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from smt_ray.errors import UserError
+from smt_ray.training.state import load_state, save_state
+
+
+@pytest.fixture
+def state() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        f"model.q_proj.blocks/{key}": torch.randn(3, 4, 4, generator=generator)
+        for key in ("param", "exp_avg", "exp_avg_sq")
+    }
+
+
+def test_a_state_comes_back_bit_for_bit(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    save_state(tmp_path, state, 7)
+    loaded, num_steps = load_state(tmp_path)
+    assert num_steps == 7
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+def test_nothing_on_disk_is_a_pickle(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    save_state(tmp_path, state, 7)
+    assert {file.suffix for file in tmp_path.iterdir()} == {".safetensors", ".json"}
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "position.json"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "other"])
+def test_a_damaged_checkpoint_is_named(
+    tmp_path: Path, state: dict[str, torch.Tensor], file: str, damage: str
+) -> None:
+    save_state(tmp_path, state, 7)
+    path = tmp_path / file
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:9] if damage == "truncated" else b"[]")
+    with pytest.raises(UserError, match="the checkpoint cannot be read") as raised:
+        load_state(tmp_path)
+    assert raised.value.field == str(tmp_path)
