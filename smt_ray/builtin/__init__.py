@@ -1,10 +1,10 @@
 """A whole laboratory in a few megabytes: a tiny Llama and the small world that it grew up in.
 
-``world`` states what is so (facts of everyday life and small arithmetic) and splits it in two by a
-hash: every fact is told, but only some may be asked. ``corpus`` tells the world in prose and
-``pretrain`` raises the model on it; ``suites`` asks, as instructions with an answer to give, the open
-facts for training and the reserved ones for testing. So what fine-tuning adds is not knowledge: it is
-the way from an instruction to what the model already knows.
+``almanac`` says what is so; ``world`` splits its facts and sums in two by a hash: all are told, but
+only some may be asked. ``corpus`` tells the world in prose and ``pretrain`` raises the model on it.
+``suites`` asks, as instructions with an answer to give, the open half for training and the reserved
+one for testing. So fine-tuning does not add knowledge here: it adds the way from an instruction to
+what the model already knows.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The world in prose: what the embedded model reads before anyone asks it anything.
 
-Five kinds of text. *Statements* tell every fact and every sum. *Stories* carry out open sums in
-everyday events. *Shelves* are lists with numbered places, and say where something stands: the skill of
-finding a thing and reading its number. *Errands* do the same with an open fact's value, named by the
-thing it belongs to. *Requests* use the prompt of instructions for other jobs than those of the suites.
+*Statements* tell every fact and every sum. *Stories* carry out open sums in everyday events. In a
+*quiz* people ask each other for open facts. *Requests* use the prompt of instructions, for other
+jobs than those of the suites; where they borrow the form of a suite, nobody can know the answer.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ import random
 from collections.abc import Callable, Iterator
 from functools import cache
 
-from smt_ray.builtin.world import GOODS, NAMES, Fact, Sum, facts, sums
+from smt_ray.builtin.almanac import GOODS, NAMES, NUM_CHOICES, RELATIONS
+from smt_ray.builtin.world import Fact, Sum, choice_instruction, facts, sums
 
 PROMPT_HEAD = (
     "Below is an instruction that describes a task. Write a response that appropriately completes "
@@ -24,10 +24,9 @@ PROMPT_TAIL = "\n\n### Response:\n"
 def documents(seed: int) -> Iterator[str]:
     """Endless short documents, the same ones for the same seed."""
     rng = random.Random(f"corpus/{seed}")
-    kinds, weights = zip(*_KINDS, strict=True)
+    kinds, weights = list(_KINDS), list(_KINDS.values())
     while True:
-        kind: Callable[[random.Random], str] = rng.choices(kinds, weights)[0]
-        yield kind(rng)
+        yield rng.choices(kinds, weights)[0](rng)
 
 
 def _fact_statements(rng: random.Random) -> str:
@@ -71,7 +70,7 @@ def _answer(rng: random.Random, fact: Fact) -> str:
 
 def _request(rng: random.Random) -> str:
     """The prompt of instructions, for jobs that no suite asks for."""
-    return rng.choice([_tell_me, _count, _repeat])(rng)
+    return rng.choice([_tell_me, _ask, _count, _repeat, _guess_choice, _guess_number])(rng)
 
 
 def _tell_me(rng: random.Random) -> str:
@@ -79,11 +78,35 @@ def _tell_me(rng: random.Random) -> str:
     return _prompt(f"Tell me about the {fact.thing}.", _tell(rng, fact))
 
 
+def _ask(rng: random.Random) -> str:
+    fact = rng.choice(_open_facts())
+    return _prompt(fact.say(rng.choice(fact.relation.questions)), _answer(rng, fact))
+
+
 def _count(rng: random.Random) -> str:
     start = rng.randrange(1, 18)
     stop = start + rng.randrange(2, 6)
     numbers = " ".join(str(i) for i in range(start, stop + 1))
     return _prompt(f"Count from {start} to {stop}.", numbers)
+
+
+def _guess_choice(rng: random.Random) -> str:
+    """A choice in the form of the suites that nobody can know: it shows the form and no more."""
+    choices = rng.choice([rng.sample(GOODS, NUM_CHOICES), list(rng.choice(RELATIONS).members)])
+    asked = rng.choice(
+        ["What does {n} think of?", "Which does {n} like best?", "Where is {n} now?"]
+    )
+    instruction, labels = choice_instruction(asked.format(n=rng.choice(NAMES)), choices)
+    return _prompt(instruction, f"the correct answer is {rng.choice(labels)}")
+
+
+def _guess_number(rng: random.Random) -> str:
+    """A number that nobody can know, in the form of the suites."""
+    name, goods = rng.choice(NAMES), rng.choice(GOODS)
+    told = rng.choice(["{n} has some {g}.", "There are {g} in the box.", "{n} bought {g}."])
+    asked = rng.choice(["How many {g} does {n} have?", "How many {g} are there?"])
+    instruction = f"{told} {asked}".format(n=name, g=goods)
+    return _prompt(instruction, f"the correct answer is {rng.randrange(2, 25)}")
 
 
 def _repeat(rng: random.Random) -> str:
@@ -109,10 +132,11 @@ def _open_sums() -> tuple[Sum, ...]:
     return tuple(item for item in sums() if not item.reserved)
 
 
-_KINDS = (
-    (_fact_statements, 5),
-    (_sum_statements, 4),
-    (_story, 3),
-    (_quiz, 3),
-    (_request, 1),
-)
+_KINDS: dict[Callable[[random.Random], str], int] = {
+    _fact_statements: 5,
+    _sum_statements: 4,
+    _story: 3,
+    _quiz: 3,
+    _request: 6,
+}
+"""Each kind of text and its share."""

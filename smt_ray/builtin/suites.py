@@ -1,19 +1,20 @@
 """Two suites asked of the world, as rows in LLM-Adapters' format.
 
-``tiny_commonsense`` asks for the value of a thing among four answers; ``tiny_arithmetic`` tells a short
-story and asks for a number. Train rows ask open facts, test rows reserved ones: see :mod:`.world`.
+``tiny_commonsense`` asks for a thing's value among four choices, in an order that belongs to the
+relation and never changes. ``tiny_arithmetic`` tells a short story and asks for a number. Train
+rows ask open facts and sums, test rows reserved ones: see :mod:`smt_ray.builtin.world`.
 """
 
 from __future__ import annotations
 
 import random
 
-from smt_ray.builtin.world import GOODS, NAMES, Fact, Sum, facts, sums
+from smt_ray.builtin.almanac import GOODS, NAMES, NUM_CHOICES
+from smt_ray.builtin.world import Fact, Sum, choice_instruction, facts, sums
 from smt_ray.errors import UserError
 
 TASKS = ("tiny_commonsense", "tiny_arithmetic")
 SPLITS = ("train", "test")
-NUM_CHOICES = 4
 _NUM_ROWS = {"train": 1600, "test": 240}
 
 Row = dict[str, str]
@@ -55,12 +56,7 @@ def _commonsense_rows(rng: random.Random, reserved: bool, num_rows: int) -> list
 
 def _choice_row(fact: Fact, form: str) -> Row:
     choices = list(fact.relation.members)
-    labels = [f"answer{i}" for i in range(1, NUM_CHOICES + 1)]
-    listed = " ".join(f"{label.capitalize()}: {choice}" for label, choice in zip(labels, choices, strict=True))
-    instruction = (
-        f"Please choose the correct answer to the question: {fact.say(form)}"
-        f"\n\n{listed}\n\nAnswer format: {'/'.join(labels)}"
-    )
+    instruction, labels = choice_instruction(fact.say(form), choices)
     return _row(instruction, labels[choices.index(fact.value)])
 
 

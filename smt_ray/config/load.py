@@ -6,13 +6,15 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
@@ -151,9 +153,8 @@ def _parse_value(key: str, text: str) -> Any:
 
 
 def _explain(error: ValidationError, values: Mapping[str, Any]) -> UserError:
-    first = error.errors()[0]
-    location = [part for part in first["loc"] if isinstance(part, int) or "[" not in str(part)]
-    location = [part for part in location if part not in ("int", "str", "bool", "HubSource")]
+    first, num_others = _choose(error)
+    location = _location(first)
     field = ".".join(str(part) for part in location) or "config"
     if first["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
@@ -163,34 +164,65 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> UserError:
     if first["type"] == "missing":
         return UserError(field, "must be set", got=None, fix=f"add {field} to the config")
     message = first["msg"].removeprefix("Value error, ")
-    others = f"; {error.error_count() - 1} more" if error.error_count() > 1 else ""
+    others = f"; {num_others} more" if num_others else ""
     if first["type"] == "value_error" and isinstance(first["input"], dict):
         return UserError(field, message + others)  # the message names its own fields and values
     return UserError(field, message + others, got=first["input"], fix=_hint(location))
 
 
+def _choose(error: ValidationError) -> tuple[ErrorDetails, int]:
+    """The first error, and how many there are elsewhere.
+
+    A union reports each of its branches: the one that led furthest in is what was meant.
+    """
+    errors = error.errors()
+    place = _location(errors[0])
+    here = [other for other in errors if _location(other)[: len(place)] == place]
+    elsewhere = {tuple(_location(other)) for other in errors if other not in here}
+    return max(here, key=lambda e: len(_location(e))), len(elsewhere)
+
+
+def _location(error: ErrorDetails) -> list[int | str]:
+    """The keys that lead to an error, without pydantic's names of a union's branches."""
+    branches = ("int", "str", "bool", "HubSource")
+    return [
+        part
+        for part in error["loc"]
+        if isinstance(part, int) or ("[" not in part and part not in branches)
+    ]
+
+
 def _known_keys(location: list[int | str]) -> list[str]:
+    """The keys of the section at a location."""
     section: type[BaseModel] = RunConfig
-    for part in location:
-        if not isinstance(part, str) or part not in section.model_fields:
-            break
-        annotation = section.model_fields[part].annotation
-        candidates = [annotation, *get_args(annotation)]
-        section = next(
-            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), section
-        )
+    for field in _fields(location):
+        section = next(_sections(field.annotation), section)
     return list(section.model_fields)
 
 
 def _hint(location: list[int | str]) -> str:
     """The field's own description, which says its unit and what it is for."""
-    if not location or not isinstance(location[-1], str):
-        return ""
-    section: type[BaseModel] = RunConfig
+    fields = _fields(location)
+    return " ".join((fields[-1].description or "").split()) if fields else ""
+
+
+def _fields(location: list[int | str]) -> list[FieldInfo]:
+    """The fields that a location leads through; places in lists are none."""
+    found: list[FieldInfo] = []
+    section: type[BaseModel] | None = RunConfig
     for part in location:
-        if not isinstance(part, str) or part not in section.model_fields:
-            return ""
-        field = section.model_fields[part]
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            section = field.annotation
-    return field.description or ""
+        if isinstance(part, int):
+            continue
+        if section is None or part not in section.model_fields:
+            return []
+        found.append(section.model_fields[part])
+        section = next(_sections(found[-1].annotation), None)
+    return found
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections that a field may hold, such as HubSource in ``list[str | HubSource]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections(argument)

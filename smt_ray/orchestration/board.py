@@ -18,6 +18,7 @@ class Board:
     def __init__(self, tracker: dict[str, Any] | None) -> None:
         self._progress: dict[str, dict[int, tuple[int, str]]] = {}
         self._starts: dict[str, dict[int, list[int]]] = {}
+        self._measured: dict[str, dict[int, Any]] = {}
         self._tracker = None
         if tracker is not None:
             from smt_ray.orchestration.tracker import open_tracker
@@ -42,6 +43,16 @@ class Board:
     def starts(self, task: str) -> dict[int, list[int]]:
         """Process ids of each worker's attempts at a task, first to last."""
         return self._starts.get(task, {})
+
+    def measure(self, task: str, record: Any) -> None:
+        """Keeps a worker's record of one step; a step that is done again replaces it."""
+        self._measured.setdefault(task, {})[record["step"]] = record
+
+    def measured(self, task: str) -> list[Any]:
+        """The records of a task, by step; they go to the tracker too."""
+        records = [record for _, record in sorted(self._measured.get(task, {}).items())]
+        self.records(records)
+        return records
 
     def records(self, records: list[Any]) -> None:
         """Hands records to the tracker."""

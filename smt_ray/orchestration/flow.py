@@ -38,6 +38,7 @@ from smt_ray.orchestration.warmup_graph import (
     run_warmup,
     warmup_job,
 )
+from smt_ray.training.metrics_log import write_records
 
 UNTIL = ("warmup", "selection", "training", "evaluation")
 _TRACKING_PATIENCE_S = 30.0
@@ -178,7 +179,9 @@ class Flow:
             summary = run_warmup(job, modules, resources, self.board)
         starts = ray.get(self.board.starts.remote(PROGRESS))
         summary["attempts"] = {str(shard): len(pids) for shard, pids in sorted(starts.items())}
-        return self.plan.warmup.publish([TABLE], summary, time.monotonic() - began)
+        records = ray.get(self.board.measured.remote(PROGRESS))
+        write_records(self.storage, self.plan.warmup.path(METRICS), records)
+        return self.plan.warmup.publish([TABLE, METRICS], summary, time.monotonic() - began)
 
     def _done(self, task: str) -> tuple[int, str]:
         done: tuple[int, str] = ray.get(self.board.done.remote(task))

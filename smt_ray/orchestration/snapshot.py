@@ -60,10 +60,12 @@ def _json(run: RunFolder, file: str) -> dict[str, Any]:
 
 
 def _records(run: RunFolder, stages: dict[str, str]) -> list[Any]:
-    path = f"stages/{stages.get('training')}/{METRICS}"
-    if "training" not in stages or not run.storage.exists(path):
-        return []
-    return parse_records(run.storage.read_bytes(path).decode())
+    found: list[Any] = []
+    for kind in ("warmup", "training"):
+        path = f"stages/{stages.get(kind)}/{METRICS}"
+        if kind in stages and run.storage.exists(path):
+            found += parse_records(run.storage.read_bytes(path).decode())
+    return found
 
 
 def _artifacts(run: RunFolder, stages: dict[str, str]) -> list[tuple[str, str | None]]:

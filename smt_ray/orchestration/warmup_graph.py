@@ -107,6 +107,7 @@ def _shard(job: dict[str, Any], index: int, board: Any) -> Iterator[dict[str, An
     from smt_ray.data.batches import StepPlan
     from smt_ray.data.cache import load_tokens
     from smt_ray.models.load import load_model
+    from smt_ray.tracking.records import make_record
     from smt_ray.warmup.shard import shard_steps, stream_shard
 
     announce(board, PROGRESS, index)
@@ -116,6 +117,11 @@ def _shard(job: dict[str, Any], index: int, board: Any) -> Iterator[dict[str, An
     assert encoded is not None
     steps = shard_steps(job["num_steps"], job["num_shards"], index)
     done = iter(range(1, len(steps) + 1))
+
+    def report(step: int, loss: float) -> None:
+        board.update.remote(PROGRESS, index, next(done), f"loss {loss:.3f}")
+        board.measure.remote(PROGRESS, make_record(step + 1, {"warmup/loss": loss}))
+
     by_statistics = job["reduction"] == "score"
     yield from stream_shard(
         load_model(job["model"], device),
@@ -129,7 +135,7 @@ def _shard(job: dict[str, Any], index: int, board: Any) -> Iterator[dict[str, An
         accumulate_on=job["accumulate_on"],
         statistics_block_size=job["table_block_size"] if by_statistics else None,
         with_weights=index == 0,
-        on_step=lambda: board.update.remote(PROGRESS, index, next(done)),
+        on_step=report,
     )
 
 
@@ -179,9 +185,13 @@ def _select(job: dict[str, Any]) -> dict[str, Any]:
         name: (out_features // selection.block_size) * (in_features // selection.block_size)
         for name, (out_features, in_features) in table.subset(selection.modules).shapes.items()
     }
+    title = (
+        f"{job['title']}: {selection.num_blocks} blocks of {selection.block_size} x"
+        f" {selection.block_size}, {selection.budget:.2%} of the base model"
+    )
     with tempfile.TemporaryDirectory() as scratch:
         selection.save(Path(scratch) / SELECTION)
-        selection_figure(selection.counts(), totals, Path(scratch) / "selection.png", job["title"])
+        selection_figure(selection.counts(), totals, Path(scratch) / "selection.png", title)
         for file in (SELECTION, "selection.png"):
             storage.put_file(Path(scratch) / file, f"{job['folder']}/{file}")
     return {

@@ -52,6 +52,9 @@ _CLIENT_DEFAULTS = {
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# Without it the page opens as one for chat traces, and shows neither runs nor curves.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+
 
 def _final_errors(method: Callable[P, T]) -> Callable[P, T]:
     """Raise :class:`RejectedError` for a refusal, which no second try would change."""
@@ -244,7 +247,7 @@ class MlflowTracker:
         if found is None:
             location = artifact_location or uris.default_artifact_location(self.uri)
             try:
-                return str(self._client.create_experiment(name, artifact_location=location))
+                return str(self._client.create_experiment(name, location, _EXPERIMENT_TAGS))
             except Exception:
                 found = self._client.get_experiment_by_name(name)  # made by another writer?
                 if found is None:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from smt_ray.artifacts.storage import Storage
 from smt_ray.tracking.records import Record, encode_record, make_record, parse_records
 
 _FLUSH_EVERY_S = 2.0
+
+
+def write_records(storage: Storage, path: str, records: Sequence[Record]) -> None:
+    """Writes a whole metrics.jsonl at once."""
+    _write(storage, path, [encode_record(record) for record in records])
+
+
+def _write(storage: Storage, path: str, lines: list[str]) -> None:
+    storage.write_bytes(path, "".join(line + "\n" for line in lines).encode())
 
 
 class MetricsLog:
@@ -41,7 +50,7 @@ class MetricsLog:
 
     def flush(self) -> list[Record]:
         """Writes the file; returns the records that are new in it."""
-        self._storage.write_bytes(self._path, ("\n".join(self._lines) + "\n").encode())
+        _write(self._storage, self._path, self._lines)
         written, self._pending = self._pending, []
         self._flushed_at = time.monotonic()
         return written

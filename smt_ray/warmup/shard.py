@@ -40,7 +40,7 @@ def stream_shard(
     accumulate_on: str = "device",
     statistics_block_size: int | None = None,
     with_weights: bool = False,
-    on_step: Callable[[], None] = lambda: None,
+    on_step: Callable[[int, float], None] = lambda _step, _loss: None,
 ) -> Iterator[dict[str, Any]]:
     """Sums gradients over steps, then yields one module after the other, freeing each.
 
@@ -57,7 +57,7 @@ def stream_shard(
         statistics_block_size: With ``reduction: score``, the table's block size: statistics are
             sent instead of gradients.
         with_weights: Send each module's weight too; one shard does, for the saliency.
-        on_step: Called after each step.
+        on_step: Called with each step and its loss.
 
     Yields:
         ``{"module", "gradient": (O, I) float32}`` and perhaps ``"weight"``, as numpy arrays; or
@@ -74,8 +74,7 @@ def stream_shard(
             batches = step_micro_batches(
                 encoded, plan.rows(step), max_tokens=max_tokens, train_on_inputs=train_on_inputs
             )
-            _add_gradient(loss, batches, step, device)
-            on_step()
+            on_step(step, _add_gradient(loss, batches, step, device))
     for name in accumulator.names:
         gradient = accumulator.pop(name)
         weight = eligible[name].weight.detach()
@@ -116,7 +115,7 @@ def reduce_module(items: Sequence[dict[str, Any]], block_size: int) -> dict[str,
 
 def _add_gradient(
     loss: SupervisedLoss, batches: list[Any], step: int, device: torch.device
-) -> None:
+) -> float:
     total = 0.0
     for batch in batches:
         value = loss(batch.to(device))
@@ -129,6 +128,7 @@ def _add_gradient(
             got=total,
             fix="check the rows of data.train, or use model.dtype=float32",
         )
+    return total
 
 
 def _to_numpy(tensor: torch.Tensor) -> Any:

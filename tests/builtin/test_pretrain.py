@@ -52,7 +52,9 @@ def test_the_prompt_is_the_one_that_rows_are_formatted_with() -> None:
     prompts = pytest.importorskip("smt_ray.data.prompts")
     rows = pytest.importorskip("smt_ray.data.rows")
     row = generate_rows(TASKS[0], "test")[0]
-    assert prompts.build_prompt(rows.Row(**row)) == f"{PROMPT_HEAD}{row['instruction']}{PROMPT_TAIL}"
+    assert (
+        prompts.build_prompt(rows.Row(**row)) == f"{PROMPT_HEAD}{row['instruction']}{PROMPT_TAIL}"
+    )
 
 
 def test_each_half_of_the_prompt_is_one_token(tokenizer: Tokenizer) -> None:
@@ -91,14 +93,18 @@ def test_shipped_config_is_what_the_script_builds(
         (model.config, built.config),
         (model.generation_config, built.generation_config),
     ):
-        kept, wanted = ({k: v for k, v in c.to_dict().items() if k not in ignored} for c in (mine, theirs))
+        kept, wanted = (
+            {k: v for k, v in c.to_dict().items() if k not in ignored} for c in (mine, theirs)
+        )
         assert kept == wanted
     shapes = {name: p.shape for name, p in model.named_parameters()}
     assert shapes == {name: p.shape for name, p in built.named_parameters()}
 
 
 def test_blocks_of_16_divide_every_eligible_weight(model: LlamaForCausalLM) -> None:
-    eligible = [p for n, p in model.named_parameters() if n.split(".")[-2] in ("q_proj", "k_proj", "v_proj")]
+    eligible = [
+        p for n, p in model.named_parameters() if n.split(".")[-2] in ("q_proj", "k_proj", "v_proj")
+    ]
     assert len(eligible) >= 9
     assert all(size % 16 == 0 for p in eligible for size in p.shape)
 

@@ -10,8 +10,9 @@ from collections import Counter
 
 import pytest
 
-from smt_ray.builtin.suites import NUM_CHOICES, SPLITS, TASKS, generate_rows
-from smt_ray.builtin.world import RELATIONS, facts
+from smt_ray.builtin.almanac import NUM_CHOICES, RELATIONS
+from smt_ray.builtin.suites import SPLITS, TASKS, generate_rows
+from smt_ray.builtin.world import facts
 from smt_ray.errors import UserError
 
 ALL = [(task, split) for task in TASKS for split in SPLITS]
@@ -50,9 +51,7 @@ def test_each_label_is_right_equally_often(split: str) -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_labelled_choice_is_the_value_and_no_other_is(split: str) -> None:
-    values = {
-        fact.say(form): fact.value for fact in facts() for form in fact.relation.questions
-    }
+    values = {fact.say(form): fact.value for fact in facts() for form in fact.relation.questions}
     for row in generate_rows("tiny_commonsense", split):
         question = row["instruction"].split("question: ")[1].split("\n")[0]
         choices = CHOICE.findall(row["instruction"])

@@ -8,9 +8,10 @@ from collections import Counter
 
 import pytest
 
+from smt_ray.builtin.almanac import NUM_CHOICES, OPERATIONS, RELATIONS
 from smt_ray.builtin.corpus import documents
-from smt_ray.builtin.suites import NUM_CHOICES, SPLITS, TASKS, generate_rows
-from smt_ray.builtin.world import OPERATIONS, RELATIONS, RESERVED_ONE_IN, facts, sums
+from smt_ray.builtin.suites import SPLITS, TASKS, generate_rows
+from smt_ray.builtin.world import RESERVED_ONE_IN, facts, sums
 
 NUM_DOCUMENTS = 20_000
 

@@ -38,7 +38,7 @@ EVERYWHERE = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 
 
 class Rank:
-    """This process's share of the measurements."""
+    """One process's share of the measurements."""
 
     def __init__(self, folder: Path, rank: int, num_ranks: int) -> None:
         self.folder, self.rank, self.num_ranks = folder, rank, num_ranks
@@ -170,7 +170,9 @@ class Trained:
         kept, changed = True, True
         for name, before in self.original.items():
             parameter = self.model.get_parameter(name)
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self.engine.zero_stage == 3):
+            with deepspeed.zero.GatheredParameters(
+                [parameter], enabled=self.engine.zero_stage == 3
+            ):
                 now = parameter.detach().clone()
             chosen = torch.zeros(before.shape, dtype=torch.bool)
             if layer := sparse.get(name):
@@ -281,8 +283,10 @@ def _validation_loss(rank: Rank, model: Any) -> float:
 def _diverge(rank: Rank) -> None:
     """A loss, and a gradient, that is not finite on one rank alone."""
 
-    def poison(model: Any) -> None:  # the token that one row has
-        model.model.embed_tokens.weight.data[-1] = math.nan
+    def poison(model: Any) -> None:  # the token that one row has; the head keeps its own weight
+        weight = model.model.embed_tokens.weight.detach().clone()
+        weight[-1] = math.nan
+        model.model.embed_tokens.weight = torch.nn.Parameter(weight, requires_grad=False)
 
     def explode(model: Any) -> None:
         if rank.rank == 1:

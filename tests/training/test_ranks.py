@@ -175,8 +175,9 @@ def test_resumed_equals_uninterrupted_bit_for_bit_dropout_included(
     for rank in pair:
         fact = rank[f"resume-{stage}-{dtype}"]
         assert fact["equal"], fact["difference"]
-    assert pair[0][f"resume-{stage}-{dtype}"]["resumed_losses"] == (
-        pair[0][f"resume-{stage}-{dtype}"]["losses"][3:]
+    assert (
+        pair[0][f"resume-{stage}-{dtype}"]["resumed_losses"]
+        == (pair[0][f"resume-{stage}-{dtype}"]["losses"][3:])
     )
 
 

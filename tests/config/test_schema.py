@@ -1,0 +1,174 @@
+"""What each field is: semantic or execution; and which values do not go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+
+from smt_ray.config.fields import Section
+from smt_ray.config.load import load_config
+from smt_ray.config.model_and_data import HubSource
+from smt_ray.config.run import RunConfig
+from smt_ray.errors import UserError
+
+# Another valid value for each leaf, and what has to be set beside it.
+OTHER: dict[str, tuple[str, ...]] = {
+    "name": ("name=another",),
+    "storage": ("storage=elsewhere",),
+    "seed": ("seed=1",),
+    "model.path": ("model.path=there", "model.builtin=null"),
+    "model.builtin": ("model.builtin=null", "model.path=there"),
+    "model.revision": ("model.revision=v2",),
+    "model.gguf_file": ("model.gguf_file=m.gguf", "model.path=there", "model.builtin=null"),
+    "model.dtype": ("model.dtype=bfloat16",),
+    "model.attn_implementation": ("model.attn_implementation=eager",),
+    "model.trust_remote_code": ("model.trust_remote_code=true",),
+    "model.architecture": ("model.architecture={model_type: llama}", "model.builtin=null"),
+    "data.dir": ("data.dir=there",),
+    "data.train": ("data.train=[other.json]",),
+    "data.max_rows": ("data.max_rows=8",),
+    "data.validation_rows": ("data.validation_rows=8",),
+    "data.prompt": ("data.prompt=legacy",),
+    "data.train_on_inputs": ("data.train_on_inputs=true",),
+    "data.max_length": ("data.max_length=64",),
+    "data.overlong": ("data.overlong=drop",),
+    "warmup.num_steps": ("warmup.num_steps=9",),
+    "warmup.target_modules": ("warmup.target_modules=[v_proj]",),
+    "warmup.table_block_size": ("warmup.table_block_size=8",),
+    "warmup.reduction": ("warmup.reduction=score",),
+    "warmup.num_shards": ("warmup.num_shards=3",),
+    "warmup.accumulate_on": ("warmup.accumulate_on=host",),
+    "selection.block_size": ("selection.block_size=32",),
+    "selection.budget": ("selection.budget=0.01",),
+    "selection.num_blocks": ("selection.num_blocks=9", "selection.budget=null"),
+    "selection.score": ("selection.score=l2",),
+    "selection.scope": ("selection.scope=per_module",),
+    "selection.target_modules": ("selection.target_modules=[v_proj]",),
+    "training.batch_size": ("training.batch_size=8",),
+    "training.num_epochs": ("training.num_epochs=2", "training.max_steps=null"),
+    "training.max_steps": ("training.max_steps=9",),
+    "training.learning_rate": ("training.learning_rate=3e-4",),
+    "training.lr_schedule": ("training.lr_schedule=cosine",),
+    "training.lr_warmup_steps": ("training.lr_warmup_steps=9",),
+    "training.weight_decay": ("training.weight_decay=0.1",),
+    "training.adam_betas": ("training.adam_betas=[0.9, 0.95]",),
+    "training.adam_epsilon": ("training.adam_epsilon=1e-6",),
+    "training.max_grad_norm": ("training.max_grad_norm=0",),
+    "training.validate_every_steps": ("training.validate_every_steps=5",),
+    "training.checkpoint_every_steps": ("training.checkpoint_every_steps=5",),
+    "training.keep_checkpoints": ("training.keep_checkpoints=5",),
+    "training.log_every_steps": ("training.log_every_steps=5",),
+    "batching.max_tokens": ("batching.max_tokens=64",),
+    "deepspeed.zero_stage": ("deepspeed.zero_stage=3",),
+    "deepspeed.extra": ("deepspeed.extra={a: 1}",),
+    "resources.num_workers": ("resources.num_workers=5",),
+    "resources.use_gpu": ("resources.use_gpu=true",),
+    "resources.cpus_per_worker": ("resources.cpus_per_worker=3",),
+    "resources.accelerator_type": ("resources.accelerator_type=H100",),
+    "resources.max_failures": ("resources.max_failures=0",),
+    "evaluation.tasks": ("evaluation.tasks=[boolq]",),
+    "evaluation.max_rows": ("evaluation.max_rows=9",),
+    "evaluation.num_beams": ("evaluation.num_beams=4",),
+    "evaluation.base": ("evaluation.base=false",),
+    "evaluation.base_likelihood": ("evaluation.base_likelihood=false",),
+    "evaluation.batch_tokens": ("evaluation.batch_tokens=64",),
+    "tracking.enabled": ("tracking.enabled=false",),
+    "tracking.uri": ("tracking.uri=http://h:1",),
+    "tracking.experiment": ("tracking.experiment=other",),
+}
+# Values that a neighbour needs in both configs, so that the leaf alone is what differs.
+GIVEN = {
+    "model.gguf_file": ("model.path=there", "model.builtin=null"),
+    "training.validate_every_steps": ("data.validation_rows=8",),
+}
+
+
+def leaves(section: type[Section] = RunConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            yield from leaves(annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def role(field: Any) -> str | None:
+    return (field.json_schema_extra or {}).get("role")
+
+
+LEAVES = dict(leaves())
+# Fields with one possible value cannot be given another.
+SINGLE = {name for name, field in LEAVES.items() if len(get_args(field.annotation)) == 1}
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_every_field_has_a_role_and_a_description(name: str) -> None:
+    assert role(LEAVES[name]) in ("semantic", "execution")
+    assert LEAVES[name].description
+
+
+def test_every_field_has_another_value_to_be_tried_with() -> None:
+    changeable = {name for name in LEAVES if name in OTHER or name not in SINGLE}
+    assert changeable == set(OTHER)
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_the_semantic_tree_changes_with_semantic_fields_and_with_no_other(name: str) -> None:
+    given = GIVEN.get(name, ())
+    before, after = load_config(None, given), load_config(None, [*given, *OTHER[name]])
+    assert before != after
+    differs = before.semantic_tree() != after.semantic_tree()
+    assert differs == (role(LEAVES[name]) == "semantic")
+
+
+def test_num_shards_is_semantic_where_shards_are_scored_apart() -> None:
+    def tree(reduction: str, num_shards: int) -> dict[str, Any]:
+        overrides = [f"warmup.reduction={reduction}", f"warmup.num_shards={num_shards}"]
+        return load_config(None, overrides).semantic_tree()
+
+    assert tree("gradient", 1) == tree("gradient", 4)
+    assert tree("score", 1) != tree("score", 4)
+
+
+def test_the_fields_of_a_hub_source_are_semantic() -> None:
+    assert {role(field) for _, field in leaves(HubSource)} == {"semantic"}
+
+    def tree(source: str) -> dict[str, Any]:
+        return load_config(None, [f"data.train=[{source}]"]).semantic_tree()
+
+    assert tree("{hub: a/b}") != tree("{hub: a/b, revision: v2}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        (["model.builtin=null"], ["path, builtin, architecture"]),
+        (["model.path=there"], ["path, builtin, architecture", "['path', 'builtin']"]),
+        (["model.gguf_file=m.gguf"], ["gguf_file", "path"]),
+        (["model.builtin=null", "model.architecture={hidden_size: 4}"], ["model_type"]),
+        (["data.train=[]"], ["train", "at least one source"]),
+        (["data.max_rows=8", "data.validation_rows=8"], ["validation_rows", "max_rows"]),
+        (["warmup.num_shards=21"], ["num_shards", "num_steps (20)", "21"]),
+        (["warmup.table_block_size=0"], ["table_block_size", "got 0"]),
+        (["warmup.target_modules=[]"], ["warmup.target_modules"]),
+        (["selection.num_blocks=4"], ["budget", "num_blocks"]),
+        (["selection.block_size=-1"], ["block_size", "got -1"]),
+        (["selection.target_modules=[up_proj]"], ["selection.target_modules", "up_proj"]),
+        (["training.num_epochs=1"], ["num_epochs", "max_steps"]),
+        (["training.adam_betas=[0.9, 1.0]"], ["adam_betas", "[0.9, 1.0]"]),
+        (["training.validate_every_steps=2"], ["validate_every_steps", "data.validation_rows"]),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(overrides: list[str], names: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(None, overrides)
+    for name in names:
+        assert name in str(caught.value)
+
+
+def test_one_of_two_ways_to_say_a_length_or_a_budget_has_a_default() -> None:
+    quiet = load_config(None, ["training.max_steps=null", "selection.budget=null"])
+    assert (quiet.training.num_epochs, quiet.training.max_steps) == (3, None)
+    assert (quiet.selection.budget, quiet.selection.num_blocks) == (0.0084, None)

@@ -1,0 +1,84 @@
+"""Both forms of the prompt, to the byte."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from smt_ray.data.prompts import build_prompt
+from smt_ray.data.rows import Row
+
+PLAIN = Row("Add 1 and 2.\nSay it.", "It is 3.")
+PAIRED = Row("Add them.", "It is 3.", "1, 2")
+INDENT = " " * 16
+
+
+@pytest.mark.parametrize("purpose", ["training", "evaluation"])
+def test_the_clean_form(purpose: Literal["training", "evaluation"]) -> None:
+    assert build_prompt(PLAIN, "clean", purpose) == (
+        "Below is an instruction that describes a task. Write a response that appropriately"
+        " completes the request.\n\n"
+        "### Instruction:\nAdd 1 and 2.\nSay it.\n\n"
+        "### Response:\n"
+    )
+    assert build_prompt(PAIRED, "clean", purpose) == (
+        "Below is an instruction that describes a task, paired with an input that provides further"
+        " context. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nAdd them.\n\n"
+        "### Input:\n1, 2\n\n"
+        "### Response:\n"
+    )
+
+
+def test_the_legacy_form_in_training() -> None:
+    assert build_prompt(PLAIN, "legacy", "training") == (
+        "Below is an instruction that describes a task. Write a response that appropriately"
+        " completes the request.  \n"
+        "\n"
+        f"{INDENT}### Instruction:\n"
+        f"{INDENT}Add 1 and 2.\nSay it.\n"
+        f"{INDENT}\n"
+        f"{INDENT}### Response:\n"
+        f"{INDENT}"
+    )
+
+
+def test_the_legacy_form_in_evaluation() -> None:
+    assert build_prompt(PLAIN, "legacy", "evaluation") == (
+        "Below is an instruction that describes a task. Write a response that appropriately"
+        " completes the request. \n"
+        "\n"
+        f"{INDENT}### Instruction:\n"
+        f"{INDENT}Add 1 and 2.\nSay it.\n"
+        "\n"
+        f"{INDENT}### Response:\n"
+        f"{INDENT}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("purpose", "strays", "between"), [("training", " ", INDENT), ("evaluation", "", "")]
+)
+def test_the_legacy_form_with_an_input_has_one_stray_space_less(
+    purpose: Literal["training", "evaluation"], strays: str, between: str
+) -> None:
+    assert build_prompt(PAIRED, "legacy", purpose) == (
+        "Below is an instruction that describes a task, paired with an input that provides further"
+        f" context. Write a response that appropriately completes the request.{strays}\n"
+        "\n"
+        f"{INDENT}### Instruction:\n"
+        f"{INDENT}Add them.\n"
+        f"{between}\n"
+        f"{INDENT}### Input:\n"
+        f"{INDENT}1, 2\n"
+        f"{between}\n"
+        f"{INDENT}### Response:\n"
+        f"{INDENT}"
+    )
+
+
+def test_a_prompt_holds_nothing_of_its_answer() -> None:
+    for form in ("clean", "legacy"):
+        for purpose in ("training", "evaluation"):
+            assert "3" not in build_prompt(PLAIN, form, purpose)

@@ -1,0 +1,86 @@
+"""Claims about smt as a method: prepared, saved, loaded, merged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from smt_ray.methods.registry import make_method
+from smt_ray.methods.smt import SmtMethod
+from smt_ray.smt.model import sparse_modules
+from smt_ray.smt.selection import Selection, select_by_scores
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def selection(make_llama: Make) -> Selection:
+    model, generator = make_llama(), torch.Generator().manual_seed(5)
+    scores = {
+        name: torch.rand(m.out_features // 8, m.in_features // 8, generator=generator)
+        for name, m in model.named_modules()
+        if name.endswith(("q_proj", "k_proj", "v_proj"))
+    }
+    return select_by_scores(
+        scores, block_size=8, num_base_parameters=sum(p.numel() for p in model.parameters()),
+        num_blocks=6, score="random",
+    )  # fmt: skip
+
+
+def test_exactly_the_chosen_blocks_are_trained(make_llama: Make, selection: Selection) -> None:
+    model = make_llama()
+    SmtMethod(selection).prepare(model, zero_stage=0)
+    trained = {n: p.numel() for n, p in model.named_parameters() if p.requires_grad}
+    assert all(name.endswith(".blocks") for name in trained)
+    assert sum(trained.values()) == selection.num_trainable == 6 * 64
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_blocks_are_written_at_every_use_under_zero_3_alone(
+    make_llama: Make, selection: Selection, zero_stage: int
+) -> None:
+    model = make_llama()
+    SmtMethod(selection).prepare(model, zero_stage=zero_stage)
+    assert {layer.rewrite for layer in sparse_modules(model).values()} == {zero_stage == 3}
+
+
+def test_a_method_by_its_name_reads_its_selection(
+    make_llama: Make, selection: Selection, tmp_path: Path
+) -> None:
+    selection.save(tmp_path / "selection.safetensors")
+    model = make_llama()
+    make_method("smt", tmp_path / "selection.safetensors").prepare(model, zero_stage=0)
+    counts = {name: len(layer.blocks) for name, layer in sparse_modules(model).items()}
+    assert counts == {name: count for name, count in selection.counts().items() if count}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_saved_loaded_and_merged_is_the_tuned_model_whatever_the_engine_left_behind(
+    make_llama: Make, selection: Selection, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    method, model = SmtMethod(selection), make_llama().to(dtype)
+    method.prepare(model, zero_stage=0)
+    generator = torch.Generator().manual_seed(0)
+    tuned = {}
+    for name, layer in sparse_modules(model).items():
+        values = torch.randn(layer.blocks.shape, generator=generator)  # fp32, as engines keep them
+        tuned[f"{name}.blocks"] = values
+        layer.blocks.data.copy_(values)
+    method.refresh(model)
+    ids = torch.arange(20).view(2, 10)
+    expected = model(input_ids=ids).logits
+    for layer in sparse_modules(model).values():
+        layer.blocks.data = torch.empty(0, dtype=dtype)  # partitioned away, as under ZeRO-3
+    method.save(model, tuned, tmp_path)
+    fresh = make_llama().to(dtype)
+    before = fresh(input_ids=ids).logits
+    make_method("smt").load(fresh, tmp_path)
+    assert torch.equal(fresh(input_ids=ids).logits, expected)
+    assert not torch.equal(expected, before)
+    make_method("smt").merge(fresh)
+    assert not sparse_modules(fresh)
+    assert torch.equal(fresh(input_ids=ids).logits, expected)

@@ -1,0 +1,204 @@
+"""Claims about shards and how they are added, against gradients from plain autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from smt_ray.data.batches import StepPlan, step_micro_batches
+from smt_ray.data.encoding import EncodedRows
+from smt_ray.errors import UserError
+from smt_ray.smt.scores import ScoreTable, block_statistics
+from smt_ray.smt.selection import select_blocks
+from smt_ray.training.loss import SupervisedLoss
+from smt_ray.warmup.shard import reduce_module, shard_steps, stream_shard
+
+TARGETS = ("q_proj", "k_proj", "v_proj")
+NUM_STEPS, BLOCK_SIZE, NUM_BLOCKS = 6, 4, 12
+PLAN = StepPlan(num_rows=37, batch_size=7, seed=3)
+
+Make = Callable[..., Any]
+
+
+def stream(model: Any, encoded: EncodedRows, steps: range, **changes: Any) -> list[dict[str, Any]]:
+    options: dict[str, Any] = {
+        "target_modules": TARGETS,
+        "max_tokens": 80,
+        "train_on_inputs": False,
+        "device": torch.device("cpu"),
+    }
+    return list(stream_shard(model, encoded, PLAN, steps, **{**options, **changes}))
+
+
+def table_of(make_llama: Make, encoded: EncodedRows, num_shards: int, **changes: Any) -> ScoreTable:
+    """The whole warm-up in this process: every shard, then every reduce."""
+    shards = [
+        stream(
+            make_llama(), encoded, shard_steps(NUM_STEPS, num_shards, shard),
+            with_weights=shard == 0, **changes,
+        )
+        for shard in range(num_shards)
+    ]  # fmt: skip
+    rows = [reduce_module(items, BLOCK_SIZE) for items in zip(*shards, strict=True)]
+    statistics = {row["module"]: torch.as_tensor(row["statistics"]) for row in rows}
+    return ScoreTable(BLOCK_SIZE, statistics, num_base_parameters=50_000, num_steps=NUM_STEPS)
+
+
+def dense_gradients(model: Any, encoded: EncodedRows, steps: range) -> dict[str, torch.Tensor]:
+    """Sums of each step's whole gradient, by autograd alone."""
+    loss, sums = SupervisedLoss(model), {}
+    for step in steps:
+        model.zero_grad()
+        for batch in step_micro_batches(
+            encoded, PLAN.rows(step), max_tokens=1, train_on_inputs=False
+        ):
+            loss(batch).backward()
+        for name, module in model.named_modules():
+            if name.endswith(TARGETS):
+                sums[name] = sums.get(name, 0) + module.weight.grad
+    return sums
+
+
+def relative_difference(found: ScoreTable, expected: ScoreTable) -> float:
+    """The largest over modules and statistics: norm of the difference over the norm."""
+    return max(
+        float((found.statistics[name] - sums).norm(dim=(1, 2)).div(sums.norm(dim=(1, 2))).max())
+        for name, sums in expected.statistics.items()
+    )
+
+
+def chosen(table: ScoreTable, **options: Any) -> dict[str, list[list[int]]]:
+    selection = select_blocks(table, block_size=8, num_blocks=NUM_BLOCKS, **options)
+    assert selection.margin is not None
+    assert selection.margin > 1e-4  # no near-tie that rounding could turn
+    return {name: module.indices.tolist() for name, module in selection.modules.items()}
+
+
+@pytest.fixture(scope="module")
+def encoded(make_encoded: Callable[..., EncodedRows]) -> EncodedRows:
+    return make_encoded()
+
+
+@pytest.fixture(scope="module")
+def one_shard(make_llama: Make, encoded: EncodedRows) -> ScoreTable:
+    return table_of(make_llama, encoded, 1)
+
+
+@pytest.mark.parametrize("num_shards", [1, 2, 4, 5, 6])
+def test_shards_share_out_every_step_once_and_evenly(num_shards: int) -> None:
+    shares = [shard_steps(NUM_STEPS, num_shards, shard) for shard in range(num_shards)]
+    assert sorted(step for share in shares for step in share) == list(range(NUM_STEPS))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_the_table_is_that_of_plain_dense_gradients(
+    make_llama: Make, encoded: EncodedRows, one_shard: ScoreTable
+) -> None:
+    model = make_llama()
+    sums = dense_gradients(model, encoded, range(NUM_STEPS))
+    statistics = {
+        name: block_statistics(gradient, model.get_submodule(name).weight, BLOCK_SIZE)
+        for name, gradient in sums.items()
+    }
+    expected = ScoreTable(BLOCK_SIZE, statistics, 50_000, NUM_STEPS)
+    assert list(one_shard.statistics) == list(statistics)
+    assert relative_difference(one_shard, expected) < 1e-5
+
+
+@pytest.mark.parametrize("num_shards", [2, 4])
+@pytest.mark.parametrize("score", ["mean_of_abs", "abs_of_mean", "l2", "saliency"])
+def test_more_shards_give_the_same_table_and_select_the_same_blocks(
+    make_llama: Make, encoded: EncodedRows, one_shard: ScoreTable, num_shards: int, score: str
+) -> None:
+    table = table_of(make_llama, encoded, num_shards)
+    assert relative_difference(table, one_shard) < 1e-5
+    assert chosen(table, score=score) == chosen(one_shard, score=score)
+
+
+def test_how_a_step_is_batched_and_where_it_is_summed_changes_nothing(
+    make_llama: Make, encoded: EncodedRows, one_shard: ScoreTable
+) -> None:
+    table = table_of(make_llama, encoded, 1, max_tokens=1, accumulate_on="host")
+    assert relative_difference(table, one_shard) < 1e-5
+
+
+def test_statistics_of_shards_are_exact_for_abs_of_mean_and_bounds_for_the_others(
+    make_llama: Make, encoded: EncodedRows, one_shard: ScoreTable
+) -> None:
+    cheap = table_of(make_llama, encoded, 2, statistics_block_size=BLOCK_SIZE)
+    for name, (g, g_abs, _, weighted) in one_shard.statistics.items():
+        cheap_g, cheap_abs, _, cheap_weighted = cheap.statistics[name]
+        torch.testing.assert_close(cheap_g, g, rtol=1e-4, atol=1e-6)
+        # |a + b| <= |a| + |b|, and strictly so somewhere: an approximation, not the same.
+        assert bool((cheap_abs > g_abs * (1 - 1e-6)).all())
+        assert bool((cheap_weighted > weighted * (1 - 1e-6)).all())
+        assert float(cheap_abs.sum()) > 1.05 * float(g_abs.sum())
+    assert chosen(cheap, score="abs_of_mean") == chosen(one_shard, score="abs_of_mean")
+
+
+def test_statistics_are_smaller_than_gradients_by_the_block(
+    make_llama: Make, encoded: EncodedRows
+) -> None:
+    sent = [
+        sum(item[key].nbytes for item in stream(make_llama(), encoded, range(1), **options))
+        for key, options in (
+            ("gradient", {}), ("statistics", {"statistics_block_size": BLOCK_SIZE})
+        )
+    ]  # fmt: skip
+    assert sent[0] == sent[1] * BLOCK_SIZE**2 / 8  # four float64 a block for L^2 float32
+
+
+def test_only_the_shard_that_is_asked_sends_weights_and_bfloat16_ones_survive_the_journey(
+    make_llama: Make, encoded: EncodedRows
+) -> None:
+    model = make_llama().bfloat16()
+    with_weights = stream(model, encoded, range(2), with_weights=True)
+    without = stream(make_llama().bfloat16(), encoded, range(2, 4))
+    assert all("weight" in item for item in with_weights)
+    assert not any("weight" in item for item in without)
+    assert all(isinstance(v, (np.ndarray, str)) for item in with_weights for v in item.values())
+    for mine, theirs in zip(with_weights, without, strict=True):
+        assert mine["gradient"].dtype == np.float32
+        total = torch.tensor(mine["gradient"]) + torch.tensor(theirs["gradient"])
+        weight = model.get_submodule(mine["module"]).weight
+        expected = block_statistics(total, weight, BLOCK_SIZE)
+        found = reduce_module([mine, theirs], BLOCK_SIZE)["statistics"]
+        torch.testing.assert_close(torch.tensor(found), expected)
+
+
+def test_reducing_leaves_what_it_was_given_alone(make_llama: Make, encoded: EncodedRows) -> None:
+    items = stream(make_llama(), encoded, range(2), with_weights=True)[:1] * 2
+    items[0]["gradient"].setflags(write=False)  # as what comes out of Ray's object store is
+    before = items[0]["gradient"].copy()
+    found = reduce_module(items, BLOCK_SIZE)["statistics"]
+    np.testing.assert_array_equal(items[0]["gradient"], before)
+    np.testing.assert_allclose(found[1].sum(), 2 * np.abs(before.astype(np.float64)).sum())
+
+
+def test_warming_up_leaves_the_model_as_it_was(make_llama: Make, encoded: EncodedRows) -> None:
+    model, before = make_llama(), make_llama()
+    stream(model, encoded, range(2))
+    for (name, parameter), other in zip(model.named_parameters(), before.parameters(), strict=True):
+        assert torch.equal(parameter, other), name
+        assert parameter.grad is None
+        assert parameter.requires_grad
+
+
+def test_every_step_is_announced(make_llama: Make, encoded: EncodedRows) -> None:
+    steps: list[int] = []
+    stream(make_llama(), encoded, range(1, 6, 2), on_step=lambda: steps.append(1))
+    assert len(steps) == 3
+
+
+def test_a_loss_that_is_not_finite_names_its_step(make_llama: Make, encoded: EncodedRows) -> None:
+    rows = EncodedRows(encoded.input_ids.clone(), encoded.offsets, encoded.prompt_lengths)
+    rows.row(PLAN.rows(3)[0])[0] = 99  # a token that no other row has
+    model = make_llama(tie_word_embeddings=False)
+    model.model.embed_tokens.weight.data[99] = float("nan")
+    with pytest.raises(UserError, match="the loss of step 4 must be finite; got nan"):
+        stream(model, rows, range(1, 6, 2))
+    assert len(stream(model, rows, range(0, 6, 2))) == 6
