@@ -145,6 +145,9 @@ def exit_with(command: Callable[[], Any]) -> None:
     """Runs a command; a user's error becomes one line on standard error and exit code 2."""
     try:
         command()
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         user_error = find_user_error(error)
         if user_error is None:

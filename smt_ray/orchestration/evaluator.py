@@ -80,7 +80,8 @@ def evaluation_pool(
         **resources.options(), max_restarts=3, max_task_retries=3,
         runtime_env={"env_vars": {"OMP_NUM_THREADS": str(resources.num_threads)}},
     )  # fmt: skip
-    workers = [actor.remote(model, resources.num_threads) for _ in range(num_workers)]
+    arguments = (model, resources.num_threads, resources.device)
+    workers = [actor.remote(*arguments) for _ in range(num_workers)]
     try:
         yield EvaluationPool(workers, board, settings)
     finally:
@@ -124,13 +125,12 @@ def _shares(tasks: Rows, num_workers: int) -> list[dict[str, Any]]:
 class _Evaluator:
     """One process with one model, whose adapter may be swapped."""
 
-    def __init__(self, model: dict[str, Any], num_threads: int) -> None:
+    def __init__(self, model: dict[str, Any], num_threads: int, device: str) -> None:
         import torch
 
         from smt_ray.models.load import load_model, load_tokenizer
 
         torch.set_num_threads(num_threads)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model, self._tokenizer = load_model(model, device), load_tokenizer(model)
         self._adapter: str | None = None
 

@@ -38,6 +38,7 @@ from smt_ray.orchestration.warmup_graph import (
     run_warmup,
     warmup_job,
 )
+from smt_ray.tracking.protocol import Status
 from smt_ray.training.metrics_log import write_records
 
 UNTIL = ("warmup", "selection", "training", "evaluation")
@@ -82,25 +83,26 @@ class Flow:
         """See :func:`run`."""
         run_record.begin(self.folder, self.plan)
         say(f"run {self.config.name} in {self.storage.root}")
-        status = "FAILED"
+        status: Status = "FAILED"
         try:
             self._tokens()
             self._check_model()
             with ray_session():
                 self._start_tracking()
-                self._stages(until)
-                status = "FINISHED"
-                metrics = run_record.end(self.folder, self.plan, status, self._seconds())
-                self._finish_tracking()
-            return metrics
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            if status != "FINISHED":
-                run_record.end(self.folder, self.plan, status, self._seconds())
-                if self.board is not None and ray.is_initialized():
+                try:
+                    self._stages(until)
+                    metrics = run_record.finish(self.folder, self.plan, self._seconds())
+                    status = "FINISHED"
+                except KeyboardInterrupt:
+                    status = "KILLED"
+                    raise
+                finally:
+                    run_record.end(self.folder, status)
                     self._finish_tracking()
+            return metrics
+        finally:
+            if status == "FAILED":
+                run_record.end(self.folder, status)
 
     def _stages(self, until: str) -> None:
         self._warmup_and_selection(until)

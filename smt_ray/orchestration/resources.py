@@ -28,6 +28,11 @@ class ProcessResources:
         """Threads of the process."""
         return max(1, round(self.num_cpus))
 
+    @property
+    def device(self) -> str:
+        """Where the process computes, by torch's name."""
+        return "cuda" if self.num_gpus else "cpu"
+
     def options(self) -> dict[str, object]:
         """The keywords of ``.options()``."""
         chosen: dict[str, object] = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}

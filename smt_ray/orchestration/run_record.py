@@ -61,12 +61,16 @@ def begin(folder: RunFolder, plan: RunPlan) -> None:
     )
 
 
-def end(folder: RunFolder, plan: RunPlan, status: str, seconds: float) -> dict[str, Any]:
-    """Writes metrics.json and how the run ended; returns what metrics.json holds."""
+def finish(folder: RunFolder, plan: RunPlan, seconds: float) -> dict[str, Any]:
+    """Writes metrics.json; returns what it holds."""
     metrics = collect_metrics(folder, plan, seconds)
     folder.storage.write_json(folder.path("metrics.json"), metrics)
-    folder.update(status=status, ended_ms=_now_ms())
     return metrics
+
+
+def end(folder: RunFolder, status: str) -> None:
+    """Writes how the run ended, and when."""
+    folder.update(status=status, ended_ms=_now_ms())
 
 
 def collect_metrics(folder: RunFolder, plan: RunPlan, seconds: float) -> dict[str, Any]:

@@ -56,7 +56,6 @@ def _quieten() -> None:
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel("ERROR")
     # Train asks after its workers this often, and `report` waits for the asking: 2 s by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0" if _alone() else "1")
 
 

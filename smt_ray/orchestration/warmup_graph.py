@@ -37,6 +37,7 @@ def warmup_job(plan: RunPlan, preflight: Preflight, resources: ProcessResources)
         "table": plan.warmup.path(TABLE),
         "model": plan.model,
         "num_threads": resources.num_threads,
+        "device": resources.device,
         "num_steps": warmup.num_steps,
         "num_shards": warmup.num_shards,
         "target_modules": warmup.target_modules,
@@ -112,7 +113,7 @@ def _shard(job: dict[str, Any], index: int, board: Any) -> Iterator[dict[str, An
 
     announce(board, PROGRESS, index)
     torch.set_num_threads(job["num_threads"])
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(job["device"])
     encoded = load_tokens(Storage(job["storage"]).fetch(job["tokens"]), "training")
     assert encoded is not None
     steps = shard_steps(job["num_steps"], job["num_shards"], index)

@@ -67,7 +67,9 @@ def test_a_field_that_is_no_string_is_named_with_file_and_row(field: str, value:
 
 
 def test_an_empty_instruction_is_refused() -> None:
-    with pytest.raises(UserError, match=r"rows\.json, row 7, field 'instruction': must not be empty"):
+    with pytest.raises(
+        UserError, match=r"rows\.json, row 7, field 'instruction': must not be empty"
+    ):
         parse(instruction=" \n")
 
 

@@ -1,0 +1,87 @@
+"""A step's loss and gradient are those of one padded batch with labels, however it is divided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from smt_ray.data.batches import step_micro_batches
+from smt_ray.data.encoding import EncodedRows
+from smt_ray.training.loss import SupervisedLoss
+
+ROWS = [3, 1, 20, 36, 9, 11, 2]
+IGNORED = -100
+
+
+def padded_loss(
+    model: Any, encoded: EncodedRows, rows: list[int], train_on_inputs: bool
+) -> torch.Tensor:
+    """What transformers computes of the same rows: the mean over the labels that are not masked."""
+    width = int(encoded.lengths[rows].max())
+    ids = torch.zeros(len(rows), width, dtype=torch.int64)
+    labels, mask = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
+    for place, row in enumerate(rows):
+        length, prompt = int(encoded.lengths[row]), int(encoded.prompt_lengths[row])
+        ids[place, :length] = labels[place, :length] = encoded.row(row).long()
+        mask[place, :length] = 1
+        if not train_on_inputs:
+            labels[place, :prompt] = IGNORED
+    loss: torch.Tensor = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    return loss
+
+
+def gradient(model: Any) -> torch.Tensor:
+    """All gradients end to end, taken away from the model."""
+    found = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def divided(
+    model: Any, encoded: EncodedRows, num_ranks: int, max_tokens: int, train_on_inputs: bool
+) -> tuple[float, torch.Tensor]:
+    """Loss and gradient of the step as ranks add them up: the mean over ranks."""
+    loss, total = SupervisedLoss(model), 0.0
+    for rank in range(num_ranks):
+        for batch in step_micro_batches(
+            encoded,
+            ROWS,
+            max_tokens=max_tokens,
+            train_on_inputs=train_on_inputs,
+            rank=rank,
+            num_ranks=num_ranks,
+        ):
+            value = loss(batch) / num_ranks
+            value.backward()
+            total += value.item()
+    return total, gradient(model)
+
+
+@pytest.mark.parametrize("train_on_inputs", [False, True])
+@pytest.mark.parametrize("max_tokens", [1, 40, 4096])
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_loss_and_gradient_are_those_of_the_padded_batch(
+    make_llama: Callable[..., Any],
+    make_encoded: Callable[..., EncodedRows],
+    num_ranks: int,
+    max_tokens: int,
+    train_on_inputs: bool,
+) -> None:
+    model, encoded = make_llama(), make_encoded()
+    reference = padded_loss(model, encoded, ROWS, train_on_inputs)
+    reference.backward()
+    expected = gradient(model)
+    value, found = divided(model, encoded, num_ranks, max_tokens, train_on_inputs)
+    assert value == pytest.approx(reference.item(), rel=1e-6)
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_the_loss_on_inputs_is_another_one(
+    make_llama: Callable[..., Any], make_encoded: Callable[..., EncodedRows]
+) -> None:
+    model, encoded = make_llama(), make_encoded()
+    losses = {padded_loss(model, encoded, ROWS, on).item() for on in (False, True)}
+    assert len({round(loss, 4) for loss in losses}) == 2

@@ -1,0 +1,81 @@
+"""Claims about errors on their way to the user."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from smt_ray.cli import exit_with, find_user_error
+from smt_ray.errors import UserError
+
+MISTAKE = UserError("selection.block_size", "must divide", got=7, fix="use 8")
+
+
+class Wrapped(Exception):
+    """As Ray's RayTaskError: what was raised elsewhere is its cause."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__("a remote traceback")
+        self.cause = cause
+
+
+class Both(UserError, Wrapped):
+    """As Ray's RayTaskError(UserError), which is of both kinds and shows the remote traceback."""
+
+    def __init__(self, cause: BaseException) -> None:
+        Exception.__init__(self, "a remote traceback")
+        self.cause = cause
+
+
+def raised_from(error: Exception, cause: BaseException) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MISTAKE,
+        Wrapped(MISTAKE),
+        Both(MISTAKE),
+        Wrapped(Wrapped(MISTAKE)),
+        raised_from(RuntimeError("outer"), MISTAKE),
+        raised_from(RuntimeError("outer"), Both(MISTAKE)),
+        Wrapped(raised_from(RuntimeError("inner"), MISTAKE)),
+        pickle.loads(pickle.dumps(MISTAKE)),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_users_error_is_one_line_and_exit_code_2_however_it_was_wrapped(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        exit_with(command)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: selection.block_size: must divide; got 7. Fix: use 8\n"
+    )
+
+
+@pytest.mark.parametrize("error", [ValueError("a defect"), Wrapped(KeyError("x")), RuntimeError()])
+def test_a_defect_of_ours_keeps_its_traceback(error: Exception) -> None:
+    def command() -> None:
+        raise error
+
+    assert find_user_error(error) is None
+    with pytest.raises(type(error)):
+        exit_with(command)
+
+
+def test_an_error_survives_a_process_border() -> None:
+    for error in (MISTAKE, UserError("a", "b"), UserError("a", "b", got=None)):
+        copy = pickle.loads(pickle.dumps(error))
+        assert type(copy) is UserError
+        assert str(copy) == str(error)
+        assert (copy.field, copy.rule, copy.got, copy.fix) == (
+            error.field, error.rule, error.got, error.fix
+        )  # fmt: skip

@@ -1,0 +1,199 @@
+"""Claims about the names of stages: what they follow from, and what they do not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from smt_ray.config.run import RunConfig
+from smt_ray.errors import UserError
+from smt_ray.orchestration.plan import RunPlan, make_plan
+
+Make = Callable[..., RunConfig]
+TRAINING = {"training", "tuned"}
+SELECTION = {"selection"} | TRAINING
+WARMUP = {"warmup"} | SELECTION
+TOKENS = {"tokens"} | WARMUP
+EVALUATION = {"base", "base_likelihood", "tuned"}
+ALL = TOKENS | EVALUATION
+
+# Every execution key of the config, with another value than its default.
+EXECUTION = {
+    "name": "another",
+    "storage": "/tmp/elsewhere",
+    "model.attn_implementation": "eager",
+    "model.trust_remote_code": "true",
+    "warmup.num_shards": "2",
+    "warmup.accumulate_on": "host",
+    "training.validate_every_steps": "5",
+    "training.checkpoint_every_steps": "5",
+    "training.keep_checkpoints": "9",
+    "training.log_every_steps": "7",
+    "batching.mode": "padded",
+    "batching.max_tokens": "64",
+    "deepspeed.zero_stage": "3",
+    "deepspeed.extra": "{steps_per_print: 1}",
+    "resources.num_workers": "8",
+    "resources.use_gpu": "false",
+    "resources.cpus_per_worker": "3",
+    "resources.accelerator_type": "H100",
+    "resources.max_failures": "0",
+    "evaluation.batch_tokens": "99",
+    "tracking.enabled": "false",
+    "tracking.uri": "http://127.0.0.1:1",
+    "tracking.experiment": "another",
+}
+
+
+def names(plan: RunPlan) -> dict[str, str]:
+    stages = {
+        "tokens": plan.tokens, "warmup": plan.warmup, "selection": plan.selection,
+        "training": plan.trained, **plan.evaluations,
+    }  # fmt: skip
+    return {kind: stage.name for kind, stage in stages.items()}
+
+
+def changed(before: RunConfig, after: RunConfig) -> set[str]:
+    """The stages that another config would make anew."""
+    old, new = names(make_plan(before)), names(make_plan(after))
+    assert old.keys() == new.keys()
+    return {kind for kind in old if old[kind] != new[kind]}
+
+
+def execution_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from execution_keys(annotation, f"{prefix}{name}.")
+        elif (field.json_schema_extra or {}).get("role") != "semantic":  # type: ignore[union-attr]
+            yield prefix + name
+
+
+def test_the_same_config_names_the_same_stages(make_config: Make) -> None:
+    assert names(make_plan(make_config())) == names(make_plan(make_config()))
+    assert set(names(make_plan(make_config()))) == ALL
+
+
+def test_every_execution_key_is_tried_below() -> None:
+    assert set(execution_keys()) == set(EXECUTION)
+
+
+@pytest.mark.parametrize("key", EXECUTION)
+def test_execution_keys_change_no_stage(make_config: Make, key: str) -> None:
+    assert changed(make_config(), make_config(f"{key}={EXECUTION[key]}")) == set()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.dtype=bfloat16", ALL),
+        ("data.prompt=legacy", ALL),
+        ("data.validation_rows=3", TOKENS),
+        ("data.max_rows=15", TOKENS),
+        ("data.max_length=64", TOKENS),
+        ("data.overlong=drop", TOKENS),
+        ("data.train_on_inputs=true", TOKENS),
+        ("seed=1", TOKENS),
+        ("warmup.num_steps=50", WARMUP),
+        ("warmup.target_modules=[q_proj, v_proj]", WARMUP),
+        ("warmup.table_block_size=4", WARMUP),
+        ("warmup.reduction=score", WARMUP),
+        ("training.batch_size=8", WARMUP),  # warm-up steps are training's batches
+        ("selection.budget=0.1", SELECTION),
+        ("selection.block_size=4", SELECTION),
+        ("selection.score=l2", SELECTION),
+        ("selection.scope=per_module", SELECTION),
+        ("selection.target_modules=[v_proj]", SELECTION),
+        ("training.learning_rate=1e-3", TRAINING),
+        ("training.num_epochs=1", TRAINING),
+        ("training.lr_schedule=cosine", TRAINING),
+        ("training.max_grad_norm=0", TRAINING),
+        ("evaluation.max_rows=3", EVALUATION),
+        ("evaluation.num_beams=4", {"base", "tuned"}),  # likelihood generates nothing
+    ],
+)
+def test_a_semantic_key_changes_the_stages_that_it_touches_and_those_after_them(
+    make_config: Make, override: str, expected: set[str]
+) -> None:
+    assert changed(make_config(), make_config(override)) == expected
+
+
+def test_shards_are_semantic_where_statistics_are_added(make_config: Make) -> None:
+    score = "warmup.reduction=score"
+    assert changed(make_config(score), make_config(score, "warmup.num_shards=2")) == WARMUP
+
+
+def test_rows_are_known_by_their_content_not_by_their_place(
+    make_config: Make, rows_folder: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(rows_folder, moved)
+    assert changed(make_config(), make_config(f"data.dir={moved}")) == set()
+
+    def edit(file: Path) -> None:
+        rows = json.loads(file.read_text())
+        rows[0]["output"] += "!"
+        file.write_text(json.dumps(rows))
+
+    edit(moved / "dataset" / "boolq" / "test.json")
+    assert changed(make_config(), make_config(f"data.dir={moved}")) == EVALUATION
+    edit(moved / "train.json")
+    assert changed(make_config(), make_config(f"data.dir={moved}")) == ALL
+
+
+def test_a_model_is_known_by_its_files_not_by_its_place(
+    make_config: Make, model_folder: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(model_folder, moved)
+    assert changed(make_config(), make_config(f"model.path={moved}")) == set()
+    weights = moved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    assert changed(make_config(), make_config(f"model.path={moved}")) == ALL
+
+
+def test_only_what_is_wanted_is_evaluated(make_config: Make) -> None:
+    def evaluations(*overrides: str) -> list[str]:
+        return sorted(make_plan(make_config(*overrides)).evaluations)
+
+    assert evaluations() == ["base", "base_likelihood", "tuned"]
+    assert evaluations("evaluation.base=false", "evaluation.base_likelihood=false") == ["tuned"]
+    assert evaluations("evaluation.tasks=[]", "evaluation.base_likelihood=false") == []
+
+
+def test_a_search_shares_the_warm_up_and_the_base_evaluation(make_config: Make) -> None:
+    plans = [
+        names(make_plan(make_config("name=trial-1", "selection.budget=0.02"))),
+        names(make_plan(make_config("name=trial-2", "training.learning_rate=1e-3"))),
+    ]
+    for kind in ("tokens", "warmup", "base", "base_likelihood"):
+        assert plans[0][kind] == plans[1][kind]
+    assert plans[0]["tuned"] != plans[1]["tuned"]
+
+
+@pytest.mark.parametrize(
+    ("override", "field"),
+    [
+        ("evaluation.tasks=[nothing]", "evaluation.tasks"),
+        ("evaluation.tasks=[gsm8k]", "evaluation.base_likelihood"),
+        ("data.train=[missing.json]", "missing.json"),
+        ("data.dir=null", "train.json"),
+        ("model.path=/nowhere/at/all", "model.path"),
+    ],
+)
+def test_what_cannot_be_found_is_named(make_config: Make, override: str, field: str) -> None:
+    with pytest.raises(UserError) as raised:
+        make_plan(make_config(override))
+    assert field in raised.value.field
+
+
+def test_a_plan_computes_and_writes_nothing(make_config: Make, tmp_path: Path) -> None:
+    plan: Any = make_plan(make_config())
+    assert plan.warmup.manifest() is None
+    assert not (tmp_path / "storage").exists()

@@ -1,0 +1,73 @@
+"""Claims about resource arithmetic; no cluster is needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from smt_ray.config.running import ResourcesConfig
+from smt_ray.errors import UserError
+from smt_ray.orchestration.resources import ProcessResources, plan_processes
+
+LAPTOP = {"CPU": 2.0, "memory": 1e9}
+NODE = {"CPU": 16.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
+
+
+def plan(cluster: dict[str, float], num_processes: int = 2, **config: Any) -> ProcessResources:
+    return plan_processes(ResourcesConfig(**config), num_processes, cluster, "resources.num_workers")
+
+
+@pytest.mark.parametrize(
+    ("cluster", "use_gpu", "num_gpus", "device"),
+    [
+        (LAPTOP, "auto", 0, "cpu"),
+        (LAPTOP, False, 0, "cpu"),
+        (NODE, "auto", 1, "cuda"),
+        (NODE, True, 1, "cuda"),
+        (NODE, False, 0, "cpu"),
+    ],
+)
+def test_a_process_gets_one_gpu_where_there_are_any_and_they_are_wanted(
+    cluster: dict[str, float], use_gpu: bool | str, num_gpus: int, device: str
+) -> None:
+    found = plan(cluster, use_gpu=use_gpu)
+    assert (found.num_gpus, found.device) == (num_gpus, device)
+
+
+def test_an_accelerator_type_is_asked_for_with_a_gpu_alone() -> None:
+    wanted = {"accelerator_type": "H100"}
+    assert plan(NODE, **wanted).options() == {"num_cpus": 1, "num_gpus": 1, **wanted}
+    assert plan(NODE, use_gpu=False, **wanted).options() == {"num_cpus": 1, "num_gpus": 0}
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0.25, 1), (1, 1), (1.4, 1), (4, 4)])
+def test_threads_follow_cpus_and_are_never_none(cpus: float, threads: int) -> None:
+    assert plan(NODE, cpus_per_worker=cpus).num_threads == threads
+
+
+def test_exactly_as_many_as_fit_are_allowed() -> None:
+    assert plan(LAPTOP, 2).num_cpus == 1
+    assert plan(LAPTOP, 4, cpus_per_worker=0.5).num_cpus == 0.5
+    assert plan(NODE, 8).num_gpus == 1
+
+
+@pytest.mark.parametrize(
+    ("cluster", "num_processes", "config", "rule", "fix"),
+    [
+        (LAPTOP, 3, {}, "3 processes of 1 CPUs must fit the cluster's 2", "at most 2"),
+        (LAPTOP, 2, {"cpus_per_worker": 1.5}, "must fit the cluster's 2", "at most 1"),
+        (NODE, 9, {}, "need a GPU each, and the cluster has 8", "at most 8"),
+        (LAPTOP, 1, {"use_gpu": True}, "need a GPU each, and the cluster has 0", "use_gpu=false"),
+        (NODE, 8, {"cpus_per_worker": 3}, "must fit the cluster's 16", "at most 5"),
+    ],
+)
+def test_what_ray_would_wait_for_for_ever_is_refused_with_what_would_do(
+    cluster: dict[str, float], num_processes: int, config: dict[str, Any], rule: str, fix: str
+) -> None:
+    with pytest.raises(UserError) as raised:
+        plan(cluster, num_processes, **config)
+    error = raised.value
+    assert (error.field, error.got) == ("resources.num_workers", num_processes)
+    assert rule in error.rule
+    assert fix in error.fix

@@ -1,0 +1,100 @@
+"""Claims about what tracking is told of a run, from its folder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from smt_ray.artifacts.runs import RunFolder
+from smt_ray.artifacts.storage import Storage
+from smt_ray.config.run import RunConfig
+from smt_ray.orchestration import run_record
+from smt_ray.orchestration.plan import RunPlan, make_plan
+from smt_ray.orchestration.snapshot import read_snapshot, start_arguments
+from smt_ray.training.metrics_log import MetricsLog
+
+SUMMARY = {"accuracy": 0.75, "interval": [0.5, 0.9], "num_unread": 1}
+
+
+@pytest.fixture
+def plan(make_config: Callable[..., RunConfig]) -> RunPlan:
+    return make_plan(make_config("evaluation.base_likelihood=false"))
+
+
+@pytest.fixture
+def run(plan: RunPlan) -> RunFolder:
+    """A run that has begun."""
+    folder = RunFolder(plan.storage, plan.config.name)
+    run_record.begin(folder, plan)
+    return folder
+
+
+def finish(run: RunFolder, plan: RunPlan) -> None:
+    """Puts a training and two evaluations where a flow would."""
+    storage, stage = plan.storage, plan.trained
+    log = MetricsLog(storage, stage.path("metrics.jsonl"), 0)
+    for step in (1, 2):
+        log.add(step, {"train/loss": 1 / step})
+    log.flush()
+    storage.write_bytes(stage.path("adapter/smt_config.json"), b"{}")
+    done = {
+        "metrics": {"train/loss": 0.5}, "num_steps": 2, "optimizer": "torch.AdamW",
+        "num_ranks": 1, "device": "cpu", "zero_stage": 2,
+    }  # fmt: skip
+    stage.publish(["metrics.jsonl", "adapter/smt_config.json"], done, 3.0)
+    run.add_stage("training", stage.name, seconds=3.0, reused=False)
+    for who, evaluation in plan.evaluations.items():
+        evaluation.publish([], {"protocol": "generate", "tasks": {"boolq": SUMMARY}}, 1.0)
+        run.add_stage(f"evaluation of {who}", evaluation.name, seconds=1.0, reused=who == "base")
+    run_record.end(run, plan, "FINISHED", 4.0)
+
+
+def test_a_run_that_just_began_has_its_params_and_rows_and_nothing_else(
+    run: RunFolder, plan: RunPlan
+) -> None:
+    snapshot = read_snapshot(run)
+    assert (snapshot.status, snapshot.ended_ms) == ("RUNNING", None)
+    assert snapshot.params["training.learning_rate"] == 1e-4
+    assert snapshot.tags["method"] == "smt"
+    rows = {dataset.name: (dataset.num_rows, dataset.context) for dataset in snapshot.datasets}
+    assert rows == {"training": (18, "training"), "validation": (2, "validation"),
+                    "boolq": (10, "test")}  # fmt: skip
+    assert not snapshot.records
+    assert not snapshot.final_metrics
+    assert not snapshot.tables
+    assert [Path(path).name for path, _ in snapshot.artifacts] == ["config.yaml", "environment.json"]
+
+
+def test_a_finished_run_has_its_curves_its_accuracies_and_its_adapter(
+    run: RunFolder, plan: RunPlan
+) -> None:
+    finish(run, plan)
+    snapshot = read_snapshot(run)
+    assert snapshot.status == "FINISHED"
+    assert snapshot.ended_ms >= snapshot.started_ms
+    curve = [(r["step"], r["metrics"]["train/loss"]) for r in snapshot.records]
+    assert curve == [(1, 1.0), (2, 0.5)]
+    assert snapshot.final_metrics["eval/boolq/tuned"] == 0.75
+    assert snapshot.final_metrics["eval/boolq/base"] == 0.75
+    assert snapshot.final_metrics["eval/boolq/majority"] == 0.5
+    assert "adapter" in dict((folder, path) for path, folder in snapshot.artifacts)
+    (table,) = snapshot.tables.values()
+    assert table["tuned"] == [0.75]
+
+
+def test_two_snapshots_of_one_folder_are_equal(run: RunFolder, plan: RunPlan) -> None:
+    finish(run, plan)
+    assert read_snapshot(run) == read_snapshot(RunFolder.open(Storage(plan.storage.root), "small"))
+
+
+def test_a_run_keeps_its_key_when_it_is_started_again(run: RunFolder, plan: RunPlan) -> None:
+    config = plan.config.model_dump(mode="json")
+    before = start_arguments(run, config)
+    finish(run, plan)
+    run.update(mlflow_run_id="abc")
+    run_record.begin(run, plan)
+    after = start_arguments(run, config)
+    assert before["run_id"] is None
+    assert after == {**before, "run_id": "abc"}
