@@ -82,7 +82,11 @@ def run_warmup(
     for _ in modules:
         if len(in_flight) == most_in_flight:
             _, in_flight = ray.wait(in_flight, fetch_local=False)
-        rows.append(reduce.remote(job["table_block_size"], *[next(s) for s in streams]))
+        parts = [next(stream, None) for stream in streams]
+        if None in parts:  # a shard failed: its error was the stream's last item
+            ray.get(rows)
+            raise AssertionError("a shard's stream ended without an error")
+        rows.append(reduce.remote(job["table_block_size"], *parts))
         in_flight.append(rows[-1])
     summary: dict[str, Any] = ray.get(ray.remote(_table).options(num_cpus=0).remote(job, *rows))
     return summary

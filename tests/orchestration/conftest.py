@@ -37,9 +37,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, make_llama: Callable[
 
 
 @pytest.fixture
-def make_config(
-    tmp_path: Path, rows_folder: Path, model_folder: Path
-) -> Callable[..., RunConfig]:
+def make_config(tmp_path: Path, rows_folder: Path, model_folder: Path) -> Callable[..., RunConfig]:
     """A config on those, with ``key.sub=value`` overrides."""
 
     def make(*overrides: str) -> RunConfig:

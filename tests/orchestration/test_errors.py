@@ -12,7 +12,7 @@ from smt_ray.errors import UserError
 MISTAKE = UserError("selection.block_size", "must divide", got=7, fix="use 8")
 
 
-class Wrapped(Exception):
+class WrappedError(Exception):
     """As Ray's RayTaskError: what was raised elsewhere is its cause."""
 
     def __init__(self, cause: BaseException) -> None:
@@ -20,7 +20,7 @@ class Wrapped(Exception):
         self.cause = cause
 
 
-class Both(UserError, Wrapped):
+class BothError(UserError, WrappedError):
     """As Ray's RayTaskError(UserError), which is of both kinds and shows the remote traceback."""
 
     def __init__(self, cause: BaseException) -> None:
@@ -37,12 +37,12 @@ def raised_from(error: Exception, cause: BaseException) -> Exception:
     "error",
     [
         MISTAKE,
-        Wrapped(MISTAKE),
-        Both(MISTAKE),
-        Wrapped(Wrapped(MISTAKE)),
+        WrappedError(MISTAKE),
+        BothError(MISTAKE),
+        WrappedError(WrappedError(MISTAKE)),
         raised_from(RuntimeError("outer"), MISTAKE),
-        raised_from(RuntimeError("outer"), Both(MISTAKE)),
-        Wrapped(raised_from(RuntimeError("inner"), MISTAKE)),
+        raised_from(RuntimeError("outer"), BothError(MISTAKE)),
+        WrappedError(raised_from(RuntimeError("inner"), MISTAKE)),
         pickle.loads(pickle.dumps(MISTAKE)),
     ],
     ids=lambda error: type(error).__name__,
@@ -61,7 +61,9 @@ def test_a_users_error_is_one_line_and_exit_code_2_however_it_was_wrapped(
     )
 
 
-@pytest.mark.parametrize("error", [ValueError("a defect"), Wrapped(KeyError("x")), RuntimeError()])
+@pytest.mark.parametrize(
+    "error", [ValueError("a defect"), WrappedError(KeyError("x")), RuntimeError()]
+)
 def test_a_defect_of_ours_keeps_its_traceback(error: Exception) -> None:
     def command() -> None:
         raise error

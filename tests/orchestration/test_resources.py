@@ -15,7 +15,8 @@ NODE = {"CPU": 16.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
 
 
 def plan(cluster: dict[str, float], num_processes: int = 2, **config: Any) -> ProcessResources:
-    return plan_processes(ResourcesConfig(**config), num_processes, cluster, "resources.num_workers")
+    resources = ResourcesConfig(**config)
+    return plan_processes(resources, num_processes, cluster, "resources.num_workers")
 
 
 @pytest.mark.parametrize(

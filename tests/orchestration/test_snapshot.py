@@ -48,7 +48,8 @@ def finish(run: RunFolder, plan: RunPlan) -> None:
     for who, evaluation in plan.evaluations.items():
         evaluation.publish([], {"protocol": "generate", "tasks": {"boolq": SUMMARY}}, 1.0)
         run.add_stage(f"evaluation of {who}", evaluation.name, seconds=1.0, reused=who == "base")
-    run_record.end(run, plan, "FINISHED", 4.0)
+    run_record.finish(run, plan, 4.0)
+    run_record.end(run, "FINISHED")
 
 
 def test_a_run_that_just_began_has_its_params_and_rows_and_nothing_else(
@@ -64,7 +65,8 @@ def test_a_run_that_just_began_has_its_params_and_rows_and_nothing_else(
     assert not snapshot.records
     assert not snapshot.final_metrics
     assert not snapshot.tables
-    assert [Path(path).name for path, _ in snapshot.artifacts] == ["config.yaml", "environment.json"]
+    files = [Path(path).name for path, _ in snapshot.artifacts]
+    assert files == ["config.yaml", "environment.json"]
 
 
 def test_a_finished_run_has_its_curves_its_accuracies_and_its_adapter(
@@ -79,7 +81,7 @@ def test_a_finished_run_has_its_curves_its_accuracies_and_its_adapter(
     assert snapshot.final_metrics["eval/boolq/tuned"] == 0.75
     assert snapshot.final_metrics["eval/boolq/base"] == 0.75
     assert snapshot.final_metrics["eval/boolq/majority"] == 0.5
-    assert "adapter" in dict((folder, path) for path, folder in snapshot.artifacts)
+    assert "adapter" in {folder for _, folder in snapshot.artifacts}
     (table,) = snapshot.tables.values()
     assert table["tuned"] == [0.75]
 
