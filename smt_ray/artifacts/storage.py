@@ -106,7 +106,7 @@ class Storage:
     def list_files(self, path: str) -> list[str]:
         """Files below a folder, relative to it, sorted; none where the folder is missing."""
         selector = pafs.FileSelector(self.key(path), recursive=True, allow_not_found=True)
-        prefix = self.key(path) + "/"
+        prefix = self.key(path).rstrip("/") + "/"
         return sorted(
             info.path.removeprefix(prefix)
             for info in self._fs.get_file_info(selector)

@@ -29,8 +29,8 @@ VOCAB_SIZE = 1150
 CONTEXT_LENGTH = 256
 WINDOW_LENGTH = 128
 BATCH_SIZE = 16
-NUM_STEPS = 5000
-LEARNING_RATE = 2e-3
+NUM_STEPS = 2800
+LEARNING_RATE = 3e-3
 NUM_LR_WARMUP_STEPS = 100
 NUM_TOKENIZER_DOCUMENTS = 20_000
 NUM_LOG_STEPS = 100
@@ -92,11 +92,12 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = SEED) -> LlamaFo
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
-        intermediate_size=224,
-        num_hidden_layers=6,
+        intermediate_size=256,
+        num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT_LENGTH,
+        initializer_range=0.05,
         tie_word_embeddings=True,
         **special,
     )

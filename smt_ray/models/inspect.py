@@ -79,6 +79,11 @@ def model_identity(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _folder_hash(folder: Path, gguf_file: str | None) -> str:
+    if gguf_file and not (folder / gguf_file).is_file():
+        there = ", ".join(sorted(file.name for file in folder.glob("*.gguf"))) or "none"
+        raise UserError(
+            "model.gguf_file", f"must be in {folder}", got=gguf_file, fix=f"files there: {there}"
+        )
     total = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         wanted = file.name == gguf_file if gguf_file else file.suffix in _HASHED_SUFFIXES

@@ -110,15 +110,18 @@ def _common(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _forget_gguf(model: nn.Module) -> None:
-    """Dequantised weights are plain weights; the config would forbid saving them otherwise."""
-    for owner in (model.config, model):
-        quantization = getattr(owner, "quantization_config", None)
-        if quantization is not None and "gguf" in str(
-            getattr(quantization, "quant_method", quantization)
-        ):
-            delattr(owner, "quantization_config")
-    if getattr(model, "hf_quantizer", None) is None and hasattr(model, "is_quantized"):
-        model.is_quantized = False
+    """Dequantised weights are plain weights; what says otherwise would forbid saving them."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    method = getattr(getattr(quantizer, "quantization_config", None), "quant_method", "")
+    if "gguf" not in str(getattr(method, "value", method)):
+        return
+    for owner, names in (
+        (model.config, ("quantization_config",)),
+        (model, ("hf_quantizer", "quantization_method", "is_quantized")),
+    ):
+        for name in names:
+            if name in vars(owner):
+                delattr(owner, name)
 
 
 def _explained(spec: dict[str, Any], load: Any) -> Any:

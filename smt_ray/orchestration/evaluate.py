@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.stages import Stage, fingerprint
 from smt_ray.artifacts.storage import Storage
@@ -21,7 +19,6 @@ from smt_ray.orchestration.evaluator import evaluation_pool, publish_predictions
 from smt_ray.orchestration.merge import trained_adapter
 from smt_ray.orchestration.plan import evaluation_stage, read_tasks
 from smt_ray.orchestration.progress import say
-from smt_ray.orchestration.resources import plan_processes
 from smt_ray.orchestration.session import ray_session
 
 
@@ -108,18 +105,9 @@ def _evaluate(config: RunConfig, adapter: str | None, tuned: str | None) -> dict
 def _predict(
     config: RunConfig, stage: Stage, tasks: dict[str, Any], adapter: str | None
 ) -> dict[str, Any]:
-    began, num_workers = time.monotonic(), config.resources.num_workers
+    began = time.monotonic()
     with ray_session():
-        resources = plan_processes(
-            config.resources, num_workers, ray.cluster_resources(), "resources.num_workers"
-        )
-        settings = {
-            "prompt_form": config.data.prompt,
-            "num_beams": config.evaluation.num_beams,
-            "batch_tokens": config.evaluation.batch_tokens,
-        }
-        model = config.model.model_dump(mode="json")
-        with evaluation_pool(model, num_workers, resources, make_board(), settings) as pool:
+        with evaluation_pool(config, make_board()) as pool:
             predictions = pool.evaluate("evaluate", tasks, protocol="generate", adapter=adapter)
         return publish_predictions(stage, "generate", predictions, time.monotonic() - began)
 

@@ -11,10 +11,11 @@ from typing import Any
 import ray
 
 from smt_ray.artifacts.stages import Stage
+from smt_ray.config.run import RunConfig
 from smt_ray.data.rows import Row
 from smt_ray.orchestration.board import announce
 from smt_ray.orchestration.progress import progress
-from smt_ray.orchestration.resources import ProcessResources
+from smt_ray.orchestration.resources import plan_processes
 
 Rows = dict[str, list[Row]]
 
@@ -60,22 +61,26 @@ class EvaluationPool:
 
 
 @contextmanager
-def evaluation_pool(
-    model: dict[str, Any],
-    num_workers: int,
-    resources: ProcessResources,
-    board: Any,
-    settings: dict[str, Any],
-) -> Iterator[EvaluationPool]:
-    """Starts workers for a model, and ends them afterwards.
+def evaluation_pool(config: RunConfig, board: Any) -> Iterator[EvaluationPool]:
+    """Starts ``resources.num_workers`` workers for the base model, and ends them afterwards.
 
     Args:
-        model: The config's ``model`` section as plain values.
-        num_workers: Processes.
-        resources: Of each.
+        config: The run's configuration.
         board: The progress actor.
-        settings: ``prompt_form``, ``num_beams``, ``batch_tokens``.
+
+    Raises:
+        UserError: The cluster cannot hold that many workers.
     """
+    num_workers = config.resources.num_workers
+    resources = plan_processes(
+        config.resources, num_workers, ray.cluster_resources(), "resources.num_workers"
+    )
+    settings = {
+        "prompt_form": config.data.prompt,
+        "num_beams": config.evaluation.num_beams,
+        "batch_tokens": config.evaluation.batch_tokens,
+    }
+    model = config.model.model_dump(mode="json")
     actor = ray.remote(_Evaluator).options(
         **resources.options(), max_restarts=3, max_task_retries=3,
         runtime_env={"env_vars": {"OMP_NUM_THREADS": str(resources.num_threads)}},

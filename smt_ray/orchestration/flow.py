@@ -242,16 +242,7 @@ class Flow:
             for name, stage in wanted.items():
                 self._once(f"evaluation of {name}", stage, dict)
             return
-        num_workers = self.config.resources.num_workers
-        resources = plan_processes(
-            self.config.resources, num_workers, ray.cluster_resources(), "resources.num_workers"
-        )
-        settings = {
-            "prompt_form": self.config.data.prompt,
-            "num_beams": self.config.evaluation.num_beams,
-            "batch_tokens": self.config.evaluation.batch_tokens,
-        }
-        with evaluation_pool(self.plan.model, num_workers, resources, self.board, settings) as pool:
+        with evaluation_pool(self.config, self.board) as pool:
             for name, stage in wanted.items():
                 self._once(
                     f"evaluation of {name}", stage, lambda n=name, s=stage: self._ask(pool, n, s)

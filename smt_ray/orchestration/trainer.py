@@ -103,6 +103,8 @@ def fit(
     try:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
+        if _raised_by_our_code(error):
+            raise
         raise UserError(
             "training",
             f"workers failed more than resources.max_failures ({config.resources.max_failures})"
@@ -136,6 +138,12 @@ def _gpus(resources: ProcessResources) -> dict[str, float]:
 def _loopback() -> dict[str, str]:
     """On this machine alone, ranks meet on the loopback interface, whatever its host name."""
     return {} if "RAY_ADDRESS" in os.environ else {"GLOO_SOCKET_IFNAME": "lo"}
+
+
+def _raised_by_our_code(error: BaseException) -> bool:
+    """Whether a rank raised, rather than died: a defect, which keeps its traceback."""
+    failures = getattr(error, "worker_failures", {}).values()
+    return any(type(failure).__name__ == "UserExceptionWithTraceback" for failure in failures)
 
 
 def _last_line(error: BaseException) -> str:

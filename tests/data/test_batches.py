@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ def test_every_epoch_has_each_row_exactly_once(num_rows: int, batch_size: int) -
     for epoch in range(3):
         steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
         batches = [plan.rows(step) for step in steps]
-        assert sorted(sum(batches, [])) == list(range(num_rows))
+        assert sorted(chain.from_iterable(batches)) == list(range(num_rows))
         assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
         assert batches[-1]
 
@@ -57,7 +58,7 @@ def test_micro_batches_hold_every_row_once_in_equal_numbers_and_within_max_token
     assert len(plan) == num_ranks
     assert len({len(of_rank) for of_rank in plan}) == 1
     micro_batches = [rows for of_rank in plan for rows in of_rank]
-    assert sorted(sum(micro_batches, [])) == list(range(num_rows))
+    assert sorted(chain.from_iterable(micro_batches)) == list(range(num_rows))
     for rows in micro_batches:
         padded = len(rows) * max((lengths[row] for row in rows), default=0)
         assert padded <= max_tokens or len(rows) == 1

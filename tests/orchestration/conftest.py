@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from smt_ray.config.load import apply_overrides, validate_config
+from smt_ray.artifacts.runs import RunFolder
+from smt_ray.artifacts.stages import Stage
+from smt_ray.artifacts.storage import Storage
+from smt_ray.config.load import apply_overrides, load_config, validate_config
 from smt_ray.config.run import RunConfig
+
+NUM_STEPS = 60
+QUICK = (
+    "name=quick",
+    "data.max_rows=300",
+    "data.validation_rows=8",
+    "warmup.num_steps=12",
+    f"training.max_steps={NUM_STEPS}",
+    "training.validate_every_steps=20",
+    "training.checkpoint_every_steps=5",
+    "resources.use_gpu=false",
+    "evaluation.max_rows=8",
+)
+"""The quickstart, made short: overrides of every real run here."""
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +72,89 @@ def make_config(tmp_path: Path, rows_folder: Path, model_folder: Path) -> Callab
         return validate_config(apply_overrides(values, overrides))
 
     return make
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in a storage."""
+
+    storage: Path
+    name: str
+    metrics: dict[str, Any]
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """run.json."""
+        return RunFolder.open(Storage(str(self.storage)), self.name).manifest()
+
+    def stage(self, kind: str) -> Path:
+        """A finished stage's folder."""
+        return self.storage / "stages" / self.manifest["stages"][kind]["stage"]
+
+    def summary(self, kind: str) -> dict[str, Any]:
+        """What a finished stage says of itself, once its files are checked."""
+        storage = Storage(str(self.storage))
+        manifest = Stage.open(storage, self.stage(kind).name).manifest()
+        assert manifest is not None
+        return dict(manifest["summary"])
+
+    @property
+    def adapter(self) -> dict[str, bytes]:
+        """The adapter's files."""
+        return {p.name: p.read_bytes() for p in (self.stage("training") / "adapter").iterdir()}
+
+    def steps(self) -> list[int]:
+        """Steps of metrics.jsonl, as they stand."""
+        lines = (self.stage("training") / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["step"] for line in lines]
+
+
+def quick_config(storage: Path, *overrides: str) -> RunConfig:
+    """The short quickstart in a storage."""
+    return load_config(None, [*QUICK, f"storage={storage}", *overrides])
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """Ray on this machine: two CPUs for all the tests that need it."""
+    import ray
+
+    from smt_ray.orchestration.session import worker_environment
+
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+        logging_level="warning", runtime_env={"env_vars": worker_environment()},
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def whole(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """An undisturbed run from rows to metrics, which the others are compared with."""
+    from smt_ray.orchestration import flow
+
+    storage = tmp_path_factory.mktemp("whole")
+    config = quick_config(storage)
+    return Run(storage, config.name, flow.run(config))
+
+
+@pytest.fixture
+def stages_of(whole: Run, tmp_path: Path) -> Callable[[Sequence[str]], Path]:
+    """A storage that has some of the undisturbed run's stages and knows of no run."""
+
+    def copy(kinds: Sequence[str]) -> Path:
+        storage = tmp_path / "storage"
+        for kind in kinds:
+            shutil.copytree(whole.stage(kind), storage / "stages" / whole.stage(kind).name)
+        return storage
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def quick() -> Callable[..., RunConfig]:
+    """The short quickstart in a storage, with overrides."""
+    return quick_config

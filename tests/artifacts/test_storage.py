@@ -1,0 +1,171 @@
+"""One interface over a local folder and any URI that fsspec serves."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow.fs as pafs
+import pytest
+
+from smt_ray.artifacts.storage import Storage
+from smt_ray.errors import UserError
+
+
+@pytest.fixture(params=["folder", "file://", "memory://"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "memory://":
+        return Storage(f"memory://bucket-{uuid.uuid4().hex}/prefix")
+    root = tmp_path / "some" / "where"
+    return Storage(str(root) if request.param == "folder" else root.as_uri())
+
+
+def test_what_is_written_is_read(storage: Storage) -> None:
+    storage.write_bytes("a/b/c.bin", b"one")
+    storage.write_bytes("a/b/c.bin", b"two")  # the latest counts
+    storage.write_json("a/value.json", {"x": [1, None, "é"]})
+    assert storage.read_bytes("a/b/c.bin") == b"two"
+    assert storage.read_bytes("a", "b", "c.bin") == b"two"
+    assert storage.read_json("a/value.json") == {"x": [1, None, "é"]}
+    assert storage.exists("a/b")
+    assert storage.exists("a", "value.json")
+    assert not storage.exists("a/c.bin")
+
+
+def test_files_and_folders_are_listed_in_order(storage: Storage) -> None:
+    for path in ("x/b/2", "x/b/1", "x/a", "x/c/d/e", "y/f"):
+        storage.write_bytes(path, b"")
+    assert storage.list_files("") == ["x/a", "x/b/1", "x/b/2", "x/c/d/e", "y/f"]
+    assert storage.list_files("x") == ["a", "b/1", "b/2", "c/d/e"]
+    assert storage.list_folders("x") == ["b", "c"]
+    assert storage.list_files("nowhere") == []
+    assert storage.list_folders("nowhere") == []
+
+
+def test_a_digest_is_size_and_sha256(storage: Storage) -> None:
+    content = bytes(range(256)) * 20_000  # more than is read at once
+    storage.write_bytes("big", content)
+    expected = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    assert storage.digest("big") == expected
+
+
+def test_a_folder_is_fetched_to_a_local_path(storage: Storage) -> None:
+    storage.write_bytes("adapter/config.json", b"{}")
+    storage.write_bytes("adapter/deep/weights", b"w")
+    local = storage.fetch("adapter")
+    assert (local / "config.json").read_bytes() == b"{}"
+    assert (local / "deep" / "weights").read_bytes() == b"w"
+    assert storage.fetch("adapter/config.json").read_bytes() == b"{}"
+
+
+def test_a_local_file_is_put_in(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "made").write_bytes(b"content")
+    storage.put_file(tmp_path / "made", "x/there")
+    assert storage.read_bytes("x/there") == b"content"
+    if storage.is_local:  # where it lies already, nothing is done
+        storage.put_file(storage.fetch("x/there"), "x/there")
+        assert storage.read_bytes("x/there") == b"content"
+
+
+def test_a_writable_storage_is_left_as_it_was(storage: Storage) -> None:
+    storage.check_writable()
+    assert storage.list_files("") == []
+
+
+def test_the_uri_of_a_place_leads_back_to_it(storage: Storage) -> None:
+    storage.write_bytes("a/b", b"x")
+    assert Storage(storage.uri("a")).read_bytes("b") == b"x"
+
+
+def test_the_files_of_memory_are_where_fsspec_has_them() -> None:
+    Storage("memory://here/runs").write_bytes("a.txt", b"x")
+    assert fsspec.filesystem("memory").cat("/here/runs/a.txt") == b"x"
+
+
+def test_a_file_uri_is_the_folder(tmp_path: Path) -> None:
+    storage = Storage(tmp_path.as_uri())
+    assert storage.is_local
+    assert storage.root == Storage(str(tmp_path)).root == str(tmp_path)
+
+
+def test_a_relative_root_stays_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage = Storage("here")
+    monkeypatch.chdir("/")
+    storage.write_bytes("a", b"x")
+    assert (tmp_path / "here" / "a").read_bytes() == b"x"
+
+
+def test_a_root_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Storage("~/runs").root == str(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_local_write_that_breaks_off_leaves_the_old_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    storage = Storage(f"{scheme}{tmp_path}")
+    storage.write_bytes("file", b"old")
+
+    class Breaking:
+        def __init__(self, stream: Any) -> None:
+            self.stream = stream
+
+        def __enter__(self) -> Breaking:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.stream.close()
+
+        def write(self, content: bytes) -> None:
+            self.stream.write(content[:1])
+            raise OSError("no space left on device")
+
+    class Full(pafs.LocalFileSystem):
+        def open_output_stream(self, path: str, *args: Any, **kwargs: Any) -> Any:
+            return Breaking(super().open_output_stream(path, *args, **kwargs))
+
+    monkeypatch.setattr(storage, "_fs", Full())
+    with pytest.raises(OSError, match="no space left"):
+        storage.write_bytes("file", b"new and longer")
+    assert storage.read_bytes("file") == b"old"
+
+
+def test_a_local_file_appears_by_one_renaming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    replace = os.replace
+
+    def spy(source: str, target: str) -> None:
+        seen.append((Path(source).read_bytes(), Path(target).exists()))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", spy)
+    storage = Storage(str(tmp_path))
+    storage.write_bytes("file", b"content")
+    assert seen == [(b"content", False)]
+    assert storage.list_files("") == ["file"]
+
+
+@pytest.mark.parametrize("below", ["", "/deeper", "/deeper/still"])
+def test_a_storage_below_a_regular_file_is_refused(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    root = f"{tmp_path}/file{below}"
+    with pytest.raises(UserError, match=r"^storage: must be writable") as caught:
+        Storage(root).check_writable()
+    assert caught.value.got == root
+    assert "storage=" in caught.value.fix
+
+
+def test_a_scheme_that_nothing_serves_is_refused() -> None:
+    with pytest.raises(UserError, match="no file system serves this URI") as caught:
+        Storage("gopher://hole/x")
+    assert (caught.value.field, caught.value.got) == ("storage", "gopher://hole/x")

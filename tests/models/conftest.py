@@ -1,0 +1,37 @@
+"""Small models on disk, made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smt_ray.builtin import MODEL_DIR
+from smt_ray.config.model_and_data import ModelConfig
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that are on no disk are refused at once, wherever the tests run."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def spec() -> Callable[..., dict[str, Any]]:
+    """A config's model section as plain values."""
+
+    def make(**values: Any) -> dict[str, Any]:
+        return ModelConfig(**values).model_dump(mode="json")
+
+    return make
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_llama: Callable[..., Any]) -> Path:
+    """A saved random Llama with the built-in model's tokenizer beside it."""
+    make_llama().save_pretrained(tmp_path / "llama")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "llama" / file).write_bytes((MODEL_DIR / file).read_bytes())
+    return tmp_path / "llama"

@@ -1,0 +1,134 @@
+"""What a model holds and what it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from smt_ray.errors import UserError
+from smt_ray.models.inspect import count_parameters, find_eligible, model_identity
+
+Spec = Callable[..., dict[str, Any]]
+
+
+def refused(model: nn.Module, *targets: str) -> UserError:
+    with pytest.raises(UserError) as caught:
+        find_eligible(model, targets)
+    assert caught.value.field == "warmup.target_modules"
+    assert caught.value.got == list(targets)
+    return caught.value
+
+
+def test_eligible_linears_come_in_the_models_order(make_llama: Callable[..., Any]) -> None:
+    found = find_eligible(make_llama(), ["v_proj", "q_proj"])
+    assert list(found) == [
+        f"model.layers.{layer}.self_attn.{name}"
+        for layer in (0, 1)
+        for name in ("q_proj", "v_proj")
+    ]
+    assert all(isinstance(module, nn.Linear) for module in found.values())
+
+
+def test_a_target_may_be_a_full_name_or_some_last_parts(make_llama: Callable[..., Any]) -> None:
+    full = "model.layers.1.mlp.up_proj"
+    assert list(find_eligible(make_llama(), [full])) == [full]
+    assert list(find_eligible(make_llama(), ["1.mlp.up_proj"])) == [full]
+
+
+def test_a_target_matches_whole_parts_of_names_only(make_llama: Callable[..., Any]) -> None:
+    error = refused(make_llama(), "proj")
+    assert "['proj'] match no module" in error.rule
+
+
+def test_a_target_that_matches_nothing_is_refused_though_others_match(
+    make_llama: Callable[..., Any],
+) -> None:
+    error = refused(make_llama(), "q_proj", "query")
+    assert "['query'] match no module" in error.rule
+    for name in ("q_proj", "o_proj", "down_proj", "lm_head"):
+        assert name in error.fix
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [("embed_tokens", "Embedding"), ("norm", "LlamaRMSNorm"), ("mlp", "LlamaMLP")],
+)
+def test_a_target_that_is_no_linear_is_refused(
+    make_llama: Callable[..., Any], target: str, kind: str
+) -> None:
+    error = refused(make_llama(), target)
+    assert error.rule.startswith(f"{target} must name linears")
+    assert error.rule.endswith(kind)
+    assert "q_proj" in error.fix
+
+
+def test_gpt2s_transposed_linears_are_refused() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=50, n_positions=16, n_embd=16, n_layer=1, n_head=2)
+    )
+    error = refused(model, "c_attn")
+    assert error.rule.endswith("transformer.h.0.attn.c_attn is a Conv1D")
+
+
+def test_parameters_are_counted_once_where_they_are_tied(make_llama: Callable[..., Any]) -> None:
+    tied, apart = make_llama(), make_llama(tie_word_embeddings=False)
+    assert tied.lm_head.weight is tied.model.embed_tokens.weight
+    assert count_parameters(apart) - count_parameters(tied) == 100 * 32
+    by_hand = 100 * 32 + 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32 + 2 * 32) + 32
+    assert count_parameters(tied) == by_hand
+
+
+def test_identity_changes_with_any_file_of_the_model(spec: Spec, folder: Path) -> None:
+    seen = {str(model_identity(spec(path=str(folder))))}
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        file = folder / name
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(bytes(content))
+        seen.add(str(model_identity(spec(path=str(folder)))))
+    assert len(seen) == 4
+
+
+def test_identity_is_the_content_and_neither_place_nor_time(
+    spec: Spec, folder: Path, tmp_path: Path
+) -> None:
+    before = model_identity(spec(path=str(folder)))
+    (folder / "model.safetensors").touch()
+    os.utime(folder / "config.json", (0, 0))
+    (folder / "README.md.swp").write_text("of no account")
+    (folder / "checkpoints").mkdir()
+    assert model_identity(spec(path=str(folder))) == before
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    assert model_identity(spec(path=str(moved))) == before
+
+
+def test_identity_tells_dtypes_apart_and_kernels_not(spec: Spec, folder: Path) -> None:
+    path = str(folder)
+    assert model_identity(spec(path=path)) != model_identity(spec(path=path, dtype="bfloat16"))
+    eager = spec(path=path, attn_implementation="eager")
+    assert model_identity(spec(path=path)) == model_identity(eager)
+
+
+def test_the_identity_of_gguf_weights_is_their_file_alone(spec: Spec, folder: Path) -> None:
+    (folder / "a.gguf").write_bytes(b"one")
+    (folder / "b.gguf").write_bytes(b"two")
+    a, b = (spec(path=str(folder), gguf_file=f"{name}.gguf") for name in "ab")
+    before = model_identity(a)
+    assert before != model_identity(b)
+    (folder / "b.gguf").write_bytes(b"three")
+    (folder / "config.json").write_text("{}")
+    assert model_identity(a) == before
+
+
+def test_a_gguf_file_that_is_not_there_has_no_identity(spec: Spec, folder: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.gguf"):
+        model_identity(spec(path=str(folder), gguf_file="none.gguf"))

@@ -1,0 +1,162 @@
+"""Base models come from a folder, the package, the hub or a bare architecture, or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from smt_ray.errors import UserError
+from smt_ray.models.inspect import count_parameters, model_identity
+from smt_ray.models.load import load_model, load_skeleton, load_tokenizer, resolve_path
+
+Spec = Callable[..., dict[str, Any]]
+EVERYTHING = (load_model, load_tokenizer, load_skeleton, model_identity)
+
+
+def refused(call: Callable[[], Any]) -> UserError:
+    with pytest.raises(UserError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_the_builtin_model_loads_with_its_tokenizer(spec: Spec) -> None:
+    model, tokenizer = load_model(spec(builtin="tiny")), load_tokenizer(spec(builtin="tiny"))
+    assert model.get_input_embeddings().num_embeddings >= len(tokenizer)
+    assert tokenizer.eos_token_id == model.config.eos_token_id
+    with torch.no_grad():
+        logits = model(**tokenizer("Add 1 and 2.", return_tensors="pt")).logits
+    assert torch.isfinite(logits).all()
+
+
+def test_a_folder_loads_as_it_was_saved_and_ready_to_evaluate(
+    spec: Spec, folder: Path, make_llama: Callable[..., Any]
+) -> None:
+    model, original = load_model(spec(path=str(folder))), make_llama()
+    assert not model.training
+    for (name, found), (_, expected) in zip(
+        model.state_dict().items(), original.state_dict().items(), strict=True
+    ):
+        assert torch.equal(found, expected), name
+
+
+def test_a_dtype_is_what_the_weights_are_loaded_as(spec: Spec, folder: Path) -> None:
+    model = load_model(spec(path=str(folder), dtype="bfloat16"))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_the_attention_kernel_is_the_one_asked_for(spec: Spec, folder: Path) -> None:
+    model = load_model(spec(path=str(folder), attn_implementation="eager"))
+    assert model.config._attn_implementation == "eager"
+
+
+def test_a_tokenizer_without_padding_pads_with_eos(spec: Spec, folder: Path) -> None:
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    del config["pad_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer(spec(path=str(folder)))
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id is not None
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_skeleton_has_the_models_names_and_shapes_and_no_weights(
+    spec: Spec, tmp_path: Path, make_llama: Callable[..., Any], tied: bool
+) -> None:
+    make_llama(tie_word_embeddings=tied).save_pretrained(tmp_path)
+    skeleton, model = load_skeleton(spec(path=str(tmp_path))), load_model(spec(path=str(tmp_path)))
+
+    def layout(of: Any) -> list[tuple[str, torch.Size]]:
+        return [(name, parameter.shape) for name, parameter in of.named_parameters()]
+
+    assert layout(skeleton) == layout(model)
+    assert [n for n, _ in skeleton.named_modules()] == [n for n, _ in model.named_modules()]
+    assert count_parameters(skeleton) == count_parameters(model)
+    assert {parameter.device.type for parameter in skeleton.parameters()} == {"meta"}
+
+
+def test_a_bare_architecture_is_counted_without_weights(spec: Spec) -> None:
+    """LLaMA-7B, whose size and shapes the paper's budgets go by."""
+    skeleton = load_skeleton(spec(architecture={"model_type": "llama"}))
+    assert count_parameters(skeleton) == 6_738_415_616
+    assert skeleton.model.layers[31].self_attn.q_proj.weight.shape == (4096, 4096)
+
+
+def test_an_architectures_values_are_its_own(spec: Spec) -> None:
+    small = {"model_type": "llama", "num_hidden_layers": 1, "tie_word_embeddings": True}
+    whole = load_skeleton(spec(architecture={**small, "tie_word_embeddings": False}))
+    tied = load_skeleton(spec(architecture=small))
+    assert count_parameters(whole) - count_parameters(tied) == 32_000 * 4096
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer, model_identity])
+def test_a_bare_architecture_cannot_be_run(spec: Spec, load: Any) -> None:
+    error = refused(lambda: load(spec(architecture={"model_type": "llama"})))
+    assert (error.field, error.got) == ("model.architecture", "llama")
+
+
+@pytest.mark.parametrize(
+    "architecture", [{"model_type": "lama"}, {"model_type": "vit"}], ids=["unknown", "no text"]
+)
+def test_an_architecture_that_is_no_causal_model_is_refused(
+    spec: Spec, architecture: dict[str, Any]
+) -> None:
+    error = refused(lambda: load_skeleton(spec(architecture=architecture)))
+    assert (error.field, error.got) == ("model.architecture", architecture)
+
+
+@pytest.mark.parametrize("load", EVERYTHING)
+def test_a_folder_that_is_not_there_is_named(spec: Spec, tmp_path: Path, load: Any) -> None:
+    missing = str(tmp_path / "missing")
+    error = refused(lambda: load(spec(path=missing)))
+    assert (error.field, error.got) == ("model.path", missing)
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer, load_skeleton])
+def test_an_empty_folder_is_refused(spec: Spec, tmp_path: Path, load: Any) -> None:
+    error = refused(lambda: load(spec(path=str(tmp_path))))
+    assert (error.field, error.got) == ("model", str(tmp_path))
+    assert "cannot be loaded" in error.rule
+
+
+@pytest.mark.parametrize("load", EVERYTHING)
+def test_a_hub_name_that_cannot_be_reached_is_refused(spec: Spec, load: Any) -> None:
+    error = refused(lambda: load(spec(path="nobody/nothing")))
+    assert (error.field, error.got) == ("model", "nobody/nothing")
+    assert "offline, use a local folder" in error.fix
+
+
+def test_truncated_weights_are_refused(spec: Spec, folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert refused(lambda: load_model(spec(path=str(folder)))).got == str(folder)
+
+
+def test_a_broken_config_is_refused(spec: Spec, folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": ')
+    for load in (load_model, load_skeleton):
+        assert refused(lambda load=load: load(spec(path=str(folder)))).got == str(folder)
+
+
+def test_a_model_of_another_kind_is_refused(spec: Spec, folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "vit"}')
+    for load in (load_model, load_skeleton):
+        error = refused(lambda load=load: load(spec(path=str(folder))))
+        assert error.field == "model"
+
+
+def test_a_gguf_file_that_is_not_there_is_refused(spec: Spec, folder: Path) -> None:
+    error = refused(lambda: load_model(spec(path=str(folder), gguf_file="none.gguf")))
+    assert "none.gguf" in error.rule
+
+
+def test_a_path_may_begin_at_home(
+    spec: Spec, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert resolve_path(spec(path="~/llama")) == str(folder)
+    assert count_parameters(load_model(spec(path="~/llama"))) > 0
