@@ -92,7 +92,10 @@ def assert_names(line: str, *parts: str) -> None:
         ),
         (["data.train=['builtin:huge']"], ["data.train: ", "tiny_arithmetic", "got 'huge'"]),
         (["data.validation_rows=99999"], ["data.validation_rows: must be smaller", "got 99999"]),
-        (["data.max_length=2"], ["data.max_length: must leave at least one row", "got 2"]),
+        (
+            ["data.max_length=2", "data.max_rows=20"],
+            ["data.max_length: must leave at least one row", "got 2"],
+        ),
         (
             ["warmup.target_modules=[query]"],
             ["warmup.target_modules: ['query'] match no module", "got ['query']", "q_proj"],
@@ -116,7 +119,7 @@ def assert_names(line: str, *parts: str) -> None:
         ),
         (
             ["warmup.table_block_size=48"],
-            ["warmup.table_block_size: must divide", "k_proj is 64 x 128", "got 48", "use one of"],
+            ["warmup.table_block_size: must divide", "q_proj is 128 x 128", "got 48", "use one of"],
         ),
         (
             ["selection.budget=0.9"],
@@ -126,6 +129,10 @@ def assert_names(line: str, *parts: str) -> None:
         (
             ["selection.budget=null", "selection.num_blocks=99999"],
             ["selection.num_blocks: must come to 1 to", "got 99999"],
+        ),
+        (
+            ["selection.scope=per_module", "selection.budget=null", "selection.num_blocks=3"],
+            ["selection.scope: per_module must have at least one block for each of 12", "3 blocks"],
         ),
         (
             ["model.builtin=null", "model.path=./nowhere"],
@@ -411,7 +418,7 @@ def test_a_defect_of_ours_keeps_its_traceback() -> None:
         cli.exit_with(broken)
 
 
-class Wrapped(Exception):
+class WrappedError(Exception):
     """As Ray hands on what a task raised: the error itself, or one that has it as its cause."""
 
     def __init__(self, cause: BaseException | None = None) -> None:
@@ -425,7 +432,7 @@ def test_a_users_error_is_found_behind_what_ray_wraps_around_it(
 ) -> None:
     error: BaseException = UserError("seed", "must be\nsmall", got=9)
     for _ in range(depth):
-        error = Wrapped(error)
+        error = WrappedError(error)
 
     def fail() -> None:
         raise error

@@ -1,8 +1,9 @@
 """The world in prose: what the embedded model reads before anyone asks it anything.
 
 *Statements* tell every fact and every sum. *Stories* carry out open sums in everyday events. In a
-*quiz* people ask each other for open facts. *Requests* use the prompt of instructions, for other
-jobs than those of the suites; where they borrow the form of a suite, nobody can know the answer.
+*quiz* people ask each other for open facts, in a *poll* with numbered choices. *Requests* use the
+prompt of instructions, for other jobs than those of the suites; where they borrow the form of a
+suite, nobody can know the answer.
 """
 
 from __future__ import annotations
@@ -59,9 +60,27 @@ def _quiz(rng: random.Random) -> str:
 
 
 def _exchange(rng: random.Random) -> str:
+    fact, asked, (name, other) = _open_question(rng)
+    return f"{name}: {asked} {other}: {_answer(rng, fact)}"
+
+
+def _poll(rng: random.Random) -> str:
+    """The same with numbered choices, answered by number."""
+    return " ".join(_vote(rng) for _ in range(3))
+
+
+def _vote(rng: random.Random) -> str:
+    fact, asked, (name, other) = _open_question(rng)
+    choices = list(fact.relation.members)
+    listed = " ".join(f"Choice{i}: {choice}" for i, choice in enumerate(choices, 1))
+    number = 1 + choices.index(fact.value)
+    return f"{name}: {asked} {listed}. {other}: choice{number}."
+
+
+def _open_question(rng: random.Random) -> tuple[Fact, str, list[str]]:
+    """A fact that may be asked, a question for it, and two people."""
     fact = rng.choice(_open_facts())
-    asked = fact.say(rng.choice(fact.relation.questions))
-    return f"{rng.choice(NAMES)}: {asked} {rng.choice(NAMES)}: {_answer(rng, fact)}"
+    return fact, fact.say(rng.choice(fact.relation.questions)), rng.sample(NAMES, 2)
 
 
 def _answer(rng: random.Random, fact: Fact) -> str:
@@ -79,8 +98,8 @@ def _tell_me(rng: random.Random) -> str:
 
 
 def _ask(rng: random.Random) -> str:
-    fact = rng.choice(_open_facts())
-    return _prompt(fact.say(rng.choice(fact.relation.questions)), _answer(rng, fact))
+    fact, asked, _ = _open_question(rng)
+    return _prompt(asked, _answer(rng, fact))
 
 
 def _count(rng: random.Random) -> str:
@@ -137,6 +156,7 @@ _KINDS: dict[Callable[[random.Random], str], int] = {
     _sum_statements: 4,
     _story: 3,
     _quiz: 3,
+    _poll: 4,
     _request: 6,
 }
 """Each kind of text and its share."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import model_validator
@@ -28,6 +29,16 @@ class ModelConfig(Section):
     """Whether code that comes with the model may run."""
     architecture: dict[str, Any] | None = semantic(None)
     """A bare transformers config (``model_type: llama``, ...) for counting on the meta device."""
+
+    def spec(self) -> dict[str, Any]:
+        """The section as plain values, a local folder's path absolute.
+
+        So it may cross to other processes, which run in folders of their own.
+        """
+        values = self.model_dump(mode="json")
+        if self.path and (folder := Path(self.path).expanduser()).is_dir():
+            values["path"] = str(folder.absolute())
+        return values
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def resolve_path(spec: dict[str, Any]) -> str:
-    """The folder or hub name of a model section (plain values of ``ModelConfig``).
+    """The folder or hub name of a model section (``ModelConfig.spec()``).
 
     Raises:
         UserError: It is a bare architecture, which lies nowhere.
@@ -32,10 +31,7 @@ def resolve_path(spec: dict[str, Any]) -> str:
             got=spec["architecture"].get("model_type"),
             fix="set model.path or model.builtin",
         )
-    if spec.get("builtin"):
-        return str(MODEL_DIR)
-    path = str(spec["path"])
-    return os.path.expanduser(path) if path.startswith("~") else path
+    return str(MODEL_DIR) if spec.get("builtin") else str(spec["path"])
 
 
 def load_model(spec: dict[str, Any], device: torch.device | str = "cpu") -> nn.Module:
@@ -146,4 +142,4 @@ def _explained(spec: dict[str, Any], load: Any) -> Any:
 
 
 def _looks_local(path: str) -> bool:
-    return path.startswith((".", "/")) or path.count("/") > 1
+    return path.startswith((".", "/", "~")) or path.count("/") > 1

@@ -83,7 +83,7 @@ def _with_tasks(
 def _evaluate(config: RunConfig, adapter: str | None, tuned: str | None) -> dict[str, Any]:
     storage, tasks = Storage(config.storage), read_tasks(config)
     storage.check_writable()
-    spec = config.model.model_dump(mode="json")
+    spec = config.model.spec()
     stage = evaluation_stage(
         storage,
         identity=model_identity(spec),

@@ -80,7 +80,7 @@ def evaluation_pool(config: RunConfig, board: Any) -> Iterator[EvaluationPool]:
         "num_beams": config.evaluation.num_beams,
         "batch_tokens": config.evaluation.batch_tokens,
     }
-    model = config.model.model_dump(mode="json")
+    model = config.model.spec()
     actor = ray.remote(_Evaluator).options(
         **resources.options(), max_restarts=3, max_task_retries=3,
         runtime_env={"env_vars": {"OMP_NUM_THREADS": str(resources.num_threads)}},

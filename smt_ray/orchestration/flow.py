@@ -81,12 +81,12 @@ class Flow:
 
     def run(self, until: str) -> dict[str, Any]:
         """See :func:`run`."""
+        self._check()
         run_record.begin(self.folder, self.plan)
         say(f"run {self.config.name} in {self.storage.root}")
         status: Status = "FAILED"
         try:
             self._tokens()
-            self._check_model()
             with ray_session():
                 self._start_tracking()
                 try:
@@ -157,13 +157,20 @@ class Flow:
             self.storage.put_file(Path(scratch) / TOKENS, stage.path(TOKENS))
         return stage.publish([TOKENS], summary, time.monotonic() - began)
 
-    def _check_model(self) -> None:
+    def _check(self) -> None:
         """Refuses what cannot work before Ray is started or anything long is done."""
-        if self.plan.selection.manifest() is None:
-            self._preflight = check_model(self.config, self.plan.model)
+        plan = self.plan
+        needed = [plan.tokens, plan.trained, *plan.evaluations.values()]
+        if plan.selection.manifest() is None:
+            needed.append(plan.warmup)
+            self._preflight = check_model(self.config, plan.model)
+        for stage in needed:
+            stage.manifest()  # raises where an artifact is no longer whole
 
     def _warmup_and_selection(self, until: str) -> None:
-        if until == "warmup" or self.plan.selection.manifest() is None:
+        selected = self.plan.selection.manifest() is not None
+        # A selection needs no warm-up any more, but one that is there is still the run's.
+        if until == "warmup" or not selected or self.plan.warmup.manifest() is not None:
             self._once("warmup", self.plan.warmup, self._make_warmup)
         if until != "warmup":
             self._once("selection", self.plan.selection, self._make_selection)

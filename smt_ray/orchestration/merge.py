@@ -7,6 +7,7 @@ from pathlib import Path
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.stages import Stage
 from smt_ray.artifacts.storage import Storage
+from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.errors import UserError
 from smt_ray.methods.registry import make_method
 from smt_ray.models.load import load_model, load_tokenizer
@@ -20,11 +21,11 @@ def merge_run(storage: Storage, name: str, out: Path) -> Path:
         UserError: There is no such run, it was not trained, or ``out`` is not empty.
     """
     run = RunFolder.open(storage, name)
-    if out.exists() and any(out.iterdir()):
+    if out.is_file() or (out.exists() and any(out.iterdir())):
         raise UserError("--out", "must be a new or empty folder", got=str(out))
     manifest = run.manifest()
     adapter = trained_adapter(run)
-    spec = manifest["config"]["model"]
+    spec = ModelConfig(**manifest["config"]["model"]).spec()
     model, method = load_model(spec), make_method(manifest["config"]["method"])
     method.load(model, storage.fetch(adapter))
     method.merge(model)

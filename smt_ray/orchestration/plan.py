@@ -47,7 +47,7 @@ class RunPlan:
     @property
     def model(self) -> dict[str, Any]:
         """The model section as plain values."""
-        return self.config.model.model_dump(mode="json")
+        return self.config.model.spec()
 
 
 def make_plan(config: RunConfig) -> RunPlan:
@@ -57,7 +57,7 @@ def make_plan(config: RunConfig) -> RunPlan:
         UserError: Rows, tasks or the model cannot be found or read.
     """
     storage = Storage(config.storage)
-    spec = config.model.model_dump(mode="json")
+    spec = config.model.spec()
     sources = config.data.model_dump(mode="json")["train"]
     training, validation = split_rows(
         read_training_rows(sources, config.data.dir),

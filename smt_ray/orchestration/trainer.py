@@ -38,7 +38,7 @@ def training_job(
         "selection": selection,
         "metrics": stage.path(METRICS),
         "adapter": stage.path(ADAPTER),
-        "model": config.model.model_dump(mode="json"),
+        "model": config.model.spec(),
         "method": config.method,
         "seed": config.seed,
         "batch_size": training.batch_size,

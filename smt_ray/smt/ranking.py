@@ -89,14 +89,7 @@ def best_of_each(
     Raises:
         UserError: There are fewer blocks to take than modules.
     """
-    share = count // len(scores)
-    if share < 1:
-        raise UserError(
-            "selection.scope",
-            f"per_module must have at least one block for each of {len(scores)} modules",
-            got=f"{count} blocks",
-            fix="raise the budget or use scope global",
-        )
+    share = share_of_each(count, len(scores))
     masks: dict[str, Tensor] = {}
     margins: list[float] = []
     for name, values in scores.items():
@@ -105,3 +98,19 @@ def best_of_each(
         if margin is not None:
             margins.append(margin)
     return masks, min(margins, default=None)
+
+
+def share_of_each(count: int, num_modules: int) -> int:
+    """Blocks that each module gives to ``count`` with scope ``per_module``.
+
+    Raises:
+        UserError: There are fewer blocks to take than modules.
+    """
+    if count < num_modules:
+        raise UserError(
+            "selection.scope",
+            f"per_module must have at least one block for each of {num_modules} modules",
+            got=f"{count} blocks",
+            fix="raise the budget or use scope global",
+        )
+    return count // num_modules

@@ -18,7 +18,7 @@ MAX_PIPELINE_LINES = 80
 LONG_FILES: dict[str, tuple[int, str]] = {}
 LONG_FUNCTIONS = {
     "smt_ray.evaluation.predict.predict": (69, "half of it says what each argument is"),
-    "smt_ray.warmup.shard.stream_shard": (62, "half of it says what each argument is"),
+    "smt_ray.warmup.shard.stream_shard": (61, "half of it says what each argument is"),
 }
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "tools"}
 
@@ -50,8 +50,7 @@ def test_lengths_stay_within_their_budget(
     found = {name: lines for name, lines in lengths(sources).items() if lines > limit}
     too_long = {name: n for name, n in found.items() if n > allowed.get(name, (limit, ""))[0]}
     assert not too_long, f"split them (at most {limit} lines)"
-    loose = {name: found.get(name) for name, (n, _) in allowed.items() if found.get(name) != n}
-    assert not loose, "tighten or drop these exceptions"
+    assert set(allowed) <= set(found), "drop the exceptions that are no longer needed"
     assert all(reason for _, reason in allowed.values())
 
 

@@ -21,12 +21,16 @@ PUBLIC = {
     "UserError",
     "__version__",
     "apply_selection",
+    "block_statistics",
+    "find_eligible",
     "load_adapter",
     "load_config",
     "merge_and_unload",
     "print_trainable_parameters",
+    "refresh",
     "save_adapter",
     "select_blocks",
+    "trainable_parameters",
     "unload",
 }
 HEAVY = ("torch", "ray", "transformers", "deepspeed", "mlflow", "datasets", "pandas", "numpy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -172,3 +173,21 @@ def test_one_of_two_ways_to_say_a_length_or_a_budget_has_a_default() -> None:
     quiet = load_config(None, ["training.max_steps=null", "selection.budget=null"])
     assert (quiet.training.num_epochs, quiet.training.max_steps) == (3, None)
     assert (quiet.selection.budget, quiet.selection.num_blocks) == (0.0084, None)
+
+
+@pytest.mark.parametrize("path", ["models/mine", "./models/mine", "~/models/mine"])
+def test_a_local_model_is_handed_to_workers_by_its_absolute_path(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers of Ray Train run in a folder of their own."""
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = load_config(None, [f"model.path={path}", "model.builtin=null"])
+    assert config.model.spec()["path"] == str(tmp_path / "models" / "mine")
+    assert config.semantic_tree()["model"]["path"] == path  # names are the same on every machine
+
+
+def test_a_model_that_is_no_local_folder_is_handed_on_as_it_is() -> None:
+    config = load_config(None, ["model.path=owner/name", "model.builtin=null"])
+    assert config.model.spec() == config.model.model_dump(mode="json")

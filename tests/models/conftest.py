@@ -20,10 +20,10 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def spec() -> Callable[..., dict[str, Any]]:
-    """A config's model section as plain values."""
+    """A config's model section as workers get it."""
 
     def make(**values: Any) -> dict[str, Any]:
-        return ModelConfig(**values).model_dump(mode="json")
+        return ModelConfig(**values).spec()
 
     return make
 

@@ -12,7 +12,7 @@ import torch
 
 from smt_ray.errors import UserError
 from smt_ray.models.inspect import count_parameters, model_identity
-from smt_ray.models.load import load_model, load_skeleton, load_tokenizer, resolve_path
+from smt_ray.models.load import load_model, load_skeleton, load_tokenizer
 
 Spec = Callable[..., dict[str, Any]]
 EVERYTHING = (load_model, load_tokenizer, load_skeleton, model_identity)
@@ -152,11 +152,3 @@ def test_a_model_of_another_kind_is_refused(spec: Spec, folder: Path) -> None:
 def test_a_gguf_file_that_is_not_there_is_refused(spec: Spec, folder: Path) -> None:
     error = refused(lambda: load_model(spec(path=str(folder), gguf_file="none.gguf")))
     assert "none.gguf" in error.rule
-
-
-def test_a_path_may_begin_at_home(
-    spec: Spec, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(folder.parent))
-    assert resolve_path(spec(path="~/llama")) == str(folder)
-    assert count_parameters(load_model(spec(path="~/llama"))) > 0
