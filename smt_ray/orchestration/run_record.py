@@ -34,7 +34,8 @@ def begin(folder: RunFolder, plan: RunPlan) -> None:
     """
     tree = plan.config.semantic_tree()
     before = folder.manifest()
-    if before.get("semantic", tree) != tree:
+    # A run that failed before its first stage leaves nothing that the name would stand for.
+    if before["stages"] and before["semantic"] != tree:
         raise UserError(
             "name",
             f"the run {folder.name} was made with another config",
