@@ -1,9 +1,8 @@
 """The world in prose: what the embedded model reads before anyone asks it anything.
 
 *Statements* tell every fact and every sum. *Stories* carry out open sums in everyday events. In a
-*quiz* people ask each other for open facts, in a *poll* with numbered choices. *Requests* use the
-prompt of instructions, for other jobs than those of the suites; where they borrow the form of a
-suite, nobody can know the answer.
+*quiz* people ask each other for open facts. *Requests* use the prompt of instructions, for other
+jobs than those of the suites; where they borrow the form of a suite, nobody can know the answer.
 """
 
 from __future__ import annotations
@@ -60,27 +59,9 @@ def _quiz(rng: random.Random) -> str:
 
 
 def _exchange(rng: random.Random) -> str:
-    fact, asked, (name, other) = _open_question(rng)
-    return f"{name}: {asked} {other}: {_answer(rng, fact)}"
-
-
-def _poll(rng: random.Random) -> str:
-    """The same with numbered choices, answered by number."""
-    return " ".join(_vote(rng) for _ in range(3))
-
-
-def _vote(rng: random.Random) -> str:
-    fact, asked, (name, other) = _open_question(rng)
-    choices = list(fact.relation.members)
-    listed = " ".join(f"Choice{i}: {choice}" for i, choice in enumerate(choices, 1))
-    number = 1 + choices.index(fact.value)
-    return f"{name}: {asked} {listed}. {other}: choice{number}."
-
-
-def _open_question(rng: random.Random) -> tuple[Fact, str, list[str]]:
-    """A fact that may be asked, a question for it, and two people."""
     fact = rng.choice(_open_facts())
-    return fact, fact.say(rng.choice(fact.relation.questions)), rng.sample(NAMES, 2)
+    asked = fact.say(rng.choice(fact.relation.questions))
+    return f"{rng.choice(NAMES)}: {asked} {rng.choice(NAMES)}: {_answer(rng, fact)}"
 
 
 def _answer(rng: random.Random, fact: Fact) -> str:
@@ -98,8 +79,8 @@ def _tell_me(rng: random.Random) -> str:
 
 
 def _ask(rng: random.Random) -> str:
-    fact, asked, _ = _open_question(rng)
-    return _prompt(asked, _answer(rng, fact))
+    fact = rng.choice(_open_facts())
+    return _prompt(fact.say(rng.choice(fact.relation.questions)), _answer(rng, fact))
 
 
 def _count(rng: random.Random) -> str:
@@ -110,7 +91,7 @@ def _count(rng: random.Random) -> str:
 
 
 def _guess_choice(rng: random.Random) -> str:
-    """A choice in the form of the suites that nobody can know: it shows the form and no more."""
+    """A choice by label that nobody can know: it shows the form and no more."""
     choices = rng.choice([rng.sample(GOODS, NUM_CHOICES), list(rng.choice(RELATIONS).members)])
     asked = rng.choice(
         ["What does {n} think of?", "Which does {n} like best?", "Where is {n} now?"]
@@ -156,7 +137,6 @@ _KINDS: dict[Callable[[random.Random], str], int] = {
     _sum_statements: 4,
     _story: 3,
     _quiz: 3,
-    _poll: 4,
     _request: 6,
 }
 """Each kind of text and its share."""

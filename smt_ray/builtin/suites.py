@@ -1,8 +1,8 @@
 """Two suites asked of the world, as rows in LLM-Adapters' format.
 
-``tiny_commonsense`` asks for a thing's value among four choices, in an order that belongs to the
-relation and never changes. ``tiny_arithmetic`` tells a short story and asks for a number. Train
-rows ask open facts and sums, test rows reserved ones: see :mod:`smt_ray.builtin.world`.
+``tiny_commonsense`` asks for a thing's value, to be chosen from the four of its relation;
+``tiny_arithmetic`` tells a short story and asks for a number. Train rows ask open facts and sums,
+test rows reserved ones: see :mod:`smt_ray.builtin.world`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 
 from smt_ray.builtin.almanac import GOODS, NAMES, NUM_CHOICES
-from smt_ray.builtin.world import Fact, Sum, choice_instruction, facts, sums
+from smt_ray.builtin.world import Fact, Sum, facts, sums
 from smt_ray.errors import UserError
 
 TASKS = ("tiny_commonsense", "tiny_arithmetic")
@@ -43,7 +43,7 @@ def generate_rows(task: str, split: str) -> list[Row]:
 
 
 def _commonsense_rows(rng: random.Random, reserved: bool, num_rows: int) -> list[Row]:
-    """Every question about every fact in turn; each label is right equally often."""
+    """Every question about every fact in turn; each place is right equally often."""
     questions: list[list[tuple[Fact, str]]] = [[] for _ in range(NUM_CHOICES)]
     for fact in facts():
         if fact.reserved == reserved:
@@ -55,9 +55,11 @@ def _commonsense_rows(rng: random.Random, reserved: bool, num_rows: int) -> list
 
 
 def _choice_row(fact: Fact, form: str) -> Row:
-    choices = list(fact.relation.members)
-    instruction, labels = choice_instruction(fact.say(form), choices)
-    return _row(instruction, labels[choices.index(fact.value)])
+    instruction = (
+        f"Please choose the correct answer to the question: {fact.say(form)}"
+        f"\n\nAnswer format: {'/'.join(fact.relation.members)}"
+    )
+    return _row(instruction, fact.value)
 
 
 def _arithmetic_rows(rng: random.Random, reserved: bool, num_rows: int) -> list[Row]:

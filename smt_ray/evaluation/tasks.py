@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from smt_ray.builtin.almanac import RELATIONS
 from smt_ray.errors import UserError
 
 Suite = Literal["commonsense", "math", "builtin"]
@@ -53,6 +54,13 @@ def _numbered(stem: str, num: int) -> tuple[str, ...]:
     return tuple(f"{stem}{i}" for i in range(1, num + 1))
 
 
+# Longer ones first, as the first alternative that matches is read.
+_TINY_VALUES = tuple(
+    sorted(
+        {value for relation in RELATIONS for value in relation.members}, key=lambda v: (-len(v), v)
+    )
+)
+
 _ALL = (
     _commonsense("boolq", "true", "false"),
     _commonsense("piqa", *_numbered("solution", 2)),
@@ -68,7 +76,7 @@ _ALL = (
     Task("AQuA", "math", "letter", 256, tuple("ABCDE")),
     _math("SingleEq"),
     _math("SVAMP"),
-    Task("tiny_commonsense", "builtin", "label", 16, _numbered("answer", 4), "labels"),
+    Task("tiny_commonsense", "builtin", "label", 16, _TINY_VALUES, "labels"),
     Task("tiny_arithmetic", "builtin", "number", 16, candidates="answers"),
 )
 

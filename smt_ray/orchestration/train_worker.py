@@ -60,10 +60,13 @@ class _Rank:
         self.log = MetricsLog(self.storage, self.job["metrics"], start) if self.rank == 0 else None
         if self.rank == 0:
             announce(self.board, PROGRESS, 0)
-        metrics = self._loop().run(start)
+        try:
+            metrics = self._loop().run(start)
+        finally:
+            if self.log:
+                self.log.flush()  # a diverged training's last steps are worth reading too
         state = self.engine.export_state()
-        if self.log:
-            self.log.flush()
+        if self.rank == 0:
             self._save_adapter(state)
         return {
             "metrics": metrics,

@@ -12,7 +12,7 @@ from smt_ray.evaluation.candidates import answer_pool
 from smt_ray.evaluation.predict import join, predict, summarise
 from smt_ray.evaluation.tasks import TASKS
 
-CHOICE = TASKS["tiny_commonsense"]
+CHOICE = TASKS["ARC-Easy"]
 NUMBER = TASKS["tiny_arithmetic"]
 
 
@@ -111,7 +111,7 @@ def test_open_candidates_must_be_given_from_outside(model, tokenizer, number_row
 
 
 def test_a_row_without_an_answer_is_named_by_its_index(model, tokenizer, choice_rows) -> None:
-    with pytest.raises(UserError, match="tiny_commonsense, row 41, field 'answer'"):
+    with pytest.raises(UserError, match="ARC-Easy, row 41, field 'answer'"):
         predict(model, tokenizer, [choice_rows[0], Row("?", "!")], CHOICE, indices=[3, 41])
 
 

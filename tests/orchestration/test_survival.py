@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +19,36 @@ import pytest
 from safetensors.torch import load_file
 
 from smt_ray.cli import exit_with
+from smt_ray.config.load import to_yaml
 from smt_ray.config.run import RunConfig
 
 pytestmark = pytest.mark.slow
 
 BEFORE_TRAINING = ("tokens", "warmup", "selection")
 NUM_STEPS = 60
-KILL_AT = "step-0000010"  # its checkpoint is being kept: the one before surely is
+KILL_AT = 10  # where a checkpoint is being kept: the one before surely is
 
 Quick = Callable[..., RunConfig]
 
 
-def wait_for(what: Path, alive: Callable[[], bool] = lambda: True, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not what.exists():
+def wait_for_checkpoint(folder: Path, alive: Callable[[], bool] = lambda: True) -> None:
+    """Waits until a training is about to have kept the checkpoint of step ``KILL_AT``."""
+    deadline = time.monotonic() + 240
+    while not any(int(p.name.split("-")[1]) >= KILL_AT for p in folder.glob("step-*")):
         assert alive(), "it ended before"
-        assert time.monotonic() < deadline, f"no {what}"
+        assert time.monotonic() < deadline, f"no checkpoint in {folder}"
         time.sleep(0.02)
 
 
-def processes_below(group: int) -> list[int]:
-    """Processes of a group that are still there."""
+def processes_of(session: int) -> list[int]:
+    """Processes of a session that are still there."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        state, parent_group, session = fields[0], int(fields[2]), int(fields[3])
-        if group in (parent_group, session) and state != "Z":
+        if int(fields[3]) == session and fields[0] != "Z":
             found.append(int(folder.name))
     return found
 
@@ -68,7 +70,7 @@ def test_a_rank_that_is_killed_ends_with_the_undisturbed_adapter(
     flow, killed = Flow(quick(stages_of(BEFORE_TRAINING))), []
 
     def kill() -> None:
-        wait_for(flow.plan.trained.fetch("checkpoints") / KILL_AT)
+        wait_for_checkpoint(flow.plan.trained.fetch("checkpoints"))
         killed.append(ray.get(flow.board.starts.remote("training"))[0][0])
         os.kill(killed[0], signal.SIGKILL)
 
@@ -87,65 +89,67 @@ def test_a_rank_that_is_killed_ends_with_the_undisturbed_adapter(
     assert losses(folder) == losses(whole.stage("training"))
 
 
+@dataclass(frozen=True)
+class CutOff:
+    """A run whose driver was killed in mid-training.
+
+    Attributes:
+        storage: Where it was.
+        copy: The same, to go on from in another way.
+        stage: Name of its training stage.
+    """
+
+    storage: Path
+    copy: Path
+    stage: str
+
+
 @pytest.fixture(scope="module")
-def cut_off(whole: Any, quick: Quick, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A storage whose driver was killed in mid-training, and the training stage's name."""
-    storage = tmp_path_factory.mktemp("cut_off")
+def cut_off(whole: Any, quick: Quick, tmp_path_factory: pytest.TempPathFactory) -> CutOff:
+    """A driver with a cluster of its own, killed with all that it had started."""
+    storage, name = tmp_path_factory.mktemp("cut_off"), whole.stage("training").name
     for kind in BEFORE_TRAINING:
         shutil.copytree(whole.stage(kind), storage / "stages" / whole.stage(kind).name)
-    name = whole.stage("training").name
-    overrides = [f"{key}={value}" for key, value in as_overrides(quick(storage)).items()]
+    (storage / "run.yaml").write_text(to_yaml(quick(storage)))
     with (storage / "driver.log").open("w") as log:
         driver = subprocess.Popen(
-            [sys.executable, "-m", "smt_ray", "run", *overrides, "--until", "training"],
-            stdout=log, stderr=log, start_new_session=True, env=alone(),
+            [sys.executable, "-m", "smt_ray", "run", storage / "run.yaml", "--until", "training"],
+            stdout=log, stderr=log, start_new_session=True,
+            env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
         )  # fmt: skip
     try:
         checkpoints = storage / "stages" / name / "checkpoints"
-        wait_for(checkpoints / KILL_AT, alive=lambda: driver.poll() is None)
+        wait_for_checkpoint(checkpoints, alive=lambda: driver.poll() is None)
     finally:
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait(timeout=30)
     assert not (storage / "stages" / name / "manifest.json").exists()
     assert json.loads((storage / "runs/quick/run.json").read_text())["status"] == "RUNNING"
     deadline = time.monotonic() + 60
-    while (left := processes_below(driver.pid)) and time.monotonic() < deadline:
+    while left := processes_of(driver.pid):
+        assert time.monotonic() < deadline, f"{left} outlived their driver"
         time.sleep(0.1)
-    assert not left, "processes outlived their driver"
-    return storage, name
-
-
-def as_overrides(config: RunConfig) -> dict[str, str]:
-    """What makes the quickstart this config."""
-    quickstart = json.dumps(config.model_dump(mode="json"))
-    return {key: json.dumps(value) for key, value in json.loads(quickstart).items()}
-
-
-def alone() -> dict[str, str]:
-    """An environment that leads to no cluster but a new one."""
-    return {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"OMP_NUM_THREADS": "1"}
+    copy = storage.with_name(f"{storage.name}-copy")
+    shutil.copytree(storage, copy)
+    return CutOff(storage, copy, name)
 
 
 def test_a_driver_that_is_killed_and_started_again_ends_with_the_undisturbed_adapter(
-    whole: Any, cluster: None, cut_off: tuple[Path, str], quick: Quick, tmp_path: Path
+    whole: Any, cluster: None, cut_off: CutOff, quick: Quick
 ) -> None:
     from mlflow import MlflowClient
 
     from smt_ray.orchestration import flow
     from smt_ray.tracking.uris import resolve_tracking_uri
 
-    storage, name = cut_off
-    untouched = tmp_path / "storage"
-    shutil.copytree(storage, untouched)  # for the next test
-    shutil.move(untouched, storage.with_name("untouched"))
-    client = MlflowClient(resolve_tracking_uri(None, str(storage)))
+    client = MlflowClient(resolve_tracking_uri(None, str(cut_off.storage)))
     (experiment,) = [e for e in client.search_experiments() if e.name == "smt_ray"]
     (before,) = client.search_runs([experiment.experiment_id])
     assert before.info.status == "RUNNING"
 
-    flow.run(quick(storage), "training")
+    flow.run(quick(cut_off.storage), "training")
 
-    folder = storage / "stages" / name
+    folder = cut_off.storage / "stages" / cut_off.stage
     summary = json.loads((folder / "manifest.json").read_text())["summary"]
     assert 0 < summary["resumed_from"] < NUM_STEPS
     assert {p.name: p.read_bytes() for p in (folder / "adapter").iterdir()} == whole.adapter
@@ -158,15 +162,12 @@ def test_a_driver_that_is_killed_and_started_again_ends_with_the_undisturbed_ada
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(
-    whole: Any, cluster: None, cut_off: tuple[Path, str], quick: Quick
+    whole: Any, cluster: None, cut_off: CutOff, quick: Quick
 ) -> None:
     from smt_ray.orchestration import flow
 
-    storage, name = cut_off
-    untouched = storage.with_name("untouched")
-    config = quick(untouched if untouched.exists() else storage, "resources.num_workers=1")
-    flow.run(config, "training")
-    folder = Path(config.storage) / "stages" / name
+    flow.run(quick(cut_off.copy, "resources.num_workers=1"), "training")
+    folder = cut_off.copy / "stages" / cut_off.stage
     summary = json.loads((folder / "manifest.json").read_text())["summary"]
     assert summary["num_ranks"] == 1
     assert 0 < summary["resumed_from"] < NUM_STEPS

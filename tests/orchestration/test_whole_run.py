@@ -179,14 +179,14 @@ def test_the_adapter_and_the_merged_model_work_without_us(
 def test_evaluating_a_run_and_its_adapter_by_hand_gives_the_runs_predictions(
     whole: Any, smt_ray: Callable[..., str]
 ) -> None:
-    task, rows = "tiny_arithmetic", "evaluation.max_rows=8"
-    common = ["--task", task, "--storage", whole.storage, "--set", rows]
-    adapter = whole.stage("training") / "adapter"
+    task, adapter = "tiny_arithmetic", whole.stage("training") / "adapter"
+    common = ["--task", task, "--storage", whole.storage]
+    for override in ("evaluation.max_rows=8", "resources.num_workers=1", "resources.use_gpu=false"):
+        common += ["--set", override]
     answers = [
         json.loads(smt_ray("evaluate", "--run", whole.name, *common)),
-        json.loads(smt_ray("evaluate", "--model", MODEL_DIR, "--adapter", adapter, *common,
-                           "--set", "resources.use_gpu=false")),
-    ]  # fmt: skip
+        json.loads(smt_ray("evaluate", "--model", MODEL_DIR, "--adapter", adapter, *common)),
+    ]
     expected = predictions(whole.stage("evaluation of tuned"), task)
     for answer in answers:
         assert predictions(Path(answer["predictions"]), task) == expected
