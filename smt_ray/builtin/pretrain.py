@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=MODEL_DIR, help="folder to write to")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--num-steps", type=int, default=NUM_STEPS)
-    parser.add_argument("--num-threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--num-threads", type=int, default=1, help="CPU threads")
     args = parser.parse_args()
     torch.set_num_threads(args.num_threads)
     tokenizer = build_tokenizer(args.seed)

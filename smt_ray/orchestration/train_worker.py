@@ -69,7 +69,7 @@ class _Rank:
         if self.rank == 0:
             self._save_adapter(state)
         return {
-            "metrics": metrics,
+            "metrics": self.log.latest if self.log else metrics,
             "resumed_from": start,
             "optimizer": self.engine.optimizer_name,
             "device": self._device_name(),

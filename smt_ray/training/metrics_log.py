@@ -28,21 +28,27 @@ class MetricsLog:
         path: The file, within the storage.
         start: Steps done before: later records of an earlier attempt are forgotten, since their
             steps will be done again.
+
+    Attributes:
+        latest: The last value of every metric, those of the steps done before included.
     """
 
     def __init__(self, storage: Storage, path: str, start: int) -> None:
         self._storage, self._path = storage, path
+        self.latest: dict[str, float] = {}
         self._lines: list[str] = []
         self._pending: list[Record] = []
         self._flushed_at = time.monotonic()
         if start and storage.exists(path):
             earlier = parse_records(storage.read_bytes(path).decode())
-            self._lines = [encode_record(r) for r in earlier if r["step"] <= start]
+            for record in earlier:
+                if record["step"] <= start:
+                    self._keep(record)
 
     def add(self, step: int, metrics: Mapping[str, float]) -> list[Record]:
         """Adds a record; returns those that were written just now, if it was time to."""
         record = make_record(step, metrics)
-        self._lines.append(encode_record(record))
+        self._keep(record)
         self._pending.append(record)
         if time.monotonic() - self._flushed_at >= _FLUSH_EVERY_S:
             return self.flush()
@@ -54,3 +60,7 @@ class MetricsLog:
         written, self._pending = self._pending, []
         self._flushed_at = time.monotonic()
         return written
+
+    def _keep(self, record: Record) -> None:
+        self._lines.append(encode_record(record))
+        self.latest |= record["metrics"]

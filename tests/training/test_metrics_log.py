@@ -65,3 +65,14 @@ def test_a_line_cut_off_by_a_kill_does_not_stop_the_next_attempt(storage: Storag
     storage.write_bytes(FILE, storage.read_bytes(FILE) + b'{"time_ms": 1, "st')
     write(storage, 4, 6)
     assert steps(storage) == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_latest_values_include_those_of_before(storage: Storage) -> None:
+    log = MetricsLog(storage, FILE, 0)
+    log.add(1, {"train/loss": 3.0, "validation/loss": 4.0})
+    log.add(2, {"train/loss": 2.0})
+    log.add(3, {"train/loss": 1.0})
+    assert log.latest == {"train/loss": 1.0, "validation/loss": 4.0}
+    log.flush()
+    assert MetricsLog(storage, FILE, 2).latest == {"train/loss": 2.0, "validation/loss": 4.0}
+    assert MetricsLog(storage, FILE, 0).latest == {}
