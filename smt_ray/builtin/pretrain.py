@@ -2,9 +2,9 @@
 
     python -m smt_ray.builtin.pretrain [--out FOLDER]
 
-With the defaults this makes the model that the package ships, in about MINUTES minutes on 2 CPU
-cores. A seed fixes the text, the first weights and the order; on the same machine, with the same
-number of threads and version of torch, it fixes the result to the bit.
+With the defaults this makes the model that the package ships, in 10 to 20 minutes on one CPU core.
+A seed fixes the text, the first weights and the order; on the same machine, with the same number of
+threads and version of torch, it fixes the result to the bit.
 """
 
 from __future__ import annotations

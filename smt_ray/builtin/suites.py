@@ -1,6 +1,7 @@
 """Two suites asked of the world, as rows in LLM-Adapters' format.
 
-``tiny_commonsense`` asks for a thing's value, to be chosen from the four of its relation;
+``tiny_commonsense`` asks for a thing's value, to be chosen from the four of its relation (in an
+order that belongs to the relation, so chance is one in four whatever the majority class says);
 ``tiny_arithmetic`` tells a short story and asks for a number. Train rows ask open facts and sums,
 test rows reserved ones: see :mod:`smt_ray.builtin.world`.
 """

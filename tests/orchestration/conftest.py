@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -13,24 +14,35 @@ from typing import Any
 import pytest
 
 from smt_ray.artifacts.runs import RunFolder
-from smt_ray.artifacts.stages import Stage
 from smt_ray.artifacts.storage import Storage
-from smt_ray.config.load import apply_overrides, load_config, validate_config
+from smt_ray.config.load import apply_overrides, validate_config
 from smt_ray.config.run import RunConfig
 
 NUM_STEPS = 60
-QUICK = (
-    "name=quick",
-    "data.max_rows=300",
-    "data.validation_rows=8",
-    "warmup.num_steps=12",
-    f"training.max_steps={NUM_STEPS}",
-    "training.validate_every_steps=20",
-    "training.checkpoint_every_steps=5",
-    "resources.use_gpu=false",
-    "evaluation.max_rows=8",
-)
-"""The quickstart, made short: overrides of every real run here."""
+QUICK: dict[str, Any] = {
+    "name": "quick",
+    "model": {"builtin": "tiny"},
+    "data": {
+        "train": ["builtin:tiny_commonsense", "builtin:tiny_arithmetic"],
+        "max_rows": 300,
+        "validation_rows": 8,
+    },
+    "warmup": {"num_steps": 12, "num_shards": 2, "table_block_size": 16},
+    "selection": {"block_size": 16, "budget": 0.05},
+    "training": {
+        "max_steps": NUM_STEPS,
+        "learning_rate": 2e-3,
+        "validate_every_steps": 20,
+        "checkpoint_every_steps": 5,
+    },
+    "resources": {"num_workers": 2, "use_gpu": False},
+    "evaluation": {
+        "tasks": ["tiny_commonsense", "tiny_arithmetic"],
+        "base_likelihood": True,
+        "max_rows": 8,
+    },
+}
+"""The quickstart, made short: every real run here."""
 
 
 @pytest.fixture(scope="session")
@@ -91,13 +103,6 @@ class Run:
         """A finished stage's folder."""
         return self.storage / "stages" / self.manifest["stages"][kind]["stage"]
 
-    def summary(self, kind: str) -> dict[str, Any]:
-        """What a finished stage says of itself, once its files are checked."""
-        storage = Storage(str(self.storage))
-        manifest = Stage.open(storage, self.stage(kind).name).manifest()
-        assert manifest is not None
-        return dict(manifest["summary"])
-
     @property
     def adapter(self) -> dict[str, bytes]:
         """The adapter's files."""
@@ -111,7 +116,8 @@ class Run:
 
 def quick_config(storage: Path, *overrides: str) -> RunConfig:
     """The short quickstart in a storage."""
-    return load_config(None, [*QUICK, f"storage={storage}", *overrides])
+    values = copy.deepcopy(QUICK) | {"storage": str(storage)}
+    return validate_config(apply_overrides(values, overrides))
 
 
 @pytest.fixture(scope="session")
@@ -145,13 +151,13 @@ def whole(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def stages_of(whole: Run, tmp_path: Path) -> Callable[[Sequence[str]], Path]:
     """A storage that has some of the undisturbed run's stages and knows of no run."""
 
-    def copy(kinds: Sequence[str]) -> Path:
+    def copied(kinds: Sequence[str]) -> Path:
         storage = tmp_path / "storage"
         for kind in kinds:
             shutil.copytree(whole.stage(kind), storage / "stages" / whole.stage(kind).name)
         return storage
 
-    return copy
+    return copied
 
 
 @pytest.fixture(scope="session")
