@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -121,7 +122,10 @@ def cut_off(whole: Any, quick: Quick, tmp_path_factory: pytest.TempPathFactory) 
         checkpoints = storage / "stages" / name / "checkpoints"
         wait_for_checkpoint(checkpoints, alive=lambda: driver.poll() is None)
     finally:
-        os.killpg(driver.pid, signal.SIGKILL)
+        # Its workers too, which would go on for the seconds until they miss it.
+        for pid in processes_of(driver.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         driver.wait(timeout=30)
     assert not (storage / "stages" / name / "manifest.json").exists()
     assert json.loads((storage / "runs/quick/run.json").read_text())["status"] == "RUNNING"
