@@ -121,6 +121,8 @@ def run_config(arguments: list[str] | None, until: str = "evaluation") -> None:
     from smt_ray.config.load import load_config
 
     resolved = load_config(*_split(arguments))
+    # Said before the imports, which take seconds, and minutes on a busy machine.
+    print(f"run {resolved.name} in {resolved.storage}", file=sys.stderr, flush=True)
     from smt_ray.orchestration import flow
     from smt_ray.reporting.table import print_table
 

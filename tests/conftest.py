@@ -50,6 +50,7 @@ def make_encoded() -> Callable[..., EncodedRows]:
             ),
             offsets=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
             prompt_lengths=(lengths // 2).to(torch.int32),
+            positions=torch.arange(num_rows, dtype=torch.int32),
         )
 
     return make

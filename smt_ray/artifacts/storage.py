@@ -42,11 +42,6 @@ class Storage:
         """The path of a place as the file system names it."""
         return "/".join([self._base.rstrip("/"), *parts])
 
-    @property
-    def filesystem(self) -> pafs.FileSystem:
-        """The pyarrow file system that :meth:`key` belongs to."""
-        return self._fs
-
     def check_writable(self) -> None:
         """Raises a UserError where nothing can be written, before anything is computed."""
         probe = f".probe-{uuid.uuid4().hex}"

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from smt_ray.data.encoding import EncodedRows
 
 FILE = "tokens.safetensors"
-_FIELDS = ("input_ids", "offsets", "prompt_lengths")
+_FIELDS = ("input_ids", "offsets", "prompt_lengths", "positions")
 
 
 def save_tokens(path: Path, sets: dict[str, EncodedRows]) -> None:

@@ -29,11 +29,13 @@ class EncodedRows:
         input_ids: (total tokens,) int32.
         offsets: (N + 1,) int64; row i is ``input_ids[offsets[i]:offsets[i + 1]]``.
         prompt_lengths: (N,) int32, tokens of row i that belong to the prompt.
+        positions: (N,) int32, where row i stands in the source, for messages.
     """
 
     input_ids: torch.Tensor
     offsets: torch.Tensor
     prompt_lengths: torch.Tensor
+    positions: torch.Tensor
 
     def __len__(self) -> int:
         return self.prompt_lengths.numel()
@@ -134,10 +136,12 @@ def encode_rows(
         raise UserError("model", "the tokenizer must have an EOS token", got=None)
     kept: list[list[int]] = []
     prompt_lengths: list[int] = []
+    positions: list[int] = []
     num_truncated = 0
     for start in range(0, len(rows), _CHUNK):
-        for prompt_length, ids in _encode_chunk(
-            tokenizer, rows[start : start + _CHUNK], prompt_form
+        chunk = rows[start : start + _CHUNK]
+        for row, (prompt_length, ids) in zip(
+            chunk, _encode_chunk(tokenizer, chunk, prompt_form), strict=True
         ):
             is_overlong = len(ids) > max_length
             if is_overlong and overlong == "drop":
@@ -146,6 +150,7 @@ def encode_rows(
             if len(ids) > max(1, 0 if train_on_inputs else prompt_length):
                 kept.append(ids)
                 prompt_lengths.append(min(prompt_length, len(ids)))
+                positions.append(row.position)
                 num_truncated += is_overlong
     if not kept:
         raise UserError(
@@ -154,7 +159,7 @@ def encode_rows(
             got=max_length,
             fix="raise data.max_length, or check the rows of data.train",
         )
-    encoded = _pack(kept, prompt_lengths)
+    encoded = _pack(kept, prompt_lengths, positions)
     counts = EncodingCounts(
         len(kept), num_truncated, len(rows) - len(kept), encoded.input_ids.numel()
     )
@@ -175,10 +180,11 @@ def _encode_chunk(
     ]
 
 
-def _pack(rows: list[list[int]], prompt_lengths: list[int]) -> EncodedRows:
+def _pack(rows: list[list[int]], prompt_lengths: list[int], positions: list[int]) -> EncodedRows:
     lengths = torch.tensor([0, *map(len, rows)], dtype=torch.int64)
     return EncodedRows(
         input_ids=torch.tensor([token for row in rows for token in row], dtype=torch.int32),
         offsets=lengths.cumsum(0),
         prompt_lengths=torch.tensor(prompt_lengths, dtype=torch.int32),
+        positions=torch.tensor(positions, dtype=torch.int32),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from smt_ray.errors import UserError
@@ -17,12 +17,14 @@ class Row:
         input: Further context, or "".
         output: The text that training completes the prompt with.
         answer: The short gold answer that evaluation compares with, or "" where a row has none.
+        position: Where the row stands in its source, from 0; no part of what it says.
     """
 
     instruction: str
     output: str
     input: str = ""
     answer: str = ""
+    position: int = field(default=0, compare=False)
 
 
 def parse_row(record: Any, *, source: str, index: int) -> Row:
@@ -39,26 +41,26 @@ def parse_row(record: Any, *, source: str, index: int) -> Row:
     place = f"{source}, row {index}"
     if not isinstance(record, dict):
         raise UserError(place, "a row must be an object with instruction and output", got=record)
-    for field in ("instruction", "output"):
-        if field not in record:
+    for name in ("instruction", "output"):
+        if name not in record:
             raise UserError(
-                f"{place}, field {field!r}",
+                f"{place}, field {name!r}",
                 "is missing",
                 got=sorted(record),
                 fix="give every row instruction and output (input and answer are optional)",
             )
     values: dict[str, str] = {}
-    for field in ("instruction", "input", "output", "answer"):
-        value = record.get(field)
-        if field == "answer" and isinstance(value, (int, float)) and not isinstance(value, bool):
+    for name in ("instruction", "input", "output", "answer"):
+        value = record.get(name)
+        if name == "answer" and isinstance(value, (int, float)) and not isinstance(value, bool):
             value = str(value)
-        if value is None and field in ("input", "answer"):
+        if value is None and name in ("input", "answer"):
             value = ""
         if not isinstance(value, str):
-            raise UserError(f"{place}, field {field!r}", "must be a string", got=value)
-        values[field] = value
+            raise UserError(f"{place}, field {name!r}", "must be a string", got=value)
+        values[name] = value
     if not values["instruction"].strip():
         raise UserError(
             f"{place}, field 'instruction'", "must not be empty", got=values["instruction"]
         )
-    return Row(**values)
+    return Row(**values, position=index)

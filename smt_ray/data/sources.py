@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ BUILTIN = "builtin:"
 
 
 def read_training_rows(sources: Sequence[Any], directory: str | None = None) -> list[Row]:
-    """All rows of several sources, in order.
+    """All rows of several sources, in order; a row's position counts over all of them.
 
     Args:
         sources: Entries of ``data.train``: file names, ``builtin:<task>``, mappings with ``hub``.
@@ -28,7 +29,7 @@ def read_training_rows(sources: Sequence[Any], directory: str | None = None) -> 
     rows: list[Row] = []
     for source in sources:
         rows += _read_source(source, directory)
-    return rows
+    return [replace(row, position=i) for i, row in enumerate(rows)]
 
 
 def read_task_rows(task: str, directory: str | None, *, builtin: bool) -> list[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 
 _Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
 
@@ -34,9 +34,3 @@ def wilson_interval(num_correct: int, num_rows: int, z: float = _Z95) -> tuple[f
 def majority_share(expected: Sequence[Hashable]) -> float:
     """The accuracy of always giving the most frequent expected answer; NaN of no rows."""
     return max(Counter(expected).values(), default=0) / len(expected) if expected else math.nan
-
-
-def macro_average(accuracies: Iterable[float]) -> float:
-    """The mean over tasks, each counted once however many rows it has; NaN of no tasks."""
-    values = list(accuracies)
-    return math.fsum(values) / len(values) if values else math.nan

@@ -24,7 +24,8 @@ def find_eligible(model: nn.Module, target_modules: Sequence[str]) -> dict[str, 
         target_modules: Last parts of module names (``v_proj``), or full names.
 
     Raises:
-        UserError: A name matches nothing, or matches something that is no ``nn.Linear``.
+        UserError: A name matches nothing, something that is no ``nn.Linear``, or a linear whose
+            weight another module uses too.
     """
     found: dict[str, nn.Linear] = {}
     matched: set[str] = set()
@@ -41,6 +42,7 @@ def find_eligible(model: nn.Module, target_modules: Sequence[str]) -> dict[str, 
             )
         matched.add(target)
         found[name] = module
+    _check_untied(model, found)
     unmatched = [target for target in target_modules if target not in matched]
     if unmatched:
         raise UserError(
@@ -50,6 +52,22 @@ def find_eligible(model: nn.Module, target_modules: Sequence[str]) -> dict[str, 
             fix=f"linears of this model: {', '.join(_linear_suffixes(model)) or 'none'}",
         )
     return found
+
+
+def _check_untied(model: nn.Module, eligible: dict[str, nn.Linear]) -> None:
+    """A tied weight cannot be trained in one of its places alone."""
+    owners: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(name)
+    for name, module in eligible.items():
+        others = [owner for owner in owners[id(module.weight)] if owner != f"{name}.weight"]
+        if others:
+            raise UserError(
+                "warmup.target_modules",
+                f"must name linears with weights of their own, but {name} is tied to {others[0]}",
+                got=name,
+                fix="leave it out, or use a model without tied weights",
+            )
 
 
 def count_parameters(model: nn.Module) -> int:

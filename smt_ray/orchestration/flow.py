@@ -83,7 +83,6 @@ class Flow:
         """See :func:`run`."""
         self._check()
         run_record.begin(self.folder, self.plan)
-        say(f"run {self.config.name} in {self.storage.root}")
         status: Status = "FAILED"
         try:
             self._tokens()
@@ -179,8 +178,9 @@ class Flow:
         began, warmup, config = time.monotonic(), self.config.warmup, self.config
         if self._preflight is None:
             self._preflight = check_model(config, self.plan.model)
+        # Shards can take turns: one at a time is enough.
         resources = plan_processes(
-            config.resources, warmup.num_shards, ray.cluster_resources(), "warmup.num_shards"
+            config.resources, 1, ray.cluster_resources(), "warmup.num_shards"
         )
         job = warmup_job(self.plan, self._preflight, resources)
         modules = list(self._preflight.shapes)

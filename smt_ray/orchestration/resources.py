@@ -42,39 +42,46 @@ class ProcessResources:
 
 
 def plan_processes(
-    config: ResourcesConfig, num_processes: int, cluster: Mapping[str, float], what: str
+    config: ResourcesConfig, num_at_once: int, cluster: Mapping[str, float], what: str
 ) -> ProcessResources:
     """What each of several processes gets, checked against the whole cluster.
 
     Args:
         config: The config's ``resources`` section.
-        num_processes: That must run at the same time.
+        num_at_once: Processes that must run at the same time; 1 where they can take turns.
         cluster: ``ray.cluster_resources()``.
-        what: The config key that sets ``num_processes``, for the message.
+        what: The config key that sets ``num_at_once``, for the message.
 
     Raises:
         UserError: They can never all be placed, so that Ray would wait for ever.
     """
-    num_gpus_there = int(cluster.get("GPU", 0))
-    use_gpu = num_gpus_there > 0 if config.use_gpu == "auto" else config.use_gpu
-    resources = ProcessResources(
-        config.cpus_per_worker, 1 if use_gpu else 0, config.accelerator_type
-    )
-    if use_gpu and num_gpus_there < num_processes:
+    num_cpus, num_gpus = cluster.get("CPU", 0.0), int(cluster.get("GPU", 0))
+    use_gpu = num_gpus > 0 if config.use_gpu == "auto" else config.use_gpu
+    if use_gpu and not num_gpus:
+        raise UserError(
+            "resources.use_gpu",
+            "needs a GPU, and the cluster has none",
+            got=config.use_gpu,
+            fix="set it to auto or false, or join a cluster that has GPUs",
+        )
+    if config.cpus_per_worker > num_cpus:
+        raise UserError(
+            "resources.cpus_per_worker",
+            f"must fit the cluster's {num_cpus:g} CPUs",
+            got=config.cpus_per_worker,
+            fix=f"set it to at most {num_cpus:g}",
+        )
+    limits = {"CPUs": int(num_cpus // config.cpus_per_worker)}
+    if use_gpu:
+        limits["GPUs"] = num_gpus
+    scarce = min(limits, key=lambda kind: limits[kind])
+    if num_at_once > limits[scarce]:
+        each = "a GPU" if scarce == "GPUs" else f"{config.cpus_per_worker:g} CPUs"
+        there = num_gpus if scarce == "GPUs" else num_cpus
         raise UserError(
             what,
-            f"{num_processes} processes need a GPU each, and the cluster has {num_gpus_there}",
-            got=num_processes,
-            fix=f"set {what} to at most {num_gpus_there}, or resources.use_gpu=false",
+            f"{num_at_once} processes of {each} each must fit the cluster's {there:g} {scarce}",
+            got=num_at_once,
+            fix=f"set {what} to at most {limits[scarce]}, or change resources",
         )
-    num_cpus_there = cluster.get("CPU", 0)
-    if num_cpus_there < num_processes * config.cpus_per_worker:
-        most = int(num_cpus_there // config.cpus_per_worker)
-        raise UserError(
-            what,
-            f"{num_processes} processes of {config.cpus_per_worker:g} CPUs must fit the cluster's"
-            f" {num_cpus_there:g}",
-            got=num_processes,
-            fix=f"set {what} to at most {most}, or lower resources.cpus_per_worker",
-        )
-    return resources
+    return ProcessResources(config.cpus_per_worker, int(use_gpu), config.accelerator_type)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from smt_ray.artifacts.runs import RunFolder
-from smt_ray.artifacts.stages import Stage
 from smt_ray.config.load import to_yaml
 from smt_ray.data.sources import digest_rows
 from smt_ray.errors import UserError
@@ -99,7 +98,7 @@ def collect_metrics(folder: RunFolder, plan: RunPlan, seconds: float) -> dict[st
 def _tasks(plan: RunPlan) -> dict[str, Any]:
     results = {}
     for name, stage in plan.evaluations.items():
-        if manifest := _finished(stage):
+        if manifest := stage.manifest():
             results[name] = manifest["summary"]["tasks"]
     if not results:
         return {}
@@ -117,7 +116,7 @@ def _tasks(plan: RunPlan) -> dict[str, Any]:
 
 
 def _selection(plan: RunPlan) -> dict[str, Any]:
-    summary = (_finished(plan.selection) or {})["summary"]
+    summary = (plan.selection.manifest() or {})["summary"]
     chosen = {name: count for name, count in summary["counts"].items() if count}
     projections: dict[str, int] = {}
     for name, count in chosen.items():
@@ -141,7 +140,7 @@ def _selection(plan: RunPlan) -> dict[str, Any]:
 
 
 def _training(plan: RunPlan) -> dict[str, Any]:
-    summary = (_finished(plan.trained) or {})["summary"]
+    summary = (plan.trained.manifest() or {})["summary"]
     config = plan.config
     return {
         "training": {**summary["metrics"], "num_steps": summary["num_steps"]},
@@ -158,16 +157,12 @@ def _training(plan: RunPlan) -> dict[str, Any]:
 
 def _paths(folder: RunFolder, plan: RunPlan) -> dict[str, str]:
     paths = {"run": folder.uri}
-    if _finished(plan.trained):
+    if plan.trained.manifest():
         paths["adapter"] = plan.storage.uri(plan.trained.path(ADAPTER))
     if plan.config.tracking.enabled:
         uri = resolve_tracking_uri(plan.config.tracking.uri, plan.storage.root)
         paths["mlflow"] = how_to_open(uri)
     return paths
-
-
-def _finished(stage: Stage) -> dict[str, Any] | None:
-    return stage.manifest()
 
 
 def _datasets(plan: RunPlan) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ blocks', and one warm-up answers for every block size, score and subset of modul
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -163,35 +163,3 @@ class ScoreTable:
         with reading(Path(path), _KIND):
             statistics = {name: tensors[name] for name in header.pop("modules")}
             return cls(statistics=statistics, **header)
-
-
-def sum_tables(
-    tables: Sequence[ScoreTable], provenance: Mapping[str, Any] | None = None
-) -> ScoreTable:
-    """Adds the tables of shards, in the order given: the cheap mode ``reduction: score``.
-
-    The result is exact for ``abs_of_mean`` alone: absolute values and squares of a shard's sum are
-    not those of the whole sum.
-
-    Raises:
-        UserError: The tables are not of one model, one block size and the same modules.
-    """
-    if not tables:
-        raise UserError("score tables", "must be at least one", got=0)
-    first = tables[0]
-    for table in tables[1:]:
-        same = (table.block_size, table.shapes, table.num_base_parameters)
-        if same != (first.block_size, first.shapes, first.num_base_parameters):
-            raise UserError(
-                "score tables", "must have the same model, block size and modules to be added"
-            )
-    statistics = {
-        name: torch.stack([table.statistics[name] for table in tables]).sum(0)
-        for name in first.statistics
-    }
-    return replace(
-        first,
-        statistics=statistics,
-        num_steps=sum(table.num_steps for table in tables),
-        provenance=dict(provenance or {}),
-    )

@@ -230,10 +230,6 @@ class MlflowTracker:
         """The page of the run; None before one is started."""
         return self.run_id and uris.run_url(self.uri, self.experiment_id, self.run_id)
 
-    def describe(self) -> str:
-        """What to type, or where to look, to see the run."""
-        return uris.how_to_open(self.uri)
-
     def _current(self) -> str:
         assert self.run_id is not None, "start_run comes before anything is logged"
         return self.run_id

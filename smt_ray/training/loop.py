@@ -187,7 +187,8 @@ class TrainingLoop:
         if not math.isfinite(value):
             raise UserError(
                 "training",
-                f"the {what} of step {step} must be finite (training rows {rows})",
+                f"the {what} of step {step} must be finite"
+                f" (rows {self._training.positions[rows].tolist()} of data.train)",
                 got=value,
                 fix="lower training.learning_rate or look at the rows; the last checkpoint stands",
             )

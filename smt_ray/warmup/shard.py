@@ -64,30 +64,24 @@ def stream_shard(
         ``{"module", "statistics": (4, R, C) float64}``.
 
     Raises:
-        UserError: A step's loss is not finite; the step is named.
+        UserError: A step's loss is not finite; the step and its rows are named.
     """
     loss = SupervisedLoss(model).eval()
     eligible = find_eligible(model, target_modules)
     accumulator = GradientAccumulator(model, eligible, "host" if accumulate_on == "host" else None)
     with accumulator:
         for step in steps:
+            rows = plan.rows(step)
             batches = step_micro_batches(
-                encoded, plan.rows(step), max_tokens=max_tokens, train_on_inputs=train_on_inputs
+                encoded, rows, max_tokens=max_tokens, train_on_inputs=train_on_inputs
             )
-            on_step(step, _add_gradient(loss, batches, step, device))
+            value = _add_gradient(loss, batches, device)
+            _check_finite(value, step + 1, encoded.positions[rows].tolist())
+            on_step(step, value)
     for name in accumulator.names:
-        gradient = accumulator.pop(name)
         weight = eligible[name].weight.detach()
-        if statistics_block_size is not None:
-            statistics = block_statistics(
-                gradient, weight.to(gradient.device), statistics_block_size
-            )
-            yield {"module": name, "statistics": statistics.cpu().numpy()}
-            continue
-        item = {"module": name, "gradient": gradient.cpu().numpy()}
-        if with_weights:
-            item["weight"] = _to_numpy(weight.cpu())
-        yield item
+        gradient = accumulator.pop(name)
+        yield {"module": name} | _sent(gradient, weight, statistics_block_size, with_weights)
 
 
 def reduce_module(items: Sequence[dict[str, Any]], block_size: int) -> dict[str, Any]:
@@ -113,22 +107,34 @@ def reduce_module(items: Sequence[dict[str, Any]], block_size: int) -> dict[str,
     return {"module": name, "statistics": block_statistics(total, weight, block_size).numpy()}
 
 
-def _add_gradient(
-    loss: SupervisedLoss, batches: list[Any], step: int, device: torch.device
-) -> float:
+def _add_gradient(loss: SupervisedLoss, batches: list[Any], device: torch.device) -> float:
     total = 0.0
     for batch in batches:
         value = loss(batch.to(device))
         value.backward()
         total += float(value.detach())
-    if not np.isfinite(total):
+    return total
+
+
+def _sent(
+    gradient: torch.Tensor, weight: torch.Tensor, block_size: int | None, with_weight: bool
+) -> dict[str, Any]:
+    """What a shard sends of a module: block statistics where a size is given, else the sum."""
+    if block_size is not None:
+        statistics = block_statistics(gradient, weight.to(gradient.device), block_size)
+        return {"statistics": statistics.cpu().numpy()}
+    sent = {"gradient": gradient.cpu().numpy()}
+    return sent | {"weight": _to_numpy(weight.cpu())} if with_weight else sent
+
+
+def _check_finite(loss: float, step: int, positions: list[int]) -> None:
+    if not np.isfinite(loss):
         raise UserError(
             "warmup",
-            f"the loss of step {step + 1} must be finite",
-            got=total,
-            fix="check the rows of data.train, or use model.dtype=float32",
+            f"the loss of step {step} must be finite (rows {positions} of data.train)",
+            got=loss,
+            fix="check these rows, or use model.dtype=float32",
         )
-    return total
 
 
 def _to_numpy(tensor: torch.Tensor) -> Any:

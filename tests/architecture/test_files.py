@@ -18,7 +18,6 @@ MAX_PIPELINE_LINES = 80
 LONG_FILES: dict[str, tuple[int, str]] = {}
 LONG_FUNCTIONS = {
     "smt_ray.evaluation.predict.predict": (69, "half of it says what each argument is"),
-    "smt_ray.warmup.shard.stream_shard": (61, "half of it says what each argument is"),
 }
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "tools"}
 

@@ -117,7 +117,7 @@ def edit(stage: Stage) -> None:
 
 
 def remove(stage: Stage) -> None:
-    stage.storage.filesystem.delete_file(stage.storage.key(stage.path("deep/b.bin")))
+    stage.storage._fs.delete_file(stage.storage.key(stage.path("deep/b.bin")))
 
 
 @pytest.mark.parametrize("harm", [truncate, edit, remove])

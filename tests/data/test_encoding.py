@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +134,10 @@ def test_rows_at_the_limit_are_whole_and_longer_ones_are_cut_and_counted(
 def test_longer_rows_are_dropped_and_counted_where_asked(tokenizer: Any, rows: list[Row]) -> None:
     whole, _ = encode_rows(tokenizer, rows, max_length=ROOMY)
     limit = int(whole.lengths.median())
-    left, counts = encode_rows(tokenizer, rows, max_length=limit, overlong="drop")
+    placed = [replace(row, position=100 + i) for i, row in enumerate(rows)]
+    left, counts = encode_rows(tokenizer, placed, max_length=limit, overlong="drop")
     kept = [i for i in range(len(rows)) if int(whole.lengths[i]) <= limit]
+    assert left.positions.tolist() == [100 + i for i in kept]
     assert [left.row(i).tolist() for i in range(len(left))] == [whole.row(i).tolist() for i in kept]
     assert (counts.num_rows, counts.num_truncated) == (len(kept), 0)
     assert counts.num_dropped == len(rows) - len(kept) > 0
@@ -176,6 +179,7 @@ def test_targets_are_the_completion_or_all_but_the_first_token() -> None:
         input_ids=torch.arange(9, dtype=torch.int32),
         offsets=torch.tensor([0, 5, 9]),
         prompt_lengths=torch.tensor([3, 0], dtype=torch.int32),  # a row may have an empty prompt
+        positions=torch.tensor([0, 1], dtype=torch.int32),
     )
     assert encoded.lengths.tolist() == [5, 4]
     assert encoded.first_targets(False).tolist() == [3, 1]

@@ -73,6 +73,7 @@ def test_sources_are_joined_in_their_order(folder: Path, tmp_path: Path) -> None
     other = write(tmp_path / "elsewhere" / "x.json", records(1, "x"))
     found = read_training_rows([str(other), "ft-training_set/some.json"], str(folder))
     assert found == rows(1, "x") + rows(3, "s")
+    assert [row.position for row in found] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from smt_ray.evaluation.metrics import accuracy, macro_average, majority_share, wilson_interval
+from smt_ray.evaluation.metrics import accuracy, majority_share, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,3 @@ def test_majority_share_is_the_accuracy_of_the_most_frequent_answer() -> None:
 def test_accuracy_is_a_share() -> None:
     assert accuracy(3, 4) == 0.75
     assert math.isnan(accuracy(0, 0))
-
-
-def test_macro_average_counts_each_task_once() -> None:
-    assert macro_average([0.5, 1.0, 0.0]) == 0.5
-    assert math.isnan(macro_average([]))

@@ -78,6 +78,12 @@ def test_gpt2s_transposed_linears_are_refused() -> None:
     assert error.rule.endswith("transformer.h.0.attn.c_attn is a Conv1D")
 
 
+def test_a_tied_linear_is_refused(make_llama: Callable[..., Any]) -> None:
+    assert list(find_eligible(make_llama(tie_word_embeddings=False), ["lm_head"])) == ["lm_head"]
+    with pytest.raises(UserError, match=r"lm_head is tied to model\.embed_tokens\.weight"):
+        find_eligible(make_llama(), ["q_proj", "lm_head"])
+
+
 def test_parameters_are_counted_once_where_they_are_tied(make_llama: Callable[..., Any]) -> None:
     tied, apart = make_llama(), make_llama(tie_word_embeddings=False)
     assert tied.lm_head.weight is tied.model.embed_tokens.weight

@@ -14,9 +14,9 @@ LAPTOP = {"CPU": 2.0, "memory": 1e9}
 NODE = {"CPU": 16.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
 
 
-def plan(cluster: dict[str, float], num_processes: int = 2, **config: Any) -> ProcessResources:
+def plan(cluster: dict[str, float], num_at_once: int = 2, **config: Any) -> ProcessResources:
     resources = ResourcesConfig(**config)
-    return plan_processes(resources, num_processes, cluster, "resources.num_workers")
+    return plan_processes(resources, num_at_once, cluster, "resources.num_workers")
 
 
 @pytest.mark.parametrize(
@@ -54,21 +54,35 @@ def test_exactly_as_many_as_fit_are_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cluster", "num_processes", "config", "rule", "fix"),
+    ("cluster", "num_at_once", "config", "rule", "fix"),
     [
-        (LAPTOP, 3, {}, "3 processes of 1 CPUs must fit the cluster's 2", "at most 2"),
-        (LAPTOP, 2, {"cpus_per_worker": 1.5}, "must fit the cluster's 2", "at most 1"),
-        (NODE, 9, {}, "need a GPU each, and the cluster has 8", "at most 8"),
-        (LAPTOP, 1, {"use_gpu": True}, "need a GPU each, and the cluster has 0", "use_gpu=false"),
-        (NODE, 8, {"cpus_per_worker": 3}, "must fit the cluster's 16", "at most 5"),
+        (LAPTOP, 3, {}, "3 processes of 1 CPUs each must fit the cluster's 2 CPUs", "at most 2"),
+        (LAPTOP, 2, {"cpus_per_worker": 1.5}, "must fit the cluster's 2 CPUs", "at most 1"),
+        (NODE, 9, {}, "9 processes of a GPU each must fit the cluster's 8 GPUs", "at most 8"),
+        (NODE, 8, {"cpus_per_worker": 3}, "must fit the cluster's 16 CPUs", "at most 5"),
     ],
 )
 def test_what_ray_would_wait_for_for_ever_is_refused_with_what_would_do(
-    cluster: dict[str, float], num_processes: int, config: dict[str, Any], rule: str, fix: str
+    cluster: dict[str, float], num_at_once: int, config: dict[str, Any], rule: str, fix: str
 ) -> None:
     with pytest.raises(UserError) as raised:
-        plan(cluster, num_processes, **config)
+        plan(cluster, num_at_once, **config)
     error = raised.value
-    assert (error.field, error.got) == ("resources.num_workers", num_processes)
+    assert (error.field, error.got) == ("resources.num_workers", num_at_once)
     assert rule in error.rule
     assert fix in error.fix
+
+
+@pytest.mark.parametrize(
+    ("config", "rule"),
+    [
+        ({"use_gpu": True}, "needs a GPU, and the cluster has none"),
+        ({"cpus_per_worker": 3.0}, "must fit the cluster's 2 CPUs"),
+    ],
+)
+def test_what_no_single_process_can_get_is_named_itself(config: dict[str, Any], rule: str) -> None:
+    with pytest.raises(UserError) as raised:
+        plan(LAPTOP, 1, **config)
+    key, value = next(iter(config.items()))
+    assert (raised.value.field, raised.value.got) == (f"resources.{key}", value)
+    assert raised.value.rule == rule

@@ -210,7 +210,7 @@ def test_a_loss_that_diverges_ends_the_run_at_once_and_leaves_the_last_checkpoin
     assert stop.value.code == 2
     said = capsys.readouterr().err.splitlines()
     (line,) = [text for text in said if text.startswith("error:")]
-    assert "the loss of step 2 must be finite (training rows [" in line
+    assert "the loss of step 2 must be finite (rows [" in line
     assert "Traceback" not in "\n".join(said)
     pids = ray.get(flow.board.starts.remote("training"))[0]
     assert len(pids) == 1

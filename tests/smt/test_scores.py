@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from smt_ray.errors import UserError
-from smt_ray.smt.scores import SCORES, ScoreTable, block_statistics, sum_tables
+from smt_ray.smt.scores import SCORES, ScoreTable, block_statistics
 
 SHAPES = {"b.q_proj": (24, 48), "a.k_proj": (12, 48)}
 
@@ -67,27 +67,6 @@ def test_a_bfloat16_weight_gives_the_saliency_of_its_own_values() -> None:
     assert torch.equal(
         block_statistics(gradient, low, 6), block_statistics(gradient, low.double(), 6)
     )
-
-
-def test_added_tables_are_exact_for_abs_of_mean_and_only_for_it() -> None:
-    total = sum_tables([table(6, seed=1), table(6, seed=2)], {"reduction": "score"})
-    whole = {
-        name: block_statistics(g + draws(2)[name][0], w, 6) for name, (g, w) in draws(1).items()
-    }
-    reference = ScoreTable(6, whole, 10_000, 10)
-    assert (total.num_steps, total.provenance) == (10, {"reduction": "score"})
-    for name in SHAPES:
-        exact, approximate = (
-            (total.scores(score=s)[name], reference.scores(score=s)[name])
-            for s in ("abs_of_mean", "mean_of_abs")
-        )
-        torch.testing.assert_close(*exact, rtol=1e-6, atol=1e-7)
-        assert not torch.allclose(*approximate, rtol=1e-2)
-
-
-def test_tables_of_other_modules_are_not_added() -> None:
-    with pytest.raises(UserError, match="same model"):
-        sum_tables([table(6), table(6).subset(["a.k_proj"])])
 
 
 def test_subset_keeps_the_order_of_the_table_and_refuses_what_was_not_warmed_up() -> None:

@@ -99,4 +99,3 @@ def test_a_run_outlives_its_server_and_is_completed_afterwards(
         assert len(run.inputs.dataset_inputs) == 1
         assert [f.path for f in client.list_artifacts(run_id, "adapter")] == ["adapter/weights.txt"]
         assert tracker.run_url() == f"{uri}/#/experiments/{tracker.experiment_id}/runs/{run_id}"
-        assert tracker.describe() == uri

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -196,10 +198,11 @@ def test_every_step_is_announced(make_llama: Make, encoded: EncodedRows) -> None
 
 
 def test_a_loss_that_is_not_finite_names_its_step(make_llama: Make, encoded: EncodedRows) -> None:
-    rows = EncodedRows(encoded.input_ids.clone(), encoded.offsets, encoded.prompt_lengths)
+    rows = replace(encoded, input_ids=encoded.input_ids.clone(), positions=encoded.positions + 100)
     rows.row(PLAN.rows(3)[0])[0] = 99  # a token that no other row has
     model = make_llama(tie_word_embeddings=False)
     model.model.embed_tokens.weight.data[99] = float("nan")
-    with pytest.raises(UserError, match="the loss of step 4 must be finite; got nan"):
+    named = re.escape(f"(rows {[100 + row for row in PLAN.rows(3)]} of data.train)")
+    with pytest.raises(UserError, match=f"the loss of step 4 must be finite {named}; got nan"):
         stream(model, rows, range(1, 6, 2))
     assert len(stream(model, rows, range(0, 6, 2))) == 6
