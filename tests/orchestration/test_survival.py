@@ -203,6 +203,7 @@ def test_a_loss_that_diverges_ends_the_run_at_once_and_leaves_the_last_checkpoin
             stages_of(BEFORE_TRAINING),
             "training.learning_rate=1e30",
             "training.checkpoint_every_steps=1",
+            "resources.num_workers=1",
         )
     )
     with pytest.raises(SystemExit) as stop:
@@ -235,7 +236,7 @@ def test_a_run_that_was_cut_off_after_its_last_step_only_writes_its_adapter(
     folder = storage / "stages" / whole.stage("training").name
     (folder / "manifest.json").unlink()
     shutil.rmtree(folder / "adapter")
-    metrics = flow.run(quick(storage), "training")
+    metrics = flow.run(quick(storage, "resources.num_workers=1"), "training")
     summary = json.loads((folder / "manifest.json").read_text())["summary"]
     assert summary["resumed_from"] == NUM_STEPS
     assert {p.name: p.read_bytes() for p in (folder / "adapter").iterdir()} == whole.adapter
