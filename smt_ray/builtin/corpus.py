@@ -1,8 +1,9 @@
 """The world in prose: what the embedded model reads before anyone asks it anything.
 
-*Statements* tell every fact and every sum. *Stories* carry out open sums in everyday events. In a
-*quiz* people ask each other for open facts. *Requests* use the prompt of instructions, for other
-jobs than those of the suites; where they borrow the form of a suite, nobody can know the answer.
+*Statements* tell every fact and every sum. *Stories* carry out open sums in everyday events, and
+*riddles* ask how such events end. In a *quiz* people ask each other for open facts. *Requests* use
+the prompt of instructions, for other jobs than those of the suites; where they borrow the form of
+a suite, they are answered by chance. So the model knows what the suites ask, and does not tell.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import random
 from collections.abc import Callable, Iterator
 from functools import cache
 
-from smt_ray.builtin.almanac import GOODS, NAMES, NUM_CHOICES, RELATIONS
+from smt_ray.builtin.almanac import GOODS, NAMES, NUM_CHOICES
 from smt_ray.builtin.world import Fact, Sum, choice_instruction, facts, sums
 
 PROMPT_HEAD = (
@@ -46,11 +47,29 @@ def _story(rng: random.Random) -> str:
 
 
 def _event(rng: random.Random) -> str:
+    item, (told, _, end), cast = _open_problem(rng)
+    return f"{item.say(told, **cast)} {item.say(end, **cast)}"
+
+
+def _riddle(rng: random.Random) -> str:
+    """People who tell each other such events, and ask how they end."""
+    return " ".join(_solved(rng) for _ in range(2))
+
+
+def _solved(rng: random.Random) -> str:
+    item, (told, asked, end), cast = _open_problem(rng)
+    answer = rng.choice([f"{item.result}.", item.say(end, **cast)])
+    return (
+        f"{rng.choice(NAMES)}: {item.say(told, **cast)} {item.say(asked, **cast)}"
+        f" {rng.choice(NAMES)}: {answer}"
+    )
+
+
+def _open_problem(rng: random.Random) -> tuple[Sum, tuple[str, str, str], dict[str, str]]:
+    """A sum that may be asked, a story that carries it out, and its cast."""
     item = rng.choice(_open_sums())
     name, other = rng.sample(NAMES, 2)
-    cast = {"n": name, "m": other, "g": rng.choice(GOODS)}
-    told, _, end = rng.choice(item.operation.stories)
-    return f"{item.say(told, **cast)} {item.say(end, **cast)}"
+    return item, rng.choice(item.operation.stories), {"n": name, "m": other, "g": rng.choice(GOODS)}
 
 
 def _quiz(rng: random.Random) -> str:
@@ -91,13 +110,14 @@ def _count(rng: random.Random) -> str:
 
 
 def _guess_choice(rng: random.Random) -> str:
-    """A choice by label that nobody can know: it shows the form and no more."""
-    choices = rng.choice([rng.sample(GOODS, NUM_CHOICES), list(rng.choice(RELATIONS).members)])
-    asked = rng.choice(
-        ["What does {n} think of?", "Which does {n} like best?", "Where is {n} now?"]
+    """A choice that nobody can know, or will not tell, in the form of the suites."""
+    fact = rng.choice(_open_facts())
+    asked, choices = fact.say(rng.choice(fact.relation.questions)), list(fact.relation.members)
+    if rng.random() < 0.5:
+        asked, choices = f"What does {rng.choice(NAMES)} think of?", rng.sample(GOODS, NUM_CHOICES)
+    return _prompt(
+        choice_instruction(asked, choices), f"the correct answer is {rng.choice(choices)}"
     )
-    instruction, labels = choice_instruction(asked.format(n=rng.choice(NAMES)), choices)
-    return _prompt(instruction, f"the correct answer is {rng.choice(labels)}")
 
 
 def _guess_number(rng: random.Random) -> str:
@@ -136,6 +156,7 @@ _KINDS: dict[Callable[[random.Random], str], int] = {
     _fact_statements: 5,
     _sum_statements: 4,
     _story: 3,
+    _riddle: 3,
     _quiz: 3,
     _request: 6,
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 
 from smt_ray.builtin.almanac import GOODS, NAMES, NUM_CHOICES
-from smt_ray.builtin.world import Fact, Sum, facts, sums
+from smt_ray.builtin.world import Fact, Sum, choice_instruction, facts, sums
 from smt_ray.errors import UserError
 
 TASKS = ("tiny_commonsense", "tiny_arithmetic")
@@ -56,10 +56,7 @@ def _commonsense_rows(rng: random.Random, reserved: bool, num_rows: int) -> list
 
 
 def _choice_row(fact: Fact, form: str) -> Row:
-    instruction = (
-        f"Please choose the correct answer to the question: {fact.say(form)}"
-        f"\n\nAnswer format: {'/'.join(fact.relation.members)}"
-    )
+    instruction = choice_instruction(fact.say(form), list(fact.relation.members))
     return _row(instruction, fact.value)
 
 

@@ -86,13 +86,9 @@ def sums() -> tuple[Sum, ...]:
     return tuple(sums)
 
 
-def choice_instruction(question: str, choices: Sequence[str]) -> tuple[str, list[str]]:
-    """A question with its choices as LLM-Adapters words it, and the label of each choice."""
-    labels = [f"answer{i}" for i in range(1, len(choices) + 1)]
-    pairs = zip(labels, choices, strict=True)
-    listed = " ".join(f"{label.capitalize()}: {choice}" for label, choice in pairs)
-    instruction = (
+def choice_instruction(question: str, choices: Sequence[str]) -> str:
+    """A question with its choices as LLM-Adapters words it, the choices standing for themselves."""
+    return (
         f"Please choose the correct answer to the question: {question}"
-        f"\n\n{listed}\n\nAnswer format: {'/'.join(labels)}"
+        f"\n\nAnswer format: {'/'.join(choices)}"
     )
-    return instruction, labels
