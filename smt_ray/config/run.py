@@ -37,7 +37,7 @@ class RunConfig(Section):
     selection: SelectionConfig = semantic(SelectionConfig())
     training: TrainingConfig = semantic(TrainingConfig())
     batching: BatchingConfig = execution(BatchingConfig())
-    deepspeed: DeepSpeedConfig = execution(DeepSpeedConfig())
+    deepspeed: DeepSpeedConfig = semantic(DeepSpeedConfig())
     resources: ResourcesConfig = execution(ResourcesConfig())
     evaluation: EvaluationConfig = semantic(EvaluationConfig())
     tracking: TrackingConfig = execution(TrackingConfig())

@@ -21,8 +21,8 @@ class DeepSpeedConfig(Section):
 
     zero_stage: Literal[0, 1, 2, 3] = execution(2)
     """ZeRO stage: 1 shards optimizer states, 2 gradients too, 3 weights too."""
-    extra: dict[str, Any] = execution({})
-    """Further keys of DeepSpeed's own configuration, merged over ours."""
+    extra: dict[str, Any] = semantic({})
+    """Further keys of DeepSpeed's own configuration, merged over ours; they may change results."""
 
 
 class ResourcesConfig(Section):

@@ -1,6 +1,7 @@
-"""The notice board: one zero-CPU actor beside the driver, which workers tell how far they are.
+"""Two zero-CPU actors beside the driver: the notice board, and the one writer of tracking.
 
-It is also the one writer of tracking: rank 0 hands it records in batches. Nobody waits for it.
+Workers tell the board how far they are and hand it records in batches, which it passes on; nobody
+waits for either. They are two, since a store that is slow must not hold up the board.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 class Board:
-    """Progress by task and worker, and the tracker."""
+    """Progress by task and worker.
 
-    def __init__(self, tracker: dict[str, Any] | None) -> None:
+    Args:
+        writer: The actor of :class:`Writer`, or None where nothing is tracked.
+    """
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
         self._progress: dict[str, dict[int, tuple[int, str]]] = {}
         self._starts: dict[str, dict[int, list[int]]] = {}
         self._measured: dict[str, dict[int, Any]] = {}
-        self._tracker = None
-        if tracker is not None:
-            from smt_ray.orchestration.tracker import open_tracker
-
-            self._tracker = open_tracker(**tracker)
 
     def start(self, task: str, worker: int, pid: int) -> None:
         """A worker begins, or begins again after it was lost."""
@@ -55,20 +56,33 @@ class Board:
         return records
 
     def records(self, records: list[Any]) -> None:
-        """Hands records to the tracker."""
-        if self._tracker is not None:
-            self._tracker.log_records(records)
+        """Hands records to the writer."""
+        if self._writer is not None:
+            self._writer.records.remote(records)
 
-    def start_run(self, run: dict[str, Any]) -> str | None:
-        """Starts or continues the tracked run; its id, or None where the store is away."""
-        if self._tracker is None:
-            return None
-        return self._tracker.start_run(run.pop("name"), **run)
+
+class Writer:
+    """The tracked run.
+
+    Args:
+        tracker: Arguments of :func:`smt_ray.orchestration.tracker.open_tracker`.
+    """
+
+    def __init__(self, tracker: dict[str, Any]) -> None:
+        from smt_ray.orchestration.tracker import open_tracker
+
+        self._tracker = open_tracker(**tracker)
+
+    def start_run(self, run: dict[str, Any]) -> None:
+        """Starts or continues the run."""
+        self._tracker.start_run(run.pop("name"), **run)
+
+    def records(self, records: list[Any]) -> None:
+        """Adds records."""
+        self._tracker.log_records(records)
 
     def finish(self, snapshot: Any, timeout: float) -> dict[str, Any]:
         """Sends what the run left on disk, waiting at most ``timeout`` seconds."""
-        if self._tracker is None:
-            return {"sent": False}
         from smt_ray.tracking.replay import replay
 
         replay(self._tracker, snapshot)
@@ -80,18 +94,27 @@ class Board:
         }
 
 
-def make_board(tracker: dict[str, Any] | None = None) -> Any:
-    """Starts the actor on the driver's node, where a local store is.
+def make_board(writer: Any = None) -> Any:
+    """Starts the board.
 
     Args:
-        tracker: Arguments of :func:`smt_ray.orchestration.tracker.open_tracker`, or None.
+        writer: The actor that :func:`make_writer` started, or None.
     """
+    return _beside_the_driver(Board, writer)
+
+
+def make_writer(tracker: dict[str, Any]) -> Any:
+    """Starts the writer, on the driver's node, where a local store is.
+
+    Args:
+        tracker: Arguments of :func:`smt_ray.orchestration.tracker.open_tracker`.
+    """
+    return _beside_the_driver(Writer, tracker)
+
+
+def _beside_the_driver(actor: type, argument: Any) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return (
-        ray.remote(Board)
-        .options(num_cpus=0, scheduling_strategy=here, max_concurrency=1)
-        .remote(tracker)
-    )
+    return ray.remote(actor).options(num_cpus=0, scheduling_strategy=here).remote(argument)
 
 
 def announce(board: Any, task: str, worker: int) -> None:

@@ -25,7 +25,7 @@ from smt_ray.orchestration.session import ray_session
 def evaluate_run(
     storage_root: str, name: str, tasks: Sequence[str], data: str | None, overrides: Sequence[str]
 ) -> dict[str, Any]:
-    """Evaluates a run's tuned model under the run's own settings.
+    """Evaluates a run's tuned model on all rows, otherwise under the run's own settings.
 
     Args:
         storage_root: The storage that holds the run.
@@ -73,7 +73,8 @@ def _with_tasks(
     values: dict[str, Any], tasks: Sequence[str], data: str | None, overrides: Sequence[str]
 ) -> RunConfig:
     values["evaluation"] = {
-        **values.get("evaluation", {}), "tasks": list(tasks), "base_likelihood": False
+        **values.get("evaluation", {}),
+        "tasks": list(tasks), "base_likelihood": False, "max_rows": None,
     }  # fmt: skip
     if data is not None:
         values["data"] = {**values["data"], "dir": data}

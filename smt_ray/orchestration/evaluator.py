@@ -131,12 +131,8 @@ class _Evaluator:
     """One process with one model, whose adapter may be swapped."""
 
     def __init__(self, model: dict[str, Any], num_threads: int, device: str) -> None:
-        import torch
-
-        from smt_ray.models.load import load_model, load_tokenizer
-
-        torch.set_num_threads(num_threads)
-        self._model, self._tokenizer = load_model(model, device), load_tokenizer(model)
+        self._spec, self._num_threads, self._device = model, num_threads, device
+        self._model: Any = None
         self._adapter: str | None = None
 
     def evaluate(
@@ -151,6 +147,7 @@ class _Evaluator:
     ) -> dict[str, list[dict[str, Any]]]:
         """Predictions for this worker's rows, by task."""
         announce(board, title, worker)
+        self._load()
         self._wear(adapter)
         before, predictions = 0, {}
         for task, share in tasks.items():
@@ -159,6 +156,18 @@ class _Evaluator:
             )
             before += len(share["rows"])
         return predictions
+
+    def _load(self) -> None:
+        """Once; not when the process starts, where an error would not reach the user as it is."""
+        if self._model is not None:
+            return
+        import torch
+
+        from smt_ray.models.load import load_model, load_tokenizer
+
+        torch.set_num_threads(self._num_threads)
+        self._tokenizer = load_tokenizer(self._spec)
+        self._model = load_model(self._spec, self._device)
 
     def _predict(
         self, board: Any, title: str, worker: int, before: int, task: str, share: dict[str, Any],

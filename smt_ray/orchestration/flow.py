@@ -19,12 +19,12 @@ from smt_ray.data.cache import save_tokens
 from smt_ray.data.encoding import EncodedRows, encode_rows
 from smt_ray.models.load import load_tokenizer
 from smt_ray.orchestration import run_record
-from smt_ray.orchestration.board import make_board
+from smt_ray.orchestration.board import make_board, make_writer
 from smt_ray.orchestration.evaluator import evaluation_pool, publish_predictions
 from smt_ray.orchestration.plan import RunPlan, make_plan
 from smt_ray.orchestration.preflight import Preflight, check_model
 from smt_ray.orchestration.progress import progress, say
-from smt_ray.orchestration.resources import plan_processes
+from smt_ray.orchestration.resources import ProcessResources, plan_processes
 from smt_ray.orchestration.session import ray_session
 from smt_ray.orchestration.snapshot import read_snapshot, start_arguments
 from smt_ray.orchestration.tracker import tracker_arguments
@@ -77,6 +77,7 @@ class Flow:
         self.tracker = tracker_arguments(config, self.storage)
         self.began = time.monotonic()
         self.board: Any = None
+        self.writer: Any = None
         self._preflight: Preflight | None = None
 
     def run(self, until: str) -> dict[str, Any]:
@@ -89,6 +90,7 @@ class Flow:
             with ray_session():
                 self._start_tracking()
                 try:
+                    self._check_resources(until)
                     self._stages(until)
                     metrics = run_record.finish(self.folder, self.plan, self._seconds())
                     status = "FINISHED"
@@ -166,6 +168,18 @@ class Flow:
         for stage in needed:
             stage.manifest()  # raises where an artifact is no longer whole
 
+    def _check_resources(self, until: str) -> None:
+        """Refuses what the cluster cannot hold before a warm-up is spent on it."""
+        if until in ("training", "evaluation") and self.plan.unfinished():
+            self._worker_resources()
+
+    def _worker_resources(self) -> ProcessResources:
+        """What each of the ranks, or of the evaluation workers, gets."""
+        resources = self.config.resources
+        return plan_processes(
+            resources, resources.num_workers, ray.cluster_resources(), "resources.num_workers"
+        )
+
     def _warmup_and_selection(self, until: str) -> None:
         selected = self.plan.selection.manifest() is not None
         # A selection needs no warm-up any more, but one that is there is still the run's.
@@ -188,6 +202,9 @@ class Flow:
             summary = run_warmup(job, modules, resources, self.board)
         starts = ray.get(self.board.starts.remote(PROGRESS))
         summary["attempts"] = {str(shard): len(pids) for shard, pids in sorted(starts.items())}
+        for shard, pids in sorted(starts.items()):
+            if len(pids) > 1:
+                say(f"warmup: shard {shard} was lost and run again ({len(pids)} attempts)")
         records = ray.get(self.board.measured.remote(PROGRESS))
         write_records(self.storage, self.plan.warmup.path(METRICS), records)
         return self.plan.warmup.publish([TABLE, METRICS], summary, time.monotonic() - began)
@@ -214,10 +231,7 @@ class Flow:
 
     def _make_training(self) -> dict[str, Any]:
         began, stage, config = time.monotonic(), self.plan.trained, self.config
-        resources = plan_processes(
-            config.resources, config.resources.num_workers, ray.cluster_resources(),
-            "resources.num_workers",
-        )  # fmt: skip
+        resources = self._worker_resources()
         tokens = self.plan.tokens.manifest()
         assert tokens is not None
         num_rows = tokens["summary"]["training"]["num_rows"]
@@ -233,11 +247,15 @@ class Flow:
         )
         with progress("training", num_steps, lambda: self._done(TRAINING)):
             outcome = fit(config, job, stage, resources, self.board)
+        if outcome["resumed_from"]:
+            say(f"training: went on from the checkpoint of step {outcome['resumed_from']}")
         files = [METRICS] + [f"{ADAPTER}/{f}" for f in self.storage.list_files(stage.path(ADAPTER))]
         summary = {
             "num_steps": num_steps,
             "num_ranks": config.resources.num_workers,
             "zero_stage": config.deepspeed.zero_stage,
+            "dtype": config.model.dtype,
+            "batching": f"{config.batching.mode}, {config.batching.max_tokens} tokens",
             **outcome,
         }
         return stage.publish(files, summary, time.monotonic() - began)
@@ -264,16 +282,21 @@ class Flow:
         return publish_predictions(stage, protocol, predictions, time.monotonic() - began)
 
     def _start_tracking(self) -> None:
-        self.board = make_board(self.tracker)
-        if self.tracker is not None:
+        self.writer = make_writer(self.tracker) if self.tracker else None
+        self.board = make_board(self.writer)
+        if self.writer:
             # Not waited for: creating a store takes seconds, which the warm-up needs not lose.
             config = self.config.model_dump(mode="json")
-            self.board.start_run.remote(start_arguments(self.folder, config))
+            self.writer.start_run.remote(start_arguments(self.folder, config))
 
     def _finish_tracking(self) -> None:
-        if self.tracker is None:
+        if self.writer is None:
             return
-        sent = ray.get(self.board.finish.remote(read_snapshot(self.folder), _TRACKING_PATIENCE_S))
+        try:
+            snapshot = read_snapshot(self.folder)
+            sent = ray.get(self.writer.finish.remote(snapshot, _TRACKING_PATIENCE_S))
+        except Exception as error:  # whatever it is, the run itself is done
+            sent = {"sent": False, "error": str(error).strip().rpartition("\n")[2]}
         if sent.get("run_id"):
             self.folder.update(mlflow_run_id=sent["run_id"])
         if not sent["sent"]:

@@ -49,6 +49,25 @@ class RunPlan:
         """The model section as plain values."""
         return self.config.model.spec()
 
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """Every stage, by what the run's table calls it."""
+        return {
+            "tokens": self.tokens,
+            "warmup": self.warmup,
+            "selection": self.selection,
+            "training": self.trained,
+            **{f"evaluation of {name}": stage for name, stage in self.evaluations.items()},
+        }
+
+    def unfinished(self) -> list[str]:
+        """The stages from training on that are still to be made."""
+        return [
+            kind
+            for kind, stage in self.stages.items()
+            if kind.startswith(("training", "evaluation")) and stage.manifest() is None
+        ]
+
 
 def make_plan(config: RunConfig) -> RunPlan:
     """Reads the rows and names the stages.
@@ -87,6 +106,7 @@ def make_plan(config: RunConfig) -> RunPlan:
             "method": config.method,
             "seed": config.seed,
             "training": config.training.semantic(),
+            "deepspeed": config.deepspeed.semantic(),
         },
     )
     evaluations = _evaluations(config, storage, identity, tasks, trained)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +17,10 @@ from smt_ray.data.sources import digest_rows
 from smt_ray.errors import UserError
 from smt_ray.evaluation.metrics import majority_share
 from smt_ray.orchestration.plan import RunPlan
-from smt_ray.orchestration.trainer import ADAPTER
+from smt_ray.orchestration.trainer import ADAPTER, METRICS
+from smt_ray.reporting.figures import curves_figure
+from smt_ray.reporting.table import to_markdown
+from smt_ray.tracking.records import parse_records
 from smt_ray.tracking.uris import how_to_open, resolve_tracking_uri
 
 _PACKAGES = (
@@ -51,21 +55,43 @@ def begin(folder: RunFolder, plan: RunPlan) -> None:
         started_ms=before.get("started_ms") or _now_ms(),
         ended_ms=None,
         datasets=_datasets(plan),
-        stages={},
+        stages=_still_there(before["stages"], plan),
         tags={
             "method": plan.config.method,
             "model": plan.model["path"] or f"builtin:{plan.model['builtin']}",
+            "model_identity": plan.identity.get("sha256") or plan.identity.get("commit") or "",
             "commit": environment["commit"] or "unknown",
             "smt_ray": environment["packages"]["smt-ray"] or "unknown",
         },
     )
 
 
+def _still_there(stages: dict[str, Any], plan: RunPlan) -> dict[str, Any]:
+    """The finished stages of an earlier start that are this run's too."""
+    return {
+        kind: entry
+        for kind, entry in stages.items()
+        if (stage := plan.stages.get(kind))
+        and stage.name == entry["stage"]
+        and stage.manifest() is not None
+    }
+
+
 def finish(folder: RunFolder, plan: RunPlan, seconds: float) -> dict[str, Any]:
-    """Writes metrics.json; returns what it holds."""
+    """Writes metrics.json, its table and the training's curves; returns what metrics.json holds."""
     metrics = collect_metrics(folder, plan, seconds)
     folder.storage.write_json(folder.path("metrics.json"), metrics)
+    folder.storage.write_bytes(folder.path("table.md"), to_markdown(metrics).encode())
+    if "training" in metrics:
+        _draw_curves(folder, plan)
     return metrics
+
+
+def _draw_curves(folder: RunFolder, plan: RunPlan) -> None:
+    records = parse_records(folder.storage.read_bytes(plan.trained.path(METRICS)).decode())
+    with tempfile.TemporaryDirectory() as scratch:
+        picture = curves_figure(records, Path(scratch) / "curves.png", title=folder.name)
+        folder.storage.put_file(picture, folder.path("curves.png"))
 
 
 def end(folder: RunFolder, status: str) -> None:
@@ -90,6 +116,7 @@ def collect_metrics(folder: RunFolder, plan: RunPlan, seconds: float) -> dict[st
     }
     if "selection" in stages:
         metrics |= _selection(plan)
+        metrics["model"]["num_parameters"] = metrics["trainable"]["num_base"]
     if "training" in stages:
         metrics |= _training(plan)
     return metrics
@@ -141,16 +168,15 @@ def _selection(plan: RunPlan) -> dict[str, Any]:
 
 def _training(plan: RunPlan) -> dict[str, Any]:
     summary = (plan.trained.manifest() or {})["summary"]
-    config = plan.config
     return {
         "training": {**summary["metrics"], "num_steps": summary["num_steps"]},
         "ran": {
-            "batching": f"{config.batching.mode}, {config.batching.max_tokens} tokens",
-            "kernel": config.model.attn_implementation,
+            "batching": summary["batching"],
+            "kernel": summary["kernel"],
             "optimizer": summary["optimizer"],
             "devices": f"{summary['num_ranks']} x {summary['device']}",
             "zero_stage": summary["zero_stage"],
-            "dtype": config.model.dtype,
+            "dtype": summary["dtype"],
         },
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import ray
 # What workers need to reach models and the tracking server, wherever they run.
 _FORWARDED = (
     "HF_HOME",
+    "HF_HUB_CACHE",
     "HF_HUB_OFFLINE",
     "HF_ENDPOINT",
     "TRANSFORMERS_OFFLINE",
@@ -30,7 +32,9 @@ def ray_session() -> Iterator[None]:
         return
     _quieten()
     ray.init(
-        include_dashboard=False if "RAY_ADDRESS" not in os.environ else None,
+        # Without an address Ray would join whatever cluster it finds on this machine.
+        address="local" if _alone() else None,
+        include_dashboard=False if _alone() else None,
         log_to_driver=False,
         logging_level="warning",
         runtime_env={"env_vars": worker_environment()},
@@ -42,13 +46,15 @@ def ray_session() -> Iterator[None]:
 
 
 def worker_environment() -> dict[str, str]:
-    """Environment variables that reach every worker."""
-    forwarded = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
-    return {
-        **forwarded,
+    """Environment variables that reach every worker; those that a submitted job sets stand."""
+    variables = {name: os.environ[name] for name in _FORWARDED if name in os.environ} | {
         "TOKENIZERS_PARALLELISM": "false",  # workers are forked and threaded by Ray already
         "DS_LOG_LEVEL": "warning",
     }
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    given = (job.get("runtime_env") or {}).get("env_vars") or {}
+    # Ray refuses a variable that both name, even with the same value.
+    return {name: value for name, value in variables.items() if name not in given}
 
 
 def _quieten() -> None:

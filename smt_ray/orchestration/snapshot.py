@@ -71,7 +71,8 @@ def _records(run: RunFolder, stages: dict[str, str]) -> list[Any]:
 def _artifacts(run: RunFolder, stages: dict[str, str]) -> list[tuple[str, str | None]]:
     """(path in the storage, folder in MLflow) of what a reader of the run wants to see."""
     found: list[tuple[str, str | None]] = [
-        (run.path(file), None) for file in ("config.yaml", "environment.json", "metrics.json")
+        (run.path(file), None)
+        for file in ("config.yaml", "environment.json", "metrics.json", "table.md", "curves.png")
     ]
     if "selection" in stages:
         found.append((f"stages/{stages['selection']}/selection.png", "selection"))
@@ -92,6 +93,10 @@ def _final_metrics(metrics: dict[str, Any]) -> dict[str, float]:
     if trainable := metrics.get("trainable"):
         found["trainable/parameters"] = trainable["num_trainable"]
         found["trainable/percent_of_base"] = trainable["percent_of_base"]
+    for key in ("num_blocks", "block_size", "margin"):
+        value = (metrics.get("selection") or {}).get(key)
+        if value is not None:
+            found[f"selection/{key}"] = value
     return found
 
 

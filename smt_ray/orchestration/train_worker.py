@@ -73,6 +73,7 @@ class _Rank:
             "resumed_from": start,
             "optimizer": self.engine.optimizer_name,
             "device": self._device_name(),
+            "kernel": self.model.config._attn_implementation,
         }
 
     def _load_tokens(self) -> tuple[EncodedRows, EncodedRows | None]:

@@ -38,7 +38,6 @@ EXECUTION = {
     "batching.mode": "padded",
     "batching.max_tokens": "64",
     "deepspeed.zero_stage": "3",
-    "deepspeed.extra": "{steps_per_print: 1}",
     "resources.num_workers": "8",
     "resources.use_gpu": "false",
     "resources.cpus_per_worker": "3",
@@ -52,11 +51,7 @@ EXECUTION = {
 
 
 def names(plan: RunPlan) -> dict[str, str]:
-    stages = {
-        "tokens": plan.tokens, "warmup": plan.warmup, "selection": plan.selection,
-        "training": plan.trained, **plan.evaluations,
-    }  # fmt: skip
-    return {kind: stage.name for kind, stage in stages.items()}
+    return {kind.removeprefix("evaluation of "): stage.name for kind, stage in plan.stages.items()}
 
 
 def changed(before: RunConfig, after: RunConfig) -> set[str]:
@@ -114,6 +109,7 @@ def test_execution_keys_change_no_stage(make_config: Make, key: str) -> None:
         ("training.num_epochs=1", TRAINING),
         ("training.lr_schedule=cosine", TRAINING),
         ("training.max_grad_norm=0", TRAINING),
+        ("deepspeed.extra={steps_per_print: 1}", TRAINING),
         ("evaluation.max_rows=3", EVALUATION),
         ("evaluation.num_beams=4", {"base", "tuned"}),  # likelihood generates nothing
     ],

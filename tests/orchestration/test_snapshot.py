@@ -41,7 +41,8 @@ def finish(run: RunFolder, plan: RunPlan) -> None:
     storage.write_bytes(stage.path("adapter/smt_config.json"), b"{}")
     done = {
         "metrics": {"train/loss": 0.5}, "num_steps": 2, "optimizer": "torch.AdamW",
-        "num_ranks": 1, "device": "cpu", "zero_stage": 2,
+        "num_ranks": 1, "device": "cpu", "zero_stage": 2, "dtype": "float32",
+        "batching": "padded, 64 tokens", "kernel": "sdpa",
     }  # fmt: skip
     stage.publish(["metrics.jsonl", "adapter/smt_config.json"], done, 3.0)
     run.add_stage("training", stage.name, seconds=3.0, reused=False)
@@ -82,6 +83,8 @@ def test_a_finished_run_has_its_curves_its_accuracies_and_its_adapter(
     assert snapshot.final_metrics["eval/boolq/base"] == 0.75
     assert snapshot.final_metrics["eval/boolq/majority"] == 0.5
     assert "adapter" in {folder for _, folder in snapshot.artifacts}
+    assert {"table.md", "curves.png"} <= {Path(path).name for path, _ in snapshot.artifacts}
+    assert "| boolq |" in run.storage.read_bytes(run.path("table.md")).decode()
     (table,) = snapshot.tables.values()
     assert table["tuned"] == [0.75]
 
@@ -100,3 +103,21 @@ def test_a_run_keeps_its_key_when_it_is_started_again(run: RunFolder, plan: RunP
     after = start_arguments(run, config)
     assert before["run_id"] is None
     assert after == {**before, "run_id": "abc"}
+
+
+def test_a_finished_run_that_is_started_again_keeps_the_stages_that_are_still_its_own(
+    run: RunFolder, plan: RunPlan, make_config: Callable[..., RunConfig]
+) -> None:
+    finish(run, plan)
+    before = run.manifest()["stages"]
+    run_record.begin(run, plan)
+    assert run.manifest()["stages"] == before
+    # Fewer evaluations are asked for now: what is no part of the run is no longer in its record.
+    fewer = make_plan(make_config("evaluation.base_likelihood=false", "evaluation.base=false"))
+    run.update(semantic=fewer.config.semantic_tree())
+    run_record.begin(run, fewer)
+    assert set(before) - set(run.manifest()["stages"]) == {"evaluation of base"}
+    # Nor is what is no longer there.
+    plan.storage._fs.delete_file(plan.storage.key(plan.trained.path("manifest.json")))
+    run_record.begin(run, make_plan(fewer.config))
+    assert "training" not in run.manifest()["stages"]
