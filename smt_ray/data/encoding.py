@@ -7,7 +7,7 @@ in the tokenised whole, so that no token of the completion differs from what the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -118,6 +118,7 @@ def encode_rows(
     max_length: int = 512,
     overlong: str = "truncate",
     train_on_inputs: bool = False,
+    on_rows: Callable[[int], object] = lambda _done: None,
 ) -> tuple[EncodedRows, EncodingCounts]:
     """Tokenises rows for training.
 
@@ -128,6 +129,7 @@ def encode_rows(
         max_length: Tokens a row may have, prompt, completion and EOS together.
         overlong: ``truncate`` cuts longer rows at ``max_length``; ``drop`` leaves them out.
         train_on_inputs: Whether prompt tokens are targets too; a row without a target is left out.
+        on_rows: Called now and then with the number of rows that are done.
 
     Raises:
         UserError: The tokenizer has no EOS token, or no row is left.
@@ -152,6 +154,7 @@ def encode_rows(
                 prompt_lengths.append(min(prompt_length, len(ids)))
                 positions.append(row.position)
                 num_truncated += is_overlong
+        on_rows(start + len(chunk))
     if not kept:
         raise UserError(
             "data.max_length",

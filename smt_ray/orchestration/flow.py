@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,9 +13,6 @@ from smt_ray.artifacts.stages import Stage
 from smt_ray.config.run import RunConfig
 from smt_ray.data.batches import StepPlan
 from smt_ray.data.cache import FILE as TOKENS
-from smt_ray.data.cache import save_tokens
-from smt_ray.data.encoding import EncodedRows, encode_rows
-from smt_ray.models.load import load_tokenizer
 from smt_ray.orchestration import run_record
 from smt_ray.orchestration.board import make_board, make_writer
 from smt_ray.orchestration.evaluator import evaluation_pool, publish_predictions
@@ -27,6 +22,7 @@ from smt_ray.orchestration.progress import progress, say
 from smt_ray.orchestration.resources import ProcessResources, plan_processes
 from smt_ray.orchestration.session import ray_session
 from smt_ray.orchestration.snapshot import read_snapshot, start_arguments
+from smt_ray.orchestration.tokens import make_tokens
 from smt_ray.orchestration.tracker import tracker_arguments
 from smt_ray.orchestration.train_worker import PROGRESS as TRAINING
 from smt_ray.orchestration.trainer import ADAPTER, METRICS, fit, training_job
@@ -131,32 +127,7 @@ class Flow:
         return manifest
 
     def _tokens(self) -> None:
-        self._once("tokens", self.plan.tokens, self._make_tokens)
-
-    def _make_tokens(self) -> dict[str, Any]:
-        began, stage, data = time.monotonic(), self.plan.tokens, self.config.data
-        tokenizer = load_tokenizer(self.plan.model)
-        sets: dict[str, EncodedRows] = {}
-        summary: dict[str, Any] = {}
-        for name in ("training", "validation"):
-            if rows := getattr(self.plan, name):
-                sets[name], counts = encode_rows(
-                    tokenizer,
-                    rows,
-                    prompt_form=data.prompt,
-                    max_length=data.max_length,
-                    overlong=data.overlong,
-                    train_on_inputs=data.train_on_inputs,
-                )
-                summary[name] = vars(counts)
-                say(
-                    f"{name} rows: {counts.num_rows} of {counts.num_tokens} tokens"
-                    f" ({counts.num_truncated} truncated, {counts.num_dropped} dropped)"
-                )
-        with tempfile.TemporaryDirectory() as scratch:
-            save_tokens(Path(scratch) / TOKENS, sets)
-            self.storage.put_file(Path(scratch) / TOKENS, stage.path(TOKENS))
-        return stage.publish([TOKENS], summary, time.monotonic() - began)
+        self._once("tokens", self.plan.tokens, lambda: make_tokens(self.plan))
 
     def _check(self) -> None:
         """Refuses what cannot work before Ray is started or anything long is done."""

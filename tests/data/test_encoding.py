@@ -194,7 +194,9 @@ def test_more_rows_than_a_chunk_are_encoded_like_few(
     tokenizer = make_tokenizer("bytes")
     whole, _ = encode_rows(tokenizer, rows)
     monkeypatch.setattr("smt_ray.data.encoding._CHUNK", 7)
-    chunked, _ = encode_rows(tokenizer, rows)
+    seen: list[int] = []
+    chunked, _ = encode_rows(tokenizer, rows, on_rows=seen.append)
+    assert seen == [*range(7, len(rows), 7), len(rows)]
     assert torch.equal(chunked.input_ids, whole.input_ids)
     assert torch.equal(chunked.offsets, whole.offsets)
 
