@@ -14,7 +14,7 @@ from smt_ray.errors import UserError
 MANIFEST = "manifest.json"
 
 # Raised where a stage's artifacts would come out otherwise than before from the same inputs.
-STAGE_VERSIONS = {"tokens": 1, "warmup": 1, "selection": 1, "training": 1, "evaluation": 1}
+STAGE_VERSIONS = {"tokens": 2, "warmup": 1, "selection": 1, "training": 2, "evaluation": 1}
 
 
 def fingerprint(value: Any) -> str:
