@@ -31,26 +31,46 @@ FORMAT_VERSION = 1
 
 _KIND = "adapter"
 _BASE_KEYS = ("name_or_path", "config_sha256", "blocks_sha256")
-_VOLATILE_CONFIG_KEYS = frozenset(
-    {
-        "architectures",  # None until a model is saved
-        "attn_implementation",
-        "auto_map",
-        "bos_token_id",
-        "dtype",
-        "eos_token_id",
-        "name_or_path",
-        "output_attentions",
-        "output_hidden_states",
-        "pad_token_id",
-        "quantization_config",
-        "return_dict",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-    }
+_ARCHITECTURE_KEYS = (
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "hidden_activation",
+    "rms_norm_eps",
+    "layer_norm_eps",
+    "layer_norm_epsilon",
+    "norm_eps",
+    "rope_parameters",
+    "rope_theta",
+    "tie_word_embeddings",
+    "attention_bias",
+    "mlp_bias",
+    "use_bias",
+    "sliding_window",
+    "use_sliding_window",
+    "moe_intermediate_size",
+    "num_experts",
+    "num_local_experts",
+    "num_experts_per_tok",
+    "query_pre_attn_scalar",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "attention_multiplier",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "logits_scaling",
 )
-"""What a base model's config says of how it is loaded and used, and not of which model it is."""
+"""What a base model's config says of what it computes, and not of how it is loaded and used.
+
+A list of what counts: a library's next release may write keys into a config that no list of what
+does not count could name.
+"""
 
 
 def save_adapter(model: nn.Module, directory: str | os.PathLike[str]) -> Path:
@@ -102,9 +122,9 @@ def load_adapter(
         model: The base model, plain or with another adapter.
         directory: What :func:`save_adapter` wrote.
         trainable: Train the blocks further; otherwise they are frozen too.
-        check_base: Refuse a model that is not the one the adapter was trained on: whose config, or
-            whose weights at the blocks, differ. The weights are compared as bfloat16, so that a
-            base loaded in float32 or bfloat16 is recognised.
+        check_base: Refuse a model that is not the one the adapter was trained on: whose
+            architecture by its config, or whose weights at the blocks, differ. The weights are
+            compared as bfloat16, so that a base loaded in float32 or bfloat16 is recognised.
 
     Raises:
         UserError: Files are missing, truncated or edited, or the base is another model. In the
@@ -132,31 +152,25 @@ def load_adapter(
 
 
 def config_sha256(config: Any) -> str | None:
-    """Identifies a base model's config, however it was loaded; None for no config.
+    """Identifies the architecture that a config describes; None where it describes none.
 
     Args:
-        config: A dict, or anything with ``to_dict()`` such as a transformers config.
+        config: A transformers config or anything with attributes of the same names. (A transformers
+            config answers to ``hidden_size`` where the model calls it ``n_embd``.)
     """
-    to_dict = getattr(config, "to_dict", None)
-    content = to_dict() if callable(to_dict) else config
-    if not isinstance(content, dict):
+    text_config = getattr(config, "get_text_config", None)
+    config = text_config() if callable(text_config) else config
+    values = {key: getattr(config, key, None) for key in _ARCHITECTURE_KEYS}
+    # Whether a default such as None or False is written down is the library's affair.
+    stated = {key: value for key, value in values.items() if value}
+    if not stated:
         return None
-    text = json.dumps(_lasting(content), sort_keys=True, default=str)
+    text = json.dumps(stated, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _name_or_path(model: nn.Module) -> str | None:
     return getattr(getattr(model, "config", None), "_name_or_path", None) or None
-
-
-def _lasting(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {
-        str(key): _lasting(item)
-        for key, item in value.items()
-        if not str(key).startswith("_") and key not in _VOLATILE_CONFIG_KEYS
-    }
 
 
 @dataclass(frozen=True, eq=False)

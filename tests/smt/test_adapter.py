@@ -128,9 +128,7 @@ def test_a_base_with_another_config_is_refused(
 ) -> None:
     def base(rope_theta: float) -> nn.Module:
         model = make_toy()
-        model.config = SimpleNamespace(
-            to_dict=lambda: {"rope_theta": rope_theta}, _name_or_path="some/base"
-        )
+        model.config = SimpleNamespace(rope_theta=rope_theta, _name_or_path="some/base")
         return model
 
     model = base(1e4)
@@ -140,19 +138,80 @@ def test_a_base_with_another_config_is_refused(
         load_adapter(base(1e6), directory)
 
 
-def test_how_a_config_was_loaded_does_not_change_its_identity() -> None:
-    config = {"hidden_size": 8, "text": {"layers": 2, "dtype": "float32"}, "use_cache": True}
-    volatile = {
-        "transformers_version": "9",
-        "dtype": "bfloat16",
-        "_attn_implementation": "sdpa",
-        "architectures": ["X"],
-        "pad_token_id": 3,
-        "text": {"dtype": "bfloat16", "layers": 2},
-    }
-    assert config_sha256(config) == config_sha256(config | volatile)
-    assert config_sha256(config) != config_sha256(config | {"text": {"layers": 3}})
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+    "rms_norm_eps": 1e-6,
+    "sliding_window": None,
+}
+
+
+def sha256_with(**changes: object) -> str | None:
+    return config_sha256(SimpleNamespace(**{**LLAMA, **changes}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"transformers_version": "9", "dtype": "bfloat16", "_attn_implementation": "sdpa"},
+        {"architectures": ["X"], "pad_token_id": 3, "use_cache": False},
+        {"a_default_of_the_next_release": 7},
+        {"attention_bias": False, "tie_word_embeddings": None},
+    ],
+    ids=["how it is loaded", "how it is used", "a new key", "a default written down"],
+)
+def test_what_changes_no_architecture_does_not_change_a_configs_identity(
+    changes: dict[str, object],
+) -> None:
+    assert sha256_with(**changes) == sha256_with() is not None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "mistral"},
+        {"num_attention_heads": 8},
+        {"num_key_value_heads": 4},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+        {"rms_norm_eps": 1e-5},
+        {"tie_word_embeddings": True},
+        {"attention_bias": True},
+        {"sliding_window": 128},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_changes_the_architecture_changes_a_configs_identity(
+    changes: dict[str, object],
+) -> None:
+    assert sha256_with(**changes) != sha256_with()
+
+
+def test_a_config_that_describes_no_architecture_has_no_identity() -> None:
     assert config_sha256(None) is None
+    assert config_sha256(SimpleNamespace(learning_rate=1.0)) is None
+
+
+def test_a_transformers_config_is_the_same_after_it_was_saved_and_another_by_its_rope_theta(
+    tmp_path: Path,
+) -> None:
+    from transformers import AutoConfig, LlamaConfig
+
+    config = LlamaConfig(hidden_size=64, num_attention_heads=4)
+    config.save_pretrained(tmp_path)
+    assert config_sha256(AutoConfig.from_pretrained(tmp_path)) == config_sha256(config)
+    far = {"rope_type": "default", "rope_theta": 5e5}
+    changed = LlamaConfig(hidden_size=64, num_attention_heads=4, rope_parameters=far)
+    assert config_sha256(changed) != config_sha256(config)
+
+
+def test_a_config_with_names_of_its_own_is_known_by_its_heads_and_sizes() -> None:
+    from transformers import GPT2Config
+
+    assert config_sha256(GPT2Config(n_head=8)) != config_sha256(GPT2Config(n_head=12))
+    assert config_sha256(GPT2Config(n_embd=96)) != config_sha256(GPT2Config(n_embd=48))
 
 
 def test_truncated_or_edited_files_are_errors_that_name_the_file(
@@ -206,7 +265,7 @@ def test_a_model_without_sparse_layers_has_no_adapter(make_toy: Callable, tmp_pa
         save_adapter(make_toy(), tmp_path)
 
 
-LLAMA = """
+TUNE_A_LLAMA = """
 import sys
 BLOCKED = ("ray", "deepspeed", "mlflow", "peft")
 sys.modules.update(dict.fromkeys(BLOCKED))  # None: an import fails, and nothing finds them
@@ -256,7 +315,7 @@ def test_a_transformers_llama_is_tuned_where_ray_deepspeed_mlflow_and_peft_are_b
 ) -> None:
     root = Path(__file__).parents[2]
     result = subprocess.run(
-        [sys.executable, "-c", LLAMA, str(tmp_path)],
+        [sys.executable, "-c", TUNE_A_LLAMA, str(tmp_path)],
         capture_output=True,
         text=True,
         cwd=root,
