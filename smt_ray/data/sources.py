@@ -149,7 +149,8 @@ def _parse_list(text: str, path: Path) -> list[Any]:
 
 def _parse_lines(text: str, path: Path) -> list[Any]:
     records = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines(), which also cuts at U+2028 and others that JSON strings may hold as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 records.append(json.loads(line))

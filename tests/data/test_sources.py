@@ -59,6 +59,17 @@ def test_json_and_jsonl_hold_the_same_rows(tmp_path: Path) -> None:
     assert read_file(write(tmp_path / "a.jsonl", f"{lines}\n\n")) == rows(3)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_line_of_jsonl_ends_at_a_line_feed_and_not_at_what_unicode_calls_one(
+    tmp_path: Path, end: str
+) -> None:
+    record = {"instruction": "a\u2028b\u2029c\x85d", "output": "e"}
+    path = tmp_path / "a.jsonl"
+    line = json.dumps(record, ensure_ascii=False)
+    path.write_bytes((line + end + line + end).encode())
+    assert read_file(path) == [Row(**record)] * 2
+
+
 def test_a_folder_of_training_and_task_files_is_read_like_a_clone(folder: Path) -> None:
     assert read_training_rows(["ft-training_set/some.json"], str(folder)) == rows(3, "s")
     assert read_task_rows("boolq", str(folder), builtin=False) == rows(2, "b")
