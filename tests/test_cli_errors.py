@@ -98,11 +98,11 @@ def assert_names(line: str, *parts: str) -> None:
         ),
         (
             ["warmup.target_modules=[query]"],
-            ["warmup.target_modules: ['query'] match no module", "got ['query']", "q_proj"],
+            ["warmup.target_modules: must each match at least", "got 'query'", "q_proj"],
         ),
         (
             ["warmup.target_modules=[embed_tokens]"],
-            ["warmup.target_modules: embed_tokens must name linears", "Embedding", "q_proj"],
+            ["warmup.target_modules: must name plain", "embed_tokens is a Embedding", "q_proj"],
         ),
         (
             ["selection.block_size=48"],

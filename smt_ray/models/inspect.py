@@ -12,7 +12,10 @@ from torch import nn
 
 from smt_ray.errors import UserError
 from smt_ray.models.load import resolve_path
+from smt_ray.smt.model import check_untied, is_plain_linear
+from smt_ray.smt.selection import match_modules, propose_modules
 
+_FIELD = "warmup.target_modules"
 _HASHED_SUFFIXES = (".safetensors", ".bin", ".gguf", ".json", ".model", ".txt", ".jinja", ".py")
 
 
@@ -24,50 +27,24 @@ def find_eligible(model: nn.Module, target_modules: Sequence[str]) -> dict[str, 
         target_modules: Last parts of module names (``v_proj``), or full names.
 
     Raises:
-        UserError: A name matches nothing, something that is no ``nn.Linear``, or a linear whose
-            weight another module uses too.
+        UserError: A name matches nothing, something that is no plain ``nn.Linear``, or a linear
+            whose weight another module uses too.
     """
-    found: dict[str, nn.Linear] = {}
-    matched: set[str] = set()
-    for name, module in model.named_modules():
-        target = next((t for t in target_modules if name == t or name.endswith(f".{t}")), None)
-        if target is None:
-            continue
-        if not isinstance(module, nn.Linear):
+    modules = dict(model.named_modules())
+    linears = {name: module for name, module in modules.items() if is_plain_linear(module)}
+    names = match_modules(modules, target_modules, field=_FIELD, offered=linears)
+    for name in names:
+        if name not in linears:
             raise UserError(
-                "warmup.target_modules",
-                f"{target} must name linears, but {name} is a {type(module).__name__}",
+                _FIELD,
+                f"must name plain torch.nn.Linear modules, but {name} is a "
+                f"{type(modules[name]).__name__}",
                 got=list(target_modules),
-                fix=f"linears of this model: {', '.join(_linear_suffixes(model)) or 'none'}",
+                fix=propose_modules(linears),
             )
-        matched.add(target)
-        found[name] = module
-    _check_untied(model, found)
-    unmatched = [target for target in target_modules if target not in matched]
-    if unmatched:
-        raise UserError(
-            "warmup.target_modules",
-            f"{unmatched} match no module of the model",
-            got=list(target_modules),
-            fix=f"linears of this model: {', '.join(_linear_suffixes(model)) or 'none'}",
-        )
-    return found
-
-
-def _check_untied(model: nn.Module, eligible: dict[str, nn.Linear]) -> None:
-    """A tied weight cannot be trained in one of its places alone."""
-    owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
-    for name, module in eligible.items():
-        others = [owner for owner in owners[id(module.weight)] if owner != f"{name}.weight"]
-        if others:
-            raise UserError(
-                "warmup.target_modules",
-                f"must name linears with weights of their own, but {name} is tied to {others[0]}",
-                got=name,
-                fix="leave it out, or use a model without tied weights",
-            )
+    eligible = {name: linears[name] for name in names}
+    check_untied(model, eligible, field=_FIELD)
+    return eligible
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -110,8 +87,3 @@ def _folder_hash(folder: Path, gguf_file: str | None) -> str:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
             total.update(json.dumps([file.name, digest]).encode())
     return total.hexdigest()
-
-
-def _linear_suffixes(model: nn.Module) -> list[str]:
-    names = (n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear))
-    return list(dict.fromkeys(names))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from torch import Tensor, nn
 
@@ -99,7 +99,7 @@ def make_sparse(
             fix="call unload or merge_and_unload first",
         )
     linears = {name: _plain_linear(model, name, shape) for name, shape in shapes.items()}
-    _check_not_shared(model, linears)
+    check_untied(model, linears)
     model.requires_grad_(False)
     layers: dict[str, SparseLinear] = {}
     for name, linear in linears.items():
@@ -155,6 +155,41 @@ def print_trainable_parameters(model: nn.Module) -> None:
     print(trainable_parameters(model))
 
 
+def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether blocks of it can be trained: an ``nn.Linear`` and no subclass.
+
+    A subclass has a forward of its own, which a sparse layer would not compute.
+    """
+    return type(module) is nn.Linear
+
+
+def check_untied(
+    model: nn.Module, linears: Mapping[str, nn.Linear], *, field: str = "target_modules"
+) -> None:
+    """Refuses tied weights: the blocks would change all uses and see the gradient of one.
+
+    Args:
+        model: The model that the linears are of.
+        linears: Them by name.
+        field: What an error calls them.
+
+    Raises:
+        UserError: The weight of one is used elsewhere in the model.
+    """
+    uses: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        uses.setdefault(id(parameter), []).append(name)
+    for name, linear in linears.items():
+        others = [use for use in uses[id(linear.weight)] if use != f"{name}.weight"]
+        if others:
+            raise UserError(
+                field,
+                f"must name linears with weights of their own, but {name} is tied to {others[0]}",
+                got=name,
+                fix="leave it out, or use a model without tied weights",
+            )
+
+
 def _plain_linear(model: nn.Module, name: str, shape: tuple[int, int]) -> nn.Linear:
     """The linear of that name, checked."""
     try:
@@ -163,7 +198,7 @@ def _plain_linear(model: nn.Module, name: str, shape: tuple[int, int]) -> nn.Lin
         raise UserError(
             f"module {name}", "must be in the model", fix="select blocks on this model"
         ) from error
-    if type(module) is not nn.Linear:  # a subclass has a forward of its own
+    if not is_plain_linear(module):
         raise UserError(
             f"module {name}", "must be a plain torch.nn.Linear", got=type(module).__name__
         )
@@ -175,17 +210,6 @@ def _plain_linear(model: nn.Module, name: str, shape: tuple[int, int]) -> nn.Lin
             fix="select blocks on this model",
         )
     return module
-
-
-def _check_not_shared(model: nn.Module, linears: Mapping[str, nn.Linear]) -> None:
-    """Refuses tied weights: the blocks would change all uses and see the gradient of one."""
-    uses: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        uses.setdefault(id(parameter), []).append(name)
-    for name, linear in linears.items():
-        if len(uses[id(linear.weight)]) > 1:
-            got = uses[id(linear.weight)]
-            raise UserError(f"module {name}", "must have its weight for itself", got=got)
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

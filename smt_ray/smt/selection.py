@@ -145,8 +145,20 @@ class Selection:
             return cls(modules=modules, **header)
 
 
-def match_modules(names: Iterable[str], target_modules: Sequence[str]) -> list[str]:
+def match_modules(
+    names: Iterable[str],
+    target_modules: Sequence[str],
+    *,
+    field: str = "target_modules",
+    offered: Iterable[str] | None = None,
+) -> list[str]:
     """The names that a target names, whole or by their last parts (``q_proj``, ``mlp.up_proj``).
+
+    Args:
+        names: Of modules.
+        target_modules: Names or last parts of names.
+        field: What an error calls the targets.
+        offered: The names that an error proposes; by default all.
 
     Raises:
         UserError: A target matches nothing.
@@ -156,15 +168,20 @@ def match_modules(names: Iterable[str], target_modules: Sequence[str]) -> list[s
     for target in target_modules:
         matched = {name for name in names if name == target or name.endswith(f".{target}")}
         if not matched:
-            known = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in names))
             raise UserError(
-                "target_modules",
+                field,
                 "must each match at least one module",
                 got=target,
-                fix=f"use module names or their last parts; there are {known}",
+                fix=propose_modules(names if offered is None else offered),
             )
         chosen |= matched
     return [name for name in names if name in chosen]
+
+
+def propose_modules(names: Iterable[str]) -> str:
+    """The fix of an error about target modules: the last parts of those there are, each once."""
+    known = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in names))
+    return f"use module names or their last parts; there are {known or 'none'}"
 
 
 def select_blocks(
