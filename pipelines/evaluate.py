@@ -7,9 +7,7 @@ Usage::
 It takes the arguments of ``smt-ray evaluate``.
 """
 
-import sys
-
-from smt_ray.cli import app, exit_with
+from smt_ray.cli import main
 
 if __name__ == "__main__":
-    exit_with(lambda: app(["evaluate", *sys.argv[1:]]))
+    main("evaluate")

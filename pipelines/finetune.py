@@ -7,9 +7,7 @@ Usage::
 It takes the arguments of ``smt-ray run``.
 """
 
-import sys
-
-from smt_ray.cli import exit_with, run_config
+from smt_ray.cli import main
 
 if __name__ == "__main__":
-    exit_with(lambda: run_config(sys.argv[1:]))
+    main("run")

@@ -9,10 +9,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from smt_ray.errors import UserError
 
+
+class _Commands(TyperGroup):
+    """Commands that end as :func:`exit_with` says; Typer would keep an interrupt to itself."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command that the arguments name."""
+        return exit_with(lambda: super(_Commands, self).invoke(ctx))
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="smt-ray",
     help="Sparse Matrix Tuning of large language models on Ray.",
     no_args_is_help=True,
@@ -42,7 +53,17 @@ def run(
     ] = "evaluation",
 ) -> None:
     """Warm up, select, train, evaluate. Finished stages are skipped; a cut-off run goes on."""
-    run_config(config, until)
+    from smt_ray.config.load import load_config
+
+    resolved = load_config(*_split(config))
+    # Said before the imports, which take seconds, and minutes on a busy machine.
+    print(f"run {resolved.name} in {resolved.storage}", file=sys.stderr, flush=True)
+    from smt_ray.orchestration import flow
+    from smt_ray.reporting.table import print_table
+
+    if until not in flow.UNTIL:
+        raise UserError("--until", f"must be one of {', '.join(flow.UNTIL)}", got=until)
+    print_table(flow.run(resolved, until))
 
 
 @app.command()
@@ -111,26 +132,6 @@ def config(
     print(to_yaml(load_config(*_split(config))), end="")
 
 
-def run_config(arguments: list[str] | None, until: str = "evaluation") -> None:
-    """Carries out a run and prints its table.
-
-    Args:
-        arguments: The config file, if there is one, and overrides.
-        until: The last stage.
-    """
-    from smt_ray.config.load import load_config
-
-    resolved = load_config(*_split(arguments))
-    # Said before the imports, which take seconds, and minutes on a busy machine.
-    print(f"run {resolved.name} in {resolved.storage}", file=sys.stderr, flush=True)
-    from smt_ray.orchestration import flow
-    from smt_ray.reporting.table import print_table
-
-    if until not in flow.UNTIL:
-        raise UserError("--until", f"must be one of {', '.join(flow.UNTIL)}", got=until)
-    print_table(flow.run(resolved, until))
-
-
 def _split(arguments: list[str] | None) -> tuple[str | None, list[str]]:
     """The config file, if the first argument is no override, and the overrides."""
     arguments = list(arguments or [])
@@ -138,15 +139,22 @@ def _split(arguments: list[str] | None) -> tuple[str | None, list[str]]:
     return path, arguments
 
 
-def main() -> None:
-    """The console script: user errors are one line and exit code 2."""
-    exit_with(app)
+def main(*arguments: str) -> None:
+    """The console script; the pipelines give the command's name.
+
+    Args:
+        arguments: What the command line's own arguments come after.
+    """
+    app([*arguments, *sys.argv[1:]], prog_name="smt-ray")
 
 
-def exit_with(command: Callable[[], Any]) -> None:
-    """Runs a command; a user's error becomes one line on standard error and exit code 2."""
+def exit_with(command: Callable[[], Any]) -> Any:
+    """Runs a command; a user's error becomes one line on standard error and exit code 2.
+
+    An interrupt becomes one line too, and exit code 130.
+    """
     try:
-        command()
+        return command()
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         sys.exit(130)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -408,6 +413,53 @@ def test_a_wrong_command_line_ends_with_2_and_says_how(
     assert end.value.code == 2
     assert "Usage:" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]], ids=" ".join)
+def test_help_ends_with_0(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["smt-ray", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    assert "Usage: smt-ray" in capsys.readouterr().out
+
+
+# A process that was started in the background may ignore the signal from its birth on.
+STARTED = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from smt_ray.cli import main
+main("config")
+"""
+
+
+def open_once_it_is_read(pipe: Path, reader: subprocess.Popen[str]) -> int:
+    """Opens a pipe for writing when a process has opened it for reading."""
+    while reader.poll() is None:
+        with suppress(OSError):  # nobody reads it yet
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        time.sleep(0.05)
+    raise AssertionError(f"the process has ended: {reader.communicate()}")
+
+
+def test_an_interrupted_command_says_how_to_go_on_and_ends_with_130(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTED, str(pipe)],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        writing = open_once_it_is_read(pipe, command)
+        command.send_signal(signal.SIGINT)  # it waits for its config
+        out, error = command.communicate()
+        os.close(writing)
+    assert command.returncode == 130
+    assert (out, error) == ("", "interrupted: the same command goes on from here\n")
 
 
 def test_a_defect_of_ours_keeps_its_traceback() -> None:
