@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from smt_ray.artifacts.runs import RunFolder
@@ -18,20 +22,56 @@ def merge_run(storage: Storage, name: str, out: Path) -> Path:
     """Writes a run's tuned model, ready for ``AutoModelForCausalLM.from_pretrained(out)``.
 
     Raises:
-        UserError: There is no such run, it was not trained, or ``out`` is not empty.
+        UserError: There is no such run, it was not trained, or ``out`` is not empty or cannot be
+            written. Then, as after any failure, nothing is left where ``out`` was to be.
     """
     run = RunFolder.open(storage, name)
-    if out.is_file() or (out.exists() and any(out.iterdir())):
-        raise UserError("--out", "must be a new or empty folder", got=str(out))
     manifest = run.manifest()
-    adapter = trained_adapter(run)
-    spec = ModelConfig(**manifest["config"]["model"]).spec()
-    model, method = load_model(spec), make_method(manifest["config"]["method"])
-    method.load(model, storage.fetch(adapter))
-    method.merge(model)
-    model.save_pretrained(out)
-    load_tokenizer(spec).save_pretrained(out)
+    with _written_whole(out.resolve()) as folder:
+        adapter = trained_adapter(run)
+        spec = ModelConfig(**manifest["config"]["model"]).spec()
+        model, method = load_model(spec), make_method(manifest["config"]["method"])
+        method.load(model, storage.fetch(adapter))
+        method.merge(model)
+        model.save_pretrained(folder)
+        load_tokenizer(spec).save_pretrained(folder)
     return out
+
+
+@contextmanager
+def _written_whole(out: Path) -> Iterator[Path]:
+    """A folder to write to, which becomes ``out`` in the end, or is gone after a failure."""
+    part = _make_part(out)
+    try:
+        yield part
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part.replace(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _make_part(out: Path) -> Path:
+    """An empty folder beside ``out``, or beside the first of its parents that is not there yet."""
+    try:
+        # A mount point cannot be replaced by renaming.
+        if out.is_file() or out.is_mount() or (out.exists() and any(out.iterdir())):
+            raise UserError(
+                "--out",
+                "must be a new or empty folder",
+                got=str(out),
+                fix="name a folder that is not there yet",
+            )
+        parent = next(folder for folder in out.parents if folder.exists())
+        part = parent / f".{out.name}.{uuid.uuid4().hex[:8]}.part"
+        part.mkdir()
+    except OSError as error:
+        raise UserError(
+            "--out",
+            f"must be writable ({error.strerror})",
+            got=str(out),
+            fix="choose another folder, or mend its permissions",
+        ) from None
+    return part
 
 
 def trained_adapter(run: RunFolder) -> str:
