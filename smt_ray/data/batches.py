@@ -96,19 +96,27 @@ def plan_micro_batches(
     for position, row in enumerate(longest_first):
         lap, seat = divmod(position, num_ranks)
         dealt[seat if lap % 2 == 0 else num_ranks - 1 - seat].append(row)
-    plan = [_fill(rows, lengths, max_tokens) for rows in dealt]
+    plan = [fill_batches(rows, lengths, max_tokens) for rows in dealt]
     most = max(map(len, plan))
     return [micro_batches + [[]] * (most - len(micro_batches)) for micro_batches in plan]
 
 
-def _fill(rows: list[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Rows, longest first, into padded micro-batches: the first row sets the width."""
+def fill_batches(
+    longest_first: Sequence[int], lengths: Sequence[int], max_tokens: int
+) -> list[list[int]]:
+    """Sequences, longest first, into padded batches: the first of each sets its width.
+
+    Args:
+        longest_first: Indices into ``lengths``, those of the longest first.
+        lengths: Tokens a sequence.
+        max_tokens: Tokens of a batch, padding included; a longer sequence stands alone.
+    """
     filled: list[list[int]] = []
-    for row in rows:
+    for index in longest_first:
         if filled and (len(filled[-1]) + 1) * lengths[filled[-1][0]] <= max_tokens:
-            filled[-1].append(row)
+            filled[-1].append(index)
         else:
-            filled.append([row])
+            filled.append([index])
     return filled
 
 

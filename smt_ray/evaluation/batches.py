@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from smt_ray.data.batches import fill_batches
 from smt_ray.errors import UserError
 
 
@@ -30,13 +31,8 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """
     if batch_tokens < 1:
         raise UserError("evaluation.batch_tokens", "must be at least 1", got=batch_tokens)
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= batch_tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
+    longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return fill_batches(longest_first, lengths, batch_tokens)
 
 
 def pad(
