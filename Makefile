@@ -5,16 +5,18 @@ BIN := $(VENV)/bin
 # Two Ray workers on two cores must not start two threads each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: run test test-fast check format install clean
+.PHONY: run test test-fast test-slow check format install clean
 
 run: install  ## the embedded default: base model, warm-up, training, evaluation
 	$(BIN)/smt-ray run
 
-test: install  ## all tests
-	$(BIN)/python -m pytest
+test: test-fast test-slow  ## all tests
 
 test-fast: install  ## without those that start Ray or train
 	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow --durations=10
 
 check: install  ## style, types, import rules
 	$(BIN)/ruff check .
