@@ -101,9 +101,9 @@ class TrainingConfig(Section):
     validate_every_steps: int | None = execution(None, ge=1)
     """Steps between validation losses; null for one at the end. Needs ``data.validation_rows``."""
     checkpoint_every_steps: int | None = execution(None, ge=1)
-    """Steps between checkpoints; null for one at the end."""
+    """Steps between checkpoints; null for one at the end. One more before a node is preempted."""
     keep_checkpoints: int = execution(2, ge=1)
-    """Latest checkpoints kept, besides the one with the best validation loss."""
+    """Latest checkpoints kept, besides the best: the lowest validation loss at a checkpoint."""
     log_every_steps: int = execution(1, ge=1)
     """Steps between records of the loss."""
 

@@ -19,8 +19,9 @@ from smt_ray.errors import UserError
 from smt_ray.methods.registry import make_method
 from smt_ray.models.load import load_model
 from smt_ray.orchestration.board import announce
+from smt_ray.training.best_checkpoint import BestCheckpoint
 from smt_ray.training.engine import Engine
-from smt_ray.training.loop import Callbacks, LoopSettings, TrainingLoop
+from smt_ray.training.loop import VALIDATION_LOSS, Callbacks, LoopSettings, TrainingLoop
 from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.metrics_log import MetricsLog
 from smt_ray.training.state import load_state, save_state
@@ -59,6 +60,7 @@ class _Rank:
         start = self._resume()
         self.log = MetricsLog(self.storage, self.job["metrics"], start) if self.rank == 0 else None
         if self.rank == 0:
+            self.best = BestCheckpoint(self.storage, self.job["best_checkpoint"])
             announce(self.board, PROGRESS, 0)
         try:
             metrics = self._loop().run(start)
@@ -131,12 +133,14 @@ class _Rank:
                 if sent := self.log.flush():
                     self.board.records.remote(sent)
                 save_state(Path(scratch), state, done)
+                self.best.offer(Path(scratch), done, metrics.get(VALIDATION_LOSS))
                 checkpoint = ray.train.Checkpoint.from_directory(scratch)
             ray.train.report(
                 {"step": done, **metrics}, checkpoint, checkpoint_dir_name=f"step-{done:07d}"
             )
 
     def _preempted(self) -> bool:
+        """Whether a node of any rank is being drained: rank 0's word, which Ray hands to all."""
         return ray.train.get_preemption_info() is not None
 
     def _save_adapter(self, state: Mapping[str, torch.Tensor]) -> None:

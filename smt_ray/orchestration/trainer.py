@@ -15,6 +15,7 @@ from smt_ray.orchestration.resources import ProcessResources
 from smt_ray.orchestration.train_worker import train_worker
 
 CHECKPOINTS, METRICS, ADAPTER = "checkpoints", "metrics.jsonl", "adapter"
+BEST = "best"  # among the checkpoints
 
 
 def training_job(
@@ -38,6 +39,7 @@ def training_job(
         "selection": selection,
         "metrics": stage.path(METRICS),
         "adapter": stage.path(ADAPTER),
+        "best_checkpoint": stage.path(f"{CHECKPOINTS}/{BEST}"),
         "model": config.model.spec(),
         "method": config.method,
         "seed": config.seed,
@@ -120,15 +122,8 @@ def fit(
 
 
 def _retention(config: RunConfig) -> ray.train.CheckpointConfig:
-    """The latest checkpoints, or the best and the latest where there is a validation loss."""
-    keep = config.training.keep_checkpoints
-    if not config.data.validation_rows:
-        return ray.train.CheckpointConfig(num_to_keep=keep)
-    return ray.train.CheckpointConfig(
-        num_to_keep=keep,
-        checkpoint_score_attribute="validation/loss",
-        checkpoint_score_order="min",
-    )
+    """The latest checkpoints; rank 0 has the best one copied, whatever becomes of it here."""
+    return ray.train.CheckpointConfig(num_to_keep=config.training.keep_checkpoints)
 
 
 def _gpus(resources: ProcessResources) -> dict[str, float]:

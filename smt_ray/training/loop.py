@@ -16,6 +16,8 @@ from smt_ray.errors import UserError
 from smt_ray.training.engine import Engine
 from smt_ray.training.schedule import learning_rate
 
+VALIDATION_LOSS = "validation/loss"
+
 _PREEMPTION_CHECK_S = 5.0  # asking is a barrier over all workers: not at every step
 
 
@@ -46,8 +48,10 @@ class Callbacks:
 
     Attributes:
         record: Takes (step, metrics); rank 0 alone calls it.
-        checkpoint: Takes (steps done, metrics); every rank calls it at the same steps.
-        preempted: Whether this node is about to go; every rank calls it at the same steps.
+        checkpoint: Takes (steps done, metrics of the last of them); every rank calls it at the
+            same steps.
+        preempted: Whether a node of this training is about to go; every rank calls it at the same
+            steps and gets the same answer.
     """
 
     record: Callable[[int, Mapping[str, float]], None]
@@ -83,7 +87,7 @@ class TrainingLoop:
         self._saved_for_preemption = False
 
     def run(self, start: int = 0) -> dict[str, float]:
-        """Trains from step ``start`` to the end; returns the last metrics.
+        """Trains from step ``start`` to the end; returns the last step's metrics.
 
         Raises:
             UserError: A loss or gradient is not finite, on every rank alike; the step and its rows
@@ -92,13 +96,13 @@ class TrainingLoop:
         metrics: dict[str, float] = {}
         for step in range(start, self._settings.num_steps):
             done = step + 1
-            step_metrics, ask = self._step(step)
+            # Of this step alone: a validation loss of before is no word on this step's checkpoint.
+            metrics, ask = self._step(step)
             validated = self._validation and self._due(done, self._settings.validate_every_steps)
             if validated:
-                step_metrics |= self.validate()
-            metrics |= step_metrics
+                metrics |= self.validate()
             if self._rank == 0 and (validated or self._due(done, self._settings.log_every_steps)):
-                self._callbacks.record(done, step_metrics)
+                self._callbacks.record(done, metrics)
             if self._due(done, self._settings.checkpoint_every_steps) or (
                 ask and self._about_to_go()
             ):
@@ -114,7 +118,7 @@ class TrainingLoop:
             for batch in self._micro_batches(self._validation, list(range(len(self._validation)))):
                 total += self._engine.loss(batch).double().cpu()
         self._engine.train(True)
-        return {"validation/loss": self._mean_over_ranks(total)}
+        return {VALIDATION_LOSS: self._mean_over_ranks(total)}
 
     def _step(self, step: int) -> tuple[dict[str, float], bool]:
         """One optimizer step: its metrics, and whether it is time to ask about preemption."""

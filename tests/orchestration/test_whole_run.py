@@ -18,6 +18,7 @@ from smt_ray import cli
 from smt_ray.builtin import MODEL_DIR
 from smt_ray.config.load import load_config
 from smt_ray.config.run import RunConfig
+from smt_ray.training.state import load_state
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +74,16 @@ def predictions(folder: Path, task: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+def validation_losses(run: Any) -> dict[int, float]:
+    lines = (run.stage("training") / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return {
+        record["step"]: record["metrics"]["validation/loss"]
+        for record in records
+        if "validation/loss" in record["metrics"]
+    }
+
+
 def test_a_run_leaves_its_record(whole: Any) -> None:
     folder = whole.storage / "runs" / whole.name
     assert json.loads((folder / "metrics.json").read_text()) == whole.metrics
@@ -100,15 +111,16 @@ def test_the_metrics_say_what_was_trained_and_what_really_ran(whole: Any) -> Non
 
 def test_every_step_and_every_validation_is_on_disk(whole: Any) -> None:
     assert whole.steps() == list(range(1, 61))
-    lines = (whole.stage("training") / "metrics.jsonl").read_text().splitlines()
-    validated = [r["step"] for r in map(json.loads, lines) if "validation/loss" in r["metrics"]]
-    assert validated == [20, 40, 60]
+    assert list(validation_losses(whole)) == [20, 40, 60]
 
 
 def test_the_last_checkpoints_and_the_best_are_kept_and_none_else(whole: Any) -> None:
-    kept = [p.name for p in (whole.stage("training") / "checkpoints").glob("step-*")]
-    assert "step-0000060" in kept
-    assert 1 <= len(kept) <= 3
+    folder = whole.stage("training") / "checkpoints"
+    kept = sorted(place.name for place in folder.iterdir() if place.is_dir())
+    assert kept == ["best", "step-0000055", "step-0000060"]
+    losses = validation_losses(whole)
+    _, num_steps = load_state(folder / "best")
+    assert num_steps == min(losses, key=lambda step: losses[step])
 
 
 def test_every_prediction_is_on_disk(whole: Any) -> None:

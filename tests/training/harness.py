@@ -8,14 +8,18 @@ Parts of one folder run side by side: where one needs another's checkpoint, it w
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -27,6 +31,7 @@ from smt_ray.errors import UserError
 from smt_ray.methods.registry import make_method
 from smt_ray.models.load import load_model
 from smt_ray.smt.model import sparse_modules
+from smt_ray.training import loop as loop_module
 from smt_ray.training.engine import Engine
 from smt_ray.training.loop import Callbacks, LoopSettings, TrainingLoop
 from smt_ray.training.loss import SupervisedLoss
@@ -58,8 +63,9 @@ class Rank:
         max_tokens: int = FOUR_ROWS,
         num_steps: int = NUM_STEPS,
         prepare: Callable[[Any], None] = lambda _: None,
+        preempted: Callable[[], bool] | None = None,
     ) -> Trained:
-        """Trains, from a checkpoint where one is given."""
+        """Trains, from a checkpoint where one is given, or up to and beyond a preemption."""
         spec = {"path": str(self.folder / "model"), "dtype": dtype}
         model = load_model({**spec, "attn_implementation": "sdpa", "trust_remote_code": False})
         for layer in model.model.layers:
@@ -98,13 +104,17 @@ class Rank:
             validate_every_steps=None,
             checkpoint_every_steps=HALF if num_steps == NUM_STEPS else 1,
         )
+        callbacks = Callbacks(run.record, run.checkpoint)
+        if preempted:
+            settings = replace(settings, checkpoint_every_steps=None)
+            callbacks = replace(callbacks, preempted=preempted)
         run.loop = TrainingLoop(
             engine,
             self.training,
             self.validation,
             StepPlan(len(self.training), BATCH_SIZE, 3),
             settings,
-            Callbacks(run.record, run.checkpoint),
+            callbacks,
         )
         run.go(done)
         return run
@@ -149,6 +159,7 @@ class Trained:
 
     def checkpoint(self, done: int, _metrics: Any) -> None:
         """Keeps the state, as a checkpoint would."""
+        assert done not in self.states
         self.states[done] = self.engine.export_state()
 
     def go(self, start: int) -> None:
@@ -196,6 +207,8 @@ def pair(rank: Rank) -> None:
     _adapter(rank, 2)
     _adapter(rank, 3)
     _diverge(rank)
+    _preempt(rank, 2)
+    _preempt(rank, 3)
     _cross(rank, stage=2, mine="two", theirs="one")
 
 
@@ -302,6 +315,31 @@ def _diverge(rank: Rank) -> None:
             "error": str(run.error), "field": run.error and run.error.field,
             "recorded": sorted(run.metrics), "checkpoints": sorted(run.states),
         }  # fmt: skip
+
+
+def _preempt(rank: Rank, stage: int) -> None:
+    """Both ranks are to go, and by rank 1's own clock it would be time to ask at every step."""
+    whole, asked = rank.trained_by(stage), []
+
+    def preempted() -> bool:
+        asked.append(dist.get_rank())
+        return True
+
+    # Looked at twice a step, rank 0's clock is beyond five seconds as step 3 begins.
+    clock = itertools.count(0.0, 1.5 if rank.rank == 0 else 60.0)
+    with mock.patch.object(loop_module, "time", SimpleNamespace(monotonic=lambda: next(clock))):
+        run = rank.trained_by(stage, preempted=preempted)
+    found, expected = run.states[HALF], whole.states[HALF]
+    rank.facts[f"preempt-{stage}"] = {
+        "asked": len(asked),
+        "checkpoints": sorted(run.states),
+        "equal": found.keys() == expected.keys()
+        and all(torch.equal(found[name], expected[name]) for name in expected),
+        "undisturbed": all(
+            torch.equal(run.states[NUM_STEPS][name], value)
+            for name, value in whole.states[NUM_STEPS].items()
+        ),
+    }
 
 
 def _cross(rank: Rank, *, stage: int, mine: str, theirs: str) -> None:

@@ -214,6 +214,18 @@ def test_a_state_of_two_ranks_goes_on_with_one_and_the_other_way(
 
 
 @pytest.mark.parametrize("stage", [2, 3])
+def test_a_preemption_gets_one_checkpoint_at_the_same_step_on_all_ranks_with_its_state(
+    pair: list[dict[str, Any]], stage: int
+) -> None:
+    for rank in pair:
+        fact = rank[f"preempt-{stage}"]
+        assert fact["checkpoints"] == [3, 6]  # 6 is the end
+        assert fact["asked"] == 1
+        assert fact["equal"]
+        assert fact["undisturbed"]
+
+
+@pytest.mark.parametrize("stage", [2, 3])
 def test_the_adapter_on_its_base_has_the_loss_that_training_ended_with(
     pair: list[dict[str, Any]], stage: int
 ) -> None:

@@ -1,0 +1,87 @@
+"""A loop whose engine only counts: what is due when is decided without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from smt_ray.data.batches import MicroBatch, StepPlan
+from smt_ray.data.encoding import EncodedRows
+from smt_ray.training.loop import Callbacks, LoopSettings, TrainingLoop
+
+
+class CountingEngine:
+    """Its state is the number of its steps.
+
+    Args:
+        validation_losses: The loss of held-out rows by the number of steps done.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, validation_losses: Mapping[int, float]) -> None:
+        self.num_steps, self.training = 0, True
+        self.validation_losses = validation_losses
+
+    def train(self, mode: bool = True) -> None:
+        self.training = mode
+
+    def loss(self, _batch: MicroBatch) -> torch.Tensor:
+        return torch.tensor(1.0 if self.training else self.validation_losses[self.num_steps])
+
+    def backward(self, _loss: torch.Tensor) -> None:
+        pass
+
+    def step(self, _learning_rate: float) -> float:
+        self.num_steps += 1
+        return 1.0
+
+    def export_state(self) -> dict[str, torch.Tensor]:
+        return {"w/param": torch.tensor([float(self.num_steps)])}
+
+    def import_state(self, state: dict[str, torch.Tensor], num_steps: int) -> None:
+        self.num_steps = num_steps
+        assert state["w/param"].tolist() == [num_steps]
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def make_loop(alone: None, make_encoded: Callable[..., EncodedRows]) -> Callable[..., Any]:
+    """A counting engine and its loop, of 60 steps unless told otherwise."""
+
+    def make(
+        callbacks: Callbacks,
+        *,
+        validation_losses: Mapping[int, float] | None = None,
+        **changes: Any,
+    ) -> tuple[CountingEngine, TrainingLoop]:
+        rows, engine = make_encoded(4), CountingEngine(validation_losses or {})
+        values: dict[str, Any] = {
+            "num_steps": 60,
+            "seed": 3,
+            "learning_rate": 1e-3,
+            "lr_schedule": "linear",
+            "lr_warmup_steps": 0,
+            "max_tokens": 1000,
+            "train_on_inputs": False,
+            "log_every_steps": 1,
+            "validate_every_steps": None,
+            "checkpoint_every_steps": None,
+        }
+        settings = LoopSettings(**{**values, **changes})
+        held_out = rows if validation_losses else None
+        plan = StepPlan(len(rows), 2, 3)
+        return engine, TrainingLoop(engine, rows, held_out, plan, settings, callbacks)
+
+    return make

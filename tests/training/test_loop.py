@@ -1,0 +1,131 @@
+"""Claims about what the loop does when: validation, checkpoints, the question of preemption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from smt_ray.training import loop as loop_module
+from smt_ray.training.loop import Callbacks
+
+CHECK_S = 5.0
+
+
+class Clock:
+    """Seconds that pass by steps alone.
+
+    Attributes:
+        now: What it shows.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(loop_module, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+
+class Watched:
+    """A loop's checkpoints and questions.
+
+    Args:
+        clock: What steps move.
+        make_loop: The fixture.
+        step_s: Seconds of a step.
+        preempted_at: When the node is told that it is to go.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        make_loop: Callable[..., Any],
+        *,
+        step_s: float,
+        preempted_at: float = float("inf"),
+        **changes: Any,
+    ) -> None:
+        self.clock, self.step_s, self.preempted_at = clock, step_s, preempted_at
+        self.asked_at: list[float] = []
+        self.states: dict[int, float] = {}
+        callbacks = Callbacks(self._record, self._checkpoint, self._preempted)
+        self.engine, self.loop = make_loop(callbacks, **changes)
+
+    def run(self) -> Watched:
+        step = self.engine.step
+
+        def timed(learning_rate: float) -> float:
+            self.clock.now += self.step_s
+            return float(step(learning_rate))
+
+        self.engine.step = timed
+        self.loop.run()
+        return self
+
+    def _record(self, _done: int, _metrics: Mapping[str, float]) -> None:
+        pass
+
+    def _checkpoint(self, done: int, _metrics: Mapping[str, float]) -> None:
+        assert done not in self.states
+        self.states[done] = self.engine.export_state()["w/param"].item()
+
+    def _preempted(self) -> bool:
+        self.asked_at.append(self.clock.now)
+        return self.clock.now >= self.preempted_at
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_a_validation_loss_goes_with_the_checkpoint_of_its_own_step_alone(
+    make_loop: Callable[..., Any],
+) -> None:
+    seen: dict[int, float | None] = {}
+    callbacks = Callbacks(
+        lambda *_: None, lambda done, metrics: seen.update({done: metrics.get("validation/loss")})
+    )
+    _, loop = make_loop(
+        callbacks, num_steps=14, validate_every_steps=4, checkpoint_every_steps=3,
+        validation_losses={4: 0.9, 8: 0.8, 12: 0.7, 14: 0.6},
+    )  # fmt: skip
+    last = loop.run()
+    assert seen == {3: None, 6: None, 9: None, 12: pytest.approx(0.7), 14: pytest.approx(0.6)}
+    assert last["validation/loss"] == pytest.approx(0.6)
+
+
+def test_a_preemption_gets_one_checkpoint_out_of_turn_with_the_state_of_its_step(
+    clock: Clock, make_loop: Callable[..., Any]
+) -> None:
+    run = Watched(clock, make_loop, step_s=2.0, preempted_at=31.0, checkpoint_every_steps=25).run()
+    assert set(run.states) == {16, 25, 50, 60}
+    assert all(state == done for done, state in run.states.items())
+    assert run.asked_at[-1] == 32.0  # the end of step 16: nobody asks once it is known
+
+
+def test_without_a_preemption_there_is_no_checkpoint_out_of_turn(
+    clock: Clock, make_loop: Callable[..., Any]
+) -> None:
+    run = Watched(clock, make_loop, step_s=2.0, checkpoint_every_steps=25).run()
+    assert set(run.states) == {25, 50, 60}
+
+
+@pytest.mark.parametrize("step_s", [0.4, 2.0, 7.0])
+def test_the_question_is_asked_again_and_again_but_not_within_five_seconds(
+    clock: Clock, make_loop: Callable[..., Any], step_s: float
+) -> None:
+    run = Watched(clock, make_loop, step_s=step_s).run()
+    gaps = [b - a for a, b in zip([0.0, *run.asked_at], run.asked_at, strict=False)]
+    assert gaps
+    assert min(gaps) > CHECK_S
+    # It falls due at the start of a step and is asked at the end of it.
+    assert max(gaps) <= CHECK_S + 2 * step_s + 1e-9
+
+
+def test_a_step_whose_checkpoint_is_due_asks_nothing(
+    clock: Clock, make_loop: Callable[..., Any]
+) -> None:
+    run = Watched(clock, make_loop, step_s=7.0, preempted_at=0.0, checkpoint_every_steps=1).run()
+    assert set(run.states) == set(range(1, 61))
+    assert not run.asked_at
