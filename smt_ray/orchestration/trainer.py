@@ -111,8 +111,8 @@ def fit(
             "training",
             f"workers failed more than resources.max_failures ({config.resources.max_failures})"
             f" times: {_last_line(error)}",
-            fix="see the cause above and Ray's logs; start the same run again to go on from the"
-            " latest checkpoint",
+            fix="see Ray's logs (/tmp/ray/session_latest/logs on the head node); start the same run"
+            " again to go on from the latest checkpoint",
         ) from error
     outcome: dict[str, Any] = result.return_value
     if "user_error" in outcome:
@@ -138,7 +138,7 @@ def _loopback() -> dict[str, str]:
 def _raised_by_our_code(error: BaseException) -> bool:
     """Whether a rank raised, rather than died: a defect, which keeps its traceback."""
     failures = getattr(error, "worker_failures", {}).values()
-    return any(type(failure).__name__ == "UserExceptionWithTraceback" for failure in failures)
+    return any(not type(failure).__module__.startswith("ray.") for failure in failures)
 
 
 def _last_line(error: BaseException) -> str:
