@@ -71,17 +71,19 @@ def accuracy_cells(metrics: Metrics) -> Cells | None:
 
 
 def stage_cells(metrics: Metrics) -> Cells | None:
-    """One row a stage: what it took, or that it was found finished, and where it lies."""
+    """One row a stage: what it took, or that it was found finished, and where it lies if said."""
     stages: Mapping[str, Metrics] = metrics.get("stages") or {}
+    placed = any(stage.get("directory") for stage in stages.values())
     rows = [
         (
             name,
             "reused" if stage.get("reused") else format_seconds(stage.get("seconds")),
-            str(stage.get("directory") or _MISSING),
+            *([str(stage.get("directory") or _MISSING)] if placed else []),
         )
         for name, stage in stages.items()
     ]
-    return Cells(("stage", "time", "directory"), tuple(rows), 1) if rows else None
+    head = ("stage", "time", "directory") if placed else ("stage", "time")
+    return Cells(head, tuple(rows), 1) if rows else None
 
 
 def facts(metrics: Metrics) -> list[tuple[str, str]]:
