@@ -33,8 +33,8 @@ def ray_session() -> Iterator[None]:
     _quieten()
     ray.init(
         # Without an address Ray would join whatever cluster it finds on this machine.
-        address="local" if _alone() else None,
-        include_dashboard=False if _alone() else None,
+        address="local" if is_alone() else None,
+        include_dashboard=False if is_alone() else None,
         log_to_driver=False,
         logging_level="warning",
         runtime_env={"env_vars": worker_environment()},
@@ -62,9 +62,9 @@ def _quieten() -> None:
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel("ERROR")
     # Train asks after its workers this often, and `report` waits for the asking: 2 s by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0" if _alone() else "1")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0" if is_alone() else "1")
 
 
-def _alone() -> bool:
+def is_alone() -> bool:
     """Whether Ray will run on this machine only, where no node can be taken away."""
     return "RAY_ADDRESS" not in os.environ

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import ray.train
@@ -12,6 +11,7 @@ from smt_ray.artifacts.stages import Stage
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.orchestration.resources import ProcessResources
+from smt_ray.orchestration.session import is_alone
 from smt_ray.orchestration.train_worker import train_worker
 
 CHECKPOINTS, METRICS, ADAPTER = "checkpoints", "metrics.jsonl", "adapter"
@@ -132,7 +132,7 @@ def _gpus(resources: ProcessResources) -> dict[str, float]:
 
 def _loopback() -> dict[str, str]:
     """On this machine alone, ranks meet on the loopback interface, whatever its host name."""
-    return {} if "RAY_ADDRESS" in os.environ else {"GLOO_SOCKET_IFNAME": "lo"}
+    return {"GLOO_SOCKET_IFNAME": "lo"} if is_alone() else {}
 
 
 def _raised_by_our_code(error: BaseException) -> bool:

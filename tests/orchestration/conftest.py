@@ -18,7 +18,7 @@ from smt_ray.artifacts.storage import Storage
 from smt_ray.config.load import apply_overrides, validate_config
 from smt_ray.config.run import RunConfig
 
-NUM_STEPS = 60
+NUM_STEPS = 40
 QUICK: dict[str, Any] = {
     "name": "quick",
     "model": {"builtin": "tiny"},

@@ -7,7 +7,6 @@ import math
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from smt_ray.training.state import load_state
 
 pytestmark = pytest.mark.slow
 
+NUM_STEPS = 40
+STEPS = list(range(1, NUM_STEPS + 1))
 TASKS = ("tiny_commonsense", "tiny_arithmetic")
 STAGES = (
     "tokens", "warmup", "selection", "training",
@@ -100,7 +101,7 @@ def test_the_metrics_say_what_was_trained_and_what_really_ran(whole: Any) -> Non
     assert metrics["selection"]["num_blocks"] * 256 == metrics["trainable"]["num_trainable"]
     assert metrics["ran"]["devices"].startswith("2 x cpu")
     assert metrics["ran"]["zero_stage"] == 2
-    assert metrics["training"]["num_steps"] == 60
+    assert metrics["training"]["num_steps"] == NUM_STEPS
     for key in ("train/loss", "train/grad_norm", "validation/loss"):
         assert math.isfinite(metrics["training"][key])
     for task in TASKS:
@@ -110,14 +111,14 @@ def test_the_metrics_say_what_was_trained_and_what_really_ran(whole: Any) -> Non
 
 
 def test_every_step_and_every_validation_is_on_disk(whole: Any) -> None:
-    assert whole.steps() == list(range(1, 61))
-    assert list(validation_losses(whole)) == [20, 40, 60]
+    assert whole.steps() == STEPS
+    assert list(validation_losses(whole)) == [20, 40]
 
 
 def test_the_last_checkpoints_and_the_best_are_kept_and_none_else(whole: Any) -> None:
     folder = whole.stage("training") / "checkpoints"
     kept = sorted(place.name for place in folder.iterdir() if place.is_dir())
-    assert kept == ["best", "step-0000055", "step-0000060"]
+    assert kept == ["best", "step-0000035", "step-0000040"]
     losses = validation_losses(whole)
     _, num_steps = load_state(folder / "best")
     assert num_steps == min(losses, key=lambda step: losses[step])
@@ -137,7 +138,7 @@ def test_a_finished_run_is_skipped_and_says_so(
 ) -> None:
     from smt_ray.orchestration import flow
 
-    before, began = whole.manifest, time.monotonic()
+    before = whole.manifest
     metrics = flow.run(quick(whole.storage))
     said = capsys.readouterr().err
     after = whole.manifest
@@ -149,7 +150,6 @@ def test_a_finished_run_is_skipped_and_says_so(
         assert f"{kind}: finished before, reused" in said
     assert metrics["tasks"] == whole.metrics["tasks"]
     assert after["mlflow_run_id"] == before["mlflow_run_id"]
-    assert time.monotonic() - began < 60  # it was not done again in silence
 
 
 def test_mlflow_has_the_whole_run(whole: Any) -> None:
@@ -160,10 +160,10 @@ def test_mlflow_has_the_whole_run(whole: Any) -> None:
     client = MlflowClient(resolve_tracking_uri(None, str(whole.storage)))
     run = client.get_run(whole.manifest["mlflow_run_id"])
     assert run.info.status == "FINISHED"
-    assert run.data.params["training.max_steps"] == "60"
+    assert run.data.params["training.max_steps"] == str(NUM_STEPS)
     assert run.data.tags["method"] == "smt"
     history = client.get_metric_history(run.info.run_id, "train/loss")
-    assert sorted(point.step for point in history) == list(range(1, 61))
+    assert sorted(point.step for point in history) == STEPS
     for task in TASKS:
         tuned = whole.metrics["tasks"][task]["tuned"]["accuracy"]
         assert run.data.metrics[f"eval/{task}/tuned"] == tuned
@@ -239,6 +239,6 @@ def test_a_tracking_server_that_is_away_fails_no_run_and_gets_it_later(
     record = json.loads((storage / "runs" / "quick" / "run.json").read_text())
     run = MlflowClient(store).get_run(record["mlflow_run_id"])
     history = MlflowClient(store).get_metric_history(run.info.run_id, "train/loss")
-    assert sorted(point.step for point in history) == list(range(1, 61))
+    assert sorted(point.step for point in history) == STEPS
     assert run.info.status == "FINISHED"
     assert run.data.params["selection.budget"] == "0.05"

@@ -129,3 +129,13 @@ def test_a_step_whose_checkpoint_is_due_asks_nothing(
     run = Watched(clock, make_loop, step_s=7.0, preempted_at=0.0, checkpoint_every_steps=1).run()
     assert set(run.states) == set(range(1, 61))
     assert not run.asked_at
+
+
+def test_a_run_that_was_cut_off_after_its_last_step_does_no_other(
+    make_loop: Callable[..., Any],
+) -> None:
+    done: list[int] = []
+    callbacks = Callbacks(lambda step, _: done.append(step), lambda step, _: done.append(step))
+    engine, loop = make_loop(callbacks, num_steps=5)
+    assert loop.run(start=5) == {}
+    assert (engine.num_steps, done) == (0, [])
