@@ -91,6 +91,7 @@ class Writer:
             "sent": sent and not self._tracker.lost,
             "error": str(self._tracker.last_error or ""),
             "run_id": self._tracker.run_id,
+            "url": self._tracker.run_url(),
         }
 
 

@@ -74,6 +74,7 @@ class Flow:
         self.began = time.monotonic()
         self.board: Any = None
         self.writer: Any = None
+        self.page: str | None = None
         self._preflight: Preflight | None = None
 
     def run(self, until: str) -> dict[str, Any]:
@@ -96,6 +97,8 @@ class Flow:
                 finally:
                     run_record.end(self.folder, status)
                     self._finish_tracking()
+            if self.page:
+                metrics["paths"]["mlflow run"] = self.page
             return metrics
         finally:
             if status == "FAILED":
@@ -270,6 +273,7 @@ class Flow:
             sent = {"sent": False, "error": str(error).strip().rpartition("\n")[2]}
         if sent.get("run_id"):
             self.folder.update(mlflow_run_id=sent["run_id"])
+            self.page = sent["url"]
         if not sent["sent"]:
             say(
                 f"WARNING tracking: MLflow did not take everything ({sent['error']}); nothing is"

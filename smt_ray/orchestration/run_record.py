@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import platform
 import subprocess
@@ -62,6 +63,8 @@ def begin(folder: RunFolder, plan: RunPlan) -> None:
             "model_identity": plan.identity.get("sha256") or plan.identity.get("commit") or "",
             "commit": environment["commit"] or "unknown",
             "smt_ray": environment["packages"]["smt-ray"] or "unknown",
+            "mlflow.source.name": "smt-ray",
+            "mlflow.user": _user(),
         },
     )
 
@@ -222,6 +225,13 @@ def _environment() -> dict[str, Any]:
         "packages": versions,
         "commit": _commit(),
     }
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"
 
 
 def _commit() -> str | None:

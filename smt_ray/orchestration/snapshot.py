@@ -6,6 +6,7 @@ from typing import Any
 
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.orchestration.trainer import ADAPTER, METRICS
+from smt_ray.reporting.table import to_markdown
 from smt_ray.tracking.params import flatten
 from smt_ray.tracking.protocol import Dataset
 from smt_ray.tracking.records import parse_records
@@ -36,6 +37,8 @@ def read_snapshot(run: RunFolder) -> RunSnapshot:
     start = start_arguments(run, manifest["config"])
     stages = {kind: entry["stage"] for kind, entry in manifest["stages"].items()}
     metrics = _json(run, "metrics.json")
+    if metrics:
+        start["tags"] |= {"mlflow.note.content": to_markdown(metrics)}
     return RunSnapshot(
         **start,
         status=manifest["status"],

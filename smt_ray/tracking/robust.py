@@ -177,6 +177,10 @@ class RobustTracker:
         lost, self._lost_before_flush = self.lost - self._lost_before_flush, self.lost
         return idle and not lost and not self._waiting and self._start is None
 
+    def run_url(self) -> str | None:
+        """The page of the run; None where the store was never reached."""
+        return getattr(self._tracker, "run_url", lambda: None)()
+
     def close(self, timeout: float) -> bool:
         """Flush, then end the background thread; the tracker may be used again afterwards."""
         complete = self.flush(timeout)

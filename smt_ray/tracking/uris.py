@@ -83,7 +83,9 @@ def redact(uri: str) -> str:
 def run_url(uri: str, experiment_id: str, run_id: str) -> str:
     """The page of a run: on its server, or where ``mlflow ui`` shows a database."""
     server = redact(uri).rstrip("/") if urlsplit(uri).scheme in ("http", "https") else None
-    return f"{server or 'http://127.0.0.1:5000'}/#/experiments/{experiment_id}/runs/{run_id}"
+    page = f"{server or 'http://127.0.0.1:5000'}/#/experiments/{experiment_id}/runs/{run_id}"
+    # MLflow shows every run as a GenAI application unless it is told otherwise.
+    return f"{page}?workflowType=machine_learning"
 
 
 def how_to_open(uri: str) -> str:

@@ -98,4 +98,5 @@ def test_a_run_outlives_its_server_and_is_completed_afterwards(
         assert (run.info.status, run.info.end_time) == ("FINISHED", make_snapshot().ended_ms)
         assert len(run.inputs.dataset_inputs) == 1
         assert [f.path for f in client.list_artifacts(run_id, "adapter")] == ["adapter/weights.txt"]
-        assert tracker.run_url() == f"{uri}/#/experiments/{tracker.experiment_id}/runs/{run_id}"
+        page = f"{uri}/#/experiments/{tracker.experiment_id}/runs/{run_id}"
+        assert tracker.run_url() == f"{page}?workflowType=machine_learning"

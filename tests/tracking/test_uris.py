@@ -68,7 +68,8 @@ def test_how_to_open_is_a_command_for_a_file_and_an_address_for_a_server() -> No
         uris.how_to_open("sqlite:////a/m.db") == "mlflow ui --backend-store-uri sqlite:////a/m.db"
     )
     assert uris.how_to_open("https://u:secret@host:5000") == "https://u:***@host:5000"
-    assert uris.run_url("http://h:5000/", "3", "abc") == "http://h:5000/#/experiments/3/runs/abc"
+    page = "http://h:5000/#/experiments/3/runs/abc?workflowType=machine_learning"
+    assert uris.run_url("http://h:5000/", "3", "abc") == page
 
 
 def test_the_environment_handed_on_holds_the_clients_variables_alone() -> None:
