@@ -97,9 +97,7 @@ class Flow:
                 finally:
                     run_record.end(self.folder, status)
                     self._finish_tracking()
-            if self.page:
-                metrics["paths"]["mlflow run"] = self.page
-            return metrics
+            return run_record.add_page(self.folder, metrics, self.page)
         finally:
             if status == "FAILED":
                 run_record.end(self.folder, status)

@@ -90,6 +90,14 @@ def finish(folder: RunFolder, plan: RunPlan, seconds: float) -> dict[str, Any]:
     return metrics
 
 
+def add_page(folder: RunFolder, metrics: dict[str, Any], page: str | None) -> dict[str, Any]:
+    """Writes metrics.json again with the run's page, which is known only once it is tracked."""
+    if page is not None:
+        metrics["paths"]["mlflow run"] = page
+        folder.storage.write_json(folder.path("metrics.json"), metrics)
+    return metrics
+
+
 def _draw_curves(folder: RunFolder, plan: RunPlan) -> None:
     records = parse_records(folder.storage.read_bytes(plan.trained.path(METRICS)).decode())
     with tempfile.TemporaryDirectory() as scratch:
