@@ -151,6 +151,20 @@ def assert_names(line: str, *parts: str) -> None:
             ["model.builtin=null", "model.architecture={model_type: llama}"],
             ["model.architecture: has no weights", "got 'llama'", "set model.path"],
         ),
+        (
+            ["method=lora", "lora.target_modules=[query]"],
+            ["lora.target_modules: must each match at least", "got 'query'", "q_proj"],
+        ),
+        (
+            ["method=dora", "lora.target_modules=[embed_tokens]"],
+            ["lora.target_modules: must name linears", "embed_tokens is a Embedding"],
+        ),
+        (["method=lora", "lora.budget=1e-9"], ["lora.budget: must come to rank 1 to", "got 1e-09"]),
+        (
+            ["method=lora", "--until", "selection"],
+            ["--until: must be training or evaluation: method lora has no selection"],
+        ),
+        (["method=full", "--until", "warmup"], ["--until: must be training", "has no warmup"]),
         (["storage=gopher://hole"], ["storage: no file system serves", "got 'gopher://hole'"]),
         (["nonsense", "more"], ["CONFIG: must be a readable YAML file", "got 'nonsense'"]),
         (["seed=1", "nonsense"], ["override: must be key=value; got 'nonsense'"]),

@@ -11,6 +11,8 @@ from smt_ray.config.fields import Section, execution, semantic
 AUTO = "auto"
 DEFAULT_TARGET_MODULES = ("q_proj", "k_proj", "v_proj")
 DEFAULT_BUDGET = 0.0084  # the paper's, Table 2
+LORA_TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
+DEFAULT_RANK = 32
 
 
 class WarmupConfig(Section):
@@ -72,6 +74,36 @@ class SelectionConfig(Section):
         if self.budget is not None and self.num_blocks is not None:
             raise ValueError("only one of budget and num_blocks may be set")
         _check_block_size("block_size", self.block_size)
+        return self
+
+
+class LoraConfig(Section):
+    """LoRA's and DoRA's settings; no effect with other methods.
+
+    The defaults are those of the published baselines (LLM-Adapters, DoRA), not peft's.
+    """
+
+    rank: int | None = semantic(None, ge=1)
+    """Rank of the two factors; default 32."""
+    budget: float | None = semantic(None, gt=0, le=1)
+    """The other way to say it: trainable parameters as a fraction of the base model's, DoRA's
+    magnitudes included; the rank is the nearest."""
+    alpha: int | None = semantic(None, ge=1)
+    """The update is scaled by alpha / rank; null for twice the rank."""
+    dropout: float = semantic(0.05, ge=0, lt=1)
+    """Dropout before the first factor, in training."""
+    target_modules: list[str] = semantic(list(LORA_TARGET_MODULES), min_length=1)
+    """Adapted linears, by the last parts of their names."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_rank(cls, values: Any) -> Any:
+        return _with_default(values, "rank", DEFAULT_RANK, unless="budget")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> LoraConfig:
+        if self.rank is not None and self.budget is not None:
+            raise ValueError("only one of rank and budget may be set")
         return self
 
 

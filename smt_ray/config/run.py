@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from smt_ray.config.fields import Section, execution, semantic
-from smt_ray.config.method import SelectionConfig, TrainingConfig, WarmupConfig
+from smt_ray.config.method import LoraConfig, SelectionConfig, TrainingConfig, WarmupConfig
 from smt_ray.config.model_and_data import DataConfig, ModelConfig
 from smt_ray.config.running import (
     BatchingConfig,
@@ -17,6 +17,10 @@ from smt_ray.config.running import (
     ResourcesConfig,
     TrackingConfig,
 )
+
+# The sections that are some methods' alone. They may stand in any config, so that a comparison is
+# one key apart, and have no effect where the method is another.
+_SECTIONS_OF = {"warmup": ("smt",), "selection": ("smt",), "lora": ("lora", "dora")}
 
 
 class RunConfig(Section):
@@ -29,12 +33,13 @@ class RunConfig(Section):
     """A local folder or a pyarrow/fsspec URI such as s3://bucket/prefix."""
     seed: int = semantic(0, ge=0, lt=2**16)
     """Order of rows, held-out rows and dropout."""
-    method: Literal["smt"] = semantic("smt")
-    """What is trained."""
+    method: Literal["smt", "lora", "dora", "full"] = semantic("smt")
+    """What is trained: selected blocks, peft's LoRA or DoRA factors, or every weight."""
     model: ModelConfig = semantic()
     data: DataConfig = semantic()
     warmup: WarmupConfig = semantic(WarmupConfig())
     selection: SelectionConfig = semantic(SelectionConfig())
+    lora: LoraConfig = semantic(LoraConfig())
     training: TrainingConfig = semantic(TrainingConfig())
     batching: BatchingConfig = execution(BatchingConfig())
     deepspeed: DeepSpeedConfig = semantic(DeepSpeedConfig())
@@ -43,10 +48,12 @@ class RunConfig(Section):
     tracking: TrackingConfig = execution(TrackingConfig())
 
     def semantic_tree(self) -> dict[str, Any]:
-        """All semantic keys, by section."""
+        """All semantic keys, by section; another method's sections change nothing."""
         tree: dict[str, Any] = {"seed": self.seed, "method": self.method}
         for name in type(self).model_fields:
             section = getattr(self, name)
+            if self.method not in _SECTIONS_OF.get(name, (self.method,)):
+                continue
             if isinstance(section, Section) and (values := section.semantic()):
                 tree[name] = values
         return tree

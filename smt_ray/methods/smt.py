@@ -8,8 +8,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from smt_ray.methods.protocol import Counts
 from smt_ray.smt.adapter import load_adapter, save_adapter
-from smt_ray.smt.model import apply_selection, merge_and_unload, refresh, sparse_modules
+from smt_ray.smt.model import (
+    apply_selection,
+    merge_and_unload,
+    refresh,
+    sparse_modules,
+    trainable_parameters,
+)
 from smt_ray.smt.selection import Selection
 
 
@@ -29,6 +36,11 @@ class SmtMethod:
         apply_selection(model, self._selection)
         for layer in sparse_modules(model).values():
             layer.rewrite = zero_stage == 3
+
+    def count(self, model: nn.Module) -> Counts:
+        """The blocks, counted as an adapter beside the base."""
+        found = trainable_parameters(model)
+        return Counts(found.trainable, found.base, found.base + found.trainable)
 
     def refresh(self, model: nn.Module) -> None:
         """Writes the blocks into the weights."""

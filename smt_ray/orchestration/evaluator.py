@@ -128,7 +128,7 @@ def _shares(tasks: Rows, num_workers: int) -> list[dict[str, Any]]:
 
 
 class _Evaluator:
-    """One process with one model, whose adapter may be swapped."""
+    """One process with one model; where it wears another adapter, it is loaded anew."""
 
     def __init__(self, model: dict[str, Any], num_threads: int, device: str) -> None:
         self._spec, self._num_threads, self._device = model, num_threads, device
@@ -147,6 +147,8 @@ class _Evaluator:
     ) -> dict[str, list[dict[str, Any]]]:
         """Predictions for this worker's rows, by task."""
         announce(board, title, worker)
+        if self._adapter not in (None, adapter):
+            self._model = None  # whatever an adapter changed, the base model is loaded as it was
         self._load()
         self._wear(adapter)
         before, predictions = 0, {}
@@ -158,7 +160,7 @@ class _Evaluator:
         return predictions
 
     def _load(self) -> None:
-        """Once; not when the process starts, where an error would not reach the user as it is."""
+        """Not when the process starts, where an error would not reach the user as it is."""
         if self._model is not None:
             return
         import torch
@@ -167,7 +169,7 @@ class _Evaluator:
 
         torch.set_num_threads(self._num_threads)
         self._tokenizer = load_tokenizer(self._spec)
-        self._model = load_model(self._spec, self._device)
+        self._model, self._adapter = load_model(self._spec, self._device), None
 
     def _predict(
         self, board: Any, title: str, worker: int, before: int, task: str, share: dict[str, Any],
@@ -195,13 +197,10 @@ class _Evaluator:
     def _wear(self, adapter: str | None) -> None:
         from pathlib import Path
 
-        from smt_ray.smt.adapter import load_adapter
-        from smt_ray.smt.model import unload
+        from smt_ray.methods.registry import find_method
 
         if adapter == self._adapter:
             return
-        if adapter is None:
-            unload(self._model)
-        else:
-            load_adapter(self._model, Path(adapter))
+        assert adapter is not None
+        find_method(Path(adapter)).load(self._model, Path(adapter))
         self._adapter = adapter

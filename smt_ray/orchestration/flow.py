@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import ray
@@ -13,11 +14,12 @@ from smt_ray.artifacts.stages import Stage
 from smt_ray.config.run import RunConfig
 from smt_ray.data.batches import StepPlan
 from smt_ray.data.cache import FILE as TOKENS
+from smt_ray.errors import UserError
 from smt_ray.orchestration import run_record
 from smt_ray.orchestration.board import make_board, make_writer
 from smt_ray.orchestration.evaluator import evaluation_pool, publish_predictions
 from smt_ray.orchestration.plan import RunPlan, make_plan
-from smt_ray.orchestration.preflight import Preflight, check_model
+from smt_ray.orchestration.preflight import Preflight, check_lora, check_model
 from smt_ray.orchestration.progress import progress, say
 from smt_ray.orchestration.resources import ProcessResources, plan_processes
 from smt_ray.orchestration.session import ray_session
@@ -79,6 +81,7 @@ class Flow:
 
     def run(self, until: str) -> dict[str, Any]:
         """See :func:`run`."""
+        self._check_until(until)
         self._check()
         run_record.begin(self.folder, self.plan)
         status: Status = "FAILED"
@@ -102,8 +105,18 @@ class Flow:
             if status == "FAILED":
                 run_record.end(self.folder, status)
 
+    def _check_until(self, until: str) -> None:
+        if until in ("warmup", "selection") and self.config.method != "smt":
+            raise UserError(
+                "--until",
+                f"must be training or evaluation: method {self.config.method} has no {until}",
+                got=until,
+                fix="set method=smt, or leave --until out",
+            )
+
     def _stages(self, until: str) -> None:
-        self._warmup_and_selection(until)
+        if self.config.method == "smt":
+            self._warmup_and_selection(until)
         if until in ("warmup", "selection"):
             return
         self._training()
@@ -134,11 +147,20 @@ class Flow:
         """Refuses what cannot work before Ray is started or anything long is done."""
         plan = self.plan
         needed = [plan.tokens, plan.trained, *plan.evaluations.values()]
-        if plan.selection.manifest() is None:
+        if plan.warmup and plan.selection and plan.selection.manifest() is None:
             needed.append(plan.warmup)
             self._preflight = check_model(self.config, plan.model)
+        if plan.trained.manifest() is None:
+            _ = self._method_settings
         for stage in needed:
             stage.manifest()  # raises where an artifact is no longer whole
+
+    @cached_property
+    def _method_settings(self) -> dict[str, Any]:
+        """What the method trains with, as plain values; checked on the model before it is used."""
+        if self.config.method in ("lora", "dora"):
+            return check_lora(self.config, self.plan.model)
+        return {"selection": self.plan.selection.path(SELECTION)} if self.plan.selection else {}
 
     def _check_resources(self, until: str) -> None:
         """Refuses what the cluster cannot hold before a warm-up is spent on it."""
@@ -153,6 +175,8 @@ class Flow:
         )
 
     def _warmup_and_selection(self, until: str) -> None:
+        assert self.plan.warmup is not None
+        assert self.plan.selection is not None
         selected = self.plan.selection.manifest() is not None
         # A selection needs no warm-up any more, but one that is there is still the run's.
         if until == "warmup" or not selected or self.plan.warmup.manifest() is not None:
@@ -162,6 +186,8 @@ class Flow:
 
     def _make_warmup(self) -> dict[str, Any]:
         began, warmup, config = time.monotonic(), self.config.warmup, self.config
+        stage = self.plan.warmup
+        assert stage is not None
         if self._preflight is None:
             self._preflight = check_model(config, self.plan.model)
         # Shards can take turns: one at a time is enough.
@@ -178,8 +204,8 @@ class Flow:
             if len(pids) > 1:
                 say(f"warmup: shard {shard} was lost and run again ({len(pids)} attempts)")
         records = ray.get(self.board.measured.remote(PROGRESS))
-        write_records(self.storage, self.plan.warmup.path(METRICS), records)
-        return self.plan.warmup.publish([TABLE, METRICS], summary, time.monotonic() - began)
+        write_records(self.storage, stage.path(METRICS), records)
+        return stage.publish([TABLE, METRICS], summary, time.monotonic() - began)
 
     def _done(self, task: str) -> tuple[int, str]:
         done: tuple[int, str] = ray.get(self.board.done.remote(task))
@@ -187,6 +213,8 @@ class Flow:
 
     def _make_selection(self) -> dict[str, Any]:
         began, stage = time.monotonic(), self.plan.selection
+        assert stage is not None
+        assert self.plan.warmup is not None
         job = {
             "storage": self.storage.root,
             "table": self.plan.warmup.path(TABLE),
@@ -203,7 +231,7 @@ class Flow:
 
     def _make_training(self) -> dict[str, Any]:
         began, stage, config = time.monotonic(), self.plan.trained, self.config
-        resources = self._worker_resources()
+        resources, method = self._worker_resources(), self._method_settings
         tokens = self.plan.tokens.manifest()
         assert tokens is not None
         num_rows = tokens["summary"]["training"]["num_rows"]
@@ -213,7 +241,7 @@ class Flow:
             config,
             stage,
             tokens=self.plan.tokens.path(TOKENS),
-            selection=self.plan.selection.path(SELECTION),
+            method=method,
             num_steps=num_steps,
             resources=resources,
         )
@@ -228,6 +256,7 @@ class Flow:
             "zero_stage": config.deepspeed.zero_stage,
             "dtype": config.model.dtype,
             "batching": f"{config.batching.mode}, {config.batching.max_tokens} tokens",
+            **({"lora": method} if "rank" in method else {}),
             **outcome,
         }
         return stage.publish(files, summary, time.monotonic() - began)

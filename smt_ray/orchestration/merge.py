@@ -13,7 +13,7 @@ from smt_ray.artifacts.stages import Stage
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.errors import UserError
-from smt_ray.methods.registry import make_method
+from smt_ray.methods.registry import find_method
 from smt_ray.models.load import load_model, load_tokenizer
 from smt_ray.orchestration.trainer import ADAPTER
 
@@ -30,8 +30,9 @@ def merge_run(storage: Storage, name: str, out: Path) -> Path:
     with _written_whole(out.resolve()) as folder:
         adapter = trained_adapter(run)
         spec = ModelConfig(**manifest["config"]["model"]).spec()
-        model, method = load_model(spec), make_method(manifest["config"]["method"])
-        method.load(model, storage.fetch(adapter))
+        directory = storage.fetch(adapter)
+        model, method = load_model(spec), find_method(directory)
+        method.load(model, directory)
         method.merge(model)
         model.save_pretrained(folder)
         load_tokenizer(spec).save_pretrained(folder)

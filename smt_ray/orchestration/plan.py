@@ -29,6 +29,7 @@ class RunPlan:
     Attributes:
         training, validation: Rows to learn from and to hold out.
         tasks: Test rows by task.
+        warmup, selection: None unless the method is smt.
         evaluations: ``base``, ``base_likelihood``, ``tuned`` -> its stage, where wanted.
     """
 
@@ -39,8 +40,8 @@ class RunPlan:
     validation: list[Row]
     tasks: dict[str, list[Row]]
     tokens: Stage
-    warmup: Stage
-    selection: Stage
+    warmup: Stage | None
+    selection: Stage | None
     trained: Stage
     evaluations: dict[str, Stage]
 
@@ -52,13 +53,14 @@ class RunPlan:
     @property
     def stages(self) -> dict[str, Stage]:
         """Every stage, by what the run's table calls it."""
-        return {
+        stages = {
             "tokens": self.tokens,
             "warmup": self.warmup,
             "selection": self.selection,
             "training": self.trained,
             **{f"evaluation of {name}": stage for name, stage in self.evaluations.items()},
         }
+        return {kind: stage for kind, stage in stages.items() if stage is not None}
 
     def unfinished(self) -> list[str]:
         """The stages from training on that are still to be made."""
@@ -89,21 +91,15 @@ def make_plan(config: RunConfig) -> RunPlan:
     data = {k: v for k, v in config.data.semantic().items() if k not in _ROW_KEYS}
     rows = {"training": digest_rows(training), "validation": digest_rows(validation)}
     tokens = Stage(storage, "tokens", {"rows": rows, "data": data, "model": identity})
-    # Warm-up steps are training's: its batches and its order.
-    order = {"seed": config.seed, "batch_size": config.training.batch_size}
-    warmup = Stage(
-        storage, "warmup", {"tokens": tokens.name, **order, "warmup": config.warmup.semantic()}
-    )
-    selection = Stage(
-        storage, "selection", {"warmup": warmup.name, "selection": config.selection.semantic()}
-    )
+    warmup, selection = _choice(config, storage, tokens) if config.method == "smt" else (None, None)
     trained = Stage(
         storage,
         "training",
         {
             "tokens": tokens.name,
-            "selection": selection.name,
+            **({"selection": selection.name} if selection else {}),
             "method": config.method,
+            **({"lora": config.lora.semantic()} if config.method in ("lora", "dora") else {}),
             "seed": config.seed,
             "training": config.training.semantic(),
             "deepspeed": config.deepspeed.semantic(),
@@ -114,6 +110,18 @@ def make_plan(config: RunConfig) -> RunPlan:
         config, storage, identity, training, validation, tasks,
         tokens, warmup, selection, trained, evaluations,
     )  # fmt: skip
+
+
+def _choice(config: RunConfig, storage: Storage, tokens: Stage) -> tuple[Stage, Stage]:
+    """What smt does before it trains: the warm-up and the selection."""
+    # Warm-up steps are training's: its batches and its order.
+    order = {"seed": config.seed, "batch_size": config.training.batch_size}
+    warmup = Stage(
+        storage, "warmup", {"tokens": tokens.name, **order, "warmup": config.warmup.semantic()}
+    )
+    return warmup, Stage(
+        storage, "selection", {"warmup": warmup.name, "selection": config.selection.semantic()}
+    )
 
 
 def read_tasks(config: RunConfig) -> dict[str, list[Row]]:
@@ -176,11 +184,13 @@ def _evaluations(
 ) -> dict[str, Stage]:  # fmt: skip
     if not tasks:
         return {}
-    wanted = {"tuned": ("generate", trained.name)}
+    # The base model first: what takes an adapter off is loading the base anew.
+    wanted: dict[str, tuple[str, str | None]] = {}
     if config.evaluation.base:
-        wanted = {"base": ("generate", None), **wanted}
+        wanted["base"] = ("generate", None)
     if config.evaluation.base_likelihood:
         wanted["base_likelihood"] = ("likelihood", None)
+    wanted["tuned"] = ("generate", trained.name)
     return {
         name: evaluation_stage(
             storage,

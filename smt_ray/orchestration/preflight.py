@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from smt_ray.config.run import RunConfig
+from smt_ray.methods.lora import choose_rank, default_alpha, find_targets, target_shapes
 from smt_ray.models.inspect import count_parameters, find_eligible
 from smt_ray.models.load import load_skeleton
 from smt_ray.smt.grid import check_block_size, common_block_size, resolve_block_size
@@ -43,6 +44,33 @@ def check_model(config: RunConfig, model: dict[str, Any]) -> Preflight:
     finest = _finest(config, shapes)
     _check_selection(config, shapes, finest, num_parameters)
     return Preflight(shapes, num_parameters, finest)
+
+
+def check_lora(config: RunConfig, model: dict[str, Any]) -> dict[str, Any]:
+    """Checks LoRA's or DoRA's target modules, and makes a budget a rank.
+
+    Returns:
+        The rest of :class:`smt_ray.methods.lora.LoraSettings`, as plain values.
+
+    Raises:
+        UserError: A target matches no linear, or the budget comes to no rank.
+    """
+    lora = config.lora
+    skeleton = load_skeleton(model)
+    shapes = target_shapes(find_targets(skeleton, lora.target_modules))
+    rank = lora.rank
+    if rank is None:
+        assert lora.budget is not None
+        rank = choose_rank(
+            shapes, lora.budget, count_parameters(skeleton), use_dora=config.method == "dora"
+        )
+    return {
+        "rank": rank,
+        "alpha": lora.alpha or default_alpha(rank),
+        "dropout": lora.dropout,
+        "target_modules": lora.target_modules,
+        "seed": config.seed,
+    }
 
 
 def _finest(config: RunConfig, shapes: dict[str, tuple[int, int]]) -> int:

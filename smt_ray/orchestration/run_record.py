@@ -17,6 +17,7 @@ from smt_ray.config.load import to_yaml
 from smt_ray.data.sources import digest_rows
 from smt_ray.errors import UserError
 from smt_ray.evaluation.metrics import majority_share
+from smt_ray.methods.protocol import Counts
 from smt_ray.orchestration.plan import RunPlan
 from smt_ray.orchestration.trainer import ADAPTER, METRICS
 from smt_ray.reporting.figures import curves_figure
@@ -127,9 +128,10 @@ def collect_metrics(folder: RunFolder, plan: RunPlan, seconds: float) -> dict[st
     }
     if "selection" in stages:
         metrics |= _selection(plan)
-        metrics["model"]["num_parameters"] = metrics["trainable"]["num_base"]
     if "training" in stages:
         metrics |= _training(plan)
+    if "trainable" in metrics:
+        metrics["model"]["num_parameters"] = metrics["trainable"]["num_base"]
     return metrics
 
 
@@ -154,6 +156,7 @@ def _tasks(plan: RunPlan) -> dict[str, Any]:
 
 
 def _selection(plan: RunPlan) -> dict[str, Any]:
+    assert plan.selection is not None
     summary = (plan.selection.manifest() or {})["summary"]
     chosen = {name: count for name, count in summary["counts"].items() if count}
     projections: dict[str, int] = {}
@@ -162,12 +165,7 @@ def _selection(plan: RunPlan) -> dict[str, Any]:
         projections[kind] = projections.get(kind, 0) + count
     num_trainable, num_base = summary["num_trainable"], summary["num_base"]
     return {
-        "trainable": {
-            "num_trainable": num_trainable,
-            "num_base": num_base,
-            "percent_of_base": 100 * num_trainable / num_base,
-            "percent_of_total": 100 * num_trainable / (num_base + num_trainable),
-        },
+        "trainable": Counts(num_trainable, num_base, num_base + num_trainable).summary(),
         "selection": {
             **{k: summary[k] for k in ("num_blocks", "block_size", "margin", "score", "scope")},
             "num_modules": len(chosen),
@@ -179,7 +177,10 @@ def _selection(plan: RunPlan) -> dict[str, Any]:
 
 def _training(plan: RunPlan) -> dict[str, Any]:
     summary = (plan.trained.manifest() or {})["summary"]
+    # A finished training of before says nothing of its counts: smt's selection does.
+    known = {key: summary[key] for key in ("trainable", "lora") if key in summary}
     return {
+        **known,
         "training": {**summary["metrics"], "num_steps": summary["num_steps"]},
         "ran": {
             "batching": summary["batching"],

@@ -72,14 +72,17 @@ def _records(run: RunFolder, stages: dict[str, str]) -> list[Any]:
 
 
 def _artifacts(run: RunFolder, stages: dict[str, str]) -> list[tuple[str, str | None]]:
-    """(path in the storage, folder in MLflow) of what a reader of the run wants to see."""
+    """(path in the storage, folder in MLflow) of what a reader of the run wants to see.
+
+    Full fine-tuning's "adapter" is a whole model: it stays in the storage.
+    """
     found: list[tuple[str, str | None]] = [
         (run.path(file), None)
         for file in ("config.yaml", "environment.json", "metrics.json", "table.md", "curves.png")
     ]
     if "selection" in stages:
         found.append((f"stages/{stages['selection']}/selection.png", "selection"))
-    if "training" in stages:
+    if "training" in stages and run.manifest()["tags"]["method"] != "full":
         found.append((f"stages/{stages['training']}/{ADAPTER}", "adapter"))
     return found
 
@@ -96,6 +99,9 @@ def _final_metrics(metrics: dict[str, Any]) -> dict[str, float]:
     if trainable := metrics.get("trainable"):
         found["trainable/parameters"] = trainable["num_trainable"]
         found["trainable/percent_of_base"] = trainable["percent_of_base"]
+        found["trainable/percent_of_total"] = trainable["percent_of_total"]
+    if lora := metrics.get("lora"):
+        found["lora/rank"] = lora["rank"]
     for key in ("num_blocks", "block_size", "margin"):
         value = (metrics.get("selection") or {}).get(key)
         if value is not None:

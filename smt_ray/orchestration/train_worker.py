@@ -16,6 +16,7 @@ from smt_ray.data.batches import StepPlan
 from smt_ray.data.cache import load_tokens
 from smt_ray.data.encoding import EncodedRows
 from smt_ray.errors import UserError
+from smt_ray.methods.protocol import Method
 from smt_ray.methods.registry import make_method
 from smt_ray.models.load import load_model
 from smt_ray.orchestration.board import announce
@@ -53,7 +54,7 @@ class _Rank:
         torch.set_num_threads(job["num_threads"])
         self.device = ray.train.torch.get_device()
         self.training, self.validation = self._load_tokens()
-        self.method = make_method(job["method"], self.storage.fetch(job["selection"]))
+        self.method = self._make_method()
         self.model, self.engine = self._build()
 
     def run(self) -> dict[str, Any]:
@@ -67,12 +68,13 @@ class _Rank:
         finally:
             if self.log:
                 self.log.flush()  # a diverged training's last steps are worth reading too
-        state = self.engine.export_state()
+        parameters = self.engine.export_parameters(keep=self.rank == 0)
         if self.rank == 0:
-            self._save_adapter(state)
+            self._save_adapter(parameters)
         return {
             "metrics": self.log.latest if self.log else metrics,
             "resumed_from": start,
+            "trainable": self.counts.summary(),
             "optimizer": self.engine.optimizer_name,
             "device": self._device_name(),
             "kernel": self.model.config._attn_implementation,
@@ -84,11 +86,18 @@ class _Rank:
         assert training is not None
         return training, load_tokens(path, "validation")
 
+    def _make_method(self) -> Method:
+        settings = dict(self.job["method_settings"])
+        if "selection" in settings:
+            settings["selection"] = self.storage.fetch(settings["selection"])
+        return make_method(self.job["method"], settings)
+
     def _build(self) -> tuple[torch.nn.Module, Engine]:
         zero_stage = self.job["engine"]["zero_stage"]
         # Under ZeRO-3 the engine spreads the weights itself, from the CPU.
         model = load_model(self.job["model"], "cpu" if zero_stage == 3 else self.device)
         self.method.prepare(model, zero_stage=zero_stage)
+        self.counts = self.method.count(model)
         engine = Engine(
             SupervisedLoss(model),
             device=self.device,
@@ -125,7 +134,7 @@ class _Rank:
             self.board.records.remote(sent)
 
     def _checkpoint(self, done: int, metrics: Mapping[str, float]) -> None:
-        state = self.engine.export_state()
+        state = self.engine.export_state(keep=self.rank == 0)
         with tempfile.TemporaryDirectory() as scratch:
             checkpoint = None
             if self.rank == 0:
@@ -143,12 +152,8 @@ class _Rank:
         """Whether a node of any rank is being drained: rank 0's word, which Ray hands to all."""
         return ray.train.get_preemption_info() is not None
 
-    def _save_adapter(self, state: Mapping[str, torch.Tensor]) -> None:
-        parameters = {
-            name.removeprefix(_PREFIX).removesuffix("/param"): value
-            for name, value in state.items()
-            if name.endswith("/param")
-        }
+    def _save_adapter(self, parameters: Mapping[str, torch.Tensor]) -> None:
+        parameters = {name.removeprefix(_PREFIX): value for name, value in parameters.items()}
         with tempfile.TemporaryDirectory() as scratch:
             self.method.save(self.model, parameters, Path(scratch))
             for file in sorted(os.listdir(scratch)):

@@ -19,7 +19,7 @@ BEST = "best"  # among the checkpoints
 
 
 def training_job(
-    config: RunConfig, stage: Stage, *, tokens: str, selection: str, num_steps: int,
+    config: RunConfig, stage: Stage, *, tokens: str, method: dict[str, Any], num_steps: int,
     resources: ProcessResources,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything a rank needs, as plain values.
@@ -28,7 +28,8 @@ def training_job(
         config: The run's configuration.
         stage: Where the adapter goes.
         tokens: The tokenised rows, as the storage names them.
-        selection: The selection file, likewise.
+        method: Its settings; see :func:`smt_ray.methods.registry.make_method`. The selection file
+            as the storage names it.
         num_steps: Optimizer steps of the whole training.
         resources: Of one rank.
     """
@@ -36,12 +37,12 @@ def training_job(
     return {
         "storage": stage.storage.root,
         "tokens": tokens,
-        "selection": selection,
         "metrics": stage.path(METRICS),
         "adapter": stage.path(ADAPTER),
         "best_checkpoint": stage.path(f"{CHECKPOINTS}/{BEST}"),
         "model": config.model.spec(),
         "method": config.method,
+        "method_settings": method,
         "seed": config.seed,
         "batch_size": training.batch_size,
         "num_threads": resources.num_threads,

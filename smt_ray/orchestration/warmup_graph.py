@@ -31,6 +31,7 @@ PROGRESS = "warm-up"
 def warmup_job(plan: RunPlan, preflight: Preflight, resources: ProcessResources) -> dict[str, Any]:
     """Everything a shard and the table need, as plain values."""
     config, warmup = plan.config, plan.config.warmup
+    assert plan.warmup is not None
     return {
         "storage": plan.storage.root,
         "tokens": plan.tokens.path(TOKENS),

@@ -12,6 +12,7 @@ is missing is not shown::
                         percentages in points; total = base + adapter, which peft divides by
     selection           {"num_blocks", "block_size", "num_modules", "projections": name -> blocks,
                         "num_layers", "margin", "score", "scope"}
+    lora                {"rank", "alpha", "dropout", "target_modules"}, of LoRA and DoRA
     stages              stage -> {"seconds", "reused", "directory"}
     ran                 what it really ran with: {"batching", "kernel", "optimizer", "devices", ...}
     paths               what -> where: run, adapter, MLflow, ...
@@ -93,6 +94,7 @@ def facts(metrics: Metrics) -> list[tuple[str, str]]:
         ("model", _join(model.get("name"), _show(model.get("num_parameters"), "{:,} parameters"))),
         ("trainable", _trainable(metrics.get("trainable") or {})),
         ("blocks", _blocks(metrics.get("selection") or {})),
+        ("factors", _factors(metrics.get("lora") or {})),
         ("ran with", _join(*(f"{k} {v}" for k, v in (metrics.get("ran") or {}).items()))),
         *((str(what), str(where)) for what, where in (metrics.get("paths") or {}).items()),
     ]
@@ -232,6 +234,15 @@ def _blocks(selection: Metrics) -> str:
         _prefix("by ", " ".join(str(word) for word in how if word)),
         " + ".join(f"{name} {count:,}" for name, count in projections),
         _show(selection.get("margin"), "relative margin at the cut {:.1e}"),
+    )
+
+
+def _factors(lora: Metrics) -> str:
+    return _join(
+        _show(lora.get("rank"), "rank {}"),
+        _show(lora.get("alpha"), "alpha {}"),
+        _show(lora.get("dropout"), "dropout {}"),
+        _prefix("of ", " + ".join(lora.get("target_modules") or [])),
     )
 
 

@@ -103,16 +103,32 @@ class Engine:
         assert norm is not None
         return float(norm)
 
-    def export_state(self) -> dict[str, torch.Tensor]:
-        """Parameters and Adam moments in fp32 on the CPU, whole on every rank.
+    def export_state(self, *, keep: bool = True) -> dict[str, torch.Tensor]:
+        """Parameters and Adam moments in fp32 on the CPU, whole.
 
         Keys are ``<parameter>/param``, ``/exp_avg``, ``/exp_avg_sq``, shaped like the parameter.
+
+        Args:
+            keep: Whether this rank wants them; one that does not takes part and gets nothing, as
+                twelve bytes a parameter are much where all of them are trained.
         """
         state: dict[str, torch.Tensor] = {}
-        for name, parameter in self._trainable():
-            for key in ("param", *_MOMENTS):
-                state[f"{name}/{key}"] = self._read(parameter, key).detach().float().cpu().clone()
+        for key in ("param", *_MOMENTS):
+            for name, value in self._export(key, keep).items():
+                state[f"{name}/{key}"] = value
         return state
+
+    def export_parameters(self, *, keep: bool = True) -> dict[str, torch.Tensor]:
+        """The trained parameters by name, as :meth:`export_state` gives them."""
+        return self._export("param", keep)
+
+    def _export(self, key: str, keep: bool) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = {}
+        for name, parameter in self._trainable():
+            value = self._read(parameter, key)
+            if keep:
+                found[name] = value.detach().float().cpu().clone()
+        return found
 
     def import_state(self, state: dict[str, torch.Tensor], num_steps: int) -> None:
         """Goes on from an exported state after ``num_steps`` optimizer steps.

@@ -47,6 +47,12 @@ OTHER: dict[str, tuple[str, ...]] = {
     "selection.score": ("selection.score=l2",),
     "selection.scope": ("selection.scope=per_module",),
     "selection.target_modules": ("selection.target_modules=[v_proj]",),
+    "method": ("method=full",),
+    "lora.rank": ("lora.rank=8",),
+    "lora.budget": ("lora.budget=0.01", "lora.rank=null"),
+    "lora.alpha": ("lora.alpha=16",),
+    "lora.dropout": ("lora.dropout=0",),
+    "lora.target_modules": ("lora.target_modules=[v_proj]",),
     "training.batch_size": ("training.batch_size=8",),
     "training.num_epochs": ("training.num_epochs=2", "training.max_steps=null"),
     "training.max_steps": ("training.max_steps=9",),
@@ -80,7 +86,8 @@ OTHER: dict[str, tuple[str, ...]] = {
     "tracking.experiment": ("tracking.experiment=other",),
 }
 # Values that a neighbour needs in both configs, so that the leaf alone is what differs.
-GIVEN = {
+GIVEN: dict[str, tuple[str, ...]] = {
+    **{name: ("method=lora",) for name in OTHER if name.startswith("lora.")},
     "model.gguf_file": ("model.path=there", "model.builtin=null"),
     "training.validate_every_steps": ("data.validation_rows=8",),
 }
@@ -124,6 +131,20 @@ def test_the_semantic_tree_changes_with_semantic_fields_and_with_no_other(name: 
     assert differs == (role(LEAVES[name]) == "semantic")
 
 
+@pytest.mark.parametrize(
+    ("method", "has"),
+    [("smt", {"warmup", "selection"}), ("lora", {"lora"}), ("dora", {"lora"}), ("full", set())],
+)
+def test_another_methods_sections_may_be_set_and_change_nothing(method: str, has: set[str]) -> None:
+    def tree(*overrides: str) -> dict[str, Any]:
+        return load_config(None, [f"method={method}", *overrides]).semantic_tree()
+
+    others = {"warmup": "num_steps=30", "selection": "budget=0.01", "lora": "rank=8"}
+    assert tree().keys() & others.keys() == has
+    for section, change in others.items():
+        assert (tree(f"{section}.{change}") != tree()) == (section in has)
+
+
 def test_num_shards_is_semantic_where_shards_are_scored_apart() -> None:
     def tree(reduction: str, num_shards: int) -> dict[str, Any]:
         overrides = [f"warmup.reduction={reduction}", f"warmup.num_shards={num_shards}"]
@@ -157,6 +178,11 @@ def test_the_fields_of_a_hub_source_are_semantic() -> None:
         (["selection.num_blocks=4"], ["budget", "num_blocks"]),
         (["selection.block_size=-1"], ["block_size", "got -1"]),
         (["selection.target_modules=[up_proj]"], ["selection.target_modules", "up_proj"]),
+        (["lora.rank=8", "lora.budget=0.01"], ["rank", "budget"]),
+        (["lora.rank=0"], ["lora.rank", "greater than or equal to 1"]),
+        (["lora.dropout=1"], ["lora.dropout", "less than 1"]),
+        (["lora.target_modules=[]"], ["lora.target_modules"]),
+        (["method=ia3"], ["method", "'smt', 'lora', 'dora' or 'full'"]),
         (["training.num_epochs=1"], ["num_epochs", "max_steps"]),
         (["training.adam_betas=[0.9, 1.0]"], ["adam_betas", "[0.9, 1.0]"]),
         (["training.validate_every_steps=2"], ["validate_every_steps", "data.validation_rows"]),
@@ -171,6 +197,9 @@ def test_values_that_do_not_go_together_are_refused(overrides: list[str], names:
 
 def test_one_of_two_ways_to_say_a_length_or_a_budget_has_a_default() -> None:
     quiet = load_config(None, ["training.max_steps=null", "selection.budget=null"])
+    assert (quiet.lora.rank, quiet.lora.budget) == (32, None)
+    by_budget = load_config(None, ["lora.budget=0.01"]).lora
+    assert (by_budget.rank, by_budget.budget) == (None, 0.01)
     assert (quiet.training.num_epochs, quiet.training.max_steps) == (3, None)
     assert (quiet.selection.budget, quiet.selection.num_blocks) == (0.0084, None)
 

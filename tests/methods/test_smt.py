@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from smt_ray.methods.registry import make_method
+from smt_ray.methods.registry import find_method, make_method
 from smt_ray.methods.smt import SmtMethod
 from smt_ray.smt.model import sparse_modules
 from smt_ray.smt.selection import Selection, select_by_scores
@@ -53,7 +53,9 @@ def test_a_method_by_its_name_reads_its_selection(
 ) -> None:
     selection.save(tmp_path / "selection.safetensors")
     model = make_llama()
-    make_method("smt", tmp_path / "selection.safetensors").prepare(model, zero_stage=0)
+    make_method("smt", {"selection": tmp_path / "selection.safetensors"}).prepare(
+        model, zero_stage=0
+    )
     counts = {name: len(layer.blocks) for name, layer in sparse_modules(model).items()}
     assert counts == {name: count for name, count in selection.counts().items() if count}
 
@@ -78,9 +80,10 @@ def test_saved_loaded_and_merged_is_the_tuned_model_whatever_the_engine_left_beh
     method.save(model, tuned, tmp_path)
     fresh = make_llama().to(dtype)
     before = fresh(input_ids=ids).logits
-    make_method("smt").load(fresh, tmp_path)
+    loaded = find_method(tmp_path)
+    loaded.load(fresh, tmp_path)
     assert torch.equal(fresh(input_ids=ids).logits, expected)
     assert not torch.equal(expected, before)
-    make_method("smt").merge(fresh)
+    loaded.merge(fresh)
     assert not sparse_modules(fresh)
     assert torch.equal(fresh(input_ids=ids).logits, expected)

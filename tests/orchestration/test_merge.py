@@ -40,7 +40,7 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     monkeypatch.setattr(merge, "trained_adapter", lambda _: "adapter")
     monkeypatch.setattr(merge, "load_model", lambda _: Written("model.safetensors"))
     monkeypatch.setattr(merge, "load_tokenizer", lambda _: Written("tokenizer.json"))
-    monkeypatch.setattr(merge, "make_method", lambda _: method)
+    monkeypatch.setattr(merge, "find_method", lambda _: method)
     return storage
 
 

@@ -120,6 +120,62 @@ def test_a_semantic_key_changes_the_stages_that_it_touches_and_those_after_them(
     assert changed(make_config(), make_config(override)) == expected
 
 
+LORA = ("lora.rank=8", "lora.alpha=3", "lora.dropout=0", "lora.target_modules=[v_proj]")
+
+
+@pytest.mark.parametrize("override", [*LORA, "lora.budget=0.01"])
+def test_lora_settings_change_no_stage_of_smt_and_of_lora_the_training_alone(
+    make_config: Make, override: str
+) -> None:
+    for method in ("smt", "full"):
+        given = make_config(f"method={method}"), make_config(f"method={method}", override)
+        assert changed(*given) == set()
+    for method in ("lora", "dora"):
+        given = make_config(f"method={method}"), make_config(f"method={method}", override)
+        assert changed(*given) == TRAINING
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "full"])
+def test_what_smt_alone_reads_changes_no_other_methods_stage(
+    make_config: Make, method: str
+) -> None:
+    for override in ("warmup.num_steps=50", "selection.budget=0.1", "selection.score=l2"):
+        given = make_config(f"method={method}"), make_config(f"method={method}", override)
+        assert changed(*given) == set()
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "full"])
+def test_another_method_has_no_warm_up_and_shares_tokens_and_base_evaluations(
+    make_config: Make, method: str
+) -> None:
+    smt, plan = make_plan(make_config()), make_plan(make_config(f"method={method}"))
+    assert (plan.warmup, plan.selection) == (None, None)
+    assert set(names(plan)) == ALL - {"warmup", "selection"}
+    for kind in ("tokens", "base", "base_likelihood"):
+        assert names(plan)[kind] == names(smt)[kind]
+    for kind in ("training", "tuned"):
+        assert names(plan)[kind] != names(smt)[kind]
+
+
+def test_every_method_has_a_training_of_its_own(make_config: Make) -> None:
+    methods = ("smt", "lora", "dora", "full")
+    trained = {make_plan(make_config(f"method={method}")).trained.name for method in methods}
+    assert len(trained) == len(methods)
+
+
+def test_a_plan_of_smt_says_no_more_of_its_training_than_before_there_were_others(
+    make_config: Make,
+) -> None:
+    inputs = make_plan(make_config()).trained.inputs
+    assert set(inputs) == {
+        "version", "tokens", "selection", "method", "seed", "training", "deepspeed"
+    }  # fmt: skip
+
+
+def test_the_adapter_is_evaluated_last(make_config: Make) -> None:
+    assert list(make_plan(make_config()).evaluations) == ["base", "base_likelihood", "tuned"]
+
+
 def test_shards_are_semantic_where_statistics_are_added(make_config: Make) -> None:
     score = "warmup.reduction=score"
     assert changed(make_config(score), make_config(score, "warmup.num_shards=2")) == WARMUP

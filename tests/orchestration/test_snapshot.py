@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,9 @@ from smt_ray.orchestration.plan import RunPlan, make_plan
 from smt_ray.orchestration.snapshot import read_snapshot, start_arguments
 from smt_ray.training.metrics_log import MetricsLog
 
+COUNTS = {
+    "num_trainable": 20, "num_base": 1000, "percent_of_base": 2.0, "percent_of_total": 1.96
+}  # fmt: skip
 SUMMARY = {"accuracy": 0.75, "interval": [0.5, 0.9], "num_unread": 1}
 
 
@@ -31,7 +35,7 @@ def run(plan: RunPlan) -> RunFolder:
     return folder
 
 
-def finish(run: RunFolder, plan: RunPlan) -> None:
+def finish(run: RunFolder, plan: RunPlan, **more: Any) -> None:
     """Puts a training and two evaluations where a flow would."""
     storage, stage = plan.storage, plan.trained
     log = MetricsLog(storage, stage.path("metrics.jsonl"), 0)
@@ -42,7 +46,7 @@ def finish(run: RunFolder, plan: RunPlan) -> None:
     done = {
         "metrics": {"train/loss": 0.5}, "num_steps": 2, "optimizer": "torch.AdamW",
         "num_ranks": 1, "device": "cpu", "zero_stage": 2, "dtype": "float32",
-        "batching": "padded, 64 tokens", "kernel": "sdpa",
+        "batching": "padded, 64 tokens", "kernel": "sdpa", **more,
     }  # fmt: skip
     stage.publish(["metrics.jsonl", "adapter/smt_config.json"], done, 3.0)
     run.add_stage("training", stage.name, seconds=3.0, reused=False)
@@ -122,3 +126,25 @@ def test_a_finished_run_that_is_started_again_keeps_the_stages_that_are_still_it
     plan.storage._fs.delete_file(plan.storage.key(plan.trained.path("manifest.json")))
     run_record.begin(run, make_plan(fewer.config))
     assert "training" not in run.manifest()["stages"]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_method_without_a_selection_says_what_it_trained(
+    make_config: Callable[..., RunConfig], method: str
+) -> None:
+    plan = make_plan(make_config("evaluation.base_likelihood=false", f"method={method}"))
+    run = RunFolder(plan.storage, plan.config.name)
+    run_record.begin(run, plan)
+    lora = {"rank": 4, "alpha": 8, "dropout": 0.05, "target_modules": ["q_proj"], "seed": 0}
+    finish(run, plan, trainable=COUNTS, **({"lora": lora} if method == "lora" else {}))
+    snapshot = read_snapshot(run)
+    assert snapshot.final_metrics["trainable/parameters"] == 20
+    assert snapshot.final_metrics["trainable/percent_of_base"] == 2.0
+    assert snapshot.final_metrics["trainable/percent_of_total"] == 1.96
+    assert snapshot.final_metrics.get("lora/rank") == (4 if method == "lora" else None)
+    table = run.storage.read_bytes(run.path("table.md")).decode()
+    assert "20 parameters, 2.000% of the base model, 1.960% of base + adapter" in table
+    assert "1,000 parameters" in table
+    assert ("rank 4, alpha 8, dropout 0.05, of q_proj" in table) == (method == "lora")
+    # A whole model is not sent to MLflow.
+    assert ("adapter" in {folder for _, folder in snapshot.artifacts}) == (method == "lora")

@@ -40,7 +40,7 @@ class CountingEngine:
         self.num_steps += 1
         return 1.0
 
-    def export_state(self) -> dict[str, torch.Tensor]:
+    def export_state(self, *, keep: bool = True) -> dict[str, torch.Tensor]:
         return {"w/param": torch.tensor([float(self.num_steps)])}
 
     def import_state(self, state: dict[str, torch.Tensor], num_steps: int) -> None:

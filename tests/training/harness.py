@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from smt_ray.data.batches import StepPlan, step_micro_batches
 from smt_ray.data.cache import load_tokens
 from smt_ray.errors import UserError
-from smt_ray.methods.registry import make_method
+from smt_ray.methods.registry import find_method, make_method
 from smt_ray.models.load import load_model
 from smt_ray.smt.model import sparse_modules
 from smt_ray.training import loop as loop_module
@@ -39,6 +39,8 @@ from smt_ray.training.state import load_state, save_state
 
 NUM_STEPS, HALF, BATCH_SIZE = 6, 3, 7
 ONE_ROW, FOUR_ROWS = 1, 80  # tokens of a micro-batch; rows have at most 19
+METHODS = ("smt", "lora", "dora", "full")
+LORA = {"rank": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"], "seed": 3}
 EVERYWHERE = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 
 
@@ -56,6 +58,7 @@ class Rank:
         self,
         stage: int,
         *,
+        method_name: str = "smt",
         dtype: str = "float32",
         dropout: float = 0.0,
         clip: float = 0.0,
@@ -66,14 +69,20 @@ class Rank:
         preempted: Callable[[], bool] | None = None,
     ) -> Trained:
         """Trains, from a checkpoint where one is given, or up to and beyond a preemption."""
-        spec = {"path": str(self.folder / "model"), "dtype": dtype}
-        model = load_model({**spec, "attn_implementation": "sdpa", "trust_remote_code": False})
+        model = self.base(dtype)
         for layer in model.model.layers:
             layer.self_attn.attention_dropout = dropout
-        method = make_method("smt", self.folder / "selection.safetensors")
+        settings: dict[str, Any] = {}
+        if method_name == "smt":
+            settings = {"selection": self.folder / "selection.safetensors"}
+        elif method_name != "full":
+            settings = {**LORA, "dropout": dropout}
+        method = make_method(method_name, settings)
         original = {n: p.clone() for n, p in model.named_parameters()}
         method.prepare(model, zero_stage=stage)
         prepare(model)
+        if method_name != "smt":
+            original = {n: p.detach().clone() for n, p in model.named_parameters()}
         engine = Engine(
             SupervisedLoss(model),
             device=torch.device("cpu"),
@@ -118,6 +127,11 @@ class Rank:
         )
         run.go(done)
         return run
+
+    def base(self, dtype: str) -> Any:
+        """The base model."""
+        spec = {"path": str(self.folder / "model"), "dtype": dtype}
+        return load_model({**spec, "attn_implementation": "sdpa", "trust_remote_code": False})
 
     def keep(self, name: str, state: dict[str, torch.Tensor], num_steps: int) -> Path:
         """Writes a checkpoint of rank 0 for whoever waits for it."""
@@ -169,9 +183,40 @@ class Trained:
         except UserError as error:
             self.error = error
 
+    def first_gradient(self) -> dict[str, torch.Tensor]:
+        """Of the first step: Adam's first moment is (1 - beta1) x gradient."""
+        return {
+            name.removesuffix("/exp_avg"): value / (1 - 0.9)
+            for name, value in self.states[1].items()
+            if name.endswith("/exp_avg")
+        }
+
     def losses(self) -> list[float]:
         """Training losses by step."""
         return [m["train/loss"] for _, m in sorted(self.metrics.items())]
+
+    def trainables(self, done: int) -> dict[str, torch.Tensor]:
+        """The trained parameters by the model's names, as they were after a step."""
+        return {
+            name.removeprefix("model.").removesuffix("/param"): value
+            for name, value in self.states[done].items()
+            if name.endswith("/param")
+        }
+
+    def changes(self) -> dict[str, bool]:
+        """Whether all that is frozen was kept, and all that is trained changed."""
+        import deepspeed
+
+        trained, kept = self.trainables(NUM_STEPS), True
+        for name, before in self.original.items():
+            if name not in trained:
+                parameter = self.model.get_parameter(name)
+                with deepspeed.zero.GatheredParameters(
+                    [parameter], enabled=self.engine.zero_stage == 3
+                ):
+                    kept &= torch.equal(parameter, before)
+        changed = all(not torch.equal(v, self.original[n].float()) for n, v in trained.items())
+        return {"kept": kept, "changed": changed}
 
     def unselected(self) -> dict[str, bool]:
         """Whether anything but chosen blocks changed, and whether the blocks did."""
@@ -202,10 +247,12 @@ def pair(rank: Rank) -> None:
     for stage in (0, 2, 3):
         _gradients(rank, stage)
     rank.facts["loss-without-dropout"] = rank.last_loss
-    for stage, dtype in [(s, "float32") for s in range(4)] + [(s, "bfloat16") for s in (0, 2, 3)]:
-        _resume(rank, stage, dtype)
-    _adapter(rank, 2)
-    _adapter(rank, 3)
+    for method in METHODS[1:]:
+        for stage in (2, 3):
+            _gradients_of(rank, stage, method)
+    _resume(rank, 1, "float32", "smt")
+    for method, stage, dtype in itertools.product(METHODS, (0, 2, 3), ("float32", "bfloat16")):
+        _resume(rank, stage, dtype, method)
     _diverge(rank)
     _preempt(rank, 2)
     _preempt(rank, 3)
@@ -215,23 +262,18 @@ def pair(rank: Rank) -> None:
 def single(rank: Rank) -> None:
     """One rank: what two are compared with."""
     _gradients(rank, 0)
-    _resume(rank, 2, "float32")
+    _resume(rank, 2, "float32", "smt")
     _cross(rank, stage=0, mine="one", theirs="two")
 
 
 def _gradients(rank: Rank, stage: int) -> None:
-    """The first step's gradient, by Adam's first moment: (1 - beta1) x gradient."""
+    """The first step's gradient of smt."""
     for max_tokens in (ONE_ROW, FOUR_ROWS):
         run = rank.trained_by(stage, max_tokens=max_tokens, num_steps=1)
         rank.last_loss = run.losses()[0] if rank.rank == 0 else None
-        gradient = {
-            name.removesuffix("/exp_avg"): value / (1 - 0.9)
-            for name, value in run.states[1].items()
-            if name.endswith("/exp_avg")
-        }
         name = f"gradient-{rank.num_ranks}-{stage}-{max_tokens}"
         if rank.rank == 0:
-            save_file(gradient, rank.folder / f"{name}.safetensors")
+            save_file(run.first_gradient(), rank.folder / f"{name}.safetensors")
         batches = step_micro_batches(
             rank.training, StepPlan(len(rank.training), BATCH_SIZE, 3).rows(0),
             max_tokens=max_tokens, train_on_inputs=False, rank=rank.rank, num_ranks=rank.num_ranks,
@@ -242,55 +284,74 @@ def _gradients(rank: Rank, stage: int) -> None:
         }
 
 
-def _resume(rank: Rank, stage: int, dtype: str) -> None:
+def _gradients_of(rank: Rank, stage: int, method: str) -> None:
+    """The first step's gradient of another method, with factors that are not zero."""
+    initial: dict[str, torch.Tensor] = {}
+
+    def fill(model: Any) -> None:
+        generator = torch.Generator().manual_seed(7)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                if "lora_" in name and "magnitude" not in name:
+                    parameter.data.normal_(std=0.1, generator=generator)
+                initial[name] = parameter.detach().clone()
+
+    run = rank.trained_by(stage, method_name=method, num_steps=1, prepare=fill)
+    if rank.rank == 0:
+        save_file(run.first_gradient(), rank.folder / f"gradient-{method}-{stage}.safetensors")
+        save_file(initial, rank.folder / f"initial-{method}-{stage}.safetensors")
+
+
+def _resume(rank: Rank, stage: int, dtype: str, method: str) -> None:
     """Uninterrupted, and from a checkpoint half-way; with dropout, decay, clipping, schedule."""
-    options: dict[str, Any] = {"dtype": dtype, "dropout": 0.2, "clip": 0.5}
+    options: dict[str, Any] = {
+        "method_name": method, "dtype": dtype, "dropout": 0.2, "clip": 0.5
+    }  # fmt: skip
     whole = rank.trained_by(stage, **options)
-    place = rank.keep(f"{rank.num_ranks}-{stage}-{dtype}", whole.states[HALF], HALF)
+    name = f"{method}-{stage}-{dtype}"
+    place = rank.keep(f"{rank.num_ranks}-{name}", whole.states[HALF], HALF)
     dist.barrier()
     resumed = rank.trained_by(stage, start=place, **options)
     a, b = whole.states[NUM_STEPS], resumed.states[NUM_STEPS]
-    rank.facts[f"resume-{stage}-{dtype}"] = {
+    rank.facts[f"resume-{name}"] = {
         "equal": a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a),
         "difference": max(float((a[name] - b[name]).abs().max()) for name in a),
         "losses": whole.losses(),
         "resumed_losses": resumed.losses(),
         "norms": [m["train/grad_norm"] for m in whole.metrics.values()],
-        **whole.unselected(),
+        **(whole.unselected() if method == "smt" else whole.changes()),
     }
+    _adapter(rank, whole, name, dtype)
 
 
-def _adapter(rank: Rank, stage: int) -> None:
-    """What the engine says of held-out rows, and what the adapter on its base says."""
-    run = rank.trained_by(stage)
-    expected = run.loop.validate()["validation/loss"]
-    plain = load_model(
-        {"path": str(rank.folder / "model"), "dtype": "float32", "attn_implementation": "sdpa",
-         "trust_remote_code": False}
-    )  # fmt: skip
-    before = _validation_loss(rank, plain)
-    if rank.rank == 0:
-        place = rank.folder / f"adapter-{stage}"
-        place.mkdir()
-        parameters = {
-            name.removeprefix("model.").removesuffix("/param"): value
-            for name, value in run.states[NUM_STEPS].items()
-            if name.endswith("/param")
-        }
-        run.method.save(run.model, parameters, place)
-        make_method("smt").load(plain, place)
-        rank.facts[f"adapter-{stage}"] = {
-            "engine": expected, "adapter": _validation_loss(rank, plain), "base": before
-        }  # fmt: skip
+def _adapter(rank: Rank, run: Trained, name: str, dtype: str) -> None:
+    """What the engine says of held-out rows; what the adapter on its base says, and merged."""
+    losses = {"engine": run.loop.validate()["validation/loss"]}
+    if rank.rank != 0:
+        return
+    place = rank.folder / f"adapter-{rank.num_ranks}-{name}"
+    place.mkdir()
+    run.method.save(run.model, run.trainables(NUM_STEPS), place)
+    plain, method = rank.base(dtype), find_method(place)
+    losses["base"], _ = _held_out(rank, plain)
+    method.load(plain, place)
+    losses["adapter"], tokens = _held_out(rank, plain)
+    method.merge(plain)
+    losses["merged"], same = _held_out(rank, plain)
+    agreement = float((tokens == same).float().mean())
+    rank.facts[f"adapter-{name}"] = {**losses, "agreement": agreement}
 
 
-def _validation_loss(rank: Rank, model: Any) -> float:
+def _held_out(rank: Rank, model: Any) -> tuple[float, torch.Tensor]:
+    """The loss over held-out rows, and the most likely token at every position."""
     batches = step_micro_batches(
         rank.validation, range(len(rank.validation)), max_tokens=10_000, train_on_inputs=False
     )
-    loss = SupervisedLoss(model)
+    ids = rank.validation.input_ids.long()[None]
     with torch.no_grad():
-        return float(sum(loss(batch) for batch in batches))
+        tokens = model(input_ids=ids[:, : model.config.max_position_embeddings]).logits.argmax(-1)
+        hooks = SupervisedLoss(model)
+        return float(sum(hooks(batch) for batch in batches)), tokens
 
 
 def _diverge(rank: Rank) -> None:

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from smt_ray.data.batches import StepPlan
-from smt_ray.data.cache import save_tokens
+from smt_ray.data.cache import load_tokens, save_tokens
 from smt_ray.data.encoding import EncodedRows
 from smt_ray.smt.selection import Selection, select_by_scores
 from smt_ray.training.loss import SupervisedLoss
@@ -29,7 +30,8 @@ pytestmark = pytest.mark.slow
 HARNESS = Path(__file__).with_name("harness.py")
 BATCH_SIZE, SEED = 7, 3  # the harness's
 POISONED_STEP = 4
-RESUMED = [(s, "float32") for s in range(4)] + [(s, "bfloat16") for s in (0, 2, 3)]
+METHODS = ("smt", "lora", "dora", "full")
+TRAINED = [f"{m}-{s}-{d}" for m in METHODS for s in (0, 2, 3) for d in ("float32", "bfloat16")]
 
 
 def choose(model: Any) -> Selection:
@@ -109,7 +111,6 @@ def plain_gradient(
 ) -> dict[str, torch.Tensor]:
     """The first step's gradient by autograd alone, row by row in float64, and cut into blocks."""
     from smt_ray.data.batches import step_micro_batches
-    from smt_ray.data.cache import load_tokens
 
     model = make_llama().double()
     encoded = load_tokens(folder / "tokens.safetensors", "training")
@@ -168,42 +169,73 @@ def test_the_recorded_norm_is_the_gradients(
     assert pair[0][f"gradient-2-{stage}-1"]["norm"] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(("stage", "dtype"), RESUMED)
+@pytest.mark.parametrize("method", METHODS[1:])
+@pytest.mark.parametrize("stage", [2, 3])
+def test_the_gradient_of_another_method_on_two_ranks_is_pefts_or_autograds_own(
+    folder: Path, make_llama: Callable[..., Any], method: str, stage: int
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = make_llama()
+    if method != "full":
+        config = LoraConfig(
+            r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"],
+            use_dora=method == "dora",
+        )  # fmt: skip
+        get_peft_model(model, config)
+    initial = load_file(folder / f"initial-{method}-{stage}.safetensors")
+    assert set(initial) == {n for n, p in model.named_parameters() if p.requires_grad}
+    model.load_state_dict(initial, strict=False)
+    model.double()
+    rows, total, num_targets = load_tokens(folder / "tokens.safetensors", "training"), 0.0, 0
+    assert rows is not None
+    for row in StepPlan(len(rows), BATCH_SIZE, SEED).rows(0):
+        ids, first = rows.row(row).long(), int(rows.prompt_lengths[row])
+        logits = model(input_ids=ids[None]).logits[0]
+        total = total + F.cross_entropy(logits[first - 1 : -1], ids[first:], reduction="sum")
+        num_targets += len(ids) - first
+    (total / num_targets).backward()
+    expected = {f"model.{n}": p.grad for n, p in model.named_parameters() if p.requires_grad}
+    found = load_file(folder / f"gradient-{method}-{stage}.safetensors")
+    assert distance(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["smt-1-float32", *TRAINED])
 def test_resumed_equals_uninterrupted_bit_for_bit_dropout_included(
-    pair: list[dict[str, Any]], stage: int, dtype: str
+    pair: list[dict[str, Any]], name: str
 ) -> None:
     for rank in pair:
-        fact = rank[f"resume-{stage}-{dtype}"]
+        fact = rank[f"resume-{name}"]
         assert fact["equal"], fact["difference"]
-    assert (
-        pair[0][f"resume-{stage}-{dtype}"]["resumed_losses"]
-        == (pair[0][f"resume-{stage}-{dtype}"]["losses"][3:])
-    )
+    fact = pair[0][f"resume-{name}"]
+    assert fact["resumed_losses"] == fact["losses"][3:]
 
 
 def test_one_rank_resumes_bit_for_bit_too(single: dict[str, Any]) -> None:
-    assert single["resume-2-float32"]["equal"], single["resume-2-float32"]["difference"]
+    assert single["resume-smt-2-float32"]["equal"], single["resume-smt-2-float32"]
 
 
 def test_dropout_and_clipping_were_at_work(pair: list[dict[str, Any]]) -> None:
-    with_dropout = pair[0]["resume-0-float32"]
+    with_dropout = pair[0]["resume-smt-0-float32"]
     assert with_dropout["losses"][0] != pytest.approx(pair[0]["loss-without-dropout"], rel=1e-4)
     assert max(with_dropout["norms"]) > 0.5  # the harness clips there
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_zero_stages_train_alike(pair: list[dict[str, Any]], stage: int) -> None:
-    losses = [pair[0][f"resume-{s}-float32"]["losses"] for s in (0, stage)]
+@pytest.mark.parametrize(
+    ("method", "stage"), [("smt", 1), *((m, s) for m in METHODS for s in (2, 3))]
+)
+def test_zero_stages_train_alike(pair: list[dict[str, Any]], method: str, stage: int) -> None:
+    losses = [pair[0][f"resume-{method}-{s}-float32"]["losses"] for s in (0, stage)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
-@pytest.mark.parametrize(("stage", "dtype"), RESUMED)
-def test_unselected_weights_stay_bitwise_unchanged(
-    pair: list[dict[str, Any]], stage: int, dtype: str
+@pytest.mark.parametrize("name", ["smt-1-float32", *TRAINED])
+def test_what_is_not_trained_stays_bitwise_unchanged_and_all_else_changes(
+    pair: list[dict[str, Any]], name: str
 ) -> None:
     for rank in pair:
-        assert rank[f"resume-{stage}-{dtype}"]["kept"]
-        assert rank[f"resume-{stage}-{dtype}"]["changed"]
+        assert rank[f"resume-{name}"]["kept"]
+        assert rank[f"resume-{name}"]["changed"]
 
 
 def test_a_state_of_two_ranks_goes_on_with_one_and_the_other_way(
@@ -225,13 +257,17 @@ def test_a_preemption_gets_one_checkpoint_at_the_same_step_on_all_ranks_with_its
         assert fact["undisturbed"]
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_the_adapter_on_its_base_has_the_loss_that_training_ended_with(
-    pair: list[dict[str, Any]], stage: int
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_adapter_on_its_base_and_merged_predicts_as_training_ended(
+    pair: list[dict[str, Any]], name: str
 ) -> None:
-    fact = pair[0][f"adapter-{stage}"]
-    assert fact["adapter"] == pytest.approx(fact["engine"], rel=1e-6)
-    assert abs(fact["adapter"] - fact["base"]) > 1e-4 * fact["base"]
+    fact = pair[0][f"adapter-{name}"]
+    exact, engine = name.endswith("float32"), fact["engine"]
+    assert fact["adapter"] == pytest.approx(engine, rel=1e-6 if exact else 1e-4)
+    # Merging rounds the sum of a weight and an update to the weight's dtype.
+    assert fact["merged"] == pytest.approx(engine, rel=1e-6 if exact else 1e-3)
+    assert fact["agreement"] > (0.99 if exact else 0.95)
+    assert abs(engine - fact["base"]) > 10 * abs(engine - fact["adapter"])
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_ends_all_with_step_and_rows_named(

@@ -1,0 +1,103 @@
+"""Which base model an adapter is of: its name, its architecture, and a few rows of its weights.
+
+SMT's adapters know the weights that their blocks were cut from; the other methods' write this
+record beside their own files. Rows are compared as bfloat16, so that a base that is loaded in
+float32 or bfloat16 is recognised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from smt_ray.errors import UserError
+from smt_ray.smt.adapter import config_sha256
+from smt_ray.smt.tensorfile import reading
+
+FILE = "base_model.json"
+
+_NUM_ROWS = 4
+
+
+def record_base(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
+    """What tells a plain base model from others, as JSON values.
+
+    Args:
+        model: The base model, its weights whole.
+        names: The parameters whose rows are looked at.
+    """
+    names = list(names)
+    return {
+        "name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
+        "config_sha256": config_sha256(getattr(model, "config", None)),
+        "parameters": names,
+        "rows_sha256": _rows_sha256(model, names),
+    }
+
+
+def write_base(record: dict[str, Any], directory: Path) -> None:
+    """Writes a record into an adapter's folder."""
+    (directory / FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def check_base(model: nn.Module, directory: Path) -> None:
+    """Refuses a model that is not the one that an adapter was trained on, where that can be told.
+
+    An adapter without a record, such as one that peft alone wrote, is taken on trust.
+
+    Args:
+        model: A plain model.
+        directory: The adapter's.
+
+    Raises:
+        UserError: The architecture or the weights are another's, or the record is damaged.
+    """
+    path = directory / FILE
+    if not path.exists():
+        return
+    with reading(path, "record of a base model"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        expected = (record["config_sha256"], record["rows_sha256"])
+        names, name_or_path = list(record["parameters"]), record["name_or_path"]
+    difference = None
+    theirs, ours = expected[0], config_sha256(getattr(model, "config", None))
+    if None not in (theirs, ours) and theirs != ours:
+        difference = "config"
+    elif missing := [name for name in names if not _has(model, name)]:
+        difference = f"parameter {missing[0]}"
+    elif _rows_sha256(model, names) != expected[1]:
+        difference = "weight"
+    if difference:
+        raise UserError(
+            str(directory),
+            f"must be loaded on the base model it was trained on; the {difference} differs",
+            got=getattr(getattr(model, "config", None), "_name_or_path", "")
+            or type(model).__name__,
+            fix=f"load {name_or_path or 'that model'} in float32 or bfloat16",
+        )
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    try:
+        model.get_parameter(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def _rows_sha256(model: nn.Module, names: Iterable[str]) -> str:
+    """Of evenly spaced rows of each parameter; a few megabytes of a large model."""
+    digest = hashlib.sha256()
+    for name in names:
+        weight = model.get_parameter(name).detach()
+        rows = weight[:: max(1, len(weight) // _NUM_ROWS)][:_NUM_ROWS]
+        bits = rows.to(torch.bfloat16).contiguous().view(torch.int16).cpu()
+        digest.update(f"{name} {tuple(weight.shape)}\n".encode())
+        digest.update(bits.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,68 @@
+"""Full fine-tuning as a method: what training changed is every weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from smt_ray.errors import UserError
+from smt_ray.methods.base_model import check_base, record_base, write_base
+from smt_ray.methods.protocol import Counts
+from smt_ray.smt.tensorfile import reading
+
+TENSORS_FILE = "tuned_model.safetensors"
+
+
+class FullMethod:
+    """Trains all parameters, tied ones once."""
+
+    def prepare(self, model: nn.Module, *, zero_stage: int) -> None:
+        """Makes everything trainable."""
+        model.requires_grad_(True)
+        self._base = record_base(model, [name for name, _ in model.named_parameters()])
+
+    def count(self, model: nn.Module) -> Counts:
+        """All of the base model, and nothing beside it."""
+        total = sum(parameter.numel() for parameter in model.parameters())
+        return Counts(total, total, total)
+
+    def refresh(self, model: nn.Module) -> None:
+        """Nothing is derived from the parameters."""
+
+    def save(
+        self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path
+    ) -> None:
+        """Writes the tuned weights in the base model's dtype."""
+        tensors = {
+            name: parameters[name].to(parameter.dtype).contiguous()
+            for name, parameter in model.named_parameters()
+        }
+        save_file(tensors, directory / TENSORS_FILE, {"format": "pt"})
+        write_base(self._base, directory)
+
+    def load(self, model: nn.Module, directory: Path) -> None:
+        """Writes the tuned weights over the base model's."""
+        path = directory / TENSORS_FILE
+        check_base(model, directory)
+        with reading(path, "file of tuned weights"), safe_open(path, framework="pt") as file:
+            ours: dict[str, Any] = dict(model.named_parameters())
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            if shapes != {name: tuple(parameter.shape) for name, parameter in ours.items()}:
+                raise UserError(
+                    str(path),
+                    "must hold exactly the model's parameters",
+                    got=f"{len(shapes)} tensors for {len(ours)} parameters",
+                    fix="load the base model that was tuned",
+                )
+            for name, parameter in ours.items():
+                parameter.data.copy_(file.get_tensor(name))
+        model.requires_grad_(False)
+
+    def merge(self, model: nn.Module) -> None:
+        """The tuned model is a plain one already."""

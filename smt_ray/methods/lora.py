@@ -1,0 +1,254 @@
+"""LoRA and DoRA as methods: peft's layers, peft's files; ranks by budget are ours."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from smt_ray.errors import UserError
+from smt_ray.methods.base_model import check_base, record_base, write_base
+from smt_ray.methods.protocol import Counts
+from smt_ray.smt.model import check_untied
+from smt_ray.smt.selection import match_modules, propose_modules
+from smt_ray.smt.tensorfile import reading
+
+CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
+
+_FIELD = "lora.target_modules"
+_LINEARS = ("Linear", "Conv1D")  # GPT-2's Conv1D is a linear whose weight is (in, out)
+_PREFIX = "base_model.model."  # of the model's names in peft's files
+_ALPHA_OVER_RANK = 2
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """What is trained; names and meanings are the config's.
+
+    Attributes:
+        rank: Of the factors.
+        alpha: The update is scaled by alpha / rank.
+        dropout: Before the first factor.
+        target_modules: Last parts of the names of the adapted linears.
+        use_dora: DoRA rather than LoRA.
+        seed: What the factors' first values are drawn from: the same on every rank, whatever the
+            device and dtype.
+    """
+
+    rank: int
+    alpha: int
+    dropout: float
+    target_modules: Sequence[str]
+    use_dora: bool
+    seed: int
+
+
+class LoraMethod:
+    """Trains low-rank factors beside frozen linears; with DoRA, their magnitudes too.
+
+    Args:
+        settings: Not needed to load an adapter, which knows its own.
+    """
+
+    def __init__(self, settings: LoraSettings | None = None) -> None:
+        self._settings = settings
+
+    def prepare(self, model: nn.Module, *, zero_stage: int) -> None:
+        """Puts in peft's layers, their parameters in the base model's dtype."""
+        from peft import LoraConfig, get_peft_model
+
+        settings = self._settings
+        assert settings is not None
+        linears = find_targets(model, settings.target_modules)
+        self._base = record_base(model, [f"{name}.weight" for name in linears])
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=list(settings.target_modules),
+            use_dora=settings.use_dora,
+            task_type="CAUSAL_LM",
+            fan_in_fan_out=any(_is_conv1d(module) for module in linears.values()),
+        )
+        # peft draws on the CPU, in float32.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            # The engine keeps fp32 copies of what is trained: casting is not peft's to do.
+            self._peft = get_peft_model(model, config, autocast_adapter_dtype=False)
+        model.train(model.training)  # new layers begin in training mode: their dropout is on
+
+    def count(self, model: nn.Module) -> Counts:
+        """The factors, and the model without them."""
+        total = sum(parameter.numel() for parameter in model.parameters())
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return Counts(trained, total - trained, total)
+
+    def refresh(self, model: nn.Module) -> None:
+        """Nothing is derived from the factors."""
+
+    def save(
+        self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path
+    ) -> None:
+        """Writes what ``PeftModel.from_pretrained`` reads, and which base it is of."""
+        from peft import get_peft_model_state_dict
+
+        trained = {
+            _PREFIX + name: parameters[name].to(parameter.dtype).contiguous()
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+        # What it would look up on the hub is whether the vocabulary was resized: never here.
+        tensors = get_peft_model_state_dict(
+            self._peft, state_dict=trained, save_embedding_layers=False
+        )
+        save_file(tensors, directory / TENSORS_FILE, {"format": "pt"})
+        config = self._peft.peft_config["default"]
+        config.inference_mode = True
+        config.save_pretrained(str(directory))
+        _sort_lists(directory / CONFIG_FILE)
+        write_base(self._base, directory)
+
+    def load(self, model: nn.Module, directory: Path) -> None:
+        """Puts an adapter of peft's on its base: ours, or one that peft alone wrote."""
+        from peft import LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_dict
+
+        check_base(model, directory)
+        with reading(directory / TENSORS_FILE, "peft adapter"):
+            tensors = load_file(directory / TENSORS_FILE)
+        with reading(directory / CONFIG_FILE, "LoRA adapter's config"):
+            config = PeftConfig.from_pretrained(str(directory))
+            if not isinstance(config, LoraConfig):
+                raise ValueError(f"its peft_type is {config.peft_type}")
+        config.inference_mode, config.base_model_name_or_path = True, None
+        try:
+            self._peft = get_peft_model(model, config, autocast_adapter_dtype=False)
+        except ValueError as error:  # it names modules that the model has not
+            raise _misfit(directory, str(error)) from error
+        try:
+            result = set_peft_model_state_dict(self._peft, tensors)
+            missing = [name for name in result.missing_keys if "lora_" in name]
+            if missing or result.unexpected_keys:
+                raise RuntimeError((missing + result.unexpected_keys)[0])
+        except RuntimeError as error:  # torch's, where sizes differ
+            self._peft.unload()
+            _forget(model)
+            raise _misfit(directory, str(error)) from error
+        model.train(model.training)
+
+    def merge(self, model: nn.Module) -> None:
+        """Adds the factors' product to the weights, by peft's own arithmetic."""
+        self._peft.merge_and_unload()
+        _forget(model)
+
+
+def find_targets(
+    model: nn.Module, target_modules: Sequence[str], *, field: str = _FIELD
+) -> dict[str, nn.Module]:
+    """The linears that LoRA adapts, in the model's own order.
+
+    Args:
+        model: A plain model.
+        target_modules: Last parts of module names, or full names.
+        field: What an error calls them.
+
+    Raises:
+        UserError: A name matches nothing, something that is no linear, or a linear whose weight
+            another module uses too.
+    """
+    modules = dict(model.named_modules())
+    linears = {name: m for name, m in modules.items() if type(m).__name__ in _LINEARS}
+    names = match_modules(modules, target_modules, field=field, offered=linears)
+    for name in names:
+        if name not in linears:
+            raise UserError(
+                field,
+                f"must name linears, but {name} is a {type(modules[name]).__name__}",
+                got=list(target_modules),
+                fix=propose_modules(linears),
+            )
+    found: dict[str, Any] = {name: linears[name] for name in names}
+    check_untied(model, found, field=field)
+    return found
+
+
+def target_shapes(linears: Mapping[str, nn.Module]) -> dict[str, tuple[int, int]]:
+    """Name -> (out_features, in_features)."""
+    shapes = {}
+    for name, module in linears.items():
+        first, second = module.get_parameter("weight").shape
+        shapes[name] = (second, first) if _is_conv1d(module) else (first, second)
+    return shapes
+
+
+def choose_rank(
+    shapes: Mapping[str, tuple[int, int]],
+    budget: float,
+    num_base_parameters: int,
+    *,
+    use_dora: bool,
+) -> int:
+    """The rank whose parameters are nearest to a budget.
+
+    A module has rank x (out + in) parameters, with DoRA ``out`` magnitudes more.
+
+    Args:
+        shapes: (out_features, in_features) of the adapted linears.
+        budget: Trainable parameters as a fraction of the base model's.
+        num_base_parameters: Parameters of the base model, tied ones once.
+        use_dora: Whether magnitudes count.
+
+    Raises:
+        UserError: The budget comes to less than rank 1, or to more than full rank.
+    """
+    each = sum(o + i for o, i in shapes.values())
+    magnitudes = sum(o for o, _ in shapes.values()) if use_dora else 0
+    rank = math.floor((budget * num_base_parameters - magnitudes) / each + 0.5)
+    largest = max(min(shape) for shape in shapes.values())
+    if not 1 <= rank <= largest:
+        least, most = ((r * each + magnitudes) / num_base_parameters for r in (1, largest))
+        raise UserError(
+            "lora.budget",
+            f"must come to rank 1 to {largest}, which are {least:.3g} to {most:.4g} of the base"
+            " model's parameters",
+            got=budget,
+            fix="change it or lora.target_modules",
+        )
+    return rank
+
+
+def default_alpha(rank: int) -> int:
+    """Twice the rank, as the published baselines have it."""
+    return _ALPHA_OVER_RANK * rank
+
+
+def _misfit(directory: Path, problem: str) -> UserError:
+    return UserError(
+        str(directory),
+        "must fit the model that it is put on",
+        got=problem.strip().rpartition("\n")[2].strip(),
+        fix="load the base model that it was trained on",
+    )
+
+
+def _forget(model: nn.Module) -> None:
+    """A model whose layers were taken out is a plain one."""
+    model.__dict__.pop("peft_config", None)
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    return type(module).__name__ == "Conv1D"
+
+
+def _sort_lists(path: Path) -> None:
+    """Peft writes sets in whatever order they have; equal adapters must be equal bytes."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"].sort()
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
