@@ -1,0 +1,86 @@
+"""Claims about runs of other methods than smt: one config key, and the rest is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from smt_ray.artifacts.storage import Storage
+from smt_ray.builtin import MODEL_DIR
+from smt_ray.config.run import RunConfig
+from smt_ray.methods.registry import find_method
+from smt_ray.orchestration.merge import merge_run
+
+pytestmark = pytest.mark.slow
+
+SHARED = ("tokens", "evaluation of base", "evaluation of base_likelihood")
+SHORT = ("training.max_steps=10", "training.learning_rate=1e-3", "training.lr_warmup_steps=2")
+
+
+def run_with(
+    method: str, whole: Any, stages_of: Callable[[Sequence[str]], Path],
+    quick: Callable[..., RunConfig], *overrides: str,
+) -> tuple[dict[str, Any], Path]:  # fmt: skip
+    """A short run on what smt's has made already: its metrics, and its storage."""
+    from smt_ray.orchestration import flow
+
+    storage = stages_of(SHARED)
+    config = quick(storage, f"method={method}", f"name={method}", *SHORT, *overrides)
+    metrics = flow.run(config)
+    assert set(metrics["stages"]) == {*SHARED, "training", "evaluation of tuned"}
+    for kind in SHARED:
+        assert metrics["stages"][kind]["reused"]
+        assert metrics["stages"][kind]["stage"] == whole.stage(kind).name
+    assert metrics["training"]["num_steps"] == 10
+    for task, results in metrics["tasks"].items():
+        assert results["base"] == whole.metrics["tasks"][task]["base"]
+        assert 0 <= results["tuned"]["accuracy"] <= 1
+    return metrics, storage
+
+
+def check_merged(metrics: dict[str, Any], storage: Path, out: Path) -> set[str]:
+    """The adapter moves the base, and the merged model alone predicts the same; its files."""
+    from transformers import AutoModelForCausalLM
+
+    merge_run(Storage(str(storage)), metrics["name"], out)
+    adapter = storage / "stages" / metrics["stages"]["training"]["stage"] / "adapter"
+    model, ids = AutoModelForCausalLM.from_pretrained(MODEL_DIR), torch.arange(3, 43).view(2, 20)
+    with torch.no_grad():
+        before = model(ids).logits
+        find_method(adapter).load(model, adapter)
+        tuned = model(ids).logits
+        alone = AutoModelForCausalLM.from_pretrained(out)(ids).logits
+    assert float((tuned - before).abs().max()) > 1e-2
+    torch.testing.assert_close(alone, tuned, rtol=0, atol=1e-4)
+    return {file.name for file in adapter.iterdir()}
+
+
+def test_lora_by_budget_through_ray(
+    whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Callable[..., RunConfig],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    budget = ("lora.budget=0.05", "deepspeed.zero_stage=3")
+    metrics, storage = run_with("lora", whole, stages_of, quick, *budget)
+    trainable, lora = metrics["trainable"], metrics["lora"]
+    assert (lora["rank"], lora["alpha"]) == (7, 14)
+    assert trainable["percent_of_base"] == pytest.approx(5, abs=1)
+    assert trainable["percent_of_total"] < trainable["percent_of_base"]
+    assert trainable["num_base"] == whole.metrics["trainable"]["num_base"]
+    files = check_merged(metrics, storage, tmp_path / "merged")
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "base_model.json"}
+
+
+def test_full_through_ray(
+    whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Callable[..., RunConfig],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    metrics, storage = run_with("full", whole, stages_of, quick)
+    trainable = metrics["trainable"]
+    assert trainable["num_trainable"] == whole.metrics["trainable"]["num_base"]
+    assert trainable["percent_of_base"] == trainable["percent_of_total"] == 100
+    files = check_merged(metrics, storage, tmp_path / "merged")
+    assert files == {"tuned_model.safetensors", "base_model.json"}
