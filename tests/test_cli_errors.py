@@ -162,9 +162,21 @@ def assert_names(line: str, *parts: str) -> None:
         (["method=lora", "lora.budget=1e-9"], ["lora.budget: must come to rank 1 to", "got 1e-09"]),
         (
             ["method=lora", "--until", "selection"],
-            ["--until: must be training or evaluation: method lora has no selection"],
+            ["--until: method lora has no selection: must be one of training, evaluation; got"],
         ),
-        (["method=full", "--until", "warmup"], ["--until: must be training", "has no warmup"]),
+        (["method=full", "--until", "warmup"], ["--until: method full has no warmup"]),
+        (
+            ["selection.score=random", "--until", "warmup"],
+            ["--until: selection.score random has no warmup: must be one of selection, training"],
+        ),
+        (
+            ["selection.budget=null", "selection.groups={mlp: 0.01}"],
+            ["selection.groups: must each have at least one module", "got 'mlp'"],
+        ),
+        (
+            ["selection.budget=null", "selection.groups={v_proj: 0.01, k_proj: 0.9}"],
+            ["selection.groups.k_proj: must come to 1 to", "got 0.9"],
+        ),
         (["storage=gopher://hole"], ["storage: no file system serves", "got 'gopher://hole'"]),
         (["nonsense", "more"], ["CONFIG: must be a readable YAML file", "got 'nonsense'"]),
         (["seed=1", "nonsense"], ["override: must be key=value; got 'nonsense'"]),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from smt_ray.config.fields import Section, execution, semantic
 
@@ -57,8 +57,14 @@ class SelectionConfig(Section):
     """Trainable parameters as a fraction of the base model's; default 0.0084."""
     num_blocks: int | None = semantic(None, ge=1)
     """The other way to say it."""
-    score: Literal["mean_of_abs", "abs_of_mean", "l2", "saliency"] = semantic("mean_of_abs")
-    """How a block is scored; mean_of_abs is the paper's."""
+    groups: dict[str, Annotated[float, Field(gt=0, le=1)]] | None = semantic(None, min_length=1)
+    """Budgets of groups of modules, ranked apart, instead of ``budget``; a group is a part of its
+    modules' names (self_attn, v_proj) or attention or mlp. All others are not chosen from."""
+    score: Literal["mean_of_abs", "abs_of_mean", "l2", "saliency", "random", "magnitude"] = (
+        semantic("mean_of_abs")
+    )
+    """How a block is scored; mean_of_abs is the paper's. The controls random (by ``seed``) and
+    magnitude (of the weights) need no gradient: there is no warm-up."""
     scope: Literal["global", "per_module"] = semantic("global")
     """One ranking over the model, or the same number from each module."""
     target_modules: list[str] | None = semantic(None, min_length=1)
@@ -67,14 +73,28 @@ class SelectionConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _default_budget(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("groups") is not None:
+            return values
         return _with_default(values, "budget", DEFAULT_BUDGET, unless="num_blocks")
 
     @model_validator(mode="after")
     def _one_size(self) -> SelectionConfig:
-        if self.budget is not None and self.num_blocks is not None:
-            raise ValueError("only one of budget and num_blocks may be set")
+        if sum(given is not None for given in (self.budget, self.num_blocks, self.groups)) > 1:
+            raise ValueError("only one of budget, num_blocks and groups may be set")
         _check_block_size("block_size", self.block_size)
         return self
+
+    @property
+    def needs_warmup(self) -> bool:
+        """Whether blocks are scored by gradients."""
+        return self.score not in ("random", "magnitude")
+
+    def semantic(self) -> dict[str, Any]:
+        """As declared; groups where there are any, so that older selections keep their names."""
+        values = super().semantic()
+        if self.groups is None:
+            del values["groups"]
+        return values
 
 
 class LoraConfig(Section):

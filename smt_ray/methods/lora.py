@@ -17,7 +17,7 @@ from smt_ray.errors import UserError
 from smt_ray.methods.base_model import check_base, record_base, write_base
 from smt_ray.methods.protocol import Counts
 from smt_ray.smt.model import check_untied
-from smt_ray.smt.selection import match_modules, propose_modules
+from smt_ray.smt.modules import match_modules, propose_modules
 from smt_ray.smt.tensorfile import reading
 
 CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"

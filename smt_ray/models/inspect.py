@@ -13,7 +13,7 @@ from torch import nn
 from smt_ray.errors import UserError
 from smt_ray.models.load import resolve_path
 from smt_ray.smt.model import check_untied, is_plain_linear
-from smt_ray.smt.selection import match_modules, propose_modules
+from smt_ray.smt.modules import match_modules, propose_modules
 
 _FIELD = "warmup.target_modules"
 _HASHED_SUFFIXES = (".safetensors", ".bin", ".gguf", ".json", ".model", ".txt", ".jinja", ".py")

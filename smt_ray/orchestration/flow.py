@@ -34,6 +34,7 @@ from smt_ray.orchestration.warmup_graph import (
     TABLE,
     launch_selection,
     run_warmup,
+    selection_job,
     warmup_job,
 )
 from smt_ray.tracking.protocol import Status
@@ -106,17 +107,27 @@ class Flow:
                 run_record.end(self.folder, status)
 
     def _check_until(self, until: str) -> None:
-        if until in ("warmup", "selection") and self.config.method != "smt":
+        """Refuses to stop at a stage that the run has not."""
+        config, plan = self.config, self.plan
+        without = {"warmup": plan.warmup is None, "selection": plan.selection is None}
+        if without.get(until):
+            if plan.selection is None:
+                what = f"method {config.method}"
+            else:
+                what = f"selection.score {config.selection.score}"
             raise UserError(
                 "--until",
-                f"must be training or evaluation: method {self.config.method} has no {until}",
+                f"{what} has no {until}: must be one of"
+                f" {', '.join(stage for stage in UNTIL if not without.get(stage))}",
                 got=until,
-                fix="set method=smt, or leave --until out",
+                fix="leave it out, or choose another method or score",
             )
 
     def _stages(self, until: str) -> None:
-        if self.config.method == "smt":
-            self._warmup_and_selection(until)
+        if self.plan.warmup:
+            self._make_or_reuse_warmup(until)
+        if self.plan.selection and until != "warmup":
+            self._once("selection", self.plan.selection, self._make_selection)
         if until in ("warmup", "selection"):
             return
         self._training()
@@ -147,8 +158,8 @@ class Flow:
         """Refuses what cannot work before Ray is started or anything long is done."""
         plan = self.plan
         needed = [plan.tokens, plan.trained, *plan.evaluations.values()]
-        if plan.warmup and plan.selection and plan.selection.manifest() is None:
-            needed.append(plan.warmup)
+        if plan.selection and plan.selection.manifest() is None:
+            needed += [plan.warmup] if plan.warmup else []
             self._preflight = check_model(self.config, plan.model)
         if plan.trained.manifest() is None:
             _ = self._method_settings
@@ -174,15 +185,13 @@ class Flow:
             resources, resources.num_workers, ray.cluster_resources(), "resources.num_workers"
         )
 
-    def _warmup_and_selection(self, until: str) -> None:
+    def _make_or_reuse_warmup(self, until: str) -> None:
         assert self.plan.warmup is not None
         assert self.plan.selection is not None
         selected = self.plan.selection.manifest() is not None
         # A selection needs no warm-up any more, but one that is there is still the run's.
         if until == "warmup" or not selected or self.plan.warmup.manifest() is not None:
             self._once("warmup", self.plan.warmup, self._make_warmup)
-        if until != "warmup":
-            self._once("selection", self.plan.selection, self._make_selection)
 
     def _make_warmup(self) -> dict[str, Any]:
         began, warmup, config = time.monotonic(), self.config.warmup, self.config
@@ -214,14 +223,9 @@ class Flow:
     def _make_selection(self) -> dict[str, Any]:
         began, stage = time.monotonic(), self.plan.selection
         assert stage is not None
-        assert self.plan.warmup is not None
-        job = {
-            "storage": self.storage.root,
-            "table": self.plan.warmup.path(TABLE),
-            "folder": stage.folder,
-            "selection": self.config.selection.semantic(),
-            "title": self.config.name,
-        }
+        if self._preflight is None and self.plan.warmup is None:
+            self._preflight = check_model(self.config, self.plan.model)
+        job = selection_job(self.plan, stage, self._preflight)
         summary = ray.get(launch_selection(job))
         say(summary["summary"])
         return stage.publish([SELECTION, "selection.png"], summary, time.monotonic() - began)

@@ -29,7 +29,8 @@ class RunPlan:
     Attributes:
         training, validation: Rows to learn from and to hold out.
         tasks: Test rows by task.
-        warmup, selection: None unless the method is smt.
+        warmup: None unless the method is smt and its score one of gradients.
+        selection: None unless the method is smt.
         evaluations: ``base``, ``base_likelihood``, ``tuned`` -> its stage, where wanted.
     """
 
@@ -91,7 +92,10 @@ def make_plan(config: RunConfig) -> RunPlan:
     data = {k: v for k, v in config.data.semantic().items() if k not in _ROW_KEYS}
     rows = {"training": digest_rows(training), "validation": digest_rows(validation)}
     tokens = Stage(storage, "tokens", {"rows": rows, "data": data, "model": identity})
-    warmup, selection = _choice(config, storage, tokens) if config.method == "smt" else (None, None)
+    warmup: Stage | None = None
+    selection: Stage | None = None
+    if config.method == "smt":
+        warmup, selection = _choice(config, storage, tokens, identity)
     trained = Stage(
         storage,
         "training",
@@ -112,16 +116,25 @@ def make_plan(config: RunConfig) -> RunPlan:
     )  # fmt: skip
 
 
-def _choice(config: RunConfig, storage: Storage, tokens: Stage) -> tuple[Stage, Stage]:
-    """What smt does before it trains: the warm-up and the selection."""
+def _choice(
+    config: RunConfig, storage: Storage, tokens: Stage, identity: dict[str, Any]
+) -> tuple[Stage | None, Stage]:
+    """What smt does before it trains: the warm-up, unless a control needs none; the selection."""
+    chosen = config.selection.semantic()
+    if not config.selection.needs_warmup:
+        keys = ("target_modules", "table_block_size")
+        control = {
+            "model": identity,
+            "warmup": {key: config.warmup.semantic()[key] for key in keys},
+            **({"seed": config.seed} if config.selection.score == "random" else {}),
+        }
+        return None, Stage(storage, "selection", {**control, "selection": chosen})
     # Warm-up steps are training's: its batches and its order.
     order = {"seed": config.seed, "batch_size": config.training.batch_size}
     warmup = Stage(
         storage, "warmup", {"tokens": tokens.name, **order, "warmup": config.warmup.semantic()}
     )
-    return warmup, Stage(
-        storage, "selection", {"warmup": warmup.name, "selection": config.selection.semantic()}
-    )
+    return warmup, Stage(storage, "selection", {"warmup": warmup.name, "selection": chosen})
 
 
 def read_tasks(config: RunConfig) -> dict[str, list[Row]]:

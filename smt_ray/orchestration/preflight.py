@@ -10,8 +10,8 @@ from smt_ray.methods.lora import choose_rank, default_alpha, find_targets, targe
 from smt_ray.models.inspect import count_parameters, find_eligible
 from smt_ray.models.load import load_skeleton
 from smt_ray.smt.grid import check_block_size, common_block_size, resolve_block_size
+from smt_ray.smt.modules import match_groups, match_modules
 from smt_ray.smt.ranking import number_of_blocks, share_of_each
-from smt_ray.smt.selection import match_modules
 
 _FINEST = 32
 
@@ -88,12 +88,15 @@ def _check_selection(
     if selection.target_modules is not None:
         shapes = {name: shapes[name] for name in match_modules(shapes, selection.target_modules)}
     size = resolve_block_size(shapes, selection.block_size, multiple_of=finest)
-    count = number_of_blocks(
-        budget=selection.budget,
-        num_blocks=selection.num_blocks,
-        block_size=size,
-        num_base_parameters=num_parameters,
-        num_eligible=sum(o * i for o, i in shapes.values()) // size**2,
-    )
-    if selection.scope == "per_module":
-        share_of_each(count, len(shapes))
+    groups = match_groups(shapes, selection.groups or {}) or {None: list(shapes)}
+    for group, names in groups.items():
+        count = number_of_blocks(
+            budget=(selection.groups or {}).get(group or "", selection.budget),
+            num_blocks=selection.num_blocks,
+            block_size=size,
+            num_base_parameters=num_parameters,
+            num_eligible=sum(shapes[name][0] * shapes[name][1] for name in names) // size**2,
+            group=group,
+        )
+        if selection.scope == "per_module":
+            share_of_each(count, len(names))

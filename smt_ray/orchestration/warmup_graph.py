@@ -14,15 +14,19 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
+from smt_ray.artifacts.stages import Stage
 from smt_ray.data.cache import FILE as TOKENS
 from smt_ray.orchestration.board import announce
 from smt_ray.orchestration.plan import RunPlan
 from smt_ray.orchestration.preflight import Preflight
 from smt_ray.orchestration.resources import ProcessResources
+
+if TYPE_CHECKING:
+    from smt_ray.smt.selection import Selection
 
 TABLE, SELECTION = "score_table.safetensors", "selection.safetensors"
 PROGRESS = "warm-up"
@@ -93,6 +97,35 @@ def run_warmup(
     return summary
 
 
+def selection_job(plan: RunPlan, stage: Stage, preflight: Preflight | None) -> dict[str, Any]:
+    """Everything the selection needs, as plain values.
+
+    Args:
+        plan: The run's.
+        stage: The selection's.
+        preflight: Of the model; needed where there is no warm-up, and so no table.
+    """
+    job: dict[str, Any] = {
+        "storage": plan.storage.root,
+        "folder": stage.folder,
+        "selection": plan.config.selection.semantic(),
+        "title": plan.config.name,
+    }
+    if plan.warmup is not None:
+        return {**job, "table": plan.warmup.path(TABLE)}
+    assert preflight is not None
+    return {
+        **job,
+        "table": None,
+        "model": plan.model,
+        "shapes": preflight.shapes,
+        "multiple_of": preflight.table_block_size,
+        "num_base_parameters": preflight.num_parameters,
+        "seed": plan.config.seed,
+        "provenance": {"model": plan.identity},
+    }
+
+
 def launch_selection(job: dict[str, Any]) -> ray.ObjectRef:
     """Starts the graph's last task, on a table that is in the storage.
 
@@ -102,7 +135,7 @@ def launch_selection(job: dict[str, Any]) -> ray.ObjectRef:
     Returns:
         A reference to the selection's summary.
     """
-    return ray.remote(_select).options(num_cpus=0).remote(job)
+    return ray.remote(max_calls=1)(_select).options(num_cpus=0).remote(job)
 
 
 def _shard(job: dict[str, Any], index: int, board: Any) -> Iterator[dict[str, Any]]:
@@ -178,18 +211,20 @@ def _table(job: dict[str, Any], *rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def _select(job: dict[str, Any]) -> dict[str, Any]:
-    """Chooses blocks from the stored table; stores the selection and its picture."""
+    """Chooses blocks, from the stored table if any; stores the selection and its picture."""
     from smt_ray.artifacts.storage import Storage
     from smt_ray.reporting.figures import selection_figure
     from smt_ray.smt.scores import ScoreTable
     from smt_ray.smt.selection import select_blocks
 
     storage = Storage(job["storage"])
-    table = ScoreTable.load(storage.fetch(job["table"]))
-    selection = select_blocks(table, **job["selection"])
+    if job["table"] is None:
+        selection = _select_control(job)
+    else:
+        selection = select_blocks(ScoreTable.load(storage.fetch(job["table"])), **job["selection"])
     totals = {
-        name: (out_features // selection.block_size) * (in_features // selection.block_size)
-        for name, (out_features, in_features) in table.subset(selection.modules).shapes.items()
+        name: module.shape[0] * module.shape[1] // selection.block_size**2
+        for name, module in selection.modules.items()
     }
     title = (
         f"{job['title']}: {selection.num_blocks} blocks of {selection.block_size} x"
@@ -212,3 +247,28 @@ def _select(job: dict[str, Any]) -> dict[str, Any]:
         "counts": selection.counts(),
         "summary": selection.summary(),
     }
+
+
+def _select_control(job: dict[str, Any]) -> Selection:
+    """Chooses blocks by chance or by the base model's weights."""
+    from smt_ray.models.load import load_model
+    from smt_ray.smt.controls import magnitude_scores, random_scores
+    from smt_ray.smt.grid import resolve_block_size
+    from smt_ray.smt.modules import match_modules
+    from smt_ray.smt.selection import select_by_scores
+
+    settings = dict(job["selection"])
+    shapes, targets = job["shapes"], settings.pop("target_modules")
+    if targets is not None:
+        shapes = {name: shapes[name] for name in match_modules(shapes, targets)}
+    size = resolve_block_size(shapes, settings.pop("block_size"), multiple_of=job["multiple_of"])
+    if settings["score"] == "random":
+        scores = random_scores(shapes, size, job["seed"])
+    else:
+        model = load_model(job["model"])
+        weights = {name: model.get_parameter(f"{name}.weight") for name in shapes}
+        scores = magnitude_scores(weights, size)
+    return select_by_scores(
+        scores, block_size=size, num_base_parameters=job["num_base_parameters"],
+        provenance=job["provenance"], **settings,
+    )  # fmt: skip

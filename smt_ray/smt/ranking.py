@@ -17,6 +17,8 @@ def number_of_blocks(
     num_eligible: int,
     block_size: int,
     num_base_parameters: int,
+    *,
+    group: str | None = None,
 ) -> int:
     """The number of blocks asked for: ``num_blocks``, or the nearest to ``budget``.
 
@@ -26,6 +28,7 @@ def number_of_blocks(
         num_eligible: Blocks there are to choose from.
         block_size: L, side of a block in elements.
         num_base_parameters: Parameters of the base model, tied ones once.
+        group: The group that they are of, for an error to name.
 
     Raises:
         UserError: Both or neither are given, or there are not that many blocks.
@@ -41,8 +44,9 @@ def number_of_blocks(
     assert wanted is not None
     count = math.floor(wanted + 0.5) if math.isfinite(wanted) else 0
     if not 1 <= count <= num_eligible or (budget is None and count != num_blocks):
+        field = "selection.num_blocks" if budget is None else "selection.budget"
         raise UserError(
-            "selection.num_blocks" if budget is None else "selection.budget",
+            field if group is None else f"selection.groups.{group}",
             f"must come to 1 to {num_eligible} blocks of {block_size} x {block_size}, which are "
             f"{share:.3g} to {share * num_eligible:.4g} of the base model's parameters",
             got=num_blocks if budget is None else budget,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from smt_ray.errors import UserError
 from smt_ray.smt.grid import resolve_block_size
+from smt_ray.smt.modules import match_groups, match_modules
 from smt_ray.smt.ranking import best, best_of_each, number_of_blocks
 from smt_ray.smt.scores import ScoreTable
 from smt_ray.smt.tensorfile import read_tensors, reading, write_tensors
@@ -145,45 +146,6 @@ class Selection:
             return cls(modules=modules, **header)
 
 
-def match_modules(
-    names: Iterable[str],
-    target_modules: Sequence[str],
-    *,
-    field: str = "target_modules",
-    offered: Iterable[str] | None = None,
-) -> list[str]:
-    """The names that a target names, whole or by their last parts (``q_proj``, ``mlp.up_proj``).
-
-    Args:
-        names: Of modules.
-        target_modules: Names or last parts of names.
-        field: What an error calls the targets.
-        offered: The names that an error proposes; by default all.
-
-    Raises:
-        UserError: A target matches nothing.
-    """
-    names = list(names)
-    chosen: set[str] = set()
-    for target in target_modules:
-        matched = {name for name in names if name == target or name.endswith(f".{target}")}
-        if not matched:
-            raise UserError(
-                field,
-                "must each match at least one module",
-                got=target,
-                fix=propose_modules(names if offered is None else offered),
-            )
-        chosen |= matched
-    return [name for name in names if name in chosen]
-
-
-def propose_modules(names: Iterable[str]) -> str:
-    """The fix of an error about target modules: the last parts of those there are, each once."""
-    known = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in names))
-    return f"use module names or their last parts; there are {known or 'none'}"
-
-
 def select_blocks(
     table: ScoreTable,
     *,
@@ -193,6 +155,7 @@ def select_blocks(
     score: str = "mean_of_abs",
     scope: str = "global",
     target_modules: Sequence[str] | None = None,
+    groups: Mapping[str, float] | None = None,
 ) -> Selection:
     """Chooses the blocks with the highest scores (paper section 3.2 and appendix B).
 
@@ -207,6 +170,8 @@ def select_blocks(
         scope: One of :data:`SCOPES`.
         target_modules: Names or last parts of names of the modules to choose from; by default all
             of the table's.
+        groups: Budgets of groups, ranked apart, instead of ``budget`` and ``num_blocks``; see
+            :func:`smt_ray.smt.modules.match_groups`. Modules in no group are not chosen from.
 
     Raises:
         UserError: An argument that cannot be met; the message says what could.
@@ -222,6 +187,7 @@ def select_blocks(
         num_blocks=num_blocks,
         score=score,
         scope=scope,
+        groups=groups,
         provenance=table.provenance,
     )
 
@@ -235,6 +201,7 @@ def select_by_scores(
     num_blocks: int | None = None,
     score: str,
     scope: str = "global",
+    groups: Mapping[str, float] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Selection:
     """Chooses blocks by any scores, such as a control's; see :func:`select_blocks`.
@@ -247,33 +214,69 @@ def select_by_scores(
         num_blocks: See :func:`select_blocks`.
         score: What to call the scores in the selection.
         scope: See :func:`select_blocks`. Ties go to the earlier module, row and column.
+        groups: See :func:`select_blocks`.
         provenance: Where the scores came from, as JSON values.
     """
     if scope not in SCOPES:
         raise UserError("selection.scope", f"must be one of {', '.join(SCOPES)}", got=scope)
     scores = {name: values.double().cpu() for name, values in scores.items()}
+    common = {
+        "block_size": block_size,
+        "num_base_parameters": num_base_parameters,
+        "score": score,
+        "scope": scope,
+        "provenance": dict(provenance or {}),
+    }
+    if groups is None:
+        return _select(scores, budget, num_blocks, None, common)
+    if budget is not None or num_blocks is not None:
+        raise UserError(
+            "selection.groups",
+            "must be the only one of groups, budget and num_blocks",
+            got={"budget": budget, "num_blocks": num_blocks},
+        )
+    joined = join_selections(
+        [
+            _select({name: scores[name] for name in names}, groups[group], None, group, common)
+            for group, names in match_groups(scores, groups).items()
+        ]
+    )
+    ordered = {name: joined.modules[name] for name in scores if name in joined.modules}
+    return replace(joined, modules=ordered)
+
+
+def _select(
+    scores: Mapping[str, Tensor],
+    budget: float | None,
+    num_blocks: int | None,
+    group: str | None,
+    common: dict[str, Any],
+) -> Selection:
+    """One ranking's choice.
+
+    Args:
+        scores: (R, C) float64 each.
+        budget: See :func:`select_blocks`.
+        num_blocks: See :func:`select_blocks`.
+        group: For errors to name.
+        common: What the selection carries whatever is chosen.
+    """
     _check_scores(scores)
+    size, scope = common["block_size"], common["scope"]
     num_eligible = sum(values.numel() for values in scores.values())
-    wanted = number_of_blocks(budget, num_blocks, num_eligible, block_size, num_base_parameters)
+    wanted = number_of_blocks(
+        budget, num_blocks, num_eligible, size, common["num_base_parameters"], group=group
+    )
     masks, margin = (best if scope == "global" else best_of_each)(scores, wanted)
     modules = {
         name: ModuleSelection(
-            shape=(mask.shape[0] * block_size, mask.shape[1] * block_size),
+            shape=(mask.shape[0] * size, mask.shape[1] * size),
             indices=mask.nonzero().to(torch.int32),  # in row-major order
             scores=scores[name][mask],
         )
         for name, mask in masks.items()
     }
-    return Selection(
-        block_size=block_size,
-        modules=modules,
-        num_base_parameters=num_base_parameters,
-        num_requested=wanted,
-        score=score,
-        scope=scope,
-        margin=margin,
-        provenance=dict(provenance or {}),
-    )
+    return Selection(modules=modules, num_requested=wanted, margin=margin, **common)
 
 
 def join_selections(selections: Sequence[Selection]) -> Selection:

@@ -135,6 +135,36 @@ def test_lora_settings_change_no_stage_of_smt_and_of_lora_the_training_alone(
         assert changed(*given) == TRAINING
 
 
+@pytest.mark.parametrize("score", ["random", "magnitude"])
+def test_a_control_has_a_selection_without_a_warm_up(make_config: Make, score: str) -> None:
+    def control(*overrides: str) -> RunConfig:
+        return make_config(f"selection.score={score}", *overrides)
+
+    plan = make_plan(control())
+    assert plan.warmup is None
+    assert set(names(plan)) == ALL - {"warmup"}
+    assert changed(control(), control("warmup.num_steps=7", "warmup.reduction=score")) == set()
+    for override in ("selection.budget=0.1", "warmup.target_modules=[v_proj]"):
+        assert changed(control(), control(override)) == SELECTION
+    # Neither the rows nor their order have a part in it.
+    rows = changed(control(), control("data.max_rows=15", "training.batch_size=8"))
+    assert rows == {"tokens"} | TRAINING
+    seeded = changed(control(), control("seed=1"))
+    assert ("selection" in seeded) == (score == "random")
+
+
+def test_groups_are_the_selections_and_without_them_it_is_named_as_before(
+    make_config: Make,
+) -> None:
+    groups = "selection.groups={v_proj: 0.02}", "selection.budget=null"
+    assert changed(make_config(), make_config(*groups)) == SELECTION
+    stage = make_plan(make_config()).selection
+    assert stage is not None
+    assert set(stage.inputs["selection"]) == {
+        "block_size", "budget", "num_blocks", "score", "scope", "target_modules"
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("method", ["lora", "dora", "full"])
 def test_what_smt_alone_reads_changes_no_other_methods_stage(
     make_config: Make, method: str

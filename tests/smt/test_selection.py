@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from smt_ray.errors import UserError
+from smt_ray.smt.modules import match_groups, match_modules
 from smt_ray.smt.scores import ScoreTable
 from smt_ray.smt.selection import (
     Selection,
     join_selections,
-    match_modules,
     select_blocks,
     select_by_scores,
 )
@@ -182,6 +182,45 @@ def test_groups_with_budgets_of_their_own_are_joined() -> None:
     assert (joined.num_requested, joined.margin) == (3, min(q.margin, v.margin))
     with pytest.raises(UserError, match=r"must not share a module; got 'x.q_proj'"):
         join_selections([q, q])
+
+
+def test_groups_are_ranked_apart_and_stay_in_the_models_order() -> None:
+    scores = {"0.self_attn.v": [[9, 8], [7, 6]], "0.mlp.up": [[1, 2], [3, 4]],
+              "1.self_attn.v": [[5, 1], [1, 1]]}  # fmt: skip
+    budgets = {"mlp": 0.008, "attention": 0.012}  # two and three blocks of 2 x 2 in 1,000
+    selection = select_blocks(table_of(scores), block_size=2, groups=budgets)
+    assert indices(selection) == {
+        "0.self_attn.v": [[0, 0], [0, 1], [1, 0]], "0.mlp.up": [[1, 0], [1, 1]],
+        "1.self_attn.v": [],
+    }  # fmt: skip
+    assert list(selection.modules) == list(scores)
+    assert selection.budget == 0.02
+    assert selection.margin == pytest.approx(min((3 - 2) / 3, (7 - 6) / 7))
+
+
+def test_a_group_is_a_part_of_a_name_and_the_rest_is_not_chosen_from() -> None:
+    names = ["0.attn.q", "0.attn.v", "0.mlp.up", "0.mlp.v_up"]
+    assert match_groups(names, ["attention", "up"]) == {"attention": names[:2], "up": [names[2]]}
+    table = table_of({"x.q_proj": [[1, 9]], "x.v_proj": [[8, 3]]})
+    chosen = select_blocks(table, block_size=2, groups={"q_proj": 0.004})
+    assert indices(chosen) == {"x.q_proj": [[0, 1]]}
+
+
+@pytest.mark.parametrize(
+    ("groups", "budget", "field", "words"),
+    [
+        ({"mlp": 0.1}, None, "selection.groups", "at least one module"),
+        ({"x": 0.004, "q_proj": 0.004}, None, "selection.groups", "x.q_proj is in x and q_proj"),
+        ({"q_proj": 0.9}, None, "selection.groups.q_proj", "must come to 1 to 4 blocks of 2 x 2"),
+        ({"q_proj": 0.004}, 0.004, "selection.groups", "the only one of groups, budget"),
+    ],
+)
+def test_groups_that_cannot_be_met_are_refused(
+    groups: dict[str, float], budget: float | None, field: str, words: str
+) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        select_blocks(BY_HAND, block_size=2, groups=groups, budget=budget)
+    assert caught.value.field == field
 
 
 def test_summary_counts_blocks_by_kind_of_module() -> None:

@@ -1,0 +1,89 @@
+"""Which modules a name means: targets, and groups with budgets of their own (paper table 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from smt_ray.errors import UserError
+
+_GROUPS = "selection.groups"
+
+# What model families call the two halves of a layer.
+_SYNONYMS = {
+    "attention": ("self_attn", "attn", "attention", "self_attention"),
+    "mlp": ("mlp", "feed_forward", "ffn"),
+}
+
+
+def match_modules(
+    names: Iterable[str],
+    target_modules: Sequence[str],
+    *,
+    field: str = "target_modules",
+    offered: Iterable[str] | None = None,
+) -> list[str]:
+    """The names that a target names, whole or by their last parts (``q_proj``, ``mlp.up_proj``).
+
+    Args:
+        names: Of modules.
+        target_modules: Names or last parts of names.
+        field: What an error calls the targets.
+        offered: The names that an error proposes; by default all.
+
+    Raises:
+        UserError: A target matches nothing.
+    """
+    names = list(names)
+    chosen: set[str] = set()
+    for target in target_modules:
+        matched = {name for name in names if name == target or name.endswith(f".{target}")}
+        if not matched:
+            raise UserError(
+                field,
+                "must each match at least one module",
+                got=target,
+                fix=propose_modules(names if offered is None else offered),
+            )
+        chosen |= matched
+    return [name for name in names if name in chosen]
+
+
+def propose_modules(names: Iterable[str]) -> str:
+    """The fix of an error about target modules: the last parts of those there are, each once."""
+    known = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in names))
+    return f"use module names or their last parts; there are {known or 'none'}"
+
+
+def match_groups(names: Iterable[str], groups: Iterable[str]) -> dict[str, list[str]]:
+    """The modules of each group.
+
+    Args:
+        names: Of the modules that may be chosen from, in the model's order.
+        groups: Parts of module names (``self_attn``, ``v_proj``); ``attention`` and ``mlp`` stand
+            for whatever the usual model families call them.
+
+    Raises:
+        UserError: A group has no module, or two share one.
+    """
+    names, found = list(names), {}
+    taken: dict[str, str] = {}
+    for group in groups:
+        parts = {group, *_SYNONYMS.get(group, ())}
+        found[group] = [name for name in names if parts & set(name.split("."))]
+        if not found[group]:
+            raise UserError(
+                _GROUPS,
+                "must each have at least one module that may be chosen from",
+                got=group,
+                fix="name a part of module names such as self_attn or v_proj, and add its modules"
+                " to warmup.target_modules",
+            )
+        for name in found[group]:
+            if name in taken:
+                raise UserError(
+                    _GROUPS,
+                    f"must not share a module; {name} is in {taken[name]} and {group}",
+                    got=group,
+                )
+            taken[name] = group
+    return found

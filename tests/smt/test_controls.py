@@ -1,0 +1,43 @@
+"""Claims about the scores that need no gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from smt_ray.smt.controls import magnitude_scores, random_scores
+from smt_ray.smt.selection import select_by_scores
+
+SHAPES = {"q": (64, 32), "v": (16, 32)}
+
+
+def test_magnitude_is_the_mean_absolute_weight_of_a_block() -> None:
+    weight = torch.tensor([[1.0, -3.0, 0.0, 0.5], [2.0, -2.0, 0.5, 0.0]])
+    assert magnitude_scores({"w": weight}, 2)["w"].tolist() == [[2.0, 0.25]]
+    low = magnitude_scores({"w": weight.bfloat16()}, 2)["w"]
+    assert (low.tolist(), low.dtype) == ([[2.0, 0.25]], torch.float64)
+
+
+def test_a_seed_decides_what_is_chosen_by_chance() -> None:
+    a, b, c = (random_scores(SHAPES, 8, seed) for seed in (1, 1, 2))
+    assert {name: tuple(scores.shape) for name, scores in a.items()} == {"q": (8, 4), "v": (2, 4)}
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["q"], c["q"])
+
+
+def test_chance_prefers_no_module_and_a_smaller_budget_chooses_among_a_largers() -> None:
+    counts = {"q": 0, "v": 0}
+    for seed in range(200):
+        chosen = [
+            select_by_scores(
+                random_scores(SHAPES, 8, seed), block_size=8, num_base_parameters=10_000,
+                num_blocks=n, score="random",
+            )
+            for n in (5, 10)
+        ]  # fmt: skip
+        for name in SHAPES:
+            small, large = ({tuple(i) for i in s.modules[name].indices.tolist()} for s in chosen)
+            assert small <= large
+            counts[name] += len(large)
+    # 32 blocks of q and 8 of v: four fifths are q's.
+    assert counts["q"] / (counts["q"] + counts["v"]) == pytest.approx(0.8, abs=0.03)
