@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from smt_ray.artifacts.storage import Storage
 from smt_ray.builtin import MODEL_DIR
 from smt_ray.config.run import RunConfig
 from smt_ray.methods.registry import find_method
 from smt_ray.orchestration.merge import merge_run
+from smt_ray.smt.controls import magnitude_scores
+from smt_ray.smt.selection import Selection, select_by_scores
 
 pytestmark = pytest.mark.slow
 
@@ -44,8 +47,6 @@ def run_with(
 
 def check_merged(metrics: dict[str, Any], storage: Path, out: Path) -> set[str]:
     """The adapter moves the base, and the merged model alone predicts the same; its files."""
-    from transformers import AutoModelForCausalLM
-
     merge_run(Storage(str(storage)), metrics["name"], out)
     adapter = storage / "stages" / metrics["stages"]["training"]["stage"] / "adapter"
     model, ids = AutoModelForCausalLM.from_pretrained(MODEL_DIR), torch.arange(3, 43).view(2, 20)
@@ -84,3 +85,36 @@ def test_full_through_ray(
     assert trainable["percent_of_base"] == trainable["percent_of_total"] == 100
     files = check_merged(metrics, storage, tmp_path / "merged")
     assert files == {"tuned_model.safetensors", "base_model.json"}
+
+
+def test_a_control_selects_without_a_warm_up_by_groups_too(
+    stages_of: Callable[[Sequence[str]], Path], quick: Callable[..., RunConfig]
+) -> None:
+    from smt_ray.orchestration import flow
+
+    storage, groups = stages_of(("tokens",)), {"attention": 0.02, "mlp": 0.01}
+    overrides = (
+        "name=control", "selection.score=magnitude", "selection.budget=null",
+        "selection.groups={attention: 0.02, mlp: 0.01}",
+        "warmup.target_modules=[q_proj, k_proj, v_proj, o_proj, up_proj]",
+    )  # fmt: skip
+    metrics = flow.run(quick(storage, *overrides), "selection")
+    assert set(metrics["stages"]) == {"tokens", "selection"}
+    place = storage / "stages" / metrics["stages"]["selection"]["stage"]
+    found = Selection.load(place / "selection.safetensors")
+    model: Any = AutoModelForCausalLM.from_pretrained(MODEL_DIR)
+    weights = {
+        name: module.weight
+        for name, module in model.named_modules()
+        if name.endswith(("q_proj", "k_proj", "v_proj", "o_proj", "up_proj"))
+    }
+    expected = select_by_scores(
+        magnitude_scores(weights, 16), block_size=16, score="magnitude", groups=groups,
+        num_base_parameters=model.num_parameters(),
+    )  # fmt: skip
+    assert expected.counts() == found.counts()
+    for name, module in expected.modules.items():
+        assert torch.equal(found.modules[name].indices, module.indices)
+    mlp = sum(n for name, n in found.counts().items() if ".mlp." in name)
+    assert mlp * 256 / model.num_parameters() == pytest.approx(0.01, abs=2e-4)
+    assert metrics["selection"]["projections"].keys() >= {"up_proj"}
