@@ -256,14 +256,16 @@ def pair(rank: Rank) -> None:
     _diverge(rank)
     _preempt(rank, 2)
     _preempt(rank, 3)
-    _cross(rank, stage=2, mine="two", theirs="one")
+    for method in METHODS:
+        _cross(rank, method, stage=2, mine="two", theirs="one")
 
 
 def single(rank: Rank) -> None:
     """One rank: what two are compared with."""
     _gradients(rank, 0)
     _resume(rank, 2, "float32", "smt")
-    _cross(rank, stage=0, mine="one", theirs="two")
+    for method in METHODS:
+        _cross(rank, method, stage=0, mine="one", theirs="two")
 
 
 def _gradients(rank: Rank, stage: int) -> None:
@@ -403,15 +405,16 @@ def _preempt(rank: Rank, stage: int) -> None:
     }
 
 
-def _cross(rank: Rank, *, stage: int, mine: str, theirs: str) -> None:
+def _cross(rank: Rank, method: str, *, stage: int, mine: str, theirs: str) -> None:
     """Goes on from the other part's checkpoint, to where that part went."""
-    whole = rank.trained_by(stage)
-    rank.keep(f"{mine}-half", whole.states[HALF], HALF)
-    rank.keep(f"{mine}-end", whole.states[NUM_STEPS], NUM_STEPS)
-    resumed = rank.trained_by(stage, start=rank.wait_for(f"{theirs}-half"))
+    whole = rank.trained_by(stage, method_name=method)
+    rank.keep(f"{method}-{mine}-half", whole.states[HALF], HALF)
+    rank.keep(f"{method}-{mine}-end", whole.states[NUM_STEPS], NUM_STEPS)
+    theirs = f"{method}-{theirs}"
+    resumed = rank.trained_by(stage, method_name=method, start=rank.wait_for(f"{theirs}-half"))
     expected, _ = load_state(rank.wait_for(f"{theirs}-end"))
     found = resumed.states[NUM_STEPS]
-    rank.facts["cross"] = {
+    rank.facts[f"cross-{method}"] = {
         key: max(float((found[n] - expected[n]).abs().max()) for n in found if n.endswith(key))
         for key in ("param", "exp_avg", "exp_avg_sq")
     }
