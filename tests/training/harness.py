@@ -144,7 +144,7 @@ class Rank:
 
     def wait_for(self, name: str) -> Path:
         """Another part's checkpoint."""
-        place, deadline = self.folder / "states" / name, time.monotonic() + 240
+        place, deadline = self.folder / "states" / name, time.monotonic() + 400
         while not (place / "ready").exists():
             assert time.monotonic() < deadline, f"nobody wrote {name}"
             time.sleep(0.1)
@@ -250,14 +250,14 @@ def pair(rank: Rank) -> None:
     for method in METHODS[1:]:
         for stage in (2, 3):
             _gradients_of(rank, stage, method)
+    for method in METHODS:
+        _cross(rank, method, stage=2, mine="two", theirs="one")
     _resume(rank, 1, "float32", "smt")
     for method, stage, dtype in itertools.product(METHODS, (0, 2, 3), ("float32", "bfloat16")):
         _resume(rank, stage, dtype, method)
     _diverge(rank)
     _preempt(rank, 2)
     _preempt(rank, 3)
-    for method in METHODS:
-        _cross(rank, method, stage=2, mine="two", theirs="one")
 
 
 def single(rank: Rank) -> None:
@@ -329,11 +329,14 @@ def _resume(rank: Rank, stage: int, dtype: str, method: str) -> None:
 def _adapter(rank: Rank, run: Trained, name: str, dtype: str) -> None:
     """What the engine says of held-out rows; what the adapter on its base says, and merged."""
     losses = {"engine": run.loop.validate()["validation/loss"]}
+    parameters = run.engine.export_parameters(keep=rank.rank == 0)
     if rank.rank != 0:
+        rank.facts[f"adapter-{name}"] = {"num_exported": len(parameters)}
         return
+    parameters = {name.removeprefix("model."): value for name, value in parameters.items()}
     place = rank.folder / f"adapter-{rank.num_ranks}-{name}"
     place.mkdir()
-    run.method.save(run.model, run.trainables(NUM_STEPS), place)
+    run.method.save(run.model, parameters, place)
     plain, method = rank.base(dtype), find_method(place)
     losses["base"], _ = _held_out(rank, plain)
     method.load(plain, place)
