@@ -16,14 +16,13 @@ from torch import nn
 from smt_ray.errors import UserError
 from smt_ray.methods.base_model import check_base, record_base, write_base
 from smt_ray.methods.protocol import Counts
-from smt_ray.smt.model import check_untied
+from smt_ray.smt.model import check_untied, is_plain_linear
 from smt_ray.smt.modules import match_modules, propose_modules
 from smt_ray.smt.tensorfile import reading
 
 CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 _FIELD = "lora.target_modules"
-_LINEARS = ("Linear", "Conv1D")  # GPT-2's Conv1D is a linear whose weight is (in, out)
 _PREFIX = "base_model.model."  # of the model's names in peft's files
 _ALPHA_OVER_RANK = 2
 
@@ -163,7 +162,7 @@ def find_targets(
             another module uses too.
     """
     modules = dict(model.named_modules())
-    linears = {name: m for name, m in modules.items() if type(m).__name__ in _LINEARS}
+    linears = {name: m for name, m in modules.items() if is_plain_linear(m) or _is_conv1d(m)}
     names = match_modules(modules, target_modules, field=field, offered=linears)
     for name in names:
         if name not in linears:
@@ -243,6 +242,7 @@ def _forget(model: nn.Module) -> None:
 
 
 def _is_conv1d(module: nn.Module) -> bool:
+    """Whether it is GPT-2's linear, whose weight is (in, out)."""
     return type(module).__name__ == "Conv1D"
 
 

@@ -250,6 +250,34 @@ def test_another_base_is_refused_and_left_as_it_was(
     assert not any("lora" in n for n, _ in model.named_parameters())
 
 
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"intermediate_size": 96}, "size mismatch"),
+        ({"num_hidden_layers": 3}, "model.layers.2.self_attn.q_proj.lora_A"),
+        ({"num_hidden_layers": 1}, "model.layers.1."),
+        (None, "not found in the base model"),
+    ],
+)
+def test_an_adapter_without_a_record_of_its_base_must_fit_all_the_same(
+    adapter: Path, make_llama: Make, changes: dict[str, int] | None, what: str
+) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    (adapter / "base_model.json").unlink()
+    if changes is None:
+        config = GPT2Config(vocab_size=100, n_embd=32, n_layer=1, n_head=4, n_positions=32)
+        model: Any = GPT2LMHeadModel(config).eval()
+    else:
+        model = make_llama(**changes)
+    before = logits(model)
+    with pytest.raises(UserError, match="must fit the model that it is put on") as caught:
+        find_method(adapter).load(model, adapter)
+    assert what in caught.value.got
+    assert torch.equal(logits(model), before)
+    assert not any("lora" in n for n, _ in model.named_parameters())
+
+
 def test_the_same_base_in_another_dtype_is_taken(adapter: Path, make_llama: Make) -> None:
     find_method(adapter).load(make_llama().bfloat16(), adapter)
 
