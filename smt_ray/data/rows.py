@@ -17,7 +17,7 @@ class Row:
         input: Further context, or "".
         output: The text that training completes the prompt with.
         answer: The short gold answer that evaluation compares with, or "" where a row has none.
-        position: Where the row stands in its source, from 0; no part of what it says.
+        position: Where the row stands in ``data.train``, from 0; no part of what it says.
     """
 
     instruction: str
@@ -63,4 +63,4 @@ def parse_row(record: Any, *, source: str, index: int) -> Row:
         raise UserError(
             f"{place}, field 'instruction'", "must not be empty", got=values["instruction"]
         )
-    return Row(**values, position=index)
+    return Row(**values)

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from smt_ray.errors import UserError
-from smt_ray.smt.adapter import config_sha256
+from smt_ray.smt.adapter import config_sha256, has_other_config, name_or_path, other_base
 from smt_ray.smt.tensorfile import reading
 
 FILE = "base_model.json"
@@ -34,7 +33,7 @@ def record_base(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
     """
     names = list(names)
     return {
-        "name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
+        "name_or_path": name_or_path(model),
         "config_sha256": config_sha256(getattr(model, "config", None)),
         "parameters": names,
         "rows_sha256": _rows_sha256(model, names),
@@ -64,23 +63,16 @@ def check_base(model: nn.Module, directory: Path) -> None:
     with reading(path, "record of a base model"):
         record = json.loads(path.read_text(encoding="utf-8"))
         expected = (record["config_sha256"], record["rows_sha256"])
-        names, name_or_path = list(record["parameters"]), record["name_or_path"]
+        names, base = list(record["parameters"]), record["name_or_path"]
     difference = None
-    theirs, ours = expected[0], config_sha256(getattr(model, "config", None))
-    if None not in (theirs, ours) and theirs != ours:
+    if has_other_config(model, expected[0]):
         difference = "config"
     elif missing := [name for name in names if not _has(model, name)]:
         difference = f"parameter {missing[0]}"
     elif _rows_sha256(model, names) != expected[1]:
         difference = "weight"
     if difference:
-        raise UserError(
-            str(directory),
-            f"must be loaded on the base model it was trained on; the {difference} differs",
-            got=getattr(getattr(model, "config", None), "_name_or_path", "")
-            or type(model).__name__,
-            fix=f"load {name_or_path or 'that model'} in float32 or bfloat16",
-        )
+        raise other_base(model, directory, difference, base)
 
 
 def _has(model: nn.Module, name: str) -> bool:

@@ -78,7 +78,6 @@ class Flow:
         self.board: Any = None
         self.writer: Any = None
         self.page: str | None = None
-        self._preflight: Preflight | None = None
 
     def run(self, until: str) -> dict[str, Any]:
         """See :func:`run`."""
@@ -160,11 +159,16 @@ class Flow:
         needed = [plan.tokens, plan.trained, *plan.evaluations.values()]
         if plan.selection and plan.selection.manifest() is None:
             needed += [plan.warmup] if plan.warmup else []
-            self._preflight = check_model(self.config, plan.model)
+            _ = self._preflight
         if plan.trained.manifest() is None:
             _ = self._method_settings
         for stage in needed:
             stage.manifest()  # raises where an artifact is no longer whole
+
+    @cached_property
+    def _preflight(self) -> Preflight:
+        """What the model makes of the config; checking it loads a skeleton, so it is done once."""
+        return check_model(self.config, self.plan.model)
 
     @cached_property
     def _method_settings(self) -> dict[str, Any]:
@@ -197,8 +201,6 @@ class Flow:
         began, warmup, config = time.monotonic(), self.config.warmup, self.config
         stage = self.plan.warmup
         assert stage is not None
-        if self._preflight is None:
-            self._preflight = check_model(config, self.plan.model)
         # Shards can take turns: one at a time is enough.
         resources = plan_processes(
             config.resources, 1, ray.cluster_resources(), "warmup.num_shards"
@@ -223,8 +225,6 @@ class Flow:
     def _make_selection(self) -> dict[str, Any]:
         began, stage = time.monotonic(), self.plan.selection
         assert stage is not None
-        if self._preflight is None and self.plan.warmup is None:
-            self._preflight = check_model(self.config, self.plan.model)
         job = selection_job(self.plan, stage, self._preflight)
         summary = ray.get(launch_selection(job))
         say(summary["summary"])

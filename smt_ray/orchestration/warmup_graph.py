@@ -97,13 +97,13 @@ def run_warmup(
     return summary
 
 
-def selection_job(plan: RunPlan, stage: Stage, preflight: Preflight | None) -> dict[str, Any]:
+def selection_job(plan: RunPlan, stage: Stage, preflight: Preflight) -> dict[str, Any]:
     """Everything the selection needs, as plain values.
 
     Args:
         plan: The run's.
         stage: The selection's.
-        preflight: Of the model; needed where there is no warm-up, and so no table.
+        preflight: Of the model; used where there is no warm-up, and so no table.
     """
     job: dict[str, Any] = {
         "storage": plan.storage.root,
@@ -113,7 +113,6 @@ def selection_job(plan: RunPlan, stage: Stage, preflight: Preflight | None) -> d
     }
     if plan.warmup is not None:
         return {**job, "table": plan.warmup.path(TABLE)}
-    assert preflight is not None
     return {
         **job,
         "table": None,

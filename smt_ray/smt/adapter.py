@@ -98,7 +98,7 @@ def save_adapter(model: nn.Module, directory: str | os.PathLike[str]) -> Path:
         },
         "selection": getattr(model, ORIGIN_ATTRIBUTE, {}),
         "base": {
-            "name_or_path": _name_or_path(model),
+            "name_or_path": name_or_path(model),
             "config_sha256": config_sha256(getattr(model, "config", None)),
             "blocks_sha256": _blocks_sha256(layer.original_blocks for layer in layers.values()),
         },
@@ -136,13 +136,7 @@ def load_adapter(
         unload(model)
     difference = _difference(model, adapter) if check_base else None
     if difference:
-        raise UserError(
-            str(directory),
-            f"must be loaded on the base model it was trained on; the {difference} differs",
-            got=getattr(getattr(model, "config", None), "_name_or_path", "")
-            or type(model).__name__,
-            fix=f"load {adapter.base['name_or_path'] or 'that model'} in float32 or bfloat16",
-        )
+        raise other_base(model, directory, difference, adapter.base["name_or_path"])
     make_sparse(model, adapter.block_size, adapter.shapes, adapter.indices, adapter.origin)
     for name, layer in sparse_modules(model).items():
         layer.blocks.data.copy_(adapter.blocks[name])
@@ -169,8 +163,34 @@ def config_sha256(config: Any) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _name_or_path(model: nn.Module) -> str | None:
+def name_or_path(model: nn.Module) -> str | None:
+    """Where transformers loaded a model from; None where that is not known."""
     return getattr(getattr(model, "config", None), "_name_or_path", None) or None
+
+
+def has_other_config(model: nn.Module, expected: str | None) -> bool:
+    """Whether a model's architecture is another than a recorded one, where both are known."""
+    found = config_sha256(getattr(model, "config", None))
+    return None not in (expected, found) and expected != found
+
+
+def other_base(
+    model: nn.Module, directory: Path, difference: str, expected: str | None
+) -> UserError:
+    """The error of an adapter that is put on another base model than its own.
+
+    Args:
+        model: The model it was put on.
+        directory: The adapter's.
+        difference: What differs.
+        expected: Name or path of its own base, where known.
+    """
+    return UserError(
+        str(directory),
+        f"must be loaded on the base model it was trained on; the {difference} differs",
+        got=name_or_path(model) or type(model).__name__,
+        fix=f"load {expected or 'that model'} in float32 or bfloat16",
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,8 +238,7 @@ def _read(directory: Path) -> _Adapter:
 
 def _difference(model: nn.Module, adapter: _Adapter) -> str | None:
     """What tells a plain model from the base that the adapter was trained on, if anything does."""
-    theirs, ours = adapter.base["config_sha256"], config_sha256(getattr(model, "config", None))
-    if None not in (theirs, ours) and theirs != ours:
+    if has_other_config(model, adapter.base["config_sha256"]):
         return "config"
     modules = dict(model.named_modules())
     originals: list[Tensor] = []
