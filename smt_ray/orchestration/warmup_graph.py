@@ -226,7 +226,7 @@ def _select(job: dict[str, Any]) -> dict[str, Any]:
         for name, module in selection.modules.items()
     }
     title = (
-        f"{job['title']}: {selection.num_blocks} blocks of {selection.block_size} x"
+        f"{job['title']}\n{selection.num_blocks} blocks of {selection.block_size} x"
         f" {selection.block_size}, {selection.budget:.2%} of the base model"
     )
     with tempfile.TemporaryDirectory() as scratch:

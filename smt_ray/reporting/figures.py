@@ -123,7 +123,7 @@ def selection_figure(
         counts: Module name -> blocks chosen.
         totals: Module name -> blocks there are, for every eligible module.
         path: Where to write it; its suffix is the format (png, pdf, svg).
-        title: One line above it.
+        title: Above it; lines of about 45 characters fit.
 
     Returns:
         The path written.
