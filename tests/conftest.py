@@ -39,16 +39,22 @@ def make_llama() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def make_encoded() -> Callable[..., EncodedRows]:
-    """Draws rows of 5 to 19 tokens, about half of each its prompt; the last token id is unused."""
+    """Draws rows of 5 to 19 tokens, about half of each its prompt; the last token id is unused.
+
+    All begin alike: with a shortest row's whole prompt.
+    """
 
     def make(num_rows: int = 37, seed: int = 1) -> EncodedRows:
         generator = torch.Generator().manual_seed(seed)
         lengths = torch.randint(5, 20, (num_rows,), generator=generator)
+        input_ids = torch.randint(
+            VOCABULARY - 1, (int(lengths.sum()),), generator=generator, dtype=torch.int32
+        )
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        input_ids[offsets[:-1]], input_ids[offsets[:-1] + 1] = 7, 8
         return EncodedRows(
-            input_ids=torch.randint(
-                VOCABULARY - 1, (int(lengths.sum()),), generator=generator, dtype=torch.int32
-            ),
-            offsets=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
+            input_ids=input_ids,
+            offsets=offsets,
             prompt_lengths=(lengths // 2).to(torch.int32),
             positions=torch.arange(num_rows, dtype=torch.int32),
         )

@@ -10,10 +10,13 @@ from smt_ray.config.fields import Section, execution, semantic
 class BatchingConfig(Section):
     """How the rows of a step become micro-batches; changes no result."""
 
-    mode: Literal["padded"] = execution("padded")
-    """padded: rows sorted by length, padded to the longest of their micro-batch."""
+    mode: Literal["prefix_packed", "packed", "padded"] = execution("prefix_packed")
+    """packed: rows one after the other, no padding, attention within each; prefix_packed: and what
+    a pack's rows begin with alike computed once; padded: rows of like length, padded to the
+    longest. Where a model or dropout does not allow packing exactly, the run says so and does the
+    next best."""
     max_tokens: int = execution(4096, ge=1)
-    """Tokens of a micro-batch, padding included; a longer row stands alone."""
+    """Tokens of a micro-batch, after packing or with padding; a longer row stands alone."""
 
 
 class DeepSpeedConfig(Section):

@@ -8,12 +8,21 @@ gradient, since every token is weighted by the step's own number of targets.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import torch
 
 from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.packing import (
+    PackedRows,
+    common_prefix,
+    merge_targets,
+    pack_rows,
+    plan_packs,
+)
+
+PADDED, PACKED, PREFIX_PACKED = "padded", "packed", "prefix_packed"
 
 
 @dataclass(frozen=True)
@@ -61,20 +70,37 @@ class MicroBatch:
     """One forward: tokens, and a plan of (hidden position, target, weight) triples.
 
     Attributes:
-        input_ids: (B, S) int64, padded on the right; causal attention never looks there.
+        input_ids: (B, S) int64, padded on the right, where causal attention never looks; or a pack
+            (1, N).
         positions: (P,) int64 indices into the B * S flattened hidden states.
         targets: (P,) int64, the token each of them predicts.
         weights: (P,) float32, each target's share of the loss.
+        position_ids: (1, N) int64, each token's place in its own row; of a pack.
+        rows: Where the rows of a pack lie; None where the batch is padded.
     """
 
     input_ids: torch.Tensor
     positions: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
+    position_ids: torch.Tensor | None = None
+    rows: PackedRows | None = None
+
+    @classmethod
+    def idle(cls, packed: bool) -> MicroBatch:
+        """One token and weight zero, for ranks that have nothing to do but must take part."""
+        zero = torch.zeros(1, dtype=torch.int64)
+        nothing = cls(zero.view(1, 1), zero, zero, torch.zeros(1))
+        if not packed:
+            return nothing
+        return replace(nothing, position_ids=zero.view(1, 1), rows=PackedRows(0, (1,)))
 
     def to(self, device: torch.device | str) -> MicroBatch:
         """The same on another device."""
-        return MicroBatch(*(getattr(self, f).to(device) for f in self.__dataclass_fields__))
+        return replace(
+            self,
+            **{f: v.to(device) for f, v in vars(self).items() if isinstance(v, torch.Tensor)},
+        )
 
 
 def plan_micro_batches(
@@ -133,8 +159,7 @@ def collate(
         train_on_inputs: Whether prompt tokens are targets.
     """
     if not rows:
-        zero = torch.zeros(1, dtype=torch.int64)
-        return MicroBatch(zero.view(1, 1), zero, zero, torch.zeros(1))
+        return MicroBatch.idle(packed=False)
     width = max(int(encoded.lengths[row]) for row in rows)
     input_ids = torch.zeros(len(rows), width, dtype=torch.int64)
     first_targets = encoded.first_targets(train_on_inputs)
@@ -151,10 +176,44 @@ def collate(
     return MicroBatch(input_ids, torch.cat(positions), all_targets, weights)
 
 
+def collate_pack(
+    encoded: EncodedRows,
+    rows: Sequence[int],
+    *,
+    token_weight: float,
+    train_on_inputs: bool,
+    share_prefix: bool,
+) -> MicroBatch:
+    """A pack; the arguments are :func:`collate`'s.
+
+    A row's last token is only a target: nothing follows it, so it is not computed.
+    """
+    if not rows:
+        return MicroBatch.idle(packed=True)
+    tokens = [encoded.row(row).to(torch.int64) for row in rows]
+    fed = [ids[:-1] for ids in tokens]
+    prefix = common_prefix([ids.tolist() for ids in fed]) if share_prefix and len(rows) > 1 else 0
+    layout = PackedRows(prefix, tuple(len(ids) - prefix for ids in fed if len(ids) > prefix))
+    first_targets = encoded.first_targets(train_on_inputs)
+    positions, targets, start = [], [], prefix
+    for ids, row in zip(tokens, rows, strict=True):
+        first = int(first_targets[row])
+        # The state at place p of the row predicts its token at p + 1.
+        places = torch.arange(first - 1, len(ids) - 1)
+        positions.append(torch.where(places < prefix, places, places - prefix + start))
+        targets.append(ids[first:])
+        start += len(ids) - 1 - prefix
+    weights = torch.full((sum(map(len, targets)),), token_weight, dtype=torch.float32)
+    triples = merge_targets(torch.cat(positions), torch.cat(targets), weights)
+    input_ids, position_ids = pack_rows(fed, prefix)
+    return MicroBatch(input_ids[None], *triples, position_ids[None], layout)
+
+
 def step_micro_batches(
     encoded: EncodedRows,
     rows: Sequence[int],
     *,
+    mode: str,
     max_tokens: int,
     train_on_inputs: bool,
     rank: int = 0,
@@ -164,16 +223,32 @@ def step_micro_batches(
 
     The loss of the step is the sum over its targets divided by their number over all ranks. Ranks'
     gradients are averaged, so each target weighs ``num_ranks`` / that number on its own rank.
+
+    Args:
+        encoded: The tokenised rows.
+        rows: Those of the step.
+        mode: ``padded``, ``packed`` or ``prefix_packed``.
+        max_tokens: Tokens of a micro-batch; a longer row stands alone.
+        train_on_inputs: Whether prompt tokens are targets.
+        rank: This one.
+        num_ranks: Of how many.
     """
-    lengths = [int(encoded.lengths[row]) for row in rows]
     num_targets = int(encoded.num_targets(train_on_inputs)[list(rows)].sum())
-    plan = plan_micro_batches(lengths, max_tokens=max_tokens, num_ranks=num_ranks)[rank]
+    token_weight = num_ranks / num_targets
+    if mode == PADDED:
+        lengths = [int(encoded.lengths[row]) for row in rows]
+        plan = plan_micro_batches(lengths, max_tokens=max_tokens, num_ranks=num_ranks)
+        make = partial(collate, encoded)
+    else:
+        share = mode == PREFIX_PACKED
+        fed = [encoded.row(row)[:-1].tolist() for row in rows]
+        plan = plan_packs(fed, max_tokens=max_tokens, num_ranks=num_ranks, share_prefix=share)
+        make = partial(collate_pack, encoded, share_prefix=share)
     return [
-        collate(
-            encoded,
+        make(
             [rows[position] for position in micro_batch],
-            token_weight=num_ranks / num_targets,
+            token_weight=token_weight,
             train_on_inputs=train_on_inputs,
         )
-        for micro_batch in plan
+        for micro_batch in plan[rank]
     ]

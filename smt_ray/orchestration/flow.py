@@ -253,13 +253,14 @@ class Flow:
             outcome = fit(config, job, stage, resources, self.board)
         if outcome["resumed_from"]:
             say(f"training: went on from the checkpoint of step {outcome['resumed_from']}")
+        if reason := outcome.pop("batching_fallback"):
+            say(f"training: not {config.batching.mode}, but {outcome['batching']}: {reason}")
         files = [METRICS] + [f"{ADAPTER}/{f}" for f in self.storage.list_files(stage.path(ADAPTER))]
         summary = {
             "num_steps": num_steps,
             "num_ranks": config.resources.num_workers,
             "zero_stage": config.deepspeed.zero_stage,
             "dtype": config.model.dtype,
-            "batching": f"{config.batching.mode}, {config.batching.max_tokens} tokens",
             **({"lora": method} if "rank" in method else {}),
             **outcome,
         }

@@ -25,6 +25,7 @@ from smt_ray.training.engine import Engine
 from smt_ray.training.loop import VALIDATION_LOSS, Callbacks, LoopSettings, TrainingLoop
 from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.metrics_log import MetricsLog
+from smt_ray.training.packed_attention import choose_mode
 from smt_ray.training.state import load_state, save_state
 
 PROGRESS = "training"
@@ -56,6 +57,8 @@ class _Rank:
         self.training, self.validation = self._load_tokens()
         self.method = self._make_method()
         self.model, self.engine = self._build()
+        asked = job["loop"]["batching"]
+        self.batching, self.reason = choose_mode(self.model, asked, training=True)
 
     def run(self) -> dict[str, Any]:
         start = self._resume()
@@ -77,7 +80,9 @@ class _Rank:
             "trainable": self.counts.summary(),
             "optimizer": self.engine.optimizer_name,
             "device": self._device_name(),
-            "kernel": self.model.config._attn_implementation,
+            "kernel": self.job["model"]["attn_implementation"],
+            "batching": f"{self.batching}, {self.job['loop']['max_tokens']} tokens",
+            "batching_fallback": self.reason,
         }
 
     def _load_tokens(self) -> tuple[EncodedRows, EncodedRows | None]:
@@ -123,7 +128,7 @@ class _Rank:
             self.training,
             self.validation,
             plan,
-            LoopSettings(**self.job["loop"]),
+            LoopSettings(**{**self.job["loop"], "batching": self.batching}),
             Callbacks(self._record, self._checkpoint, self._preempted),
         )
 

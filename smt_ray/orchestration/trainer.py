@@ -61,6 +61,7 @@ def training_job(
             "learning_rate": training.learning_rate,
             "lr_schedule": training.lr_schedule,
             "lr_warmup_steps": training.lr_warmup_steps,
+            "batching": config.batching.mode,
             "max_tokens": config.batching.max_tokens,
             "train_on_inputs": config.data.train_on_inputs,
             "log_every_steps": training.log_every_steps,

@@ -158,9 +158,7 @@ class Engine:
 
     def _prime_optimizer(self) -> None:
         """Makes Adam's moments exist, by one step of zero gradients at learning rate zero."""
-        zero = torch.zeros(1, dtype=torch.int64)
-        nothing = MicroBatch(zero.view(1, 1), zero, zero, torch.zeros(1))
-        self.backward(self.loss(nothing))
+        self.backward(self.loss(MicroBatch.idle(packed=False)))
         self.step(0.0)
 
     def _reset_step_counter(self, num_steps: int) -> None:

@@ -27,6 +27,7 @@ class LoopSettings:
 
     Attributes:
         num_steps: Optimizer steps of the whole training.
+        batching: How rows become micro-batches: ``padded``, ``packed`` or ``prefix_packed``.
         max_tokens: Tokens of a micro-batch.
     """
 
@@ -35,6 +36,7 @@ class LoopSettings:
     learning_rate: float
     lr_schedule: str
     lr_warmup_steps: int
+    batching: str
     max_tokens: int
     train_on_inputs: bool
     log_every_steps: int
@@ -156,6 +158,7 @@ class TrainingLoop:
         return step_micro_batches(
             encoded,
             rows,
+            mode=self._settings.batching,
             max_tokens=self._settings.max_tokens,
             train_on_inputs=self._settings.train_on_inputs,
             rank=self._rank,

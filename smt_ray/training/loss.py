@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from smt_ray.data.batches import MicroBatch
+from smt_ray.training import packed_attention
 
 
 class SupervisedLoss(nn.Module):
@@ -25,19 +26,32 @@ class SupervisedLoss(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self._kernel: str = model.config._attn_implementation
         self._positions: torch.Tensor | None = None
         head: nn.Module = model.get_output_embeddings()
         head.register_forward_pre_hook(self._pick)
+        packed_attention.register()
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
         """The sum of weight x cross-entropy over the targets: a float32 scalar."""
         self._positions = batch.positions
+        inputs = self._inputs(batch)
         try:
-            logits = self.model(input_ids=batch.input_ids, use_cache=False).logits  # (1, P, V)
+            logits = self.model(**inputs, use_cache=False).logits  # (1, P, V)
         finally:
             self._positions = None
         token_losses = F.cross_entropy(logits[0].float(), batch.targets, reduction="none")
         return (token_losses * batch.weights).sum()
+
+    def _inputs(self, batch: MicroBatch) -> dict[str, Any]:
+        # Until the next forward, not for this one alone: checkpointed layers run once more in
+        # backward.
+        packed = batch.rows is not None
+        self.model.config._attn_implementation = packed_attention.KERNEL if packed else self._kernel
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids}
+        if packed:
+            inputs |= {"position_ids": batch.position_ids, packed_attention.KEYWORD: batch.rows}
+        return inputs
 
     def _pick(self, _head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if self._positions is None:

@@ -20,6 +20,7 @@ from smt_ray.models.inspect import find_eligible
 from smt_ray.smt.gradients import GradientAccumulator
 from smt_ray.smt.scores import block_statistics
 from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.packed_attention import choose_mode
 
 
 def shard_steps(num_steps: int, num_shards: int, shard: int) -> range:
@@ -34,6 +35,7 @@ def stream_shard(
     steps: Sequence[int],
     *,
     target_modules: Sequence[str],
+    batching: str,
     max_tokens: int,
     train_on_inputs: bool,
     device: torch.device,
@@ -50,6 +52,8 @@ def stream_shard(
         plan: Which rows make a step.
         steps: The shard's steps.
         target_modules: Eligible linears by the last parts of their names.
+        batching: How rows become micro-batches: ``padded``, ``packed`` or ``prefix_packed``; the
+            model may need another than asked for.
         max_tokens: Tokens of a micro-batch.
         train_on_inputs: Whether prompt tokens are targets.
         device: Where to compute.
@@ -68,12 +72,13 @@ def stream_shard(
     """
     loss = SupervisedLoss(model).eval()
     eligible = find_eligible(model, target_modules)
+    mode, _ = choose_mode(model, batching, training=False)
     accumulator = GradientAccumulator(model, eligible, "host" if accumulate_on == "host" else None)
     with accumulator:
         for step in steps:
             rows = plan.rows(step)
             batches = step_micro_batches(
-                encoded, rows, max_tokens=max_tokens, train_on_inputs=train_on_inputs
+                encoded, rows, mode=mode, max_tokens=max_tokens, train_on_inputs=train_on_inputs
             )
             value = _add_gradient(loss, batches, device)
             _check_finite(value, step + 1, encoded.positions[rows].tolist())

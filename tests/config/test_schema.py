@@ -68,6 +68,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "training.checkpoint_every_steps": ("training.checkpoint_every_steps=5",),
     "training.keep_checkpoints": ("training.keep_checkpoints=5",),
     "training.log_every_steps": ("training.log_every_steps=5",),
+    "batching.mode": ("batching.mode=packed",),
     "batching.max_tokens": ("batching.max_tokens=64",),
     "deepspeed.zero_stage": ("deepspeed.zero_stage=3",),
     "deepspeed.extra": ("deepspeed.extra={a: 1}",),

@@ -127,7 +127,13 @@ def test_the_weights_of_a_step_average_to_one_over_ranks(
     encoded, rows = make_encoded(), [5, 6, 7, 20, 1]
     ranks = [
         step_micro_batches(
-            encoded, rows, max_tokens=max_tokens, train_on_inputs=False, rank=r, num_ranks=num_ranks
+            encoded,
+            rows,
+            mode="padded",
+            max_tokens=max_tokens,
+            train_on_inputs=False,
+            rank=r,
+            num_ranks=num_ranks,
         )
         for r in range(num_ranks)
     ]

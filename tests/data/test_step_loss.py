@@ -41,7 +41,7 @@ def gradient(model: Any) -> torch.Tensor:
 
 
 def divided(
-    model: Any, encoded: EncodedRows, num_ranks: int, max_tokens: int, train_on_inputs: bool
+    model: Any, encoded: EncodedRows, num_ranks: int, **options: Any
 ) -> tuple[float, torch.Tensor]:
     """Loss and gradient of the step as ranks add them up: the mean over ranks."""
     loss, total = SupervisedLoss(model), 0.0
@@ -49,10 +49,9 @@ def divided(
         for batch in step_micro_batches(
             encoded,
             ROWS,
-            max_tokens=max_tokens,
-            train_on_inputs=train_on_inputs,
             rank=rank,
             num_ranks=num_ranks,
+            **options,
         ):
             value = loss(batch) / num_ranks
             value.backward()
@@ -61,6 +60,7 @@ def divided(
 
 
 @pytest.mark.parametrize("train_on_inputs", [False, True])
+@pytest.mark.parametrize("mode", ["padded", "packed", "prefix_packed"])
 @pytest.mark.parametrize("max_tokens", [1, 40, 4096])
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_loss_and_gradient_are_those_of_the_padded_batch(
@@ -68,13 +68,21 @@ def test_loss_and_gradient_are_those_of_the_padded_batch(
     make_encoded: Callable[..., EncodedRows],
     num_ranks: int,
     max_tokens: int,
+    mode: str,
     train_on_inputs: bool,
 ) -> None:
     model, encoded = make_llama(), make_encoded()
     reference = padded_loss(model, encoded, ROWS, train_on_inputs)
     reference.backward()
     expected = gradient(model)
-    value, found = divided(model, encoded, num_ranks, max_tokens, train_on_inputs)
+    value, found = divided(
+        model,
+        encoded,
+        num_ranks,
+        mode=mode,
+        max_tokens=max_tokens,
+        train_on_inputs=train_on_inputs,
+    )
     assert value == pytest.approx(reference.item(), rel=1e-6)
     assert float((found - expected).norm() / expected.norm()) < 1e-5
 

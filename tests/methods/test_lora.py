@@ -126,7 +126,9 @@ def test_gradients_through_our_batches_equal_pefts_on_whole_logits(
     method.prepare(ours, zero_stage=0)
     initial = tuned(method, ours)
     encoded, loss = make_encoded(), SupervisedLoss(ours.double())
-    for batch in step_micro_batches(encoded, rows, max_tokens=40, train_on_inputs=False):
+    for batch in step_micro_batches(
+        encoded, rows, mode="padded", max_tokens=40, train_on_inputs=False
+    ):
         loss(batch).backward()
     config = LoraConfig(
         r=4, lora_alpha=8, lora_dropout=0.3, target_modules=TARGETS, use_dora=name == "dora",
@@ -339,7 +341,9 @@ def test_an_untied_head_may_be_adapted_and_still_sees_supervised_positions_alone
     method = make_method(name, {**SETTINGS, "target_modules": ["lm_head"]})
     method.prepare(model, zero_stage=0)
     model.lm_head.register_forward_hook(lambda _, __, output: shapes.append(output.shape))
-    (batch,) = step_micro_batches(encoded, [0, 1], max_tokens=80, train_on_inputs=False)
+    (batch,) = step_micro_batches(
+        encoded, [0, 1], mode="padded", max_tokens=80, train_on_inputs=False
+    )
     SupervisedLoss(model)(batch).backward()
     assert shapes == [(1, int(encoded.num_targets(False)[:2].sum()), 100)]
 

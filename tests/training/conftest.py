@@ -73,6 +73,7 @@ def make_loop(alone: None, make_encoded: Callable[..., EncodedRows]) -> Callable
             "learning_rate": 1e-3,
             "lr_schedule": "linear",
             "lr_warmup_steps": 0,
+            "batching": "prefix_packed",
             "max_tokens": 1000,
             "train_on_inputs": False,
             "log_every_steps": 1,

@@ -35,6 +35,7 @@ from smt_ray.training import loop as loop_module
 from smt_ray.training.engine import Engine
 from smt_ray.training.loop import Callbacks, LoopSettings, TrainingLoop
 from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.packed_attention import choose_mode
 from smt_ray.training.state import load_state, save_state
 
 NUM_STEPS, HALF, BATCH_SIZE = 6, 3, 7
@@ -107,6 +108,7 @@ class Rank:
             learning_rate=1e-2,
             lr_schedule="linear",
             lr_warmup_steps=2,
+            batching=choose_mode(model, "prefix_packed", training=True)[0],
             max_tokens=max_tokens,
             train_on_inputs=False,
             log_every_steps=1,
@@ -278,12 +280,17 @@ def _gradients(rank: Rank, stage: int) -> None:
             save_file(run.first_gradient(), rank.folder / f"{name}.safetensors")
         batches = step_micro_batches(
             rank.training, StepPlan(len(rank.training), BATCH_SIZE, 3).rows(0),
-            max_tokens=max_tokens, train_on_inputs=False, rank=rank.rank, num_ranks=rank.num_ranks,
+            mode="prefix_packed", max_tokens=max_tokens, train_on_inputs=False,
+            rank=rank.rank, num_ranks=rank.num_ranks,
         )  # fmt: skip
         rank.facts[name] = {
-            "rows": [len(b.input_ids) if b.weights.any() else 0 for b in batches],
+            "rows": [_num_rows(b) if b.weights.any() else 0 for b in batches],
             "norm": run.metrics[1]["train/grad_norm"] if rank.rank == 0 else None,
         }
+
+
+def _num_rows(batch: Any) -> int:
+    return len(batch.rows.suffixes)
 
 
 def _gradients_of(rank: Rank, stage: int, method: str) -> None:
@@ -350,7 +357,11 @@ def _adapter(rank: Rank, run: Trained, name: str, dtype: str) -> None:
 def _held_out(rank: Rank, model: Any) -> tuple[float, torch.Tensor]:
     """The loss over held-out rows, and the most likely token at every position."""
     batches = step_micro_batches(
-        rank.validation, range(len(rank.validation)), max_tokens=10_000, train_on_inputs=False
+        rank.validation,
+        range(len(rank.validation)),
+        mode="padded",
+        max_tokens=10_000,
+        train_on_inputs=False,
     )
     ids = rank.validation.input_ids.long()[None]
     with torch.no_grad():

@@ -38,7 +38,7 @@ def test_a_step_is_the_mean_over_its_targets_however_it_is_batched(
     expected = mean_loss(model, encoded, rows, train_on_inputs)
     loss = SupervisedLoss(model)
     batches = step_micro_batches(
-        encoded, rows, max_tokens=max_tokens, train_on_inputs=train_on_inputs
+        encoded, rows, mode="padded", max_tokens=max_tokens, train_on_inputs=train_on_inputs
     )
     assert len(batches) == (5 if max_tokens == 1 else 2)
     torch.testing.assert_close(sum(loss(batch) for batch in batches), expected)
@@ -51,7 +51,9 @@ def test_the_head_sees_the_supervised_positions_only(
     shapes = []
     model.lm_head.register_forward_hook(lambda _, __, output: shapes.append(output.shape))
     loss = SupervisedLoss(model)
-    (batch,) = step_micro_batches(encoded, [0, 1], max_tokens=80, train_on_inputs=False)
+    (batch,) = step_micro_batches(
+        encoded, [0, 1], mode="padded", max_tokens=80, train_on_inputs=False
+    )
     loss(batch)
     num_targets = int(encoded.num_targets(False)[:2].sum())
     assert shapes == [(1, num_targets, 100)]
@@ -64,7 +66,7 @@ def test_outside_of_the_loss_the_model_gives_whole_logits_as_before(
     ids = torch.arange(12).view(2, 6)
     before = model(input_ids=ids).logits
     loss = SupervisedLoss(model)
-    loss(step_micro_batches(encoded, [0], max_tokens=80, train_on_inputs=False)[0])
+    loss(step_micro_batches(encoded, [0], mode="padded", max_tokens=80, train_on_inputs=False)[0])
     with pytest.raises(IndexError):
         loss(MicroBatch(ids, torch.tensor([99]), torch.tensor([1]), torch.ones(1)))
     assert torch.equal(model(input_ids=ids).logits, before)
@@ -75,7 +77,7 @@ def test_a_rank_without_rows_adds_nothing_but_takes_part_in_backward(
 ) -> None:
     model, encoded = make_llama(), make_encoded()
     (batch,) = step_micro_batches(
-        encoded, [0], max_tokens=80, train_on_inputs=False, rank=1, num_ranks=2
+        encoded, [0], mode="padded", max_tokens=80, train_on_inputs=False, rank=1, num_ranks=2
     )
     loss = SupervisedLoss(model)(batch)
     loss.backward()

@@ -118,7 +118,7 @@ def plain_gradient(
     loss = SupervisedLoss(model)
     for batch in step_micro_batches(
         encoded, StepPlan(len(encoded), BATCH_SIZE, SEED).rows(0),
-        max_tokens=1, train_on_inputs=False,
+        mode="padded", max_tokens=1, train_on_inputs=False,
     ):  # fmt: skip
         loss(batch).backward()
     selection = Selection.load(folder / "selection.safetensors")

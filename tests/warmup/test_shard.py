@@ -29,6 +29,7 @@ Make = Callable[..., Any]
 def stream(model: Any, encoded: EncodedRows, steps: range, **changes: Any) -> list[dict[str, Any]]:
     options: dict[str, Any] = {
         "target_modules": TARGETS,
+        "batching": "prefix_packed",
         "max_tokens": 80,
         "train_on_inputs": False,
         "device": torch.device("cpu"),
@@ -56,7 +57,7 @@ def dense_gradients(model: Any, encoded: EncodedRows, steps: range) -> dict[str,
     for step in steps:
         model.zero_grad()
         for batch in step_micro_batches(
-            encoded, PLAN.rows(step), max_tokens=1, train_on_inputs=False
+            encoded, PLAN.rows(step), mode="padded", max_tokens=1, train_on_inputs=False
         ):
             loss(batch).backward()
         for name, module in model.named_modules():

@@ -1,0 +1,162 @@
+"""Attention over packed rows: each sees the shared prefix and itself, and nothing else is paid.
+
+transformers hands each attention layer's queries, keys and values to a function registered by name.
+This one takes the rows' places as a further keyword of the model's forward, and computes each row's
+own queries against the prefix's keys and the row's own: exactly the pairs that the mask allows, but
+for the causal half. The linears around it never know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smt_ray.data.batches import PACKED, PADDED, PREFIX_PACKED
+from smt_ray.data.packing import PackedRows
+
+KERNEL = "smt_ray_packed"
+KEYWORD = "packed_rows"  # of the model's forward, handed on to its attention layers
+
+_UNKNOWN = ("softcap", "s_aux", "position_bias")  # what other kernels do to scores, and this not
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+
+
+def register() -> None:
+    """Makes the kernel known to transformers."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(KERNEL, packed_attention)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """A drop-in for transformers' attention functions.
+
+    Args:
+        module: The attention layer.
+        query: (1, H, N, D); N packed tokens.
+        key: (1, K, N, D), K dividing H.
+        value: (1, K, N, D).
+        attention_mask: None; the rows say what may be seen.
+        scaling: Of the scores; None for 1 / sqrt(D).
+        dropout: Of the attention weights.
+        sliding_window: Positions of a row that a query sees, itself included; None for all.
+        **kwargs: ``packed_rows``, a :class:`PackedRows`, and whatever else the model hands on.
+
+    Returns:
+        (1, N, H, D), and no weights.
+    """
+    rows: PackedRows = kwargs[KEYWORD]
+    assert attention_mask is None, "packed rows take no mask"
+    assert all(kwargs.get(name) is None for name in _UNKNOWN), "see packing_obstacle"
+    options = {"scale": scaling, "dropout_p": dropout}
+    groups = query.shape[1] // key.shape[1]
+    spans = [(0, rows.prefix)] if rows.prefix else []
+    outputs = []
+    for start, end in [*spans, *rows.spans()]:
+        before = rows.prefix if start else 0
+        mask = _mask(before, end - start, sliding_window, query.device).repeat(groups, 1)
+        seen_keys, seen_values = (_seen(states, before, start, end) for states in (key, value))
+        own = _fold(query[:, :, start:end], groups)
+        output = F.scaled_dot_product_attention(
+            own, seen_keys, seen_values, attn_mask=mask, **options
+        )
+        outputs.append(_unfold(output, groups))
+    return torch.cat(outputs, dim=1), None
+
+
+def _seen(states: Tensor, prefix: int, start: int, end: int) -> Tensor:
+    own = states[:, :, start:end]
+    return torch.cat([states[:, :, :prefix], own], dim=2) if prefix else own
+
+
+def _fold(query: Tensor, groups: int) -> Tensor:
+    """(1, H, S, D) -> (1, K, G * S, D): queries that share a key head lie along the sequence.
+
+    So no key or value is repeated.
+    """
+    _, heads, length, width = query.shape
+    return query.reshape(1, heads // groups, groups * length, width)
+
+
+def _unfold(output: Tensor, groups: int) -> Tensor:
+    """(1, K, G * S, D) -> (1, S, H, D)."""
+    _, heads, length, width = output.shape
+    return output.reshape(1, heads * groups, length // groups, width).transpose(1, 2)
+
+
+def _mask(prefix: int, length: int, window: int | None, device: torch.device) -> Tensor:
+    """(S, P + S) bool: what each token of a row's own part sees."""
+    query = torch.arange(prefix, prefix + length, device=device)[:, None]
+    key = torch.arange(prefix + length, device=device)
+    seen = key <= query
+    return seen if window is None else seen & (key > query - window)
+
+
+def packing_obstacle(model: nn.Module) -> str | None:
+    """Why packed rows would not be computed as rows alone are; None where they are.
+
+    Args:
+        model: A transformers causal language model.
+    """
+    config: Any = model.config
+    text = config.get_text_config()
+    kind = type(model).__name__
+    if not getattr(model, "_supports_attention_backend", False):
+        return f"{kind} does not let its attention be exchanged"
+    others = set(getattr(text, "layer_types", None) or ()) - _LAYER_TYPES
+    if others:
+        return f"{kind} has layers of {', '.join(sorted(others))}"
+    if getattr(text, "attn_logit_softcapping", None):
+        return f"{kind} caps its attention scores"
+    if any(name.rpartition(".")[2] == "sinks" for name, _ in model.named_parameters()):
+        return f"{kind} has attention sinks"
+    scaling: Mapping[str, Any] = getattr(text, "rope_parameters", None) or {}
+    if any(kind in str(scaling) for kind in ("dynamic", "longrope")):
+        return "its rotary embedding depends on the length of what it is given"
+    return None
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """Whether training this model draws random numbers."""
+    return any(_dropout_rate(module) > 0 for module in model.modules())
+
+
+def _dropout_rate(module: nn.Module) -> float:
+    if isinstance(module, nn.Dropout):
+        return module.p
+    rate = getattr(module, "attention_dropout", 0.0)  # a number in most families' attention
+    return rate if isinstance(rate, float) else 0.0
+
+
+def choose_mode(model: nn.Module, mode: str, *, training: bool) -> tuple[str, str | None]:
+    """The batching mode that is exact for a model, and why where it is not the one asked for.
+
+    Dropout falls on positions. A prefix that is computed once has one draw where each row would
+    have its own, so with dropout rows are packed whole.
+
+    Args:
+        model: With the method's layers in place.
+        mode: As asked for.
+        training: Whether dropout is active.
+    """
+    if mode == PADDED:
+        return PADDED, None
+    if obstacle := packing_obstacle(model):
+        return PADDED, obstacle
+    if mode == PREFIX_PACKED and training and has_dropout(model):
+        return PACKED, "with dropout each row draws its own, so no prefix is shared"
+    return mode, None

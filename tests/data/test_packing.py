@@ -1,0 +1,128 @@
+"""Claims about packs: what they hold, how large they are, how they fall to ranks."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from smt_ray.data.batches import step_micro_batches
+from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.packing import PackedRows, common_prefix, merge_targets, plan_packs
+
+Plan = list[list[list[int]]]
+
+
+def random_rows(seed: int) -> list[list[int]]:
+    """Up to a dozen rows, many of which begin alike."""
+    draw = random.Random(seed)
+    return [
+        [1, 2, 3][: draw.randint(0, 3)] + [draw.randint(0, 2) for _ in range(draw.randint(1, 8))]
+        for _ in range(draw.randint(1, 12))
+    ]
+
+
+def size(rows: list[list[int]], pack: list[int], share: bool) -> int:
+    """Tokens of a pack."""
+    prefix = common_prefix([rows[i] for i in pack]) if share else 0
+    return prefix + sum(len(rows[i]) - prefix for i in pack)
+
+
+@pytest.mark.parametrize("share", [True, False], ids=["prefix", "whole"])
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+@pytest.mark.parametrize("max_tokens", [1, 10, 30, 1000])
+def test_every_row_is_in_one_pack_within_the_limit_and_ranks_have_equally_many(
+    max_tokens: int, num_ranks: int, share: bool
+) -> None:
+    for seed in range(40):
+        rows = random_rows(seed)
+        plan = plan_packs(rows, max_tokens=max_tokens, num_ranks=num_ranks, share_prefix=share)
+        packs = [pack for packs in plan for pack in packs if pack]
+        assert sorted(itertools.chain(*packs)) == list(range(len(rows)))
+        assert len({len(packs) for packs in plan}) == 1
+        assert len(plan) == num_ranks
+        assert all(len(pack) == 1 or size(rows, pack, share) <= max_tokens for pack in packs)
+
+
+def test_the_plan_is_the_best_of_all_ways_to_cut_the_sorted_rows() -> None:
+    """By trying them all: the fewest packs, and of these the smallest largest one."""
+    for seed, max_tokens in itertools.product(range(60), (9, 15, 25)):
+        rows = random_rows(seed)[:8]
+        order = sorted(range(len(rows)), key=lambda i: (rows[i], i))
+        ways = []
+        for cuts in itertools.product([False, True], repeat=len(rows) - 1):
+            packs: list[list[int]] = [[order[0]]]
+            for i, cut in zip(order[1:], cuts, strict=True):
+                if cut:
+                    packs.append([i])
+                else:
+                    packs[-1].append(i)
+            if all(len(pack) == 1 or size(rows, pack, True) <= max_tokens for pack in packs):
+                ways.append((len(packs), max(size(rows, pack, True) for pack in packs)))
+        (found,) = plan_packs(rows, max_tokens=max_tokens, num_ranks=1, share_prefix=True)
+        assert (len(found), max(size(rows, pack, True) for pack in found)) == min(ways)
+
+
+def test_two_ranks_share_what_one_pack_would_hold() -> None:
+    rows = [[1, i, i] for i in range(8)]
+    plan = plan_packs(rows, max_tokens=1000, num_ranks=2, share_prefix=True)
+    assert [[len(pack) for pack in packs] for packs in plan] == [[4], [4]]
+
+
+def test_rows_that_begin_alike_are_neighbours() -> None:
+    rows = [[1, 1, 1, 5], [2, 2, 2, 5], [1, 1, 1, 6], [2, 2, 2, 6]]
+    (packs,) = plan_packs(rows, max_tokens=5, num_ranks=1, share_prefix=True)
+    assert sorted(map(sorted, packs)) == [[0, 2], [1, 3]]
+
+
+def test_a_row_that_is_the_prefix_of_the_others_adds_nothing() -> None:
+    rows = [[1, 2], [1, 2, 3], [1, 2]]
+    (packs,) = plan_packs(rows, max_tokens=3, num_ranks=1, share_prefix=True)
+    assert [sorted(pack) for pack in packs] == [[0, 1, 2]]
+
+
+def test_a_packs_tokens_and_places_are_its_rows_own(
+    make_encoded: Callable[..., EncodedRows],
+) -> None:
+    encoded = make_encoded()
+    rows = list(range(9))
+    (batch,) = step_micro_batches(
+        encoded, rows, mode="prefix_packed", max_tokens=10_000, train_on_inputs=False
+    )
+    assert isinstance(batch.rows, PackedRows)
+    assert batch.position_ids is not None
+    prefix = batch.rows.prefix
+    assert prefix == 2
+    found = sorted(
+        (batch.input_ids[0, :prefix].tolist() + batch.input_ids[0, start:end].tolist())
+        for start, end in batch.rows.spans()
+    )
+    assert found == sorted(encoded.row(row)[:-1].tolist() for row in rows)
+    for start, end in batch.rows.spans():
+        assert batch.position_ids[0, start:end].tolist() == list(
+            range(prefix, prefix + end - start)
+        )
+
+
+def test_a_pack_is_as_long_as_the_rows_less_what_is_not_needed(
+    make_encoded: Callable[..., EncodedRows],
+) -> None:
+    """The shared prefix but once, and no row's last token: nothing is predicted from it."""
+    encoded, rows = make_encoded(), list(range(9))
+    tokens = int(encoded.lengths[rows].sum())
+    lengths = {}
+    for mode in ("packed", "prefix_packed"):
+        (batch,) = step_micro_batches(
+            encoded, rows, mode=mode, max_tokens=10_000, train_on_inputs=False
+        )
+        lengths[mode] = batch.input_ids.shape[1]
+    assert lengths == {"packed": tokens - 9, "prefix_packed": tokens - 9 - 2 * 8}
+
+
+def test_equal_targets_are_merged_and_their_weights_added() -> None:
+    positions, targets = torch.tensor([4, 1, 4, 4]), torch.tensor([9, 2, 9, 3])
+    found = merge_targets(positions, targets, torch.tensor([0.5, 1.0, 0.25, 2.0]))
+    assert [tensor.tolist() for tensor in found] == [[1, 4, 4], [2, 3, 9], [1.0, 2.0, 0.75]]

@@ -1,0 +1,151 @@
+"""Claims about packed rows: each is computed as it would be alone, or the model is left padded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from smt_ray.data.batches import step_micro_batches
+from smt_ray.data.encoding import EncodedRows
+from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.packed_attention import choose_mode, has_dropout, packing_obstacle
+
+Make = Callable[..., Any]
+ROWS = [3, 1, 20, 36, 9, 11, 2]
+
+
+def tiny(name: str, **changes: Any) -> nn.Module:
+    """A tiny random model of a family, by transformers' model type."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    values = {
+        "vocab_size": 100,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "initializer_range": 0.1,
+        "pad_token_id": 0,
+    }
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(name, **{**values, **changes})
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def gradient(
+    model: nn.Module, encoded: EncodedRows, mode: str, max_tokens: int
+) -> tuple[float, torch.Tensor]:
+    """Loss and gradient of one step, all parameters end to end."""
+    loss, total = SupervisedLoss(model), 0.0
+    for batch in step_micro_batches(
+        encoded, ROWS, mode=mode, max_tokens=max_tokens, train_on_inputs=False
+    ):
+        value = loss(batch)
+        value.backward()
+        total += value.item()
+    found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    model.zero_grad()
+    return total, found
+
+
+FAMILIES = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {},
+    "gemma": {},
+    "phi3": {},
+    "mistral-window-of-6": {"sliding_window": 6},
+    "gpt2": {"n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4},
+}
+
+
+@pytest.mark.parametrize("mode", ["packed", "prefix_packed"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_packed_rows_have_the_loss_and_gradient_of_rows_alone(
+    make_encoded: Make, name: str, mode: str
+) -> None:
+    model, encoded = tiny(name.partition("-")[0], **FAMILIES[name]), make_encoded()
+    assert choose_mode(model, mode, training=False) == (mode, None)
+    expected_loss, expected = gradient(model, encoded, "padded", max_tokens=1)
+    loss, found = gradient(model, encoded, mode, max_tokens=40)
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_a_sliding_window_is_cut_by_position_in_the_row(make_encoded: Make) -> None:
+    """The window changes the loss, so a kernel that ignored it would be seen."""
+    encoded, windows = make_encoded(), {}
+    for window in (3, None):
+        model = tiny("mistral", sliding_window=window)
+        windows[window], _ = gradient(model, encoded, "prefix_packed", max_tokens=1000)
+    assert abs(windows[3] - windows[None]) > 1e-3
+
+
+def test_a_row_does_not_see_its_neighbours(make_llama: Make, make_encoded: Make) -> None:
+    model, encoded = make_llama(), make_encoded()
+    (batch,) = step_micro_batches(
+        encoded, ROWS, mode="prefix_packed", max_tokens=1000, train_on_inputs=False
+    )
+    states = []
+    model.lm_head.register_forward_pre_hook(lambda _, args: states.append(args[0].clone()))
+    loss = SupervisedLoss(model)
+    spans = list(batch.rows.spans())
+    loss(batch)
+    batch.input_ids[0, spans[2][0] : spans[2][1]] += 1  # another row in the third's place
+    loss(batch)
+    changed = (states[0] != states[1]).any(-1)[0].nonzero().flatten().tolist()
+    assert changed
+    assert changed == [p for p in changed if spans[2][0] <= p < spans[2][1]]
+
+
+@pytest.mark.parametrize("mode", ["packed", "prefix_packed"])
+def test_checkpointed_layers_give_the_same_gradient(
+    make_llama: Make, make_encoded: Make, mode: str
+) -> None:
+    encoded = make_encoded()
+    _, expected = gradient(make_llama().train(), encoded, mode, max_tokens=40)
+    model = make_llama().train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    _, found = gradient(model, encoded, mode, max_tokens=40)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("mamba", {"state_size": 4}, "attention"),
+        ("gemma2", {}, "caps its attention scores"),
+        ("bloom", {"n_layer": 1, "n_head": 4}, "attention"),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rotary"),
+    ],
+)
+def test_what_cannot_be_packed_exactly_is_padded_and_says_why(
+    name: str, changes: dict[str, Any], reason: str
+) -> None:
+    model = tiny(name, **changes)
+    mode, why = choose_mode(model, "prefix_packed", training=True)
+    assert mode == "padded"
+    assert why is not None
+    assert reason in why
+    assert packing_obstacle(model) == why
+
+
+def test_dropout_keeps_rows_whole_where_it_is_active(make_llama: Make) -> None:
+    model = make_llama()
+    assert not has_dropout(model)
+    model.model.layers[0].self_attn.attention_dropout = 0.1
+    assert choose_mode(model, "prefix_packed", training=False) == ("prefix_packed", None)
+    mode, why = choose_mode(model, "prefix_packed", training=True)
+    assert mode == "packed"
+    assert why is not None
+    assert "dropout" in why
+    model.model.layers[0].self_attn.attention_dropout = 0.0
+    model.model.layers[1].mlp.extra = nn.Dropout(0.1)
+    assert choose_mode(model, "prefix_packed", training=True)[0] == "packed"
+    assert choose_mode(model, "padded", training=True) == ("padded", None)
