@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +22,11 @@ class BlockLayout:
         grid: The grid of the weight.
         rows: Block row of each of the M blocks.
         cols: Block column of each of the M blocks.
-        columns: The distinct block columns, ascending: the inputs that the blocks see.
     """
 
     grid: BlockGrid
     rows: tuple[int, ...]
     cols: tuple[int, ...]
-    columns: tuple[int, ...]
 
     @classmethod
     def from_indices(cls, grid: BlockGrid, indices: Tensor) -> BlockLayout:
@@ -36,28 +35,7 @@ class BlockLayout:
         assert len(set(pairs)) == len(pairs), "block indices must be distinct"
         assert all(0 <= r < grid.num_rows and 0 <= c < grid.num_cols for r, c in pairs)
         rows, cols = tuple(row for row, _ in pairs), tuple(col for _, col in pairs)
-        return cls(grid, rows, cols, tuple(sorted(set(cols))))
-
-    @property
-    def num_input_columns(self) -> int:
-        """Input features that the blocks see: the width of :meth:`compact`."""
-        return len(self.columns) * self.grid.block_size
-
-    def compact(self, x: Tensor) -> Tensor:
-        """Copies the input features that the blocks see out of x (T, I): (T, D * L).
-
-        A copy, since slices would be views that keep the whole input alive.
-        """
-        size = self.grid.block_size
-        return torch.cat([x[:, c * size : (c + 1) * size] for c in self.columns], dim=1)
-
-    def starts(self, compacted: bool) -> list[int]:
-        """First input feature of each block, in x itself or in ``compact(x)``."""
-        size = self.grid.block_size
-        if not compacted:
-            return [col * size for col in self.cols]
-        place = {col: position for position, col in enumerate(self.columns)}
-        return [place[col] * size for col in self.cols]
+        return cls(grid, rows, cols)
 
 
 class SparseLinearFunction(torch.autograd.Function):
@@ -85,7 +63,8 @@ class SparseLinearFunction(torch.autograd.Function):
         blocks: Tensor,
         indices: Tensor,
         layout: BlockLayout,
-        save_input: bool,
+        keep: Callable[[torch.dtype], Tensor],
+        starts: Sequence[int],
         rewrite: bool,
     ) -> Tensor:
         """Computes y and saves what backward needs.
@@ -100,7 +79,8 @@ class SparseLinearFunction(torch.autograd.Function):
                 forward and backward is noticed, and for ``rewrite``.
             indices: Their block indices (row, col), (M, 2), beside the weight.
             layout: The same as plain numbers.
-            save_input: Save x itself, not a compact copy: where siblings share x that is less.
+            keep: Gives what is kept of x for backward, (T, K), in a dtype.
+            starts: First column of each block in it.
             rewrite: Write the blocks into the weight again before backward uses it, as a weight
                 needs that is gathered afresh (ZeRO-3).
 
@@ -108,11 +88,9 @@ class SparseLinearFunction(torch.autograd.Function):
             y, (T, O); under autocast in its dtype, as ``nn.Linear`` does.
         """
         y = F.linear(x, weight, bias)
-        saved = None
-        if ctx.needs_input_grad[3]:
-            saved = x if save_input else layout.compact(x).to(y.dtype)
-        ctx.save_for_backward(weight, blocks, saved)
-        ctx.indices, ctx.layout, ctx.save_input, ctx.rewrite = indices, layout, save_input, rewrite
+        kept = keep(y.dtype) if ctx.needs_input_grad[3] else None
+        ctx.save_for_backward(weight, blocks, kept)
+        ctx.indices, ctx.layout, ctx.starts, ctx.rewrite = indices, layout, starts, rewrite
         ctx.x_dtype = x.dtype
         return y
 
@@ -120,7 +98,7 @@ class SparseLinearFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         """Computes dx (T, I), db (O,) and dB (M, L, L), each only where it is needed."""
-        weight, blocks, saved = ctx.saved_tensors
+        weight, blocks, kept = ctx.saved_tensors
         grad_x = grad_bias = grad_blocks = None
         if ctx.needs_input_grad[0]:
             if ctx.rewrite:
@@ -129,10 +107,9 @@ class SparseLinearFunction(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad_bias = grad_y.sum(0)
         if ctx.needs_input_grad[3]:
-            starts = ctx.layout.starts(compacted=not ctx.save_input)
-            grad_blocks = _block_products(ctx.layout, starts, grad_y, saved.to(grad_y.dtype))
-            grad_blocks = grad_blocks.to(blocks.dtype)
-        return grad_x, None, grad_bias, grad_blocks, None, None, None, None
+            kept = kept.to(grad_y.dtype)
+            grad_blocks = _block_products(ctx.layout, ctx.starts, grad_y, kept).to(blocks.dtype)
+        return grad_x, None, grad_bias, grad_blocks, None, None, None, None, None
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -141,8 +118,10 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     return torch.mm(left, right, out=left.new_empty(left.shape[0], right.shape[1]))
 
 
-def _block_products(layout: BlockLayout, starts: list[int], grad_y: Tensor, x: Tensor) -> Tensor:
-    """The M block gradients (M, L, L) from dy (T, O) and the saved input (T, I) or (T, D * L).
+def _block_products(
+    layout: BlockLayout, starts: Sequence[int], grad_y: Tensor, kept: Tensor
+) -> Tensor:
+    """The M block gradients (M, L, L) from dy (T, O) and what was kept of x (T, K).
 
     One product a block, on strided slices and into place: no operand is copied.
     """
@@ -150,5 +129,5 @@ def _block_products(layout: BlockLayout, starts: list[int], grad_y: Tensor, x: T
     gradients = grad_y.new_empty(len(starts), size, size)
     for gradient, row, start in zip(gradients, layout.rows, starts, strict=True):
         rows = grad_y[:, row * size : (row + 1) * size]
-        torch.mm(rows.t(), x[:, start : start + size], out=gradient)
+        torch.mm(rows.t(), kept[:, start : start + size], out=gradient)
     return gradients

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from smt_ray.smt.functional import BlockLayout, SparseLinearFunction
 from smt_ray.smt.grid import BlockGrid
+from smt_ray.smt.kept_input import KeptInput, version
 
 _num_optimizer_steps = 0
 
@@ -23,10 +25,6 @@ def _count_optimizer_step(*_: Any) -> None:
 # A fused optimizer writes parameters without raising their version, so versions alone would miss
 # its steps; that some torch optimizer has stepped is the other sign that blocks may have changed.
 register_optimizer_step_post_hook(_count_optimizer_step)
-
-
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
 
 
 class SparseLinear(nn.Module):
@@ -44,8 +42,7 @@ class SparseLinear(nn.Module):
         indices: Block indices (row, col), (M, 2) int32: a buffer, saved with the state and
             compared when a state is loaded.
         original_blocks: The blocks before training, (M, L, L) on the CPU; no buffer.
-        save_input: Keep the whole input for backward rather than a compact copy of the columns
-            that the blocks see. Right where several layers share one input.
+        kept_input: What is kept of the input for backward; :meth:`share_input` sets it.
         rewrite: Write the blocks before every forward and backward, as ZeRO-3 needs, where the
             gathered weight is fresh each time.
     """
@@ -75,7 +72,7 @@ class SparseLinear(nn.Module):
         blocks = self.grid.gather(weight.detach(), self.indices)
         self.original_blocks = blocks.clone() if blocks.is_meta else blocks.to("cpu", copy=True)
         self.blocks = nn.Parameter(blocks)
-        self.save_input = self.layout.num_input_columns >= self.in_features
+        self.share_input(KeptInput(self.in_features, block_size, self.layout.cols))
         self.rewrite = False
         self._written = self._state()
 
@@ -104,10 +101,20 @@ class SparseLinear(nn.Module):
             self.blocks,
             self.indices,
             self.layout,
-            self.save_input,
+            partial(self.kept_input.of, x),
+            self._starts,
             self.rewrite,
         )
         return y.view(*x.shape[:-1], self.out_features)
+
+    def share_input(self, kept_input: KeptInput) -> None:
+        """Keeps what layers with the same input keep together.
+
+        Args:
+            kept_input: Of all of them; it holds the columns of this layer's blocks too.
+        """
+        self.kept_input = kept_input
+        self._starts = [kept_input.start(col) for col in self.layout.cols]
 
     def refresh(self) -> None:
         """Writes the blocks into the weight, unseen by autograd."""
@@ -142,7 +149,7 @@ class SparseLinear(nn.Module):
     def _state(self) -> tuple[object, ...]:
         # Objects, not ids: a parameter may be replaced (load_state_dict(assign=True)).
         blocks, weight = self.blocks, self.weight
-        return blocks, _version(blocks), weight, _version(weight), _num_optimizer_steps
+        return blocks, version(blocks), weight, version(weight), _num_optimizer_steps
 
     def _is_stale(self) -> bool:
         blocks, blocks_version, weight, weight_version, num_steps = self._written
@@ -150,7 +157,7 @@ class SparseLinear(nn.Module):
             blocks is not self.blocks
             or weight is not self.weight
             or (blocks_version, weight_version, num_steps)
-            != (_version(self.blocks), _version(self.weight), _num_optimizer_steps)
+            != (version(self.blocks), version(self.weight), _num_optimizer_steps)
         )
 
     def _load_from_state_dict(

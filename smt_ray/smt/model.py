@@ -9,10 +9,13 @@ from typing import Any, TypeGuard, TypeVar
 from torch import Tensor, nn
 
 from smt_ray.errors import UserError
+from smt_ray.smt.kept_input import KeptInput
 from smt_ray.smt.linear import SparseLinear
 from smt_ray.smt.selection import Selection
 
 Model = TypeVar("Model", bound=nn.Module)
+
+_OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "down_proj")
 
 ORIGIN_ATTRIBUTE = "smt_origin"
 """Attribute of an adapted model: where its blocks came from, as JSON values; adapters carry it."""
@@ -218,18 +221,22 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _share_inputs(layers: Mapping[str, SparseLinear]) -> None:
-    """Decides what siblings save: the one input they share, or a compact copy each.
+    """Lets siblings keep their input once.
 
     Layers under one parent with equal ``in_features`` (q, k and v) are taken to see one input
-    tensor. Where their compact copies together are no smaller than it, all of them save it.
+    tensor, but for an output projection, which reads what they have made. Where they do not, each
+    keeps its own, and a little more than it needs.
     """
-    siblings: dict[tuple[str, int], list[SparseLinear]] = {}
+    siblings: dict[tuple[str, bool, int], list[SparseLinear]] = {}
     for name, layer in layers.items():
-        siblings.setdefault((name.rpartition(".")[0], layer.in_features), []).append(layer)
-    for (_, in_features), group in siblings.items():
-        compact = sum(layer.layout.num_input_columns for layer in group)
+        parent, _, last = name.rpartition(".")
+        key = (parent, last in _OUTPUT_PROJECTIONS, layer.in_features)
+        siblings.setdefault(key, []).append(layer)
+    for (*_, in_features), group in siblings.items():
+        columns = [col for layer in group for col in layer.layout.cols]
+        kept = KeptInput(in_features, group[0].block_size, columns)
         for layer in group:
-            layer.save_input = compact >= in_features
+            layer.share_input(kept)
 
 
 def _take_out(model: Model, *, tuned: bool) -> Model:

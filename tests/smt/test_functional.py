@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
 from smt_ray.smt.functional import BlockLayout, SparseLinearFunction
 from smt_ray.smt.grid import BlockGrid
+from smt_ray.smt.kept_input import KeptInput
 
 GRID = BlockGrid(12, 20, 4)
 INDICES = torch.tensor([[0, 1], [0, 4], [1, 1], [2, 0]])  # shares a row, and a column
@@ -19,7 +22,11 @@ def draw(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tens
 def run(
     x: Tensor, weight: Tensor, bias: Tensor | None, blocks: Tensor, save_input: bool = False
 ) -> Tensor:
-    return SparseLinearFunction.apply(x, weight, bias, blocks, INDICES, LAYOUT, save_input, False)
+    kept = KeptInput(20, 4, range(5) if save_input else LAYOUT.cols)
+    starts = [kept.start(col) for col in LAYOUT.cols]
+    return SparseLinearFunction.apply(
+        x, weight, bias, blocks, INDICES, LAYOUT, partial(kept.of, x), starts, False
+    )
 
 
 @pytest.mark.parametrize("save_input", [False, True])
@@ -78,16 +85,6 @@ def test_no_tokens_give_zero_gradients() -> None:
     assert y.shape == (0, 12)
     y.sum().backward()
     assert torch.equal(blocks.grad, torch.zeros(4, 4, 4, dtype=torch.float64))
-
-
-def test_compact_copies_the_distinct_columns_and_starts_point_into_it() -> None:
-    x = draw(3, 20)
-    compacted = LAYOUT.compact(x)
-    assert torch.equal(compacted, x[:, [*range(8), *range(16, 20)]])
-    assert compacted.untyped_storage().nbytes() == 3 * 12 * 8
-    for (_, col), start in zip(INDICES.tolist(), LAYOUT.starts(compacted=True), strict=True):
-        assert torch.equal(compacted[:, start : start + 4], x[:, col * 4 : col * 4 + 4])
-    assert LAYOUT.starts(compacted=False) == [4, 16, 4, 0]
 
 
 def test_a_second_derivative_is_refused_and_not_wrong() -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from smt_ray.smt.kept_input import KeptInput
 from smt_ray.smt.linear import SparseLinear
 
 INDICES = torch.tensor([[0, 1], [1, 1], [1, 4], [2, 0]], dtype=torch.int32)
@@ -188,7 +189,7 @@ def test_a_layer_that_sees_all_columns_saves_its_input_and_no_copy() -> None:
     _, sparse = pair(indices=ALL)
     x = draw(14, 20)
     parameters = list(sparse.parameters())
-    assert sparse.save_input
+    assert sparse.kept_input.columns is None
     assert saved_bytes(lambda: sparse(x), parameters) == 14 * 20 * 8
     assert saved_bytes(lambda: sparse(x), [*parameters, x]) == 0
 
@@ -210,7 +211,7 @@ def test_autocast_gives_the_gradients_that_nn_linear_gets(
 ) -> None:
     dense, sparse = pair(torch.float32)
     dense, sparse = dense.to(dtype), SparseLinear.from_linear(dense.to(dtype), INDICES, 4)
-    sparse.save_input = save_input
+    sparse.share_input(KeptInput(20, 4, range(5) if save_input else sparse.layout.cols))
     dense.weight = nn.Parameter(dense.weight.detach().clone())
     x, other = (draw(6, 20, dtype=torch.float32).requires_grad_() for _ in range(2))
     for model, inputs in ((dense, x), (sparse, other)):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -121,21 +122,9 @@ def test_trainable_parameters_count_tied_weights_once_and_blocks_not_twice(
     assert f"trainable params: 144 || base params: {base:,} ||" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("columns", "shared"), [((1, 1, 1), False), ((1, 1, 2), True)])
-def test_siblings_save_their_one_input_when_their_copies_together_are_no_smaller(
-    make_toy: Callable, tokens: Tensor, columns: tuple[int, ...], shared: bool
-) -> None:
-    model = make_toy()
-    names = [f"layers.1.{p}_proj" for p in "qkv"]
-    shapes = {name: tuple(model.get_submodule(name).weight.shape) for name in names}
-    indices = {
-        name: torch.tensor([[0, col] for col in range(count)])
-        for name, count in zip(names, columns, strict=True)
-    }
-    apply = make_sparse(model, 4, shapes, indices, {})
-    assert [layer.save_input for layer in sparse_modules(apply).values()] == [shared] * 3
-
-    x, storages = torch.randn(2, 5, 16, dtype=torch.float64), {}
+def saved_bytes(run: Callable, model: nn.Module) -> int:
+    """Bytes kept for backward, parameters aside, each storage once."""
+    storages: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -143,18 +132,82 @@ def test_siblings_save_their_one_input_when_their_copies_together_are_no_smaller
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = [layer(x) for layer in sparse_modules(model).values()]
+        outputs = run()
     for parameter in model.parameters():
         storages.pop(parameter.untyped_storage().data_ptr(), None)
-    assert sum(storages.values()) == 2 * 5 * 8 * (16 if shared else 3 * 4)
-    assert len(outputs) == 3
+    del outputs
+    return sum(storages.values())
 
 
-def test_two_layers_of_a_parent_with_other_inputs_are_no_siblings(make_toy: Callable) -> None:
-    model = nn.ModuleDict({"up": nn.Linear(8, 16), "down": nn.Linear(16, 8)})
-    shapes = {"up": (16, 8), "down": (8, 16)}
-    make_sparse(model, 4, shapes, dict.fromkeys(shapes, torch.tensor([[0, 0]])), {})
-    assert [layer.save_input for layer in sparse_modules(model).values()] == [False, False]
+def sparse_at(model: nn.Module, columns: dict[str, list[int]]) -> list[nn.Module]:
+    """Blocks of the first block row, at these block columns."""
+    shapes = {name: tuple(model.get_submodule(name).weight.shape) for name in columns}
+    indices = {name: torch.tensor([[0, c] for c in chosen]) for name, chosen in columns.items()}
+    make_sparse(model, 4, shapes, indices, {})
+    return list(sparse_modules(model).values())
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "v", "num_columns"),
+    [([0], [0], [0], 1), ([0], [2], [0, 2], 2), ([0, 1], [1, 2], [3], 4)],
+    ids=["the same", "their union", "all of the input"],
+)
+def test_siblings_keep_the_union_of_their_columns_once(
+    make_toy: Callable, q: list[int], k: list[int], v: list[int], num_columns: int
+) -> None:
+    model = make_toy()
+    chosen = dict(zip(("q", "k", "v"), (q, k, v), strict=True))
+    layers = sparse_at(model, {f"layers.1.{name}_proj": c for name, c in chosen.items()})
+    x = torch.randn(2, 5, 16, dtype=torch.float64)
+    found = saved_bytes(lambda: [layer(x) for layer in layers], model)
+    assert found == 2 * 5 * 8 * 4 * num_columns
+
+
+def test_siblings_that_share_a_copy_have_the_gradients_of_layers_alone(
+    make_toy: Callable,
+) -> None:
+    columns = {"layers.1.q_proj": [0, 2], "layers.1.v_proj": [2, 3]}
+    together = sparse_at(make_toy(), columns)
+    alone = [sparse_at(make_toy(), {name: c})[0] for name, c in columns.items()]
+    x = torch.randn(2, 5, 16, dtype=torch.float64)
+    for layers in (together, alone):
+        sum(layer(x).square().sum() for layer in layers).backward()
+    for one, other in zip(together, alone, strict=True):
+        assert torch.equal(one.blocks.grad, other.blocks.grad)
+
+
+@pytest.mark.parametrize("change", ["another tensor", "in place"])
+def test_a_copy_is_not_taken_for_another_inputs(make_toy: Callable, change: str) -> None:
+    columns = {"layers.1.q_proj": [0], "layers.1.v_proj": [2]}
+    first, second = sparse_at(make_toy(), columns)
+    (alone,) = sparse_at(make_toy(), {"layers.1.v_proj": [2]})
+    x = torch.randn(5, 16, dtype=torch.float64)
+    held = first(x)
+    if change == "in place":
+        x.mul_(2)
+    else:
+        x = x * 2
+    second(x).sum().backward()
+    alone(x).sum().backward()
+    assert torch.equal(second.blocks.grad, alone.blocks.grad)
+    held.sum().backward()
+
+
+def test_a_copied_model_shares_inputs_among_its_own_layers(make_toy: Callable) -> None:
+    model = make_toy()
+    layers = sparse_at(model, {"layers.1.q_proj": [0], "layers.1.v_proj": [2]})
+    layers[0](torch.randn(5, 16, dtype=torch.float64))
+    copied = list(sparse_modules(copy.deepcopy(model)).values())
+    assert copied[0].kept_input is copied[1].kept_input
+    assert copied[0].kept_input is not layers[0].kept_input
+
+
+def test_layers_of_a_parent_with_other_inputs_are_no_siblings(make_toy: Callable) -> None:
+    model = nn.ModuleDict(
+        {"up": nn.Linear(8, 16), "down": nn.Linear(16, 8), "o_proj": nn.Linear(8, 8)}
+    )
+    up, down, output = sparse_at(model, {"up": [0], "down": [0], "o_proj": [1]})
+    assert [layer.kept_input.columns for layer in (up, down, output)] == [(0,), (0,), (1,)]
 
 
 def test_a_model_that_does_not_fit_is_refused_and_left_untouched(
