@@ -9,18 +9,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from smt_ray.data.batches import MicroBatch
-from smt_ray.training import packed_attention
+from smt_ray.training import last_layer, packed_attention
 
 
 class SupervisedLoss(nn.Module):
     """A causal language model as a function from a micro-batch to its loss.
 
     The head costs as much as several layers where the vocabulary is large, and most positions have
-    no target. A hook before the head picks the hidden states that predict one; whatever the model
-    does to its logits afterwards (soft-capping, scaling) stays the model's.
+    no target. A hook before the head picks the hidden states that predict one, or the last layer
+    has computed no others; whatever the model does to its logits afterwards (soft-capping, scaling)
+    stays the model's.
 
     Args:
-        model: A transformers causal language model.
+        model: A transformers causal language model, the method's layers in place.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -28,8 +29,10 @@ class SupervisedLoss(nn.Module):
         self.model = model
         self._kernel: str = model.config._attn_implementation
         self._positions: torch.Tensor | None = None
-        head: nn.Module = model.get_output_embeddings()
-        head.register_forward_pre_hook(self._pick)
+        self._narrowed = last_layer.narrow_last_layer(model)
+        if not self._narrowed:
+            head: nn.Module = model.get_output_embeddings()
+            head.register_forward_pre_hook(self._pick)
         packed_attention.register()
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
@@ -49,6 +52,8 @@ class SupervisedLoss(nn.Module):
         packed = batch.rows is not None
         self.model.config._attn_implementation = packed_attention.KERNEL if packed else self._kernel
         inputs: dict[str, Any] = {"input_ids": batch.input_ids}
+        if self._narrowed:
+            inputs[last_layer.KEYWORD] = batch.positions
         if packed:
             inputs |= {"position_ids": batch.position_ids, packed_attention.KEYWORD: batch.rows}
         return inputs
@@ -56,5 +61,4 @@ class SupervisedLoss(nn.Module):
     def _pick(self, _head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if self._positions is None:
             return None
-        hidden = args[0]  # (B, S, H)
-        return (hidden.reshape(1, -1, hidden.shape[-1])[:, self._positions], *args[1:])
+        return (last_layer.pick(args[0], self._positions), *args[1:])

@@ -93,7 +93,8 @@ def test_a_row_does_not_see_its_neighbours(make_llama: Make, make_encoded: Make)
         encoded, ROWS, mode="prefix_packed", max_tokens=1000, train_on_inputs=False
     )
     states = []
-    model.lm_head.register_forward_pre_hook(lambda _, args: states.append(args[0].clone()))
+    before = model.model.layers[-1]  # where every position is still there
+    before.register_forward_pre_hook(lambda _, args: states.append(args[0].clone()))
     loss = SupervisedLoss(model)
     spans = list(batch.rows.spans())
     loss(batch)
