@@ -156,6 +156,9 @@ class TrainingConfig(Section):
     """Steps between checkpoints; null for one at the end. One more before a node is preempted."""
     keep_checkpoints: int = execution(2, ge=1)
     """Latest checkpoints kept, besides the best: the lowest validation loss at a checkpoint."""
+    activation_checkpointing: bool = execution(False)
+    """Whether layers keep their input alone and run once more in backward: less memory, about a
+    third more time."""
     log_every_steps: int = execution(1, ge=1)
     """Steps between records of the loss."""
 

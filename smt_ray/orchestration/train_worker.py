@@ -26,6 +26,7 @@ from smt_ray.training.loop import VALIDATION_LOSS, Callbacks, LoopSettings, Trai
 from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.metrics_log import MetricsLog
 from smt_ray.training.packed_attention import choose_mode
+from smt_ray.training.recompute import recompute_activations
 from smt_ray.training.state import load_state, save_state
 
 PROGRESS = "training"
@@ -103,6 +104,8 @@ class _Rank:
         model = load_model(self.job["model"], "cpu" if zero_stage == 3 else self.device)
         self.method.prepare(model, zero_stage=zero_stage)
         self.counts = self.method.count(model)
+        if self.job["activation_checkpointing"]:
+            recompute_activations(model)
         engine = Engine(
             SupervisedLoss(model),
             device=self.device,

@@ -46,6 +46,7 @@ def training_job(
         "seed": config.seed,
         "batch_size": training.batch_size,
         "num_threads": resources.num_threads,
+        "activation_checkpointing": training.activation_checkpointing,
         "engine": {
             "zero_stage": config.deepspeed.zero_stage,
             "dtype": config.model.dtype,

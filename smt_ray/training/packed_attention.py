@@ -9,6 +9,7 @@ for the causal half. The linears around it never know.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -64,23 +65,24 @@ def packed_attention(
     assert all(kwargs.get(name) is None for name in _UNKNOWN), "see packing_obstacle"
     options = {"scale": scaling, "dropout_p": dropout}
     groups = query.shape[1] // key.shape[1]
-    spans = [(0, rows.prefix)] if rows.prefix else []
+    lengths = [rows.prefix, *rows.suffixes]
+    # Split, not sliced: the backward of a slice writes zeros as long as the whole.
+    (shared_keys, *own_keys), (shared_values, *own_values), queries = (
+        states.split(lengths, dim=2) for states in (key, value, query)
+    )
     outputs = []
-    for start, end in [*spans, *rows.spans()]:
-        before = rows.prefix if start else 0
-        mask = _mask(before, end - start, sliding_window, query.device).repeat(groups, 1)
-        seen_keys, seen_values = (_seen(states, before, start, end) for states in (key, value))
-        own = _fold(query[:, :, start:end], groups)
+    for i, own in enumerate(queries):
+        seen_keys, seen_values, before = shared_keys, shared_values, 0
+        if i > 0:
+            before = rows.prefix
+            seen_keys = torch.cat([shared_keys, own_keys[i - 1]], dim=2)
+            seen_values = torch.cat([shared_values, own_values[i - 1]], dim=2)
+        mask = _mask(before, lengths[i], sliding_window, groups, query.device)
         output = F.scaled_dot_product_attention(
-            own, seen_keys, seen_values, attn_mask=mask, **options
+            _fold(own, groups), seen_keys, seen_values, attn_mask=mask, **options
         )
         outputs.append(_unfold(output, groups))
     return torch.cat(outputs, dim=1), None
-
-
-def _seen(states: Tensor, prefix: int, start: int, end: int) -> Tensor:
-    own = states[:, :, start:end]
-    return torch.cat([states[:, :, :prefix], own], dim=2) if prefix else own
 
 
 def _fold(query: Tensor, groups: int) -> Tensor:
@@ -98,12 +100,17 @@ def _unfold(output: Tensor, groups: int) -> Tensor:
     return output.reshape(1, heads * groups, length // groups, width).transpose(1, 2)
 
 
-def _mask(prefix: int, length: int, window: int | None, device: torch.device) -> Tensor:
-    """(S, P + S) bool: what each token of a row's own part sees."""
+@lru_cache(maxsize=64)  # the same in every layer
+def _mask(
+    prefix: int, length: int, window: int | None, groups: int, device: torch.device
+) -> Tensor:
+    """(G * S, P + S) bool: what each folded query of a row's own part sees."""
     query = torch.arange(prefix, prefix + length, device=device)[:, None]
     key = torch.arange(prefix + length, device=device)
     seen = key <= query
-    return seen if window is None else seen & (key > query - window)
+    if window is not None:
+        seen &= key > query - window
+    return seen.repeat(groups, 1)
 
 
 def packing_obstacle(model: nn.Module) -> str | None:

@@ -67,6 +67,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "training.validate_every_steps": ("training.validate_every_steps=5",),
     "training.checkpoint_every_steps": ("training.checkpoint_every_steps=5",),
     "training.keep_checkpoints": ("training.keep_checkpoints=5",),
+    "training.activation_checkpointing": ("training.activation_checkpointing=true",),
     "training.log_every_steps": ("training.log_every_steps=5",),
     "batching.mode": ("batching.mode=packed",),
     "batching.max_tokens": ("batching.max_tokens=64",),

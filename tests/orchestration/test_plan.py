@@ -34,6 +34,7 @@ EXECUTION = {
     "training.validate_every_steps": "5",
     "training.checkpoint_every_steps": "5",
     "training.keep_checkpoints": "9",
+    "training.activation_checkpointing": "true",
     "training.log_every_steps": "7",
     "batching.mode": "padded",
     "batching.max_tokens": "64",

@@ -36,6 +36,7 @@ from smt_ray.training.engine import Engine
 from smt_ray.training.loop import Callbacks, LoopSettings, TrainingLoop
 from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.packed_attention import choose_mode
+from smt_ray.training.recompute import recompute_activations
 from smt_ray.training.state import load_state, save_state
 
 NUM_STEPS, HALF, BATCH_SIZE = 6, 3, 7
@@ -248,6 +249,7 @@ def pair(rank: Rank) -> None:
     """Two ranks: all ZeRO stages."""
     for stage in (0, 2, 3):
         _gradients(rank, stage)
+        _recomputed(rank, stage)
     rank.facts["loss-without-dropout"] = rank.last_loss
     for method in METHODS[1:]:
         for stage in (2, 3):
@@ -287,6 +289,13 @@ def _gradients(rank: Rank, stage: int) -> None:
             "rows": [_num_rows(b) if b.weights.any() else 0 for b in batches],
             "norm": run.metrics[1]["train/grad_norm"] if rank.rank == 0 else None,
         }
+
+
+def _recomputed(rank: Rank, stage: int) -> None:
+    """The first step's gradient of smt, with activations computed anew in backward."""
+    run = rank.trained_by(stage, num_steps=1, prepare=recompute_activations)
+    if rank.rank == 0:
+        save_file(run.first_gradient(), rank.folder / f"recomputed-{stage}.safetensors")
 
 
 def _num_rows(batch: Any) -> int:

@@ -151,6 +151,14 @@ def test_gradient_depends_on_neither_ranks_nor_micro_batches_nor_zero_stage(
     assert distance(found, plain_gradient) < 1e-5
 
 
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_recomputed_activations_give_the_very_same_gradient(folder: Path, stage: int) -> None:
+    found = load_file(folder / f"recomputed-{stage}.safetensors")
+    expected = load_file(folder / f"gradient-2-{stage}-80.safetensors")
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert found.keys() == expected.keys()
+
+
 def test_micro_batches_were_of_one_and_of_four_rows_and_some_were_empty(
     pair: list[dict[str, Any]], single: dict[str, Any]
 ) -> None:
