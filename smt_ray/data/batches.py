@@ -190,6 +190,7 @@ def collate_pack(
     """
     if not rows:
         return MicroBatch.idle(packed=True)
+    rows = sorted(rows, key=lambda row: int(encoded.lengths[row]))  # for PackedRows.runs
     tokens = [encoded.row(row).to(torch.int64) for row in rows]
     fed = [ids[:-1] for ids in tokens]
     prefix = common_prefix([ids.tolist() for ids in fed]) if share_prefix and len(rows) > 1 else 0

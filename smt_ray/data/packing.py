@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 
@@ -20,11 +21,15 @@ class PackedRows:
 
     Attributes:
         prefix: P, tokens that all rows begin with; 0 for none.
-        suffixes: Tokens of each row's own part, in the pack's order, empty parts left out.
+        suffixes: Tokens of each row's own part, ascending, empty parts left out.
     """
 
     prefix: int
     suffixes: tuple[int, ...]
+
+    def runs(self) -> list[tuple[int, int]]:
+        """How many rows there are of each length, and that length."""
+        return [(len(list(run)), length) for length, run in groupby(self.suffixes)]
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """First position and end of each row's own part."""

@@ -3,7 +3,7 @@
 transformers hands each attention layer's queries, keys and values to a function registered by name.
 This one takes the rows' places as a further keyword of the model's forward, and computes each row's
 own queries against the prefix's keys and the row's own: exactly the pairs that the mask allows, but
-for the causal half. The linears around it never know.
+for the causal half. Rows of one length go together. The linears around it never know.
 """
 
 from __future__ import annotations
@@ -65,39 +65,51 @@ def packed_attention(
     assert all(kwargs.get(name) is None for name in _UNKNOWN), "see packing_obstacle"
     options = {"scale": scaling, "dropout_p": dropout}
     groups = query.shape[1] // key.shape[1]
-    lengths = [rows.prefix, *rows.suffixes]
     # Split, not sliced: the backward of a slice writes zeros as long as the whole.
-    (shared_keys, *own_keys), (shared_values, *own_values), queries = (
-        states.split(lengths, dim=2) for states in (key, value, query)
-    )
+    runs = rows.runs()
+    sizes = [rows.prefix, *(count * length for count, length in runs)]
+    queries, keys, values = (states.split(sizes, dim=2) for states in (query, key, value))
     outputs = []
-    for i, own in enumerate(queries):
-        seen_keys, seen_values, before = shared_keys, shared_values, 0
-        if i > 0:
-            before = rows.prefix
-            seen_keys = torch.cat([shared_keys, own_keys[i - 1]], dim=2)
-            seen_values = torch.cat([shared_values, own_values[i - 1]], dim=2)
-        mask = _mask(before, lengths[i], sliding_window, groups, query.device)
+    for i, (count, length) in enumerate([(1, rows.prefix), *runs]):
+        if length == 0:
+            continue
+        before = rows.prefix if i else 0
+        own, *seen = (states[i].unflatten(2, (count, length)) for states in (queries, keys, values))
+        if i:
+            seen = [_with(pre[0], each) for pre, each in zip((keys, values), seen, strict=True)]
         output = F.scaled_dot_product_attention(
-            _fold(own, groups), seen_keys, seen_values, attn_mask=mask, **options
+            _fold(own, groups),
+            *(each[0].transpose(0, 1) for each in seen),
+            attn_mask=_mask(before, length, sliding_window, groups, query.device),
+            **options,
         )
         outputs.append(_unfold(output, groups))
-    return torch.cat(outputs, dim=1), None
+    return torch.cat(outputs)[None], None
+
+
+def _with(prefix: Tensor, own: Tensor) -> Tensor:
+    """The prefix's states (1, K, P, D) before each row's own (1, K, R, S, D)."""
+    if prefix.shape[2] == 0:
+        return own
+    return torch.cat([prefix.unsqueeze(2).expand(-1, -1, own.shape[2], -1, -1), own], dim=3)
 
 
 def _fold(query: Tensor, groups: int) -> Tensor:
-    """(1, H, S, D) -> (1, K, G * S, D): queries that share a key head lie along the sequence.
+    """(1, H, R, S, D) -> (R, K, G * S, D): queries that share a key head lie along the sequence.
 
     So no key or value is repeated.
     """
-    _, heads, length, width = query.shape
-    return query.reshape(1, heads // groups, groups * length, width)
+    _, heads, count, length, width = query.shape
+    folded = query[0].unflatten(0, (heads // groups, groups)).permute(2, 0, 1, 3, 4)
+    return folded.reshape(count, heads // groups, groups * length, width)
 
 
 def _unfold(output: Tensor, groups: int) -> Tensor:
-    """(1, K, G * S, D) -> (1, S, H, D)."""
-    _, heads, length, width = output.shape
-    return output.reshape(1, heads * groups, length // groups, width).transpose(1, 2)
+    """(R, K, G * S, D) -> (R * S, H, D)."""
+    count, heads, length, width = output.shape
+    return (
+        output.reshape(count, heads * groups, length // groups, width).transpose(1, 2).flatten(0, 1)
+    )
 
 
 @lru_cache(maxsize=64)  # the same in every layer

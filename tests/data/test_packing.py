@@ -107,6 +107,12 @@ def test_a_packs_tokens_and_places_are_its_rows_own(
         )
 
 
+def test_rows_of_one_length_lie_together() -> None:
+    rows = PackedRows(3, (2, 2, 4, 4, 4, 7))
+    assert rows.runs() == [(2, 2), (3, 4), (1, 7)]
+    assert list(rows.spans()) == [(3, 5), (5, 7), (7, 11), (11, 15), (15, 19), (19, 26)]
+
+
 def test_a_pack_is_as_long_as_the_rows_less_what_is_not_needed(
     make_encoded: Callable[..., EncodedRows],
 ) -> None:
