@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,13 +15,11 @@ from torch import nn
 from smt_ray.errors import UserError
 from smt_ray.methods.base_model import check_base, record_base, write_base
 from smt_ray.methods.protocol import Counts
-from smt_ray.smt.model import check_untied, is_plain_linear
-from smt_ray.smt.modules import match_modules, propose_modules
+from smt_ray.models.inspect import find_linears, is_transposed
 from smt_ray.smt.tensorfile import reading
 
 CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
-_FIELD = "lora.target_modules"
 _PREFIX = "base_model.model."  # of the model's names in peft's files
 _ALPHA_OVER_RANK = 2
 
@@ -74,7 +71,7 @@ class LoraMethod:
             target_modules=list(settings.target_modules),
             use_dora=settings.use_dora,
             task_type="CAUSAL_LM",
-            fan_in_fan_out=any(_is_conv1d(module) for module in linears.values()),
+            fan_in_fan_out=any(is_transposed(module) for module in linears.values()),
         )
         # peft draws on the CPU, in float32.
         with torch.random.fork_rng(devices=[]):
@@ -147,34 +144,18 @@ class LoraMethod:
         _forget(model)
 
 
-def find_targets(
-    model: nn.Module, target_modules: Sequence[str], *, field: str = _FIELD
-) -> dict[str, nn.Module]:
-    """The linears that LoRA adapts, in the model's own order.
+def find_targets(model: nn.Module, target_modules: Sequence[str]) -> dict[str, nn.Module]:
+    """The linears that LoRA adapts, GPT-2's among them, in the model's own order.
 
     Args:
         model: A plain model.
         target_modules: Last parts of module names, or full names.
-        field: What an error calls them.
 
     Raises:
         UserError: A name matches nothing, something that is no linear, or a linear whose weight
             another module uses too.
     """
-    modules = dict(model.named_modules())
-    linears = {name: m for name, m in modules.items() if is_plain_linear(m) or _is_conv1d(m)}
-    names = match_modules(modules, target_modules, field=field, offered=linears)
-    for name in names:
-        if name not in linears:
-            raise UserError(
-                field,
-                f"must name linears, but {name} is a {type(modules[name]).__name__}",
-                got=list(target_modules),
-                fix=propose_modules(linears),
-            )
-    found: dict[str, Any] = {name: linears[name] for name in names}
-    check_untied(model, found, field=field)
-    return found
+    return find_linears(model, target_modules, field="lora.target_modules", transposed=True)
 
 
 def target_shapes(linears: Mapping[str, nn.Module]) -> dict[str, tuple[int, int]]:
@@ -182,7 +163,7 @@ def target_shapes(linears: Mapping[str, nn.Module]) -> dict[str, tuple[int, int]
     shapes = {}
     for name, module in linears.items():
         first, second = module.get_parameter("weight").shape
-        shapes[name] = (second, first) if _is_conv1d(module) else (first, second)
+        shapes[name] = (second, first) if is_transposed(module) else (first, second)
     return shapes
 
 
@@ -239,11 +220,6 @@ def _misfit(directory: Path, problem: str) -> UserError:
 def _forget(model: nn.Module) -> None:
     """A model whose layers were taken out is a plain one."""
     model.__dict__.pop("peft_config", None)
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    """Whether it is GPT-2's linear, whose weight is (in, out)."""
-    return type(module).__name__ == "Conv1D"
 
 
 def _sort_lists(path: Path) -> None:

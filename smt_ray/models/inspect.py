@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,9 @@ from torch import nn
 
 from smt_ray.errors import UserError
 from smt_ray.models.load import resolve_path
-from smt_ray.smt.model import check_untied, is_plain_linear
+from smt_ray.smt.model import check_untied, find_ties, is_plain_linear
 from smt_ray.smt.modules import match_modules, propose_modules
 
-_FIELD = "warmup.target_modules"
 _HASHED_SUFFIXES = (".safetensors", ".bin", ".gguf", ".json", ".model", ".txt", ".jinja", ".py")
 
 
@@ -30,21 +29,64 @@ def find_eligible(model: nn.Module, target_modules: Sequence[str]) -> dict[str, 
         UserError: A name matches nothing, something that is no plain ``nn.Linear``, or a linear
             whose weight another module uses too.
     """
+    found: dict[str, Any] = find_linears(model, target_modules, field="warmup.target_modules")
+    return found
+
+
+def find_linears(
+    model: nn.Module, target_modules: Sequence[str], *, field: str, transposed: bool = False
+) -> dict[str, nn.Module]:
+    """The linears that targets name, in the model's own order.
+
+    Args:
+        model: A plain model.
+        target_modules: Last parts of module names, or full names.
+        field: What an error calls them.
+        transposed: Whether GPT-2's ``Conv1D``, whose weight is (in, out), will do too.
+
+    Raises:
+        UserError: A name matches nothing, something that is no such linear, or one whose weight
+            another module uses too.
+    """
     modules = dict(model.named_modules())
-    linears = {name: module for name, module in modules.items() if is_plain_linear(module)}
-    names = match_modules(modules, target_modules, field=_FIELD, offered=linears)
+    linears = {
+        name: module
+        for name, module in modules.items()
+        if is_plain_linear(module) or (transposed and is_transposed(module))
+    }
+    ties = find_ties(model, linears)
+    fix = propose_modules(name for name in linears if name not in ties)
+    if not transposed:
+        fix += _say_of_transposed(modules)
+    names = match_modules(modules, target_modules, field=field, fix=fix)
     for name in names:
         if name not in linears:
+            kind = "linears" if transposed else "plain torch.nn.Linear modules"
             raise UserError(
-                _FIELD,
-                f"must name plain torch.nn.Linear modules, but {name} is a "
-                f"{type(modules[name]).__name__}",
+                field,
+                f"must name {kind}, but {name} is a {type(modules[name]).__name__}",
                 got=list(target_modules),
-                fix=propose_modules(linears),
+                fix=fix,
             )
-    eligible = {name: linears[name] for name in names}
-    check_untied(model, eligible, field=_FIELD)
-    return eligible
+    found = {name: linears[name] for name in names}
+    check_untied(model, found, field=field)
+    return found
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether it is GPT-2's linear, whose weight is (in, out)."""
+    return type(module).__name__ == "Conv1D"
+
+
+def _say_of_transposed(modules: Mapping[str, nn.Module]) -> str:
+    """Why the linears of GPT-2 are not among those proposed."""
+    others = [name.rpartition(".")[2] for name, m in modules.items() if is_transposed(m)]
+    if not others:
+        return ""
+    return (
+        f"; {', '.join(dict.fromkeys(others))} are Conv1D modules, whose weights are (in, out):"
+        " method lora, dora or full trains them"
+    )
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -166,8 +166,21 @@ def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     return type(module) is nn.Linear
 
 
+def find_ties(model: nn.Module, linears: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Those linears whose weight is used elsewhere in the model too: name -> another use."""
+    uses: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        uses.setdefault(id(parameter), []).append(name)
+    ties: dict[str, str] = {}
+    for name, linear in linears.items():
+        for use in uses[id(linear.get_parameter("weight"))]:
+            if use != f"{name}.weight":
+                ties.setdefault(name, use)
+    return ties
+
+
 def check_untied(
-    model: nn.Module, linears: Mapping[str, nn.Linear], *, field: str = "target_modules"
+    model: nn.Module, linears: Mapping[str, nn.Module], *, field: str = "target_modules"
 ) -> None:
     """Refuses tied weights: the blocks would change all uses and see the gradient of one.
 
@@ -179,18 +192,13 @@ def check_untied(
     Raises:
         UserError: The weight of one is used elsewhere in the model.
     """
-    uses: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        uses.setdefault(id(parameter), []).append(name)
-    for name, linear in linears.items():
-        others = [use for use in uses[id(linear.weight)] if use != f"{name}.weight"]
-        if others:
-            raise UserError(
-                field,
-                f"must name linears with weights of their own, but {name} is tied to {others[0]}",
-                got=name,
-                fix="leave it out, or use a model without tied weights",
-            )
+    for name, other in find_ties(model, linears).items():
+        raise UserError(
+            field,
+            f"must name linears with weights of their own, but {name} is tied to {other}",
+            got=name,
+            fix="leave it out, or use a model without tied weights",
+        )
 
 
 def _plain_linear(model: nn.Module, name: str, shape: tuple[int, int]) -> nn.Linear:

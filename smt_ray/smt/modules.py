@@ -20,7 +20,7 @@ def match_modules(
     target_modules: Sequence[str],
     *,
     field: str = "target_modules",
-    offered: Iterable[str] | None = None,
+    fix: str | None = None,
 ) -> list[str]:
     """The names that a target names, whole or by their last parts (``q_proj``, ``mlp.up_proj``).
 
@@ -28,7 +28,7 @@ def match_modules(
         names: Of modules.
         target_modules: Names or last parts of names.
         field: What an error calls the targets.
-        offered: The names that an error proposes; by default all.
+        fix: What an error proposes; by default all names.
 
     Raises:
         UserError: A target matches nothing.
@@ -42,7 +42,7 @@ def match_modules(
                 field,
                 "must each match at least one module",
                 got=target,
-                fix=propose_modules(names if offered is None else offered),
+                fix=propose_modules(names) if fix is None else fix,
             )
         chosen |= matched
     return [name for name in names if name in chosen]

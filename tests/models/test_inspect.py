@@ -47,15 +47,15 @@ def test_a_target_matches_whole_parts_of_names_only(make_llama: Callable[..., An
     assert (error.rule, error.got) == ("must each match at least one module", "proj")
 
 
+@pytest.mark.parametrize("tied", [True, False])
 def test_a_target_that_matches_nothing_is_refused_though_others_match(
-    make_llama: Callable[..., Any],
+    make_llama: Callable[..., Any], tied: bool
 ) -> None:
-    error = refused(make_llama(), "q_proj", "query")
+    error = refused(make_llama(tie_word_embeddings=tied), "q_proj", "query")
     assert error.got == "query"
     proposed = error.fix.rpartition("there are ")[2].split(", ")
-    assert set(proposed) == {f"{x}_proj" for x in ("q", "k", "v", "o", "gate", "up", "down")} | {
-        "lm_head"
-    }
+    projections = {f"{x}_proj" for x in ("q", "k", "v", "o", "gate", "up", "down")}
+    assert set(proposed) == projections | (set() if tied else {"lm_head"})
 
 
 @pytest.mark.parametrize(

@@ -143,8 +143,8 @@ def test_target_modules_choose_by_last_parts_of_names() -> None:
     assert match_modules(names, ["mlp.up_proj"]) == ["a.mlp.up_proj"]
     with pytest.raises(UserError, match=r"got 'o_proj'.*there are up_proj, q_proj, my_q_proj"):
         match_modules(names, ["q_proj", "o_proj"])
-    with pytest.raises(UserError, match=r"^mine: .*got 'o_proj'.*there are v_proj"):
-        match_modules(names, ["o_proj"], field="mine", offered=["c.v_proj"])
+    with pytest.raises(UserError, match=r"^mine: .*got 'o_proj'.* Fix: say v_proj"):
+        match_modules(names, ["o_proj"], field="mine", fix="say v_proj")
 
 
 def test_scores_that_mean_nothing_are_refused() -> None:

@@ -1,0 +1,261 @@
+"""Claims about families of models: each works with each method, or the error says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from smt_ray.config.method import DEFAULT_TARGET_MODULES, LORA_TARGET_MODULES
+from smt_ray.data.batches import StepPlan, step_micro_batches
+from smt_ray.data.encoding import EncodedRows
+from smt_ray.errors import UserError
+from smt_ray.methods.lora import find_targets
+from smt_ray.methods.registry import find_method, make_method
+from smt_ray.models.inspect import count_parameters, find_eligible
+from smt_ray.smt.controls import random_scores
+from smt_ray.smt.model import make_sparse, sparse_modules
+from smt_ray.smt.selection import select_by_scores
+from smt_ray.training.loss import SupervisedLoss
+from smt_ray.warmup.shard import stream_shard
+from tests.zoo import ATTENTION, FAMILIES
+
+BLOCK_SIZE, NUM_BLOCKS = 8, 9
+ROWS = [3, 1, 20, 36, 9]
+SPARSE_FAMILIES = [family for family in FAMILIES if family != "gpt2"]
+WORKING = [
+    (family, method)
+    for family in FAMILIES
+    for method in ("smt", "lora", "dora", "full")
+    if (family, method) != ("gpt2", "smt")
+]
+
+
+@pytest.fixture(scope="module")
+def encoded(make_encoded: Callable[..., EncodedRows]) -> EncodedRows:
+    return make_encoded()
+
+
+def targets_of(family: str) -> list[str]:
+    return ATTENTION.get(family, list(DEFAULT_TARGET_MODULES))
+
+
+def prepared(family: str, name: str, folder: Path) -> tuple[Any, Any]:
+    """A model made ready by a method, with factors that are not zero: both of them."""
+    model, settings = FAMILIES[family](), {}
+    if name == "smt":
+        eligible = find_eligible(model, targets_of(family))
+        shapes = {n: (m.out_features, m.in_features) for n, m in eligible.items()}
+        selection = select_by_scores(
+            random_scores(shapes, BLOCK_SIZE, seed=5), block_size=BLOCK_SIZE, score="random",
+            num_blocks=NUM_BLOCKS, num_base_parameters=count_parameters(model),
+        )  # fmt: skip
+        selection.save(folder / "selection.safetensors")
+        settings = {"selection": folder / "selection.safetensors"}
+    elif name != "full":
+        settings = {"rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": targets_of(family),
+                    "seed": 3}  # fmt: skip
+    method = make_method(name, settings)
+    method.prepare(model, zero_stage=0)
+    generator = torch.Generator().manual_seed(7)
+    for n, parameter in model.named_parameters():
+        if "lora_B" in n:
+            parameter.data.normal_(std=0.1, generator=generator)
+    return method, model
+
+
+def our_loss(model: nn.Module, encoded: EncodedRows) -> torch.Tensor:
+    """The loss of a step as training has it: padded micro-batches, the head on targets alone."""
+    loss = SupervisedLoss(model)
+    batches = step_micro_batches(encoded, ROWS, max_tokens=40, train_on_inputs=False)
+    assert any(len(batch.input_ids) > 1 for batch in batches)
+    return torch.stack([loss(batch) for batch in batches]).sum()
+
+
+def plain_loss(model: Any, encoded: EncodedRows, rows: list[int]) -> torch.Tensor:
+    """The same from whole logits, row by row."""
+    losses = []
+    for row in rows:
+        ids, first = encoded.row(row).long(), int(encoded.prompt_lengths[row])
+        logits = model(input_ids=ids[None]).logits[0]
+        losses.append(F.cross_entropy(logits[first - 1 : -1], ids[first:], reduction="none"))
+    return torch.cat(losses).mean()
+
+
+def blocks_of(dense: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    size = BLOCK_SIZE
+    return torch.stack(
+        [dense[r * size : (r + 1) * size, c * size : (c + 1) * size] for r, c in indices.tolist()]
+    )
+
+
+def trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def check_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Both are of float64 models, whose losses are float32 sums."""
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("family", "name"), WORKING)
+def test_loss_and_gradient_are_those_of_whole_logits_row_by_row(
+    family: str, name: str, encoded: EncodedRows, tmp_path: Path
+) -> None:
+    _, model = prepared(family, name, tmp_path)
+    expected = plain_loss(model.double(), encoded, ROWS)
+    parameters = dict(trained(model))
+    if name == "smt":
+        plain = FAMILIES[family]().double()
+        plain_loss(plain, encoded, ROWS).backward()
+        gradients = [
+            blocks_of(plain.get_submodule(module).weight.grad, layer.indices)
+            for module, layer in sparse_modules(model).items()
+        ]
+    else:
+        gradients = list(torch.autograd.grad(expected, list(parameters.values())))
+    found = our_loss(model, encoded)
+    found.backward()
+    check_close(found.double(), expected)
+    assert len(gradients) == len(parameters)
+    for parameter, gradient in zip(parameters.values(), gradients, strict=True):
+        assert gradient.any()
+        check_close(parameter.grad, gradient)
+
+
+def train(method: Any, model: nn.Module, encoded: EncodedRows) -> float:
+    """A few steps of plain torch; how much the loss fell."""
+    optimizer = torch.optim.AdamW([p for _, p in trained(model)], lr=5e-3, weight_decay=0.1)
+    losses = []
+    for _ in range(4):
+        loss = our_loss(model, encoded)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        method.refresh(model)
+        losses.append(float(loss.detach()))
+    return losses[0] - losses[-1]
+
+
+def check_changes(model: Any, before: dict[str, torch.Tensor]) -> None:
+    """Exactly what is trained has changed; of a sparse layer's weight, the blocks."""
+    sparse = {f"{name}.weight": layer for name, layer in sparse_modules(model).items()}
+    for name, parameter in model.named_parameters():
+        changed = parameter.detach() != before[name]
+        if layer := sparse.get(name):
+            in_blocks = blocks_of(changed, layer.indices)
+            assert in_blocks.float().mean() > 0.9
+            assert int(changed.sum()) == int(in_blocks.sum())
+        else:
+            assert bool(changed.any()) == parameter.requires_grad, name
+
+
+@pytest.mark.parametrize(("family", "name"), WORKING)
+def test_training_changes_what_it_should_and_the_adapter_and_the_merged_model_say_the_same(
+    family: str, name: str, encoded: EncodedRows, tmp_path: Path
+) -> None:
+    method, model = prepared(family, name, tmp_path)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    assert train(method, model, encoded) > 0.01
+    check_changes(model, before)
+    (tmp_path / "adapter").mkdir()
+    with torch.no_grad():
+        tuned = plain_loss(model, encoded, ROWS)
+        method.save(model, {n: p.detach().clone() for n, p in trained(model)}, tmp_path / "adapter")
+        fresh, loaded = FAMILIES[family](), find_method(tmp_path / "adapter")
+        base = plain_loss(fresh, encoded, ROWS)
+        loaded.load(fresh, tmp_path / "adapter")
+        assert torch.equal(plain_loss(fresh, encoded, ROWS), tuned)
+        loaded.merge(fresh)
+        merged = plain_loss(fresh, encoded, ROWS)
+    torch.testing.assert_close(merged, tuned, rtol=1e-5, atol=0)
+    assert abs(float(base - tuned)) > 0.01
+    plain = FAMILIES[family]()
+    assert [type(m) for m in fresh.modules()] == [type(m) for m in plain.modules()]
+    for (n, parameter), other in zip(fresh.named_parameters(), plain.parameters(), strict=True):
+        if name != "full" and n.endswith(".bias"):
+            assert torch.equal(parameter, other), n
+
+
+@pytest.mark.parametrize("family", SPARSE_FAMILIES)
+def test_the_warm_ups_sum_is_that_of_dense_gradients(family: str, encoded: EncodedRows) -> None:
+    plan, model = StepPlan(len(encoded), 5, 3), FAMILIES[family]()
+    found = {
+        item["module"]: torch.tensor(item["gradient"])
+        for item in stream_shard(
+            model, encoded, plan, range(2), target_modules=targets_of(family), max_tokens=40,
+            train_on_inputs=False, device=torch.device("cpu"),
+        )
+    }  # fmt: skip
+    plain = FAMILIES[family]().double()
+    for step in range(2):
+        plain_loss(plain, encoded, plan.rows(step)).backward()
+    assert list(found) == list(find_eligible(plain, targets_of(family)))
+    for name, gradient in found.items():
+        expected = plain.get_submodule(name).weight.grad.float()
+        assert float((gradient - expected).norm() / expected.norm()) < 1e-5
+
+
+def refused(find: Callable[..., Any], family: str, targets: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        find(FAMILIES[family](), targets)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("find", "defaults", "field"),
+    [
+        (find_eligible, DEFAULT_TARGET_MODULES, "warmup.target_modules"),
+        (find_targets, LORA_TARGET_MODULES, "lora.target_modules"),
+    ],
+)
+def test_where_q_k_and_v_are_one_linear_the_error_names_the_linears_that_there_are(
+    find: Callable[..., Any], defaults: tuple[str, ...], field: str
+) -> None:
+    assert refused(find, "phi3", defaults) == (
+        f"{field}: must each match at least one module; got 'q_proj'. Fix: use module names or"
+        " their last parts; there are o_proj, qkv_proj, gate_up_proj, down_proj, lm_head"
+    )
+
+
+def test_lora_names_gpt2s_linears() -> None:
+    line = refused(find_targets, "gpt2", LORA_TARGET_MODULES)
+    assert line.endswith("got 'q_proj'. Fix: use module names or their last parts; there are"
+                         " c_attn, c_proj, c_fc")  # fmt: skip
+
+
+@pytest.mark.parametrize("targets", [DEFAULT_TARGET_MODULES, ["c_attn"]])
+def test_smt_says_why_gpt2s_linears_are_none_and_what_trains_them(targets: list[str]) -> None:
+    line = refused(find_eligible, "gpt2", targets)
+    assert line.endswith(
+        "there are none; c_attn, c_proj, c_fc are Conv1D modules, whose weights are (in, out):"
+        " method lora, dora or full trains them"
+    )
+
+
+def test_blocks_are_not_put_into_conv1d_either() -> None:
+    name = "transformer.h.0.attn.c_attn"
+    with pytest.raises(UserError, match=r"must be a plain torch\.nn\.Linear; got 'Conv1D'"):
+        make_sparse(
+            FAMILIES["gpt2"](), BLOCK_SIZE, {name: (96, 32)}, {name: torch.tensor([[0, 0]])}, {}
+        )
+
+
+def test_the_zoos_window_is_shorter_than_its_rows(encoded: EncodedRows) -> None:
+    model, ids = FAMILIES["mistral"](), encoded.row(int(encoded.lengths.argmax())).long()[None]
+    seen = model(input_ids=ids).logits
+    model.config.sliding_window = None
+    without = model(input_ids=ids).logits
+    assert torch.equal(seen[:, :8], without[:, :8])
+    assert not torch.allclose(seen[:, -1], without[:, -1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_of_the_zoo_is_the_same_every_time(family: str) -> None:
+    first, second = FAMILIES[family]().state_dict(), FAMILIES[family]().state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
