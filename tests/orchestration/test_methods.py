@@ -12,10 +12,11 @@ from transformers import AutoModelForCausalLM
 
 from smt_ray.artifacts.storage import Storage
 from smt_ray.builtin import MODEL_DIR
+from smt_ray.config.method import LORA_TARGET_MODULES
 from smt_ray.config.run import RunConfig
 from smt_ray.methods.registry import find_method
 from smt_ray.orchestration.merge import merge_run
-from smt_ray.smt.controls import magnitude_scores
+from smt_ray.smt.controls import magnitude_scores, random_scores
 from smt_ray.smt.selection import Selection, select_by_scores
 
 pytestmark = pytest.mark.slow
@@ -60,6 +61,10 @@ def check_merged(metrics: dict[str, Any], storage: Path, out: Path) -> set[str]:
     return {file.name for file in adapter.iterdir()}
 
 
+def blocks(selection: Selection) -> dict[str, list[list[int]]]:
+    return {name: module.indices.tolist() for name, module in selection.modules.items()}
+
+
 def test_lora_by_budget_through_ray(
     whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Callable[..., RunConfig],
     tmp_path: Path,
@@ -87,6 +92,52 @@ def test_full_through_ray(
     assert files == {"tuned_model.safetensors", "base_model.json"}
 
 
+def test_dora_through_ray(
+    whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Callable[..., RunConfig],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    from smt_ray.orchestration import flow
+
+    storage = stages_of(("tokens",))
+    overrides = ("method=dora", "name=dora", *SHORT, "lora.rank=4", "deepspeed.zero_stage=2")
+    metrics = flow.run(quick(storage, *overrides), "training")
+    assert set(metrics["stages"]) == {"tokens", "training"}
+    model: Any = AutoModelForCausalLM.from_pretrained(MODEL_DIR)
+    shapes = [m.weight.shape for n, m in model.named_modules() if n.endswith(LORA_TARGET_MODULES)]
+    expected = sum(4 * (o + i) + o for o, i in shapes)  # two factors and a magnitude
+    assert metrics["trainable"]["num_trainable"] == expected
+    files = check_merged(metrics, storage, tmp_path / "merged")
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "base_model.json"}
+
+
+def test_the_random_control_trains_as_many_blocks_without_a_warm_up(
+    whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Callable[..., RunConfig],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    from smt_ray.orchestration import flow
+
+    storage = stages_of(("tokens",))
+    config = quick(storage, "name=random", "selection.score=random", *SHORT)
+    metrics = flow.run(config, "training")
+    assert set(metrics["stages"]) == {"tokens", "selection", "training"}
+    assert metrics["trainable"] == whole.metrics["trainable"]
+    found, gradients = (
+        Selection.load(folder / "selection.safetensors")
+        for folder in (
+            storage / "stages" / metrics["stages"]["selection"]["stage"], whole.stage("selection")
+        )
+    )  # fmt: skip
+    shapes = {name: module.shape for name, module in gradients.modules.items()}
+    expected = select_by_scores(
+        random_scores(shapes, found.block_size, config.seed), block_size=found.block_size,
+        score="random", num_blocks=gradients.num_blocks,
+        num_base_parameters=gradients.num_base_parameters,
+    )  # fmt: skip
+    assert blocks(found) == blocks(expected)
+    assert blocks(found) != blocks(gradients)
+    check_merged(metrics, storage, tmp_path / "merged")
+
+
 def test_a_control_selects_without_a_warm_up_by_groups_too(
     stages_of: Callable[[Sequence[str]], Path], quick: Callable[..., RunConfig]
 ) -> None:
@@ -112,9 +163,7 @@ def test_a_control_selects_without_a_warm_up_by_groups_too(
         magnitude_scores(weights, 16), block_size=16, score="magnitude", groups=groups,
         num_base_parameters=model.num_parameters(),
     )  # fmt: skip
-    assert expected.counts() == found.counts()
-    for name, module in expected.modules.items():
-        assert torch.equal(found.modules[name].indices, module.indices)
+    assert blocks(found) == blocks(expected)
     mlp = sum(n for name, n in found.counts().items() if ".mlp." in name)
     assert mlp * 256 / model.num_parameters() == pytest.approx(0.01, abs=2e-4)
     assert metrics["selection"]["projections"].keys() >= {"up_proj"}

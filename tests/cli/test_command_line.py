@@ -1,0 +1,122 @@
+"""The command line itself: usage, interruption, and which errors are a user's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from smt_ray import cli
+from smt_ray.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["runn"], ["run", "--untill", "training"], ["merge", "--run", "mine"], ["log"], ["evaluate"]],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_ends_with_2_and_says_how(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["smt-ray", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert "Usage:" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]], ids=" ".join)
+def test_help_ends_with_0(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["smt-ray", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    assert "Usage: smt-ray" in capsys.readouterr().out
+
+
+# A process that was started in the background may ignore the signal from its birth on.
+STARTED = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from smt_ray.cli import main
+main("config")
+"""
+
+
+def open_once_it_is_read(pipe: Path, reader: subprocess.Popen[str]) -> int:
+    """Opens a pipe for writing when a process has opened it for reading."""
+    while reader.poll() is None:
+        with suppress(OSError):  # nobody reads it yet
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        time.sleep(0.05)
+    raise AssertionError(f"the process has ended: {reader.communicate()}")
+
+
+def test_an_interrupted_command_says_how_to_go_on_and_ends_with_130(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTED, str(pipe)],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        writing = open_once_it_is_read(pipe, command)
+        command.send_signal(signal.SIGINT)  # it waits for its config
+        out, error = command.communicate()
+        os.close(writing)
+    assert command.returncode == 130
+    assert (out, error) == ("", "interrupted: the same command goes on from here\n")
+
+
+def test_a_defect_of_ours_keeps_its_traceback() -> None:
+    def broken() -> None:
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError, match="ours"):
+        cli.exit_with(broken)
+
+
+class WrappedError(Exception):
+    """As Ray hands on what a task raised: the error itself, or one that has it as its cause."""
+
+    def __init__(self, cause: BaseException | None = None) -> None:
+        super().__init__("a task failed\nwith many\nlines")
+        self.cause = cause
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_a_users_error_is_found_behind_what_ray_wraps_around_it(
+    capsys: pytest.CaptureFixture[str], depth: int
+) -> None:
+    error: BaseException = UserError("seed", "must be\nsmall", got=9)
+    for _ in range(depth):
+        error = WrappedError(error)
+
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        cli.exit_with(fail)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: seed: must be small; got 9\n"
+
+
+def test_a_users_error_is_found_behind_a_python_cause(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise RuntimeError("wrapped") from UserError("seed", "must be small")
+
+    with pytest.raises(SystemExit):
+        cli.exit_with(fail)
+    assert capsys.readouterr().err == "error: seed: must be small\n"

@@ -1,0 +1,104 @@
+"""merge, log and evaluate on runs that are not there, not trained, or damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from smt_ray.artifacts.runs import RunFolder
+from tests.cli.refusals import Refused, assert_names
+
+ON_RUNS = {
+    "merge": ["merge", "--out", "new", "--run"],
+    "log": ["log"],
+    "evaluate": ["evaluate", "--task", "tiny_arithmetic", "--run"],
+}
+
+
+@pytest.mark.parametrize("command", ON_RUNS)
+def test_an_unknown_run_is_refused(refused: Refused, trained: RunFolder, command: str) -> None:
+    root = trained.storage.root
+    line = refused(*ON_RUNS[command], "yours", "--storage", root)
+    assert_names(line, f"no such run in {root}", "got 'yours'", "runs there: mine", "--storage")
+
+
+@pytest.mark.parametrize("command", ON_RUNS)
+def test_a_storage_that_is_not_there_has_no_runs(refused: Refused, command: str) -> None:
+    line = refused(*ON_RUNS[command], "yours", "--storage", "nowhere")
+    assert_names(line, "no such run in", "runs there: none")
+
+
+@pytest.mark.parametrize("command", ["merge", "evaluate"])
+def test_a_run_without_training_is_refused(
+    refused: Refused, trained: RunFolder, command: str
+) -> None:
+    trained.update(stages={})
+    line = refused(*ON_RUNS[command], "mine", "--storage", trained.storage.root)
+    assert_names(line, "--run: was not trained yet", "got 'mine'", "run it to the end")
+
+
+@pytest.mark.parametrize("command", ["merge", "evaluate"])
+def test_a_truncated_adapter_is_refused(
+    refused: Refused, trained: RunFolder, finished: dict[str, str], command: str
+) -> None:
+    Path(finished["training"]).write_bytes(b"what")
+    line = refused(*ON_RUNS[command], "mine", "--storage", trained.storage.root)
+    assert_names(line, f"{finished['training']}: was truncated or edited")
+
+
+@pytest.mark.parametrize("command", ON_RUNS)
+def test_a_truncated_run_manifest_is_refused(
+    refused: Refused, trained: RunFolder, command: str
+) -> None:
+    manifest = Path(trained.uri) / "run.json"
+    manifest.write_text(manifest.read_text()[:40])
+    line = refused(*ON_RUNS[command], "mine", "--storage", trained.storage.root)
+    assert_names(line, f"{manifest}: cannot be read")
+
+
+@pytest.mark.parametrize("there", ["full", "file"])
+def test_merge_overwrites_nothing(
+    refused: Refused, trained: RunFolder, tmp_path: Path, there: str
+) -> None:
+    out = tmp_path / "out"
+    if there == "full":
+        out.mkdir()
+    (out / "model.safetensors" if there == "full" else out).write_text("mine")
+    root = trained.storage.root
+    line = refused("merge", "--run", "mine", "--out", str(out), "--storage", root)
+    assert_names(line, "--out: must be a new or empty folder", str(out))
+
+
+def test_log_of_a_run_without_tracking_is_refused(refused: Refused, trained: RunFolder) -> None:
+    config = trained.manifest()["config"]
+    config["tracking"]["enabled"] = False
+    trained.update(config=config)
+    line = refused("log", "mine", "--storage", trained.storage.root)
+    assert_names(line, "tracking.enabled: must be true", "got False")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--task", "boolqq", "--run", "mine"], ["evaluation.tasks", "boolq", "got 'boolqq'"]),
+        (["--task", "boolq", "--run", "mine"], ["data.dir: must be set"]),
+        (["--task", "boolq", "--run", "mine", "--data", "d"], ["d/dataset/boolq/test.json"]),
+        (["--task", "boolq"], ["evaluate: needs exactly one of --run and --model"]),
+        (["--task", "boolq", "--run", "mine", "--model", "m"], ["exactly one of"]),
+        (["--task", "boolq", "--run", "mine", "--adapter", "a"], ["--adapter: goes with --model"]),
+        (["--task", "tiny_arithmetic", "--model", "./m"], ["model.path: must be a folder"]),
+        (
+            ["--task", "tiny_arithmetic", "--model", "m", "--adapter", "a"],
+            ["--adapter: must be an adapter's folder; got 'a'"],
+        ),
+        (
+            ["--task", "tiny_arithmetic", "--run", "mine", "--set", "evaluation.beams=4"],
+            ["evaluation.beams: unknown key", "num_beams"],
+        ),
+    ],
+)
+def test_a_bad_evaluation_is_refused(
+    refused: Refused, trained: RunFolder, arguments: list[str], parts: list[str]
+) -> None:
+    assert_names(refused("evaluate", *arguments, "--storage", trained.storage.root), *parts)
