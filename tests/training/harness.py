@@ -259,6 +259,8 @@ def pair(rank: Rank) -> None:
     _resume(rank, 1, "float32", "smt")
     for method, stage, dtype in itertools.product(METHODS, (0, 2, 3), ("float32", "bfloat16")):
         _resume(rank, stage, dtype, method)
+    for method in ("lora", "dora"):
+        _sum_at_layers(rank, method)
     _diverge(rank)
     _preempt(rank, 2)
     _preempt(rank, 3)
@@ -340,6 +342,20 @@ def _resume(rank: Rank, stage: int, dtype: str, method: str) -> None:
         **(whole.unselected() if method == "smt" else whole.changes()),
     }
     _adapter(rank, whole, name, dtype)
+
+
+def _sum_at_layers(rank: Rank, method: str) -> None:
+    """Bfloat16 at stage 2, the input's gradients added up per layer first, as stage 3 does it."""
+
+    def stand_between(model: Any) -> None:
+        for layer in model.modules():
+            if hasattr(layer, "lora_A"):
+                layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].view_as(inputs[0]),))
+
+    run = rank.trained_by(
+        2, method_name=method, dtype="bfloat16", dropout=0.2, clip=0.5, prepare=stand_between
+    )
+    rank.facts[f"summed-at-layers-{method}"] = run.losses()
 
 
 def _adapter(rank: Rank, run: Trained, name: str, dtype: str) -> None:
