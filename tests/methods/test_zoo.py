@@ -22,6 +22,7 @@ from smt_ray.smt.controls import random_scores
 from smt_ray.smt.model import make_sparse, sparse_modules
 from smt_ray.smt.selection import select_by_scores
 from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.packed_attention import choose_mode
 from smt_ray.warmup.shard import stream_shard
 from tests.zoo import ATTENTION, FAMILIES
 
@@ -69,11 +70,12 @@ def prepared(family: str, name: str, folder: Path) -> tuple[Any, Any]:
     return method, model
 
 
-def our_loss(model: nn.Module, encoded: EncodedRows) -> torch.Tensor:
-    """The loss of a step as training has it: padded micro-batches, the head on targets alone."""
+def our_loss(model: nn.Module, encoded: EncodedRows, mode: str = "padded") -> torch.Tensor:
+    """The loss of a step as training has it: micro-batches of rows, the head on targets alone."""
     loss = SupervisedLoss(model)
-    batches = step_micro_batches(encoded, ROWS, max_tokens=40, train_on_inputs=False)
-    assert any(len(batch.input_ids) > 1 for batch in batches)
+    mode, _ = choose_mode(model, mode, training=False)
+    batches = step_micro_batches(encoded, ROWS, mode=mode, max_tokens=40, train_on_inputs=False)
+    assert len(batches) < len(ROWS)
     return torch.stack([loss(batch) for batch in batches]).sum()
 
 
@@ -103,9 +105,10 @@ def check_close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["padded", "prefix_packed"])
 @pytest.mark.parametrize(("family", "name"), WORKING)
 def test_loss_and_gradient_are_those_of_whole_logits_row_by_row(
-    family: str, name: str, encoded: EncodedRows, tmp_path: Path
+    family: str, name: str, mode: str, encoded: EncodedRows, tmp_path: Path
 ) -> None:
     _, model = prepared(family, name, tmp_path)
     expected = plain_loss(model.double(), encoded, ROWS)
@@ -119,7 +122,7 @@ def test_loss_and_gradient_are_those_of_whole_logits_row_by_row(
         ]
     else:
         gradients = list(torch.autograd.grad(expected, list(parameters.values())))
-    found = our_loss(model, encoded)
+    found = our_loss(model, encoded, mode)
     found.backward()
     check_close(found.double(), expected)
     assert len(gradients) == len(parameters)
@@ -188,8 +191,9 @@ def test_the_warm_ups_sum_is_that_of_dense_gradients(family: str, encoded: Encod
     found = {
         item["module"]: torch.tensor(item["gradient"])
         for item in stream_shard(
-            model, encoded, plan, range(2), target_modules=targets_of(family), max_tokens=40,
-            train_on_inputs=False, device=torch.device("cpu"),
+            model, encoded, plan, range(2), target_modules=targets_of(family),
+            batching="prefix_packed", max_tokens=40, train_on_inputs=False,
+            device=torch.device("cpu"),
         )
     }  # fmt: skip
     plain = FAMILIES[family]().double()
@@ -199,6 +203,11 @@ def test_the_warm_ups_sum_is_that_of_dense_gradients(family: str, encoded: Encod
     for name, gradient in found.items():
         expected = plain.get_submodule(name).weight.grad.float()
         assert float((gradient - expected).norm() / expected.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_of_a_family_are_packed(family: str) -> None:
+    assert choose_mode(FAMILIES[family](), "prefix_packed", training=False)[0] == "prefix_packed"
 
 
 def refused(find: Callable[..., Any], family: str, targets: Any) -> str:
