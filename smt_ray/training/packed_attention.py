@@ -60,6 +60,7 @@ def packed_attention(
     Returns:
         (1, N, H, D), and no weights.
     """
+    assert KEYWORD in kwargs, "the model was left at packed rows: call SupervisedLoss, not it"
     rows: PackedRows = kwargs[KEYWORD]
     assert attention_mask is None, "packed rows take no mask"
     assert all(kwargs.get(name) is None for name in _UNKNOWN), "see packing_obstacle"
