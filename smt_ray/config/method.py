@@ -16,10 +16,16 @@ DEFAULT_RANK = 32
 
 
 class WarmupConfig(Section):
-    """Gradients of the base model, summed over a number of steps (paper section 3.2)."""
+    """Gradients summed over a number of steps, by which blocks are scored (paper section 3.2)."""
 
+    mode: Literal["base", "trained"] = semantic("base")
+    """base: the gradients of the base model, as the paper has it. trained: those of full
+    fine-tuning, whose updated weights are kept and gone on from, as the published code has it."""
     num_steps: int = semantic(100, ge=1)
     """Global batches whose gradient is added to the sum."""
+    learning_rate: float | None = semantic(None, gt=0)
+    """Of mode trained, constant after a ramp of ``training.lr_warmup_steps``; null for
+    ``training.learning_rate``. No effect with mode base."""
     target_modules: list[str] = semantic(list(DEFAULT_TARGET_MODULES), min_length=1)
     """Eligible linears, by the last parts of their names; the table covers all of them."""
     table_block_size: int | Literal["auto"] = semantic(AUTO)
@@ -27,7 +33,8 @@ class WarmupConfig(Section):
     reduction: Literal["gradient", "score"] = semantic("gradient")
     """What shards send: signed sums (exact), or block statistics (l^2 times less traffic)."""
     num_shards: int = execution(1, ge=1)
-    """Tasks that the steps are divided over. Semantic where ``reduction`` is score."""
+    """Tasks that the steps are divided over; 1 with mode trained, whose ranks are training's.
+    Semantic where ``reduction`` is score."""
     accumulate_on: Literal["device", "host"] = execution("device")
     """Where the fp32 sums are kept."""
 
@@ -40,9 +47,24 @@ class WarmupConfig(Section):
         _check_block_size("table_block_size", self.table_block_size)
         return self
 
+    @model_validator(mode="after")
+    def _trained_in_one_piece(self) -> WarmupConfig:
+        if self.mode == "trained" and (self.num_shards > 1 or self.reduction == "score"):
+            raise ValueError(
+                "mode trained needs num_shards 1 and reduction gradient, as each step goes on from"
+                f" the one before (ranks are resources.num_workers); got {self.num_shards} and"
+                f" {self.reduction}"
+            )
+        return self
+
     def semantic(self) -> dict[str, Any]:
-        """As declared, with ``num_shards`` where shards are added after the absolute value."""
+        """As declared, with ``num_shards`` where shards are added after the absolute value.
+
+        Without what has no effect in mode base, so that older warm-ups keep their names.
+        """
         values = super().semantic()
+        if self.mode == "base":
+            del values["mode"], values["learning_rate"]
         if self.reduction == "score":
             values["num_shards"] = self.num_shards
         return values
@@ -64,7 +86,8 @@ class SelectionConfig(Section):
         semantic("mean_of_abs")
     )
     """How a block is scored; mean_of_abs is the paper's. The controls random (by ``seed``) and
-    magnitude (of the weights) need no gradient: there is no warm-up."""
+    magnitude (of the weights) need no gradient: there is no warm-up, but that of mode trained,
+    whose weights are gone on from all the same."""
     scope: Literal["global", "per_module"] = semantic("global")
     """One ranking over the model, or the same number from each module."""
     target_modules: list[str] | None = semantic(None, min_length=1)
@@ -85,7 +108,7 @@ class SelectionConfig(Section):
         return self
 
     @property
-    def needs_warmup(self) -> bool:
+    def needs_gradients(self) -> bool:
         """Whether blocks are scored by gradients."""
         return self.score not in ("random", "magnitude")
 

@@ -58,6 +58,16 @@ class RunConfig(Section):
                 tree[name] = values
         return tree
 
+    @property
+    def trained_warmup(self) -> bool:
+        """Whether training goes on from weights that the warm-up updated."""
+        return self.method == "smt" and self.warmup.mode == "trained"
+
+    @property
+    def warmup_learning_rate(self) -> float:
+        """Peak learning rate of a warm-up that trains."""
+        return self.warmup.learning_rate or self.training.learning_rate
+
     @field_validator("name")
     @classmethod
     def _a_file_name(cls, value: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from smt_ray.artifacts.storage import Storage
 from smt_ray.builtin import MODEL_DIR
 from smt_ray.errors import UserError
 
@@ -21,8 +23,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def resolve_path(spec: dict[str, Any]) -> str:
     """The folder or hub name of a model section (``ModelConfig.spec()``).
 
+    A folder in a remote storage is copied here, once a process.
+
     Raises:
-        UserError: It is a bare architecture, which lies nowhere.
+        UserError: It is a bare architecture, which lies nowhere, or the remote folder is not there.
     """
     if spec.get("architecture"):
         raise UserError(
@@ -31,7 +35,10 @@ def resolve_path(spec: dict[str, Any]) -> str:
             got=spec["architecture"].get("model_type"),
             fix="set model.path or model.builtin",
         )
-    return str(MODEL_DIR) if spec.get("builtin") else str(spec["path"])
+    if spec.get("builtin"):
+        return str(MODEL_DIR)
+    path = str(spec["path"])
+    return _copy_here(path) if "://" in path else path
 
 
 def load_model(spec: dict[str, Any], device: torch.device | str = "cpu") -> nn.Module:
@@ -57,6 +64,8 @@ def load_model(spec: dict[str, Any], device: torch.device | str = "cpu") -> nn.M
         ),
     )
     _forget_gguf(model)
+    if "://" in str(spec.get("path")):
+        model.config._name_or_path = spec["path"]  # adapters say whose they are, not where it was
     return model.to(device).eval()
 
 
@@ -98,6 +107,15 @@ def load_skeleton(spec: dict[str, Any]) -> nn.Module:
         )
     model.tie_weights()
     return model
+
+
+@cache
+def _copy_here(uri: str) -> str:
+    root, _, name = uri.rstrip("/").rpartition("/")
+    storage = Storage(root)
+    if not storage.exists(name):
+        raise UserError("model.path", "must be a folder that is there", got=uri)
+    return str(storage.fetch(name))
 
 
 def _common(spec: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from smt_ray.errors import UserError
 from smt_ray.models.inspect import model_identity
 from smt_ray.orchestration.board import make_board
 from smt_ray.orchestration.evaluator import evaluation_pool, publish_predictions
-from smt_ray.orchestration.merge import trained_adapter
+from smt_ray.orchestration.merge import starting_model, trained_adapter
 from smt_ray.orchestration.plan import evaluation_stage, read_tasks
 from smt_ray.orchestration.progress import say
 from smt_ray.orchestration.session import ray_session
@@ -42,7 +42,8 @@ def evaluate_run(
     config = _with_tasks(values, tasks, data, overrides)
     adapter = trained_adapter(run)
     stage_name = run.manifest()["stages"]["training"]["stage"]
-    return _evaluate(config, str(run.storage.fetch(adapter)), stage_name)
+    model = starting_model(run, config.model.spec())
+    return _evaluate(config, model, str(run.storage.fetch(adapter)), stage_name)
 
 
 def evaluate_model(
@@ -66,7 +67,8 @@ def evaluate_model(
     }
     config = _with_tasks(values, tasks, data, overrides)
     digest = None if adapter is None else _digest(Path(adapter))
-    return _evaluate(config, adapter and str(Path(adapter).absolute()), digest)
+    adapter = adapter and str(Path(adapter).absolute())
+    return _evaluate(config, config.model.spec(), adapter, digest)
 
 
 def _with_tasks(
@@ -81,13 +83,14 @@ def _with_tasks(
     return validate_config(apply_overrides(values, overrides))
 
 
-def _evaluate(config: RunConfig, adapter: str | None, tuned: str | None) -> dict[str, Any]:
+def _evaluate(
+    config: RunConfig, model: dict[str, Any], adapter: str | None, tuned: str | None
+) -> dict[str, Any]:
     storage, tasks = Storage(config.storage), read_tasks(config)
     storage.check_writable()
-    spec = config.model.spec()
     stage = evaluation_stage(
         storage,
-        identity=model_identity(spec),
+        identity=model_identity(config.model.spec()),
         tuned=tuned,
         tasks=tasks,
         protocol="generate",
@@ -98,18 +101,21 @@ def _evaluate(config: RunConfig, adapter: str | None, tuned: str | None) -> dict
     if manifest is not None:
         say(f"evaluated before, reused ({stage.name})")
     else:
-        manifest = _predict(config, stage, tasks, adapter)
+        manifest = _predict(config, stage, tasks, model, adapter)
     results: dict[str, Any] = manifest["summary"]["tasks"]
     return {"tasks": results, "predictions": stage.uri}
 
 
 def _predict(
-    config: RunConfig, stage: Stage, tasks: dict[str, Any], adapter: str | None
-) -> dict[str, Any]:
+    config: RunConfig, stage: Stage, tasks: dict[str, Any], model: dict[str, Any],
+    adapter: str | None,
+) -> dict[str, Any]:  # fmt: skip
     began = time.monotonic()
     with ray_session():
         with evaluation_pool(config, make_board()) as pool:
-            predictions = pool.evaluate("evaluate", tasks, protocol="generate", adapter=adapter)
+            predictions = pool.evaluate(
+                "evaluate", tasks, protocol="generate", model=model, adapter=adapter
+            )
         return publish_predictions(stage, "generate", predictions, time.monotonic() - began)
 
 

@@ -33,14 +33,16 @@ class EvaluationPool:
         self._workers, self._board, self._settings = workers, board, settings
 
     def evaluate(
-        self, title: str, tasks: Rows, *, protocol: str, adapter: str | None
-    ) -> dict[str, list[dict[str, Any]]]:
+        self, title: str, tasks: Rows, *, protocol: str, model: dict[str, Any],
+        adapter: str | None,
+    ) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
         """Predictions of every task, in the order of its rows.
 
         Args:
             title: What the progress bar says.
             tasks: Rows by task name.
             protocol: ``generate`` or ``likelihood``.
+            model: The model section of the model; what the workers hold already is not loaded anew.
             adapter: Folder of an adapter to put on the model, or None for the model as it is.
         """
         from smt_ray.evaluation.predict import join
@@ -49,7 +51,7 @@ class EvaluationPool:
         shares = _shares(tasks, len(self._workers))
         refs = [
             worker.evaluate.remote(
-                self._board, title, index, share, protocol, adapter, self._settings
+                self._board, title, index, share, protocol, model, adapter, self._settings
             )
             for index, (worker, share) in enumerate(zip(self._workers, shares, strict=True))
         ]
@@ -62,7 +64,7 @@ class EvaluationPool:
 
 @contextmanager
 def evaluation_pool(config: RunConfig, board: Any) -> Iterator[EvaluationPool]:
-    """Starts ``resources.num_workers`` workers for the base model, and ends them afterwards.
+    """Starts ``resources.num_workers`` workers, and ends them afterwards.
 
     Args:
         config: The run's configuration.
@@ -80,12 +82,11 @@ def evaluation_pool(config: RunConfig, board: Any) -> Iterator[EvaluationPool]:
         "num_beams": config.evaluation.num_beams,
         "batch_tokens": config.evaluation.batch_tokens,
     }
-    model = config.model.spec()
     actor = ray.remote(_Evaluator).options(
         **resources.options(), max_restarts=3, max_task_retries=3,
         runtime_env={"env_vars": {"OMP_NUM_THREADS": str(resources.num_threads)}},
     )  # fmt: skip
-    arguments = (model, resources.num_threads, resources.device)
+    arguments = (resources.num_threads, resources.device)
     workers = [actor.remote(*arguments) for _ in range(num_workers)]
     try:
         yield EvaluationPool(workers, board, settings)
@@ -130,8 +131,9 @@ def _shares(tasks: Rows, num_workers: int) -> list[dict[str, Any]]:
 class _Evaluator:
     """One process with one model; where it wears another adapter, it is loaded anew."""
 
-    def __init__(self, model: dict[str, Any], num_threads: int, device: str) -> None:
-        self._spec, self._num_threads, self._device = model, num_threads, device
+    def __init__(self, num_threads: int, device: str) -> None:
+        self._num_threads, self._device = num_threads, device
+        self._spec: dict[str, Any] | None = None
         self._model: Any = None
         self._adapter: str | None = None
 
@@ -142,14 +144,15 @@ class _Evaluator:
         worker: int,
         tasks: dict[str, Any],
         protocol: str,
+        model: dict[str, Any],
         adapter: str | None,
         settings: dict[str, Any],
     ) -> dict[str, list[dict[str, Any]]]:
         """Predictions for this worker's rows, by task."""
         announce(board, title, worker)
-        if self._adapter not in (None, adapter):
-            self._model = None  # whatever an adapter changed, the base model is loaded as it was
-        self._load()
+        if self._spec != model or self._adapter not in (None, adapter):
+            self._model = None  # whatever an adapter changed, the model is loaded as it was
+        self._load(model)
         self._wear(adapter)
         before, predictions = 0, {}
         for task, share in tasks.items():
@@ -159,7 +162,7 @@ class _Evaluator:
             before += len(share["rows"])
         return predictions
 
-    def _load(self) -> None:
+    def _load(self, spec: dict[str, Any]) -> None:
         """Not when the process starts, where an error would not reach the user as it is."""
         if self._model is not None:
             return
@@ -168,8 +171,9 @@ class _Evaluator:
         from smt_ray.models.load import load_model, load_tokenizer
 
         torch.set_num_threads(self._num_threads)
-        self._tokenizer = load_tokenizer(self._spec)
-        self._model, self._adapter = load_model(self._spec, self._device), None
+        self._tokenizer = load_tokenizer(spec)
+        self._model, self._adapter = load_model(spec, self._device), None
+        self._spec = spec
 
     def _predict(
         self, board: Any, title: str, worker: int, before: int, task: str, share: dict[str, Any],

@@ -18,7 +18,7 @@ from smt_ray.errors import UserError
 from smt_ray.orchestration import run_record
 from smt_ray.orchestration.board import make_board, make_writer
 from smt_ray.orchestration.evaluator import evaluation_pool, publish_predictions
-from smt_ray.orchestration.plan import RunPlan, make_plan
+from smt_ray.orchestration.plan import MODEL, RunPlan, make_plan
 from smt_ray.orchestration.preflight import Preflight, check_lora, check_model
 from smt_ray.orchestration.progress import progress, say
 from smt_ray.orchestration.resources import ProcessResources, plan_processes
@@ -27,6 +27,7 @@ from smt_ray.orchestration.snapshot import read_snapshot, start_arguments
 from smt_ray.orchestration.tokens import make_tokens
 from smt_ray.orchestration.tracker import tracker_arguments
 from smt_ray.orchestration.train_worker import PROGRESS as TRAINING
+from smt_ray.orchestration.trained_warmup import trained_warmup_job, warmup_worker
 from smt_ray.orchestration.trainer import ADAPTER, METRICS, fit, training_job
 from smt_ray.orchestration.warmup_graph import (
     PROGRESS,
@@ -156,13 +157,14 @@ class Flow:
     def _check(self) -> None:
         """Refuses what cannot work before Ray is started or anything long is done."""
         plan = self.plan
-        needed = [plan.tokens, plan.trained, *plan.evaluations.values()]
-        if plan.selection and plan.selection.manifest() is None:
-            needed += [plan.warmup] if plan.warmup else []
+        choosing = [plan.selection] if plan.selection else []
+        if plan.warmup and self._needs_warmup():
+            choosing.append(plan.warmup)
+        if None in [stage.manifest() for stage in choosing]:
             _ = self._preflight
         if plan.trained.manifest() is None:
             _ = self._method_settings
-        for stage in needed:
+        for stage in (plan.tokens, plan.trained, *plan.evaluations.values(), *choosing):
             stage.manifest()  # raises where an artifact is no longer whole
 
     @cached_property
@@ -189,13 +191,19 @@ class Flow:
             resources, resources.num_workers, ray.cluster_resources(), "resources.num_workers"
         )
 
+    def _needs_warmup(self) -> bool:
+        """Whether what comes after the warm-up cannot do without it."""
+        assert self.plan.selection is not None
+        # What a warm-up kept is what adapters are put on.
+        return self.config.trained_warmup or self.plan.selection.manifest() is None
+
     def _make_or_reuse_warmup(self, until: str) -> None:
         assert self.plan.warmup is not None
-        assert self.plan.selection is not None
-        selected = self.plan.selection.manifest() is not None
         # A selection needs no warm-up any more, but one that is there is still the run's.
-        if until == "warmup" or not selected or self.plan.warmup.manifest() is not None:
-            self._once("warmup", self.plan.warmup, self._make_warmup)
+        if until == "warmup" or self._needs_warmup() or self.plan.warmup.manifest() is not None:
+            trained = self.config.trained_warmup
+            make = self._make_trained_warmup if trained else self._make_warmup
+            self._once("warmup", self.plan.warmup, make)
 
     def _make_warmup(self) -> dict[str, Any]:
         began, warmup, config = time.monotonic(), self.config.warmup, self.config
@@ -217,6 +225,28 @@ class Flow:
         records = ray.get(self.board.measured.remote(PROGRESS))
         write_records(self.storage, stage.path(METRICS), records)
         return stage.publish([TABLE, METRICS], summary, time.monotonic() - began)
+
+    def _make_trained_warmup(self) -> dict[str, Any]:
+        began, stage, config = time.monotonic(), self.plan.warmup, self.config
+        assert stage is not None
+        resources = self._worker_resources()
+        job = trained_warmup_job(self.plan, self._preflight, resources)
+        with progress("warm-up", config.warmup.num_steps, lambda: self._done(PROGRESS)):
+            outcome = fit(config, job, stage, resources, self.board, warmup_worker)
+        if outcome["resumed_from"]:
+            say(f"warmup: went on from the checkpoint of step {outcome['resumed_from']}")
+        files = [f"{MODEL}/{file}" for file in self.storage.list_files(stage.path(MODEL))]
+        summary = {
+            "mode": "trained",
+            "kept_model": MODEL,
+            "num_modules": len(self._preflight.shapes),
+            "block_size": job["table_block_size"],
+            "num_steps": config.warmup.num_steps,
+            "num_ranks": config.resources.num_workers,
+            "zero_stage": config.deepspeed.zero_stage,
+            **outcome,
+        }
+        return stage.publish([TABLE, METRICS, *files], summary, time.monotonic() - began)
 
     def _done(self, task: str) -> tuple[int, str]:
         done: tuple[int, str] = ray.get(self.board.done.remote(task))
@@ -245,6 +275,7 @@ class Flow:
             config,
             stage,
             tokens=self.plan.tokens.path(TOKENS),
+            model=self.plan.starting_model,
             method=method,
             num_steps=num_steps,
             resources=resources,
@@ -261,6 +292,7 @@ class Flow:
             "num_ranks": config.resources.num_workers,
             "zero_stage": config.deepspeed.zero_stage,
             "dtype": config.model.dtype,
+            **({"starts_from": self.plan.warmup.path(MODEL)} if config.trained_warmup else {}),
             **({"lora": method} if "rank" in method else {}),
             **outcome,
         }
@@ -282,9 +314,12 @@ class Flow:
     def _ask(self, pool: Any, name: str, stage: Stage) -> dict[str, Any]:
         began = time.monotonic()
         protocol = stage.inputs["protocol"]
-        adapter = str(self.plan.trained.fetch(ADAPTER)) if name == "tuned" else None
-        title = f"evaluate {name}"
-        predictions = pool.evaluate(title, self.plan.tasks, protocol=protocol, adapter=adapter)
+        model, adapter = self.plan.model, None
+        if name == "tuned":
+            model, adapter = self.plan.starting_model, str(self.plan.trained.fetch(ADAPTER))
+        predictions = pool.evaluate(
+            f"evaluate {name}", self.plan.tasks, protocol=protocol, model=model, adapter=adapter
+        )
         return publish_predictions(stage, protocol, predictions, time.monotonic() - began)
 
     def _start_tracking(self) -> None:

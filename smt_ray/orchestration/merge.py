@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.stages import Stage
@@ -15,6 +16,7 @@ from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.errors import UserError
 from smt_ray.methods.registry import find_method
 from smt_ray.models.load import load_model, load_tokenizer
+from smt_ray.orchestration.plan import kept_model
 from smt_ray.orchestration.trainer import ADAPTER
 
 
@@ -26,10 +28,10 @@ def merge_run(storage: Storage, name: str, out: Path) -> Path:
             written. Then, as after any failure, nothing is left where ``out`` was to be.
     """
     run = RunFolder.open(storage, name)
-    manifest = run.manifest()
+    base = ModelConfig(**run.manifest()["config"]["model"]).spec()
     with _written_whole(out.resolve()) as folder:
         adapter = trained_adapter(run)
-        spec = ModelConfig(**manifest["config"]["model"]).spec()
+        spec = starting_model(run, base)
         directory = storage.fetch(adapter)
         model, method = load_model(spec), find_method(directory)
         method.load(model, directory)
@@ -85,3 +87,20 @@ def trained_adapter(run: RunFolder) -> str:
     if training is None:
         raise UserError("--run", "was not trained yet", got=run.name, fix="run it to the end first")
     return Stage.open(run.storage, training["stage"]).path(ADAPTER)
+
+
+def starting_model(run: RunFolder, base: dict[str, Any]) -> dict[str, Any]:
+    """What a run's adapter belongs on, as a model section: the base, unless its warm-up trained it.
+
+    Args:
+        run: A trained run.
+        base: The model section of its base model.
+
+    Raises:
+        UserError: What the warm-up kept is not whole.
+    """
+    manifest = run.manifest()
+    config = manifest["config"]
+    if config["method"] != "smt" or config["warmup"].get("mode") != "trained":
+        return base
+    return kept_model(base, Stage.open(run.storage, manifest["stages"]["warmup"]["stage"]))

@@ -20,6 +20,11 @@ from smt_ray.models.inspect import model_identity
 
 # Keys of the data section that decide which rows there are; the rows' own digest stands for them.
 _ROW_KEYS = ("dir", "train", "max_rows", "validation_rows")
+# Keys of the training section that touch a warm-up that trains; its learning rate may be its own,
+# and does not decay.
+_WARMUP_KEYS = ("lr_warmup_steps", "weight_decay", "adam_betas", "adam_epsilon", "max_grad_norm")
+
+MODEL = "model"  # the folder of a warm-up's stage that holds the weights it updated
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class RunPlan:
     Attributes:
         training, validation: Rows to learn from and to hold out.
         tasks: Test rows by task.
-        warmup: None unless the method is smt and its score one of gradients.
+        warmup: None unless the method is smt, and its score one of gradients or its warm-up one
+            that trains.
         selection: None unless the method is smt.
         evaluations: ``base``, ``base_likelihood``, ``tuned`` -> its stage, where wanted.
     """
@@ -48,8 +54,19 @@ class RunPlan:
 
     @property
     def model(self) -> dict[str, Any]:
-        """The model section as plain values."""
+        """The base model, as the model section's plain values."""
         return self.config.model.spec()
+
+    @property
+    def starting_model(self) -> dict[str, Any]:
+        """What training starts from and adapters belong on, as :attr:`model` says it.
+
+        The base model, or the one that a warm-up with ``mode: trained`` keeps.
+        """
+        if not self.config.trained_warmup:
+            return self.model
+        assert self.warmup is not None
+        return kept_model(self.model, self.warmup)
 
     @property
     def stages(self) -> dict[str, Stage]:
@@ -119,22 +136,41 @@ def make_plan(config: RunConfig) -> RunPlan:
 def _choice(
     config: RunConfig, storage: Storage, tokens: Stage, identity: dict[str, Any]
 ) -> tuple[Stage | None, Stage]:
-    """What smt does before it trains: the warm-up, unless a control needs none; the selection."""
-    chosen = config.selection.semantic()
-    if not config.selection.needs_warmup:
-        keys = ("target_modules", "table_block_size")
-        control = {
-            "model": identity,
-            "warmup": {key: config.warmup.semantic()[key] for key in keys},
-            **({"seed": config.seed} if config.selection.score == "random" else {}),
-        }
-        return None, Stage(storage, "selection", {**control, "selection": chosen})
+    """What smt does before it trains: the warm-up, unless it is not needed; the selection."""
+    chosen = {"selection": config.selection.semantic()}
+    seed = {"seed": config.seed} if config.selection.score == "random" else {}
+    if config.selection.needs_gradients or config.trained_warmup:
+        warmup = _warmup(config, storage, tokens)
+        return warmup, Stage(storage, "selection", {"warmup": warmup.name, **seed, **chosen})
+    keys = ("target_modules", "table_block_size")
+    settings = {key: config.warmup.semantic()[key] for key in keys}
+    control = {"model": identity, "warmup": settings, **seed, **chosen}
+    return None, Stage(storage, "selection", control)
+
+
+def _warmup(config: RunConfig, storage: Storage, tokens: Stage) -> Stage:
+    settings, training = config.warmup.semantic(), config.training.semantic()
     # Warm-up steps are training's: its batches and its order.
-    order = {"seed": config.seed, "batch_size": config.training.batch_size}
-    warmup = Stage(
-        storage, "warmup", {"tokens": tokens.name, **order, "warmup": config.warmup.semantic()}
-    )
-    return warmup, Stage(storage, "selection", {"warmup": warmup.name, "selection": chosen})
+    inputs = {"tokens": tokens.name, "seed": config.seed, "batch_size": training["batch_size"]}
+    if config.trained_warmup:
+        del settings["learning_rate"]  # what it comes to counts, not where that is said
+        inputs["training"] = {
+            "learning_rate": config.warmup_learning_rate,
+            **{key: training[key] for key in _WARMUP_KEYS},
+        }
+        inputs["deepspeed"] = config.deepspeed.semantic()
+    return Stage(storage, "warmup", {**inputs, "warmup": settings})
+
+
+def kept_model(base: dict[str, Any], warmup: Stage) -> dict[str, Any]:
+    """The model section of the weights that a warm-up with ``mode: trained`` updated.
+
+    Args:
+        base: That of the base model.
+        warmup: The warm-up's stage.
+    """
+    elsewhere = dict.fromkeys(("builtin", "revision", "gguf_file"))
+    return {**base, **elsewhere, "path": warmup.storage.uri(warmup.path(MODEL))}
 
 
 def read_tasks(config: RunConfig) -> dict[str, list[Row]]:

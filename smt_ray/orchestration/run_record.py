@@ -197,6 +197,8 @@ def _paths(folder: RunFolder, plan: RunPlan) -> dict[str, str]:
     paths = {"run": folder.uri}
     if plan.trained.manifest():
         paths["adapter"] = plan.storage.uri(plan.trained.path(ADAPTER))
+        if plan.config.trained_warmup:  # it does not fit the base model
+            paths["adapter's base"] = plan.starting_model["path"]
     if plan.config.tracking.enabled:
         uri = resolve_tracking_uri(plan.config.tracking.uri, plan.storage.root)
         paths["mlflow"] = how_to_open(uri)

@@ -43,12 +43,20 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
             board's handle.
     """
     try:
-        return _Rank(job).run()
+        return TrainingRank(job).run()
     except UserError as error:
         return {"user_error": (error.field, error.rule, error.got, error.fix)}
 
 
-class _Rank:
+class TrainingRank:
+    """What one rank does, from rows to the adapter.
+
+    Args:
+        job: See :func:`train_worker`.
+    """
+
+    task = PROGRESS  # what the board calls it
+
     def __init__(self, job: dict[str, Any]) -> None:
         self.job, self.board = job, job["board"]
         self.rank = ray.train.get_context().get_world_rank()
@@ -62,19 +70,20 @@ class _Rank:
         self.batching, self.reason = choose_mode(self.model, asked, training=True)
 
     def run(self) -> dict[str, Any]:
+        """Trains from where it was left to the end; what it ended with and ran on."""
         start = self._resume()
         self.log = MetricsLog(self.storage, self.job["metrics"], start) if self.rank == 0 else None
         if self.rank == 0:
             self.best = BestCheckpoint(self.storage, self.job["best_checkpoint"])
-            announce(self.board, PROGRESS, 0)
+            announce(self.board, self.task, 0)
         try:
             metrics = self._loop().run(start)
         finally:
             if self.log:
                 self.log.flush()  # a diverged training's last steps are worth reading too
-        parameters = self.engine.export_parameters(keep=self.rank == 0)
-        if self.rank == 0:
-            self._save_adapter(parameters)
+        exported = self.engine.export_parameters(keep=self.rank == 0)
+        parameters = {name.removeprefix(_PREFIX): value for name, value in exported.items()}
+        self._save(parameters)
         return {
             "metrics": self.log.latest if self.log else metrics,
             "resumed_from": start,
@@ -102,7 +111,7 @@ class _Rank:
         zero_stage = self.job["engine"]["zero_stage"]
         # Under ZeRO-3 the engine spreads the weights itself, from the CPU.
         model = load_model(self.job["model"], "cpu" if zero_stage == 3 else self.device)
-        self.method.prepare(model, zero_stage=zero_stage)
+        self._prepare(model, zero_stage)
         self.counts = self.method.count(model)
         if self.job["activation_checkpointing"]:
             recompute_activations(model)
@@ -115,14 +124,24 @@ class _Rank:
         engine.train()
         return model, engine
 
+    def _prepare(self, model: torch.nn.Module, zero_stage: int) -> None:
+        self.method.prepare(model, zero_stage=zero_stage)
+
     def _resume(self) -> int:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return 0
         with checkpoint.as_directory() as directory:
             state, num_steps = load_state(Path(directory))
-        self.engine.import_state(state, num_steps)
+        self._import_state(state, num_steps)
         return num_steps
+
+    def _import_state(self, state: dict[str, torch.Tensor], num_steps: int) -> None:
+        self.engine.import_state(state, num_steps)
+
+    def _export_state(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint keeps, on rank 0; every rank calls it."""
+        return self.engine.export_state(keep=self.rank == 0)
 
     def _loop(self) -> TrainingLoop:
         plan = StepPlan(len(self.training), self.job["batch_size"], self.job["seed"])
@@ -137,12 +156,12 @@ class _Rank:
 
     def _record(self, done: int, metrics: Mapping[str, float]) -> None:
         assert self.log is not None
-        self.board.update.remote(PROGRESS, 0, done, f"loss {metrics['train/loss']:.3f}")
+        self.board.update.remote(self.task, 0, done, f"loss {metrics['train/loss']:.3f}")
         if sent := self.log.add(done, metrics):
             self.board.records.remote(sent)
 
     def _checkpoint(self, done: int, metrics: Mapping[str, float]) -> None:
-        state = self.engine.export_state(keep=self.rank == 0)
+        state = self._export_state()
         with tempfile.TemporaryDirectory() as scratch:
             checkpoint = None
             if self.rank == 0:
@@ -160,12 +179,21 @@ class _Rank:
         """Whether a node of any rank is being drained: rank 0's word, which Ray hands to all."""
         return ray.train.get_preemption_info() is not None
 
-    def _save_adapter(self, parameters: Mapping[str, torch.Tensor]) -> None:
-        parameters = {name.removeprefix(_PREFIX): value for name, value in parameters.items()}
+    def _save(self, parameters: Mapping[str, torch.Tensor]) -> None:
+        """Writes the adapter.
+
+        Args:
+            parameters: By the model's own names, whole on rank 0; the others have none.
+        """
+        if self.rank != 0:
+            return
         with tempfile.TemporaryDirectory() as scratch:
             self.method.save(self.model, parameters, Path(scratch))
-            for file in sorted(os.listdir(scratch)):
-                self.storage.put_file(Path(scratch) / file, f"{self.job['adapter']}/{file}")
+            self._put_folder(Path(scratch), self.job["adapter"])
+
+    def _put_folder(self, folder: Path, place: str) -> None:
+        for file in sorted(os.listdir(folder)):
+            self.storage.put_file(folder / file, f"{place}/{file}")
 
     def _device_name(self) -> str:
         if self.device.type == "cuda":

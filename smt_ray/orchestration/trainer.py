@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ray.train
@@ -19,8 +20,8 @@ BEST = "best"  # among the checkpoints
 
 
 def training_job(
-    config: RunConfig, stage: Stage, *, tokens: str, method: dict[str, Any], num_steps: int,
-    resources: ProcessResources,
+    config: RunConfig, stage: Stage, *, tokens: str, model: dict[str, Any],
+    method: dict[str, Any], num_steps: int, resources: ProcessResources,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything a rank needs, as plain values.
 
@@ -28,6 +29,7 @@ def training_job(
         config: The run's configuration.
         stage: Where the adapter goes.
         tokens: The tokenised rows, as the storage names them.
+        model: The model section of what it starts from.
         method: Its settings; see :func:`smt_ray.methods.registry.make_method`. The selection file
             as the storage names it.
         num_steps: Optimizer steps of the whole training.
@@ -40,7 +42,7 @@ def training_job(
         "metrics": stage.path(METRICS),
         "adapter": stage.path(ADAPTER),
         "best_checkpoint": stage.path(f"{CHECKPOINTS}/{BEST}"),
-        "model": config.model.spec(),
+        "model": model,
         "method": config.method,
         "method_settings": method,
         "seed": config.seed,
@@ -73,9 +75,18 @@ def training_job(
 
 
 def fit(
-    config: RunConfig, job: dict[str, Any], stage: Stage, resources: ProcessResources, board: Any
-) -> dict[str, Any]:
+    config: RunConfig, job: dict[str, Any], stage: Stage, resources: ProcessResources, board: Any,
+    worker: Callable[[dict[str, Any]], dict[str, Any]] = train_worker,
+) -> dict[str, Any]:  # fmt: skip
     """Trains to the end, going on from the stage's latest checkpoint where there is one.
+
+    Args:
+        config: The run's configuration.
+        job: What :func:`training_job` makes.
+        stage: What is made; its kind is what an error calls it.
+        resources: Of one rank.
+        board: The progress actor.
+        worker: What a rank does.
 
     Returns:
         Rank 0's metrics, where it resumed from, and what it ran on.
@@ -84,7 +95,7 @@ def fit(
         UserError: Bad input, a loss that is not finite, or workers that keep failing.
     """
     trainer = TorchTrainer(
-        train_worker,
+        worker,
         train_loop_config={**job, "board": board},
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.resources.num_workers,
@@ -111,7 +122,7 @@ def fit(
         if _raised_by_our_code(error):
             raise
         raise UserError(
-            "training",
+            stage.kind,
             f"workers failed more than resources.max_failures ({config.resources.max_failures})"
             f" times: {_last_line(error)}",
             fix="see Ray's logs (/tmp/ray/session_latest/logs on the head node); start the same run"

@@ -104,7 +104,7 @@ def selection_job(plan: RunPlan, stage: Stage, preflight: Preflight) -> dict[str
     Args:
         plan: The run's.
         stage: The selection's.
-        preflight: Of the model; used where there is no warm-up, and so no table.
+        preflight: Of the model; used where no gradient decides, and so no table is needed.
     """
     job: dict[str, Any] = {
         "storage": plan.storage.root,
@@ -112,12 +112,13 @@ def selection_job(plan: RunPlan, stage: Stage, preflight: Preflight) -> dict[str
         "selection": plan.config.selection.semantic(),
         "title": plan.config.name,
     }
-    if plan.warmup is not None:
+    if plan.config.selection.needs_gradients:
+        assert plan.warmup is not None
         return {**job, "table": plan.warmup.path(TABLE)}
     return {
         **job,
         "table": None,
-        "model": plan.model,
+        "model": plan.starting_model,
         "shapes": preflight.shapes,
         "multiple_of": preflight.table_block_size,
         "num_base_parameters": preflight.num_parameters,
@@ -251,7 +252,7 @@ def _select(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _select_control(job: dict[str, Any]) -> Selection:
-    """Chooses blocks by chance or by the base model's weights."""
+    """Chooses blocks by chance or by the weights that training starts from."""
     from smt_ray.models.load import load_model
     from smt_ray.smt.controls import magnitude_scores, random_scores
     from smt_ray.smt.grid import resolve_block_size

@@ -29,6 +29,7 @@ class LoopSettings:
         num_steps: Optimizer steps of the whole training.
         batching: How rows become micro-batches: ``padded``, ``packed`` or ``prefix_packed``.
         max_tokens: Tokens of a micro-batch.
+        section: The config section whose learning rate it is, for errors.
     """
 
     num_steps: int
@@ -42,6 +43,7 @@ class LoopSettings:
     log_every_steps: int
     validate_every_steps: int | None
     checkpoint_every_steps: int | None
+    section: str = "training"
 
 
 @dataclass(frozen=True)
@@ -193,9 +195,10 @@ class TrainingLoop:
     def _check_finite(self, what: str, value: float, step: int, rows: list[int]) -> None:
         if not math.isfinite(value):
             raise UserError(
-                "training",
+                self._settings.section,
                 f"the {what} of step {step} must be finite"
                 f" (rows {self._training.positions[rows].tolist()} of data.train)",
                 got=value,
-                fix="lower training.learning_rate or look at the rows; the last checkpoint stands",
+                fix=f"lower {self._settings.section}.learning_rate or look at the rows; the last"
+                " checkpoint stands",
             )

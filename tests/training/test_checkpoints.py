@@ -17,7 +17,7 @@ from ray.train.v2._internal.execution.training_report import _TrainingReport
 
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.load import validate_config
-from smt_ray.orchestration.train_worker import _Rank
+from smt_ray.orchestration.train_worker import TrainingRank
 from smt_ray.orchestration.trainer import CHECKPOINTS, _retention
 from smt_ray.training.best_checkpoint import BestCheckpoint
 from smt_ray.training.loop import Callbacks
@@ -44,7 +44,7 @@ class Attempt:
         config = validate_config(CONFIG | {"training": {"keep_checkpoints": keep}})
         self.storage = StorageContext(str(folder), CHECKPOINTS)
         self.ledger = CheckpointManager(_retention(config), self.storage)
-        self.rank = _Rank.__new__(_Rank)
+        self.rank = TrainingRank.__new__(TrainingRank)
         self.rank.rank, self.rank.log = 0, SimpleNamespace(flush=list)
         self.rank.best = BestCheckpoint(Storage(str(folder)), BEST_FOLDER)
 
@@ -186,7 +186,7 @@ def test_a_best_one_whose_copy_is_cut_off_stays_the_former_until_it_is_offered_a
 def test_the_worker_takes_any_preemption_that_ray_knows_of_for_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rank, found = _Rank.__new__(_Rank), []
+    rank, found = TrainingRank.__new__(TrainingRank), []
     monkeypatch.setattr(ray.train, "get_preemption_info", lambda: found[-1] if found else None)
     assert not rank._preempted()
     found.append(ray.train.PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"n": [1]}))
