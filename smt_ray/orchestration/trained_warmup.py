@@ -1,8 +1,8 @@
 """The warm-up that trains (``mode: trained``): full fine-tuning steps whose weights are kept.
 
-It is a training of ``method: full`` through Ray Train, with its ranks, checkpoints and lost workers,
-which leaves a score table and a model rather than an adapter: blocks are chosen by the sum of the
-gradients that these steps saw, and SMT goes on from the weights that they made.
+It is a training of ``method: full`` through Ray Train, ranks, checkpoints and lost workers included,
+that leaves a score table and a model rather than an adapter: blocks are chosen by the sum of the
+gradients that its steps saw, and SMT goes on from the weights that they made.
 """
 
 from __future__ import annotations

@@ -35,7 +35,9 @@ OTHER: dict[str, tuple[str, ...]] = {
     "data.train_on_inputs": ("data.train_on_inputs=true",),
     "data.max_length": ("data.max_length=64",),
     "data.overlong": ("data.overlong=drop",),
+    "warmup.mode": ("warmup.mode=trained",),
     "warmup.num_steps": ("warmup.num_steps=9",),
+    "warmup.learning_rate": ("warmup.learning_rate=1e-5",),
     "warmup.target_modules": ("warmup.target_modules=[v_proj]",),
     "warmup.table_block_size": ("warmup.table_block_size=8",),
     "warmup.reduction": ("warmup.reduction=score",),
@@ -92,6 +94,8 @@ OTHER: dict[str, tuple[str, ...]] = {
 GIVEN: dict[str, tuple[str, ...]] = {
     **{name: ("method=lora",) for name in OTHER if name.startswith("lora.")},
     "model.gguf_file": ("model.path=there", "model.builtin=null"),
+    "warmup.mode": ("warmup.num_shards=1",),
+    "warmup.learning_rate": ("warmup.num_shards=1", "warmup.mode=trained"),
     "training.validate_every_steps": ("data.validation_rows=8",),
 }
 
@@ -157,6 +161,25 @@ def test_num_shards_is_semantic_where_shards_are_scored_apart() -> None:
     assert tree("score", 1) != tree("score", 4)
 
 
+def test_a_warm_up_at_the_base_weights_says_no_more_than_before_there_was_another() -> None:
+    for overrides in ((), ("warmup.learning_rate=1e-5",)):
+        assert set(load_config(None, overrides).warmup.semantic()) == {
+            "num_steps", "target_modules", "table_block_size", "reduction"
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["smt", "lora", "dora", "full"])
+def test_only_smt_has_a_warm_up_that_trains(method: str) -> None:
+    config = load_config(None, ["warmup.mode=trained", "warmup.num_shards=1", f"method={method}"])
+    assert config.trained_warmup == (method == "smt")
+
+
+def test_a_warm_up_trains_at_trainings_learning_rate_unless_it_has_its_own() -> None:
+    rates = ("training.learning_rate=3e-4", "warmup.learning_rate=1e-5")
+    assert load_config(None, rates[:1]).warmup_learning_rate == 3e-4
+    assert load_config(None, rates).warmup_learning_rate == 1e-5
+
+
 def test_the_fields_of_a_hub_source_are_semantic() -> None:
     assert {role(field) for _, field in leaves(HubSource)} == {"semantic"}
 
@@ -178,6 +201,15 @@ def test_the_fields_of_a_hub_source_are_semantic() -> None:
         (["warmup.num_shards=21"], ["num_shards", "num_steps (20)", "21"]),
         (["warmup.table_block_size=0"], ["table_block_size", "got 0"]),
         (["warmup.target_modules=[]"], ["warmup.target_modules"]),
+        (["warmup.mode=train"], ["warmup.mode", "'base' or 'trained'"]),
+        (
+            ["warmup.mode=trained", "warmup.num_shards=2"],
+            ["warmup: mode trained", "num_shards 1", "got 2 and gradient"],
+        ),
+        (
+            ["warmup.mode=trained", "warmup.num_shards=1", "warmup.reduction=score"],
+            ["warmup: mode trained", "reduction gradient", "got 1 and score"],
+        ),
         (["selection.num_blocks=4"], ["budget", "num_blocks"]),
         (["selection.groups={v_proj: 0.01}"], ["budget", "groups"]),
         (["selection.budget=null", "selection.groups={v_proj: 0}"], ["selection.groups.v_proj"]),

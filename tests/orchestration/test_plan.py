@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
-from smt_ray.orchestration.plan import RunPlan, make_plan
+from smt_ray.orchestration.plan import RunPlan, kept_model, make_plan
 
 Make = Callable[..., RunConfig]
 TRAINING = {"training", "tuned"}
@@ -152,6 +152,80 @@ def test_a_control_has_a_selection_without_a_warm_up(make_config: Make, score: s
     assert rows == {"tokens"} | TRAINING
     seeded = changed(control(), control("seed=1"))
     assert ("selection" in seeded) == (score == "random")
+
+
+TRAINED = "warmup.mode=trained"
+
+
+def test_a_warm_up_that_trains_is_another_stage_and_a_base_one_is_named_as_before(
+    make_config: Make,
+) -> None:
+    assert changed(make_config(), make_config(TRAINED)) == WARMUP
+    stage = make_plan(make_config("warmup.learning_rate=1e-6")).warmup
+    assert stage is not None
+    assert stage.name == names(make_plan(make_config()))["warmup"]
+    assert set(stage.inputs) == {"version", "tokens", "seed", "batch_size", "warmup"}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("warmup.learning_rate=1e-6", WARMUP),
+        ("training.learning_rate=1e-3", WARMUP),
+        ("training.lr_warmup_steps=3", WARMUP),
+        ("training.weight_decay=0.1", WARMUP),
+        ("training.adam_betas=[0.9, 0.95]", WARMUP),
+        ("training.adam_epsilon=1e-6", WARMUP),
+        ("training.max_grad_norm=0", WARMUP),
+        ("training.batch_size=8", WARMUP),
+        ("deepspeed.extra={steps_per_print: 1}", WARMUP),
+        # The rate of a warm-up does not decay, and its length is its own.
+        ("training.lr_schedule=cosine", TRAINING),
+        ("training.max_steps=9", TRAINING),
+        ("selection.budget=0.1", SELECTION),
+        ("resources.num_workers=2", set()),
+        ("deepspeed.zero_stage=3", set()),
+        ("warmup.accumulate_on=host", set()),
+        ("training.checkpoint_every_steps=5", set()),
+    ],
+)
+def test_what_touches_the_training_of_a_warm_up_names_it(
+    make_config: Make, override: str, expected: set[str]
+) -> None:
+    if override == "training.max_steps=9":
+        override = "training={max_steps: 9}"
+    assert changed(make_config(TRAINED), make_config(TRAINED, override)) == expected
+
+
+def test_a_learning_rate_counts_wherever_it_was_said(make_config: Make) -> None:
+    said = make_config(TRAINED, "warmup.learning_rate=1e-4")  # training's default
+    assert changed(make_config(TRAINED), said) == set()
+    apart = make_config(TRAINED, "warmup.learning_rate=1e-4", "training.learning_rate=1e-3")
+    assert changed(make_config(TRAINED), apart) == TRAINING
+
+
+@pytest.mark.parametrize("score", ["random", "magnitude"])
+def test_a_control_of_a_warm_up_that_trains_starts_from_the_same_weights(
+    make_config: Make, score: str
+) -> None:
+    control = f"selection.score={score}"
+    assert changed(make_config(TRAINED), make_config(TRAINED, control)) == SELECTION
+    plans = [make_plan(make_config(TRAINED, *more)) for more in ((), (control,))]
+    assert plans[0].starting_model == plans[1].starting_model
+
+
+def test_training_starts_from_the_base_model_or_from_what_the_warm_up_kept(
+    make_config: Make, model_folder: Path
+) -> None:
+    for overrides in ((), (TRAINED, "method=lora"), (TRAINED, "method=full")):
+        plan = make_plan(make_config(*overrides))
+        assert plan.starting_model == plan.model
+    plan = make_plan(make_config(TRAINED, "model.dtype=bfloat16"))
+    assert plan.warmup is not None
+    assert plan.model["path"] == str(model_folder)
+    assert plan.starting_model == plan.model | {"path": plan.warmup.uri + "/model"}
+    gguf = kept_model(plan.model | {"gguf_file": "m.gguf", "revision": "v2"}, plan.warmup)
+    assert gguf == plan.starting_model
 
 
 def test_groups_are_the_selections_and_without_them_it_is_named_as_before(
