@@ -1,0 +1,140 @@
+"""One rank of a gloo group that trains as a warm-up with ``mode: trained`` does, and sums gradients.
+
+Imports take ten seconds, so a process does all its measurements in one go. It is started as
+``harness.py FOLDER RANK NUM_RANKS PORT``; the folder holds model/ and tokens.safetensors, and gets
+what test_trained.py compares.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from smt_ray.data.batches import StepPlan
+from smt_ray.data.cache import load_tokens
+from smt_ray.methods.registry import make_method
+from smt_ray.models.inspect import find_eligible
+from smt_ray.models.load import load_model
+from smt_ray.models.save import save_model
+from smt_ray.training.engine import Engine
+from smt_ray.training.loop import Callbacks, LoopSettings, TrainingLoop
+from smt_ray.training.loss import SupervisedLoss
+from smt_ray.warmup.gradient_sums import GradientSums
+
+NUM_STEPS, HALF, BATCH_SIZE, SEED = 4, 2, 7, 3
+TARGETS = ("q_proj", "k_proj", "v_proj")
+# Gradients of this model are around 1e-2: with such an epsilon Adam's first steps are smooth in
+# them, where they would otherwise be plus or minus the rate for what is rounding alone.
+ADAM = {"betas": (0.9, 0.95), "epsilon": 1e-3, "weight_decay": 0.1, "max_grad_norm": 0.5}
+RATE, RAMP = 1e-2, 2
+FOUR_ROWS = 80  # tokens of a micro-batch; rows have at most 19
+CASES = [(0, "float32"), (1, "float32"), (2, "float32"), (3, "float32")]
+CASES += [(0, "bfloat16"), (2, "bfloat16"), (3, "bfloat16")]
+EVERYWHERE = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+
+
+class Warmup:
+    """An engine, its loop and the sums of its gradients."""
+
+    def __init__(self, folder: Path, stage: int, dtype: str, accumulate_on: str) -> None:
+        self.spec = {
+            "path": str(folder / "model"), "dtype": dtype,
+            "attn_implementation": "sdpa", "trust_remote_code": False,
+        }  # fmt: skip
+        model = load_model(self.spec)
+        make_method("full", {}).prepare(model, zero_stage=stage)
+        device = torch.device("cpu")
+        self.sums = GradientSums(find_eligible(model, TARGETS), accumulate_on, device)
+        extra = EVERYWHERE if stage == 3 else {}
+        self.engine = Engine(
+            SupervisedLoss(model), device=device, zero_stage=stage, dtype=dtype, extra=extra, **ADAM
+        )
+        self.engine.train()
+        self.norms: list[float] = []
+        self.states: dict[int, Any] = {}
+        encoded = load_tokens(folder / "tokens.safetensors", "training")
+        assert encoded is not None
+        settings = LoopSettings(
+            num_steps=NUM_STEPS, seed=SEED, learning_rate=RATE, lr_schedule="constant",
+            lr_warmup_steps=RAMP, max_tokens=FOUR_ROWS, train_on_inputs=False, log_every_steps=1,
+            validate_every_steps=None, checkpoint_every_steps=HALF, section="warmup",
+        )  # fmt: skip
+        self.loop = TrainingLoop(
+            self.engine, encoded, None, StepPlan(len(encoded), BATCH_SIZE, SEED), settings,
+            Callbacks(
+                lambda _, metrics: self.norms.append(metrics["train/grad_norm"]), self._checkpoint
+            ),
+        )  # fmt: skip
+
+    def _checkpoint(self, done: int, _metrics: Any) -> None:
+        # Every rank keeps what rank 0 alone would write, as it is given to all when read.
+        sums = self.sums.export(keep=True)
+        for value in sums.values():
+            dist.broadcast(value, src=0)
+        self.states[done] = (self.engine.export_state(), sums)
+
+    def results(self) -> dict[str, torch.Tensor]:
+        """Parameters and sums at the end, by the model's names."""
+        parameters = {
+            name.removeprefix("model."): value
+            for name, value in self.engine.export_parameters().items()
+        }
+        return {
+            **parameters,
+            **{f"sum/{n}": value for n, value in self.sums.export(keep=True).items()},
+        }
+
+
+def measure(folder: Path, stage: int, dtype: str) -> dict[str, Any]:
+    """Uninterrupted, and from half-way with the sums kept elsewhere; rank 0 writes the former."""
+    whole = Warmup(folder, stage, dtype, "device")
+    whole.loop.run()
+    results = whole.results()
+    again = whole.results()  # asked for twice, sums are not added twice
+    resumed = Warmup(folder, stage, dtype, "host")
+    state, sums = whole.states[HALF]
+    resumed.engine.import_state(dict(state), HALF)
+    resumed.sums.restore(sums)
+    resumed.loop.run(HALF)
+    other = resumed.results()
+    if dist.get_rank() != 0:  # what it has of the sums is not whole
+        return {}
+    name = f"{dist.get_world_size()}-{stage}-{dtype}"
+    save_file(results, folder / f"{name}.safetensors")
+    if name == "2-3-bfloat16":
+        parameters = {n: v for n, v in results.items() if not n.startswith("sum/")}
+        save_model(whole.spec, parameters, folder / "kept")
+    return {
+        "again": all(torch.equal(again[n], results[n]) for n in results),
+        "resumed": max(
+            float((other[n] - results[n]).norm() / results[n].norm().clamp(min=1e-12))
+            for n in results
+        ),
+        "norms": whole.norms,
+    }
+
+
+def main(folder: str, rank: str, num_ranks: str, port: str) -> None:
+    """Joins the group and measures."""
+    os.environ.update(
+        RANK=rank, WORLD_SIZE=num_ranks, LOCAL_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+    )
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    place = Path(folder)
+    facts = {f"{stage}-{dtype}": measure(place, stage, dtype) for stage, dtype in CASES}
+    if rank == "0":
+        (place / f"{num_ranks}.json").write_text(json.dumps(facts, indent=1))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
