@@ -95,6 +95,8 @@ class Storage:
         if self.is_local:
             return Path(self.key(path))
         target = Path(tempfile.mkdtemp(prefix="smt_ray_")) / os.path.basename(path)
+        if self._fs.get_file_info(self.key(path)).type == pafs.FileType.Directory:
+            target.mkdir()  # copying makes the folders within it alone
         pafs.copy_files(self.key(path), str(target), source_filesystem=self._fs)
         return target
 

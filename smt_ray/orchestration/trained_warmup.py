@@ -1,6 +1,6 @@
 """The warm-up that trains (``mode: trained``): full fine-tuning steps whose weights are kept.
 
-It is a training of ``method: full`` through Ray Train, ranks, checkpoints and lost workers included,
+It is a training of ``method: full`` through Ray Train, with ranks, checkpoints and lost workers,
 that leaves a score table and a model rather than an adapter: blocks are chosen by the sum of the
 gradients that its steps saw, and SMT goes on from the weights that they made.
 """

@@ -60,6 +60,8 @@ def test_a_folder_is_fetched_to_a_local_path(storage: Storage) -> None:
     assert (local / "config.json").read_bytes() == b"{}"
     assert (local / "deep" / "weights").read_bytes() == b"w"
     assert storage.fetch("adapter/config.json").read_bytes() == b"{}"
+    storage.write_bytes("flat/file", b"x")  # of files alone
+    assert (storage.fetch("flat") / "file").read_bytes() == b"x"
 
 
 def test_a_local_file_is_put_in(storage: Storage, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from smt_ray.artifacts.storage import Storage
 from smt_ray.errors import UserError
 from smt_ray.models.inspect import count_parameters, model_identity
 from smt_ray.models.load import load_model, load_skeleton, load_tokenizer
@@ -43,6 +44,25 @@ def test_a_folder_loads_as_it_was_saved_and_ready_to_evaluate(
         model.state_dict().items(), original.state_dict().items(), strict=True
     ):
         assert torch.equal(found, expected), name
+
+
+def test_a_folder_in_a_remote_storage_loads_and_is_called_by_its_place_there(
+    spec: Spec, folder: Path
+) -> None:
+    storage = Storage("memory://models")
+    for file in folder.iterdir():
+        storage.put_file(file, f"mine/{file.name}")
+    remote, local = spec(path="memory://models/mine"), spec(path=str(folder))
+    model: Any = load_model(remote)
+    assert model.config._name_or_path == "memory://models/mine"
+    for (name, found), (_, expected) in zip(
+        model.state_dict().items(), load_model(local).state_dict().items(), strict=True
+    ):
+        assert torch.equal(found, expected), name
+    assert load_tokenizer(remote).get_vocab() == load_tokenizer(local).get_vocab()
+    assert model_identity(remote) == model_identity(local)
+    error = refused(lambda: load_model(spec(path="memory://models/theirs")))
+    assert (error.field, error.got) == ("model.path", "memory://models/theirs")
 
 
 def test_a_dtype_is_what_the_weights_are_loaded_as(spec: Spec, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""One rank of a gloo group that trains as a warm-up with ``mode: trained`` does, and sums gradients.
+"""One rank of a gloo group that does what a warm-up with ``mode: trained`` does.
 
 Imports take ten seconds, so a process does all its measurements in one go. It is started as
 ``harness.py FOLDER RANK NUM_RANKS PORT``; the folder holds model/ and tokens.safetensors, and gets

@@ -109,14 +109,15 @@ def reference(folder: Path, make_llama: Callable[..., Any]) -> dict[str, torch.T
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
-    return {**{n: p.detach() for n, p in model.named_parameters()}, **sums}
+    sums |= model.named_parameters()
+    return {name: value.detach() for name, value in sums.items()}
 
 
 def differences(folder: Path, name: str, reference: dict[str, torch.Tensor]) -> dict[str, float]:
     """The largest of a tensor's, norm over norm: of the sums and of the weights' changes."""
     found = load_file(folder / f"{name}.safetensors")
     assert found.keys() == reference.keys()
-    original = dict(AutoModelForCausalLM.from_pretrained(folder / "model").named_parameters())
+    original = load_file(folder / "model" / "model.safetensors")
     worst = {"sums": 0.0, "changes": 0.0}
     for key, expected in reference.items():
         is_sum = key.startswith("sum/")
@@ -133,7 +134,7 @@ def test_a_trained_warm_up_is_full_fine_tuning_and_sums_the_gradients_that_it_sa
 ) -> None:
     worst = differences(folder, name, reference)
     assert worst["sums"] < 1e-5
-    assert worst["changes"] < 1e-4
+    assert worst["changes"] < 5e-5
 
 
 @pytest.mark.parametrize("name", ROUNDED)
@@ -162,7 +163,7 @@ def test_gradients_were_clipped_and_their_sum_was_not(facts: dict[str, Any]) -> 
 def test_a_warm_up_that_goes_on_from_a_checkpoint_comes_to_the_same_wherever_sums_are_kept(
     facts: dict[str, Any], name: str
 ) -> None:
-    assert facts[name]["resumed"] < 1e-6, facts[name]
+    assert facts[name]["resumed"] == 0
     assert facts[name]["again"]
 
 
