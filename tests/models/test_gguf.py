@@ -12,6 +12,7 @@ import torch
 
 from smt_ray.models.inspect import count_parameters, find_eligible
 from smt_ray.models.load import load_model, load_skeleton, load_tokenizer
+from smt_ray.models.save import save_model
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 VARIABLE = "SMT_RAY_GGUF_DIR"
@@ -51,3 +52,18 @@ def test_saved_gguf_weights_load_as_a_plain_model_with_the_same_logits(
     assert torch.equal(again["input_ids"], inputs["input_ids"])
     with torch.no_grad():
         assert torch.equal(plain(**again).logits, expected)
+
+
+def test_gguf_weights_that_were_tuned_are_saved_as_a_plain_model(
+    gguf: dict[str, Any], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    tuned = {name: p.detach() / 2 for name, p in load_model(gguf).named_parameters()}
+    save_model(gguf, tuned, tmp_path)
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, tuned[name]), name
+    assert load_tokenizer(gguf | {"path": str(tmp_path), "gguf_file": None}).eos_token_id == (
+        load_tokenizer(gguf).eos_token_id
+    )

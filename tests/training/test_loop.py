@@ -7,7 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from smt_ray.errors import UserError
 from smt_ray.training import loop as loop_module
 from smt_ray.training.loop import Callbacks
 
@@ -139,3 +141,16 @@ def test_a_run_that_was_cut_off_after_its_last_step_does_no_other(
     engine, loop = make_loop(callbacks, num_steps=5)
     assert loop.run(start=5) == {}
     assert (engine.num_steps, done) == (0, [])
+
+
+def test_a_loss_that_is_not_finite_names_the_learning_rate_of_its_section(
+    make_loop: Callable[..., Any],
+) -> None:
+    for section in ("training", "warmup"):
+        engine, loop = make_loop(Callbacks(lambda *_: None, lambda *_: None), section=section)
+        engine.loss = lambda _: torch.tensor(float("inf"))
+        with pytest.raises(UserError) as caught:
+            loop.run()
+        assert caught.value.field == section
+        assert f"lower {section}.learning_rate" in str(caught.value)
+        assert engine.num_steps == 0
