@@ -27,7 +27,7 @@ from smt_ray.orchestration.snapshot import read_snapshot, start_arguments
 from smt_ray.orchestration.tokens import make_tokens
 from smt_ray.orchestration.tracker import tracker_arguments
 from smt_ray.orchestration.train_worker import PROGRESS as TRAINING
-from smt_ray.orchestration.trained_warmup import trained_warmup_job, warmup_worker
+from smt_ray.orchestration.trained_warmup import run_trained_warmup
 from smt_ray.orchestration.trainer import ADAPTER, METRICS, fit, training_job
 from smt_ray.orchestration.warmup_graph import (
     PROGRESS,
@@ -227,25 +227,14 @@ class Flow:
         return stage.publish([TABLE, METRICS], summary, time.monotonic() - began)
 
     def _make_trained_warmup(self) -> dict[str, Any]:
-        began, stage, config = time.monotonic(), self.plan.warmup, self.config
+        began, stage, num_steps = time.monotonic(), self.plan.warmup, self.config.warmup.num_steps
         assert stage is not None
-        resources = self._worker_resources()
-        job = trained_warmup_job(self.plan, self._preflight, resources)
-        with progress("warm-up", config.warmup.num_steps, lambda: self._done(PROGRESS)):
-            outcome = fit(config, job, stage, resources, self.board, warmup_worker)
-        if outcome["resumed_from"]:
-            say(f"warmup: went on from the checkpoint of step {outcome['resumed_from']}")
+        resources, preflight = self._worker_resources(), self._preflight
+        with progress("warm-up", num_steps, lambda: self._done(PROGRESS)):
+            summary = run_trained_warmup(self.plan, preflight, resources, self.board)
+        if summary["resumed_from"]:
+            say(f"warmup: went on from the checkpoint of step {summary['resumed_from']}")
         files = [f"{MODEL}/{file}" for file in self.storage.list_files(stage.path(MODEL))]
-        summary = {
-            "mode": "trained",
-            "kept_model": MODEL,
-            "num_modules": len(self._preflight.shapes),
-            "block_size": job["table_block_size"],
-            "num_steps": config.warmup.num_steps,
-            "num_ranks": config.resources.num_workers,
-            "zero_stage": config.deepspeed.zero_stage,
-            **outcome,
-        }
         return stage.publish([TABLE, METRICS, *files], summary, time.monotonic() - began)
 
     def _done(self, task: str) -> tuple[int, str]:

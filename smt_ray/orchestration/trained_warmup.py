@@ -23,12 +23,44 @@ from smt_ray.orchestration.plan import MODEL, RunPlan
 from smt_ray.orchestration.preflight import Preflight
 from smt_ray.orchestration.resources import ProcessResources
 from smt_ray.orchestration.train_worker import TrainingRank
-from smt_ray.orchestration.trainer import training_job
+from smt_ray.orchestration.trainer import fit, training_job
 from smt_ray.orchestration.warmup_graph import PROGRESS, TABLE
 from smt_ray.smt.scores import ScoreTable
 from smt_ray.warmup.gradient_sums import GradientSums, make_statistics
 
 _SUM = "/gradient_sum"  # ends the names of sums in a checkpoint
+
+
+def run_trained_warmup(
+    plan: RunPlan, preflight: Preflight, resources: ProcessResources, board: Any
+) -> dict[str, Any]:
+    """Trains, and leaves the table, the model and the records in the warm-up's stage.
+
+    Args:
+        plan: The run's.
+        preflight: Of the model.
+        resources: Of one rank.
+        board: The progress actor.
+
+    Returns:
+        What the stage's manifest says of it.
+
+    Raises:
+        UserError: As :func:`smt_ray.orchestration.trainer.fit` does.
+    """
+    config, job = plan.config, trained_warmup_job(plan, preflight, resources)
+    assert plan.warmup is not None
+    outcome = fit(config, job, plan.warmup, resources, board, warmup_worker)
+    return {
+        "mode": "trained",
+        "kept_model": MODEL,
+        "num_modules": len(preflight.shapes),
+        "block_size": preflight.table_block_size,
+        "num_steps": config.warmup.num_steps,
+        "num_ranks": config.resources.num_workers,
+        "zero_stage": config.deepspeed.zero_stage,
+        **outcome,
+    }
 
 
 def trained_warmup_job(
