@@ -232,8 +232,7 @@ class Flow:
         resources, preflight = self._worker_resources(), self._preflight
         with progress("warm-up", num_steps, lambda: self._done(PROGRESS)):
             summary = run_trained_warmup(self.plan, preflight, resources, self.board)
-        if summary["resumed_from"]:
-            say(f"warmup: went on from the checkpoint of step {summary['resumed_from']}")
+        self._say_how("warmup", summary)
         files = [f"{MODEL}/{file}" for file in self.storage.list_files(stage.path(MODEL))]
         return stage.publish([TABLE, METRICS, *files], summary, time.monotonic() - began)
 
@@ -271,10 +270,7 @@ class Flow:
         )
         with progress("training", num_steps, lambda: self._done(TRAINING)):
             outcome = fit(config, job, stage, resources, self.board)
-        if outcome["resumed_from"]:
-            say(f"training: went on from the checkpoint of step {outcome['resumed_from']}")
-        if reason := outcome.pop("batching_fallback"):
-            say(f"training: not {config.batching.mode}, but {outcome['batching']}: {reason}")
+        self._say_how("training", outcome)
         files = [METRICS] + [f"{ADAPTER}/{f}" for f in self.storage.list_files(stage.path(ADAPTER))]
         summary = {
             "num_steps": num_steps,
@@ -286,6 +282,13 @@ class Flow:
             **outcome,
         }
         return stage.publish(files, summary, time.monotonic() - began)
+
+    def _say_how(self, kind: str, outcome: dict[str, Any]) -> None:
+        """What is worth a line of how a training went; what is said need not be kept."""
+        if outcome["resumed_from"]:
+            say(f"{kind}: went on from the checkpoint of step {outcome['resumed_from']}")
+        if reason := outcome.pop("batching_fallback"):
+            say(f"{kind}: not {self.config.batching.mode}, but {outcome['batching']}: {reason}")
 
     def _evaluation(self) -> None:
         wanted = self.plan.evaluations

@@ -63,7 +63,8 @@ class Warmup:
         assert encoded is not None
         settings = LoopSettings(
             num_steps=NUM_STEPS, seed=SEED, learning_rate=RATE, lr_schedule="constant",
-            lr_warmup_steps=RAMP, max_tokens=FOUR_ROWS, train_on_inputs=False, log_every_steps=1,
+            lr_warmup_steps=RAMP, batching="padded" if stage == 1 else "prefix_packed",
+            max_tokens=FOUR_ROWS, train_on_inputs=False, log_every_steps=1,
             validate_every_steps=None, checkpoint_every_steps=HALF, section="warmup",
         )  # fmt: skip
         self.loop = TrainingLoop(

@@ -40,7 +40,9 @@ class Training:
     def step(self, step: int) -> None:
         """One step of one row a micro-batch."""
         rows = StepPlan(len(self.encoded), 7, 3).rows(step)
-        for batch in step_micro_batches(self.encoded, rows, max_tokens=1, train_on_inputs=False):
+        for batch in step_micro_batches(
+            self.encoded, rows, mode="padded", max_tokens=1, train_on_inputs=False
+        ):
             self.loss(batch).backward()
         for name, weight in self.weights.items():
             self.seen[name] = self.seen.get(name, 0) + weight.grad
