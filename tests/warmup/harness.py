@@ -26,6 +26,7 @@ from smt_ray.models.save import save_model
 from smt_ray.training.engine import Engine
 from smt_ray.training.loop import Callbacks, LoopSettings, TrainingLoop
 from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.recompute import recompute_activations
 from smt_ray.warmup.gradient_sums import GradientSums
 
 NUM_STEPS, HALF, BATCH_SIZE, SEED = 4, 2, 7, 3
@@ -43,7 +44,9 @@ EVERYWHERE = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 class Warmup:
     """An engine, its loop and the sums of its gradients."""
 
-    def __init__(self, folder: Path, stage: int, dtype: str, accumulate_on: str) -> None:
+    def __init__(
+        self, folder: Path, stage: int, dtype: str, accumulate_on: str, *, recompute: bool = False
+    ) -> None:
         self.spec = {
             "path": str(folder / "model"), "dtype": dtype,
             "attn_implementation": "sdpa", "trust_remote_code": False,
@@ -52,6 +55,8 @@ class Warmup:
         make_method("full", {}).prepare(model, zero_stage=stage)
         device = torch.device("cpu")
         self.sums = GradientSums(find_eligible(model, TARGETS), accumulate_on, device)
+        if recompute:
+            recompute_activations(model)
         extra = EVERYWHERE if stage == 3 else {}
         self.engine = Engine(
             SupervisedLoss(model), device=device, zero_stage=stage, dtype=dtype, extra=extra, **ADAM
@@ -94,12 +99,12 @@ class Warmup:
 
 
 def measure(folder: Path, stage: int, dtype: str) -> dict[str, Any]:
-    """Uninterrupted, and from half-way with the sums kept elsewhere; rank 0 writes the former."""
+    """Uninterrupted, and from half-way with sums elsewhere and activations recomputed."""
     whole = Warmup(folder, stage, dtype, "device")
     whole.loop.run()
     results = whole.results()
     again = whole.results()  # asked for twice, sums are not added twice
-    resumed = Warmup(folder, stage, dtype, "host")
+    resumed = Warmup(folder, stage, dtype, "host", recompute=True)
     state, sums = whole.states[HALF]
     resumed.engine.import_state(dict(state), HALF)
     resumed.sums.restore(sums)

@@ -160,7 +160,7 @@ def test_gradients_were_clipped_and_their_sum_was_not(facts: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("name", [*EXACT, *ROUNDED])
-def test_a_warm_up_that_goes_on_from_a_checkpoint_comes_to_the_same_wherever_sums_are_kept(
+def test_it_goes_on_from_a_checkpoint_to_the_same_wherever_sums_are_and_whatever_is_recomputed(
     facts: dict[str, Any], name: str
 ) -> None:
     assert facts[name]["resumed"] == 0
