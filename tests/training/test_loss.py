@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from smt_ray.data.batches import MicroBatch, step_micro_batches
 from smt_ray.data.encoding import EncodedRows
+from smt_ray.smt.model import make_sparse
 from smt_ray.training.loss import SupervisedLoss
 
 
@@ -84,3 +85,19 @@ def test_a_rank_without_rows_adds_nothing_but_takes_part_in_backward(
     gradients = [parameter.grad for parameter in model.parameters()]
     assert loss.item() == 0
     assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
+def test_nothing_is_kept_below_the_lowest_trained_block(
+    make_llama: Callable[..., Any], make_encoded: Callable[..., EncodedRows]
+) -> None:
+    model, seen = make_llama(num_hidden_layers=4), []
+    names = ["model.layers.2.self_attn.q_proj", "model.layers.3.self_attn.k_proj"]
+    shapes = {name: tuple(model.get_submodule(name).weight.shape) for name in names}
+    make_sparse(model, 8, shapes, dict.fromkeys(names, torch.tensor([[0, 0]])), {})
+    for layer in model.model.layers:
+        layer.register_forward_hook(lambda *args: seen.append(args[-1].requires_grad))
+    (batch,) = step_micro_batches(
+        make_encoded(), [0, 1], mode="prefix_packed", max_tokens=80, train_on_inputs=False
+    )
+    SupervisedLoss(model)(batch).backward()
+    assert seen == [False, False, True, True]
