@@ -1,0 +1,258 @@
+"""What step.py compares: each method as users run it today, and with everything ours.
+
+Configurations of one base model live side by side. What a method does not train is shared memory;
+full, and smt, which writes blocks into weights, have weights of their own.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measuring import Laps
+from smt_ray.config.method import (
+    DEFAULT_BUDGET,
+    DEFAULT_RANK,
+    DEFAULT_TARGET_MODULES,
+    LORA_TARGET_MODULES,
+)
+from smt_ray.data.batches import MicroBatch, step_micro_batches
+from smt_ray.data.encoding import EncodedRows
+from smt_ray.methods.lora import default_alpha
+from smt_ray.methods.registry import make_method
+from smt_ray.models.inspect import count_parameters, find_eligible
+from smt_ray.smt.gradients import GradientAccumulator
+from smt_ray.smt.grid import common_block_size
+from smt_ray.smt.scores import ScoreTable, block_statistics
+from smt_ray.smt.selection import Selection, select_blocks
+from smt_ray.training.loss import SupervisedLoss
+
+PEERS = ("full", "lora", "dora")
+FLOOR = "floor packed"
+NAMES = (
+    *(f"{method} {batching}" for batching in ("padded", "packed") for method in (*PEERS, "smt")),
+    FLOOR,
+)
+PHASES = ("batching", "forward", "backward", "optimizer")
+
+_PEFT_DROPOUT = 0.05
+_IGNORED = -100  # the label that cross_entropy passes over
+_LEARNING_RATE = 1e-5
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How rows become micro-batches.
+
+    Attributes:
+        encoded: The tokenised rows.
+        tokenizer: Pads where users' collator does.
+        num_rows: Rows of a padded micro-batch.
+        max_tokens: Tokens of a packed one.
+    """
+
+    encoded: EncodedRows
+    tokenizer: Any
+    num_rows: int
+    max_tokens: int
+
+    def packed(self, rows: Sequence[int]) -> list[MicroBatch]:
+        """As our training batches by default: shared prefixes computed once, no padding."""
+        return step_micro_batches(
+            self.encoded, rows, max_tokens=self.max_tokens, train_on_inputs=False,
+            mode="prefix_packed",
+        )  # fmt: skip
+
+    def padded(self, rows: Sequence[int]) -> list[MicroBatch]:
+        """As our training pads, with room for ``num_rows`` of the longest row."""
+        longest = int(self.encoded.lengths[list(rows)].max())
+        return step_micro_batches(
+            self.encoded, rows, max_tokens=self.num_rows * longest, train_on_inputs=False,
+            mode="padded",
+        )  # fmt: skip
+
+    def collated(self, rows: Sequence[int]) -> list[Any]:
+        """As scripts on transformers do: in the rows' order, padded by its collator."""
+        from transformers import DataCollatorForSeq2Seq
+
+        collator = DataCollatorForSeq2Seq(self.tokenizer, label_pad_token_id=_IGNORED)
+        chunks = (rows[i : i + self.num_rows] for i in range(0, len(rows), self.num_rows))
+        return [collator([self._features(row) for row in chunk]) for chunk in chunks]
+
+    def _features(self, row: int) -> dict[str, list[int]]:
+        ids = self.encoded.row(row).tolist()
+        first = int(self.encoded.first_targets(False)[row])
+        labels = [_IGNORED] * first + ids[first:]
+        return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A model that is prepared for training, and its optimizer, if anything is trained."""
+
+    model: nn.Module
+    parameters: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer | None
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Trainee:
+        """With AdamW on what requires gradients, as the trainer has it without a GPU."""
+        model.train()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=_LEARNING_RATE, fused=True) if trained else None
+        return cls(model, trained, optimizer)
+
+    def held(self) -> list[Tensor]:
+        """Parameters and buffers."""
+        return [*self.model.parameters(), *self.model.buffers()]
+
+    def state(self) -> list[Tensor]:
+        """What the optimizer keeps."""
+        states = self.optimizer.state.values() if self.optimizer else ()
+        return [v for state in states for v in state.values() if isinstance(v, Tensor)]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One way to take an optimizer step over given rows, on one device.
+
+    Attributes:
+        trainee: The model and its optimizer.
+        batches: The micro-batches of some rows.
+        loss: A micro-batch's share of the step's loss, given how many there are.
+        device: Where the model is.
+    """
+
+    trainee: Trainee
+    batches: Callable[[Sequence[int]], list[Any]]
+    loss: Callable[[Any, int], Tensor]
+    device: torch.device
+
+    def step(self, rows: Sequence[int]) -> dict[str, float]:
+        """Takes a step; phase -> seconds."""
+        laps = Laps(self.device)
+        batches = [batch.to(self.device) for batch in self.batches(rows)]
+        laps.lap("batching")
+        for batch in batches:
+            loss = self.loss(batch, len(batches))
+            laps.lap("forward")
+            loss.backward()
+            laps.lap("backward")
+        if optimizer := self.trainee.optimizer:
+            torch.nn.utils.clip_grad_norm_(self.trainee.parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        laps.lap("optimizer")
+        return laps.seconds()
+
+
+def make_configurations(
+    base: nn.Module, batching: Batching, selection: Selection, names: Sequence[str] = NAMES
+) -> dict[str, Configuration]:
+    """Configurations of a base model, whose parameters must be frozen.
+
+    Args:
+        base: A causal language model of transformers.
+        batching: The rows, and how they become micro-batches.
+        selection: smt's blocks.
+        names: Which of ``NAMES``.
+    """
+    device = next(base.parameters()).device
+    own = {  # padded and packed steps share weights and optimizer
+        method: Trainee.of(_prepared(copy.deepcopy(base), method, {}, selection))
+        for method in ("full", "smt")
+        if any(name.startswith(method) for name in names)
+    }
+    made = {}
+    for name in names:
+        method, way = name.split()
+        if method in own:
+            trainee = replace(own[method], model=_sharing_weights(own[method].model))
+        elif name == FLOOR:
+            trainee = Trainee.of(_floor(_sharing_weights(base)))
+        else:
+            settings = _lora_settings(_PEFT_DROPOUT if way == "padded" else 0.0)
+            trainee = Trainee.of(_prepared(_sharing_weights(base), method, settings, selection))
+        if way == "padded" and method != "smt":
+            made[name] = Configuration(trainee, batching.collated, _model_loss(trainee), device)
+        else:
+            batches = batching.padded if way == "padded" else batching.packed
+            made[name] = Configuration(trainee, batches, _our_loss(trainee), device)
+    return made
+
+
+def select(base: nn.Module, batching: Batching, steps: Sequence[Sequence[int]]) -> Selection:
+    """Chooses blocks by a short warm-up: the paper's score, budget and projections.
+
+    Args:
+        base: The frozen base model.
+        batching: The rows, and how they become micro-batches.
+        steps: The rows of each warm-up step.
+    """
+    model = _sharing_weights(base).eval()
+    device = next(model.parameters()).device
+    eligible = find_eligible(model, DEFAULT_TARGET_MODULES)
+    size = common_block_size({n: (m.out_features, m.in_features) for n, m in eligible.items()})
+    loss = SupervisedLoss(model)
+    with GradientAccumulator(model, eligible) as sums:
+        for rows in steps:
+            for batch in batching.packed(rows):
+                loss(batch.to(device)).backward()
+    statistics = {
+        name: block_statistics(sums.pop(name), eligible[name].weight, size).cpu()
+        for name in sums.names
+    }
+    table = ScoreTable(size, statistics, count_parameters(model), len(steps))
+    return select_blocks(table, budget=DEFAULT_BUDGET)
+
+
+def _prepared(
+    model: nn.Module, method: str, settings: dict[str, Any], selection: Selection
+) -> nn.Module:
+    with tempfile.TemporaryDirectory() as folder:
+        if method == "smt":
+            path = Path(folder) / "selection.safetensors"
+            selection.save(path)
+            settings = {"selection": path}
+        make_method(method, settings).prepare(model, zero_stage=0)
+    return model
+
+
+def _lora_settings(dropout: float) -> dict[str, Any]:
+    return {
+        "rank": DEFAULT_RANK,
+        "alpha": default_alpha(DEFAULT_RANK),
+        "dropout": dropout,
+        "target_modules": LORA_TARGET_MODULES,
+        "seed": 0,
+    }
+
+
+def _sharing_weights(model: nn.Module) -> nn.Module:
+    """Modules of its own around the same parameters."""
+    return copy.deepcopy(model, {id(p): p for p in model.parameters()})
+
+
+def _floor(model: nn.Module) -> nn.Module:
+    """Nothing is trained, but the gradient goes down to the embeddings' output."""
+    model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.requires_grad_())
+    return model
+
+
+def _model_loss(trainee: Trainee) -> Callable[[Any, int], Tensor]:
+    """The model's own, on logits of every position."""
+    model = trainee.model
+    return lambda batch, num_batches: model(**batch, use_cache=False).loss / num_batches
+
+
+def _our_loss(trainee: Trainee) -> Callable[[Any, int], Tensor]:
+    """The sum over targets, already divided by the step's number of them."""
+    supervised = SupervisedLoss(trainee.model)
+    return lambda batch, _num_batches: supervised(batch)

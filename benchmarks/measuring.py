@@ -1,0 +1,200 @@
+"""What all benchmarks share: timers, interleaved rounds, spreads, facts of the machine, JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+_LIBRARIES = ("torch", "transformers", "peft", "ray", "numpy")
+
+T = TypeVar("T")
+
+
+class Laps:
+    """Splits a stretch of work into phases; on CUDA by events, so that kernels are timed.
+
+    Args:
+        device: Where the work is done.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_cuda = device.type == "cuda"
+        self._marks: list[tuple[str, Any]] = []
+        self.lap("")
+
+    def lap(self, phase: str) -> None:
+        """Ends a stretch that belongs to a phase."""
+        if not self._on_cuda:
+            self._marks.append((phase, time.perf_counter()))
+            return
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._marks.append((phase, event))
+
+    def seconds(self) -> dict[str, float]:
+        """Phase -> seconds, over all its stretches."""
+        if self._on_cuda:
+            torch.cuda.synchronize()
+        totals: dict[str, float] = {}
+        for (_, start), (phase, end) in zip(self._marks, self._marks[1:], strict=False):
+            stretch = start.elapsed_time(end) / 1e3 if self._on_cuda else end - start
+            totals[phase] = totals.get(phase, 0.0) + stretch
+        return totals
+
+
+def interleave(cases: Mapping[str, Callable[[int], T]], num_rounds: int) -> list[dict[str, T]]:
+    """Runs every case once a round, so that what slows the machine for a while slows all alike.
+
+    Every other round runs backwards: no case always follows the same one.
+
+    Args:
+        cases: Name -> a function of the round's number.
+        num_rounds: How many rounds.
+
+    Returns:
+        A dict a round, in the order of ``cases``.
+    """
+    rounds: list[dict[str, T]] = []
+    for number in range(num_rounds):
+        names = list(cases) if number % 2 == 0 else list(reversed(cases))
+        found = {name: cases[name](number) for name in names}
+        rounds.append({name: found[name] for name in cases})
+        print(f"round {number + 1} of {num_rounds} done", file=sys.stderr, flush=True)
+    return rounds
+
+
+def spread(values: Iterable[float]) -> dict[str, float]:
+    """Median, minimum and maximum."""
+    values = list(values)
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def gemm_rate(
+    shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype, num_times: int = 20
+) -> float:
+    """What the machine reaches just now in one plain product, in FLOP/s (the median of a few).
+
+    Args:
+        shape: (T, I, O) of a product (T, I) x (I, O).
+        device: Where.
+        dtype: Of its operands.
+        num_times: Products that are timed.
+    """
+    tokens, inner, outer = shape
+    left = torch.randn(tokens, inner, device=device, dtype=dtype)
+    right = torch.randn(outer, inner, device=device, dtype=dtype)
+    seconds = []
+    with torch.no_grad():
+        for _ in range(num_times + 2):
+            laps = Laps(device)
+            torch.mm(left, right.t())
+            laps.lap("product")
+            seconds.append(laps.seconds()["product"])
+    return 2 * tokens * inner * outer / statistics.median(seconds[2:])
+
+
+def add_common_options(parser: argparse.ArgumentParser, *, rounds: int) -> None:
+    """Options of every benchmark."""
+    parser.add_argument("--rounds", type=int, default=rounds, help="interleaved rounds")
+    parser.add_argument("--threads", type=int, help="torch's threads; default: all cores")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="file to write everything measured to")
+
+
+def set_up(options: argparse.Namespace) -> torch.device:
+    """Threads and seed; the device."""
+    torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
+    torch.manual_seed(options.seed)
+    return torch.device(options.device)
+
+
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """What a figure depends on besides the code; ask at the start, for the load's sake."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpu": torch.cuda.get_device_name() if device.type == "cuda" else None,
+        "load_average_at_start": list(os.getloadavg()),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in _LIBRARIES},
+        "commit": _commit(),
+    }
+
+
+def write_json(
+    path: Path | None,
+    benchmark: str,
+    options: argparse.Namespace,
+    machine: Mapping[str, Any],
+    results: Mapping[str, Any],
+) -> None:
+    """Writes what a benchmark measured, with how and where."""
+    if path is None:
+        return
+    document = {
+        "benchmark": benchmark,
+        "options": {name: _plain(value) for name, value in vars(options).items()},
+        "machine": dict(machine),
+        **results,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table whose first column is text and the others numbers."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def machine_line(machine: Mapping[str, Any]) -> str:
+    """The facts that a table must not go without, in a line."""
+    load = ", ".join(f"{value:.2f}" for value in machine["load_average_at_start"])
+    return (
+        f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {machine['threads']}"
+        f" threads, load average at start {load}; torch {machine['torch']}, transformers"
+        f" {machine['transformers']}, peft {machine['peft']}; commit {machine['commit']}"
+    )
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _cpu_model() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the code, with a mark where files differ from it; None outside a repository."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude=*"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()

@@ -1,0 +1,69 @@
+"""Bytes: the peak of live tensors, and what autograd keeps for backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from smt_ray.training.live_bytes import LiveBytes
+
+
+def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
+    """The peak of live tensor bytes during some work, above those alive before it.
+
+    On the CPU operations are watched, which slows them: time in another round.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    with LiveBytes() as live:
+        work()
+    return live.peak
+
+
+def tensor_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of distinct storages."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+class SavedBytes:
+    """Counts what autograd saves while the context is open: each storage once, weights not.
+
+    Open it around one forward. A storage counts whole, however small the part that is saved of it.
+
+    Args:
+        held: Tensors that are alive in any case: parameters and buffers.
+
+    Attributes:
+        total: Bytes saved.
+    """
+
+    def __init__(self, held: Iterable[Tensor]) -> None:
+        self._seen = {tensor.untyped_storage().data_ptr() for tensor in held}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda saved: saved)
+        self.total = 0
+
+    def __enter__(self) -> SavedBytes:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._hooks.__exit__(kind, error, traceback)
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        return tensor

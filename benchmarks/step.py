@@ -1,0 +1,191 @@
+"""A training step of every method, as users run it today and with everything ours.
+
+    python -m benchmarks.step --model FOLDER --gguf-file FILE --data LLM-Adapters \\
+        --json benchmarks/results/step.json --chart benchmarks/results/step.png
+
+See README.md beside this file for what is compared and how.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.configurations import FLOOR, NAMES, Batching, Configuration, make_configurations
+from benchmarks.configurations import select as select_blocks
+from benchmarks.flops import read_decoder, read_work, step_flops
+from benchmarks.measuring import (
+    add_common_options,
+    gemm_rate,
+    interleave,
+    machine_facts,
+    machine_line,
+    set_up,
+    write_json,
+)
+from benchmarks.memory import SavedBytes, peak_bytes, tensor_bytes
+from benchmarks.step_summary import report, summarise
+from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.config.running import BatchingConfig
+from smt_ray.data.batches import StepPlan
+from smt_ray.data.encoding import encode_rows
+from smt_ray.data.sources import read_training_rows, split_rows
+from smt_ray.models.load import load_model, load_tokenizer
+
+SUITES = {
+    "commonsense": "ft-training_set/commonsense_15k.json",
+    "math": "ft-training_set/math_9k.json",
+}
+BUILTIN_SUITES = ("builtin:tiny_commonsense", "builtin:tiny_arithmetic")
+
+_MAX_LENGTH = 256  # the published baselines' cutoff
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measures, prints tables, writes files; returns what the JSON's ``suites`` holds."""
+    options = _parser().parse_args(arguments)
+    device = set_up(options)
+    machine = machine_facts(device)
+    spec = _model_spec(options)
+    base = _first_layers(load_model(spec, device), options.layers).requires_grad_(False)
+    tokenizer = load_tokenizer(spec)
+    suites = options.suites or (BUILTIN_SUITES if options.model == "builtin" else tuple(SUITES))
+    found: dict[str, Any] = {}
+    for suite in suites:
+        found[suite] = _measure(base, _rows(suite, tokenizer, options), options, device)
+        print(report(suite, found[suite]), flush=True)
+    print(f"\n{machine_line(machine)}")
+    write_json(options.json, "step", options, machine, {"suites": found})
+    if options.chart:
+        from benchmarks.charts import step_chart
+
+        step_chart(found, machine_line(machine), options.chart)
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
+    add_common_options(parser, rounds=5)
+    parser.add_argument("--model", default="builtin", help="a folder, or the built-in model")
+    parser.add_argument("--gguf-file", help="GGUF weights in the folder")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--layers", type=int, help="use only the model's first layers")
+    parser.add_argument("--data", default="LLM-Adapters", help="a folder laid out like LLM-Adapters")
+    parser.add_argument("--suites", nargs="+", help=f"of {', '.join(SUITES)}, builtin:TASK")
+    parser.add_argument("--configurations", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--batch-size", type=int, default=16, help="rows a step")
+    parser.add_argument("--micro-batch-rows", type=int, default=4, help="of a padded micro-batch")
+    parser.add_argument(
+        "--max-tokens", type=int, default=BatchingConfig().max_tokens, help="of a packed one"
+    )
+    parser.add_argument("--warmup-steps", type=int, default=2, help="that smt's blocks come from")
+    parser.add_argument("--chart", type=Path, help="PNG to draw")
+    return parser
+
+
+def _model_spec(options: argparse.Namespace) -> dict[str, Any]:
+    if options.model == "builtin":
+        return ModelConfig(builtin="tiny", dtype=options.dtype).spec()
+    return ModelConfig(
+        path=options.model, gguf_file=options.gguf_file, dtype=options.dtype
+    ).spec()
+
+
+def _first_layers(model: Any, num_layers: int | None) -> nn.Module:
+    if num_layers is not None:
+        model.model.layers = model.model.layers[:num_layers]
+        model.config.num_hidden_layers = num_layers
+    return model
+
+
+def _rows(suite: str, tokenizer: Any, options: argparse.Namespace) -> Batching:
+    """As many rows as the steps need, drawn by the seed and tokenised."""
+    source = SUITES.get(suite, suite)
+    num_steps = options.warmup_steps + 1 + options.rounds
+    rows, _ = split_rows(
+        read_training_rows([source], options.data),
+        max_rows=num_steps * options.batch_size, validation_rows=0, seed=options.seed,
+    )  # fmt: skip
+    encoded, _ = encode_rows(tokenizer, rows, max_length=_MAX_LENGTH)
+    return Batching(encoded, tokenizer, options.micro_batch_rows, options.max_tokens)
+
+
+def _measure(
+    base: nn.Module, batching: Batching, options: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
+    """One suite: the selection, then memory, then the timed rounds, each on rows of its own."""
+    plan = StepPlan(len(batching.encoded), options.batch_size, options.seed)
+    steps = [plan.rows(step) for step in range(options.warmup_steps + 1 + options.rounds)]
+    warmup, untimed, timed = steps[: -options.rounds - 1], steps[-options.rounds - 1], steps
+    timed = steps[-options.rounds :]
+    selection = select_blocks(base, batching, warmup)
+    made = make_configurations(base, batching, selection, options.configurations)
+    base_bytes = tensor_bytes([*base.parameters(), *base.buffers()])
+    memory = {name: _memory(one, untimed, base_bytes, device) for name, one in made.items()}
+    shape = (options.max_tokens, base.config.hidden_size, base.config.intermediate_size)
+    dtype = next(base.parameters()).dtype
+
+    def timed_step(one: Configuration, number: int) -> dict[str, float]:
+        rate = gemm_rate(shape, device, dtype)
+        return {**one.step(timed[number]), "gemm_flops_per_second": rate}
+
+    rounds = interleave(
+        {
+            name: lambda number, one=one: timed_step(one, number)  # type: ignore[misc]
+            for name, one in made.items()
+        },
+        options.rounds,
+    )
+    works = [[read_work(batch) for batch in batching.packed(rows)] for rows in timed]
+    decoders = {
+        name: read_decoder(one.trainee.model, through_embeddings=name == FLOOR)
+        for name, one in made.items()
+    }
+    raw = {
+        "num_rows": [len(rows) for rows in timed],
+        "num_tokens": [int(batching.encoded.lengths[rows].sum()) for rows in timed],
+        "num_packed_tokens": [sum(work.num_tokens for work in works_) for works_ in works],
+        "needed_flops": {
+            name: [step_flops(decoder, works_) for works_ in works]
+            for name, decoder in decoders.items()
+        },
+        "rounds": rounds,
+        "memory": memory,
+        "gemm_shape": shape,
+        "selection": {
+            "num_blocks": selection.num_blocks, "block_size": selection.block_size,
+            "budget": selection.budget,
+        },
+    }  # fmt: skip
+    return {**raw, "summary": summarise(raw)}
+
+
+def _memory(
+    one: Configuration, rows: Sequence[int], base_bytes: int, device: torch.device
+) -> Mapping[str, int]:
+    """Peak bytes of a step beyond the base model's weights; the most that a forward saves."""
+    trainee = one.trainee
+    one.step(rows[:1])  # the optimizer's state comes into being
+    peak = peak_bytes(lambda: one.step(rows), device)
+    state, held = tensor_bytes(trainee.state()), tensor_bytes(trainee.held())
+    saved = []
+    batches = one.batches(rows)
+    for batch in batches:
+        with SavedBytes(trainee.held()) as counter:
+            loss = one.loss(batch.to(device), len(batches))
+        saved.append(counter.total)
+        del loss
+    return {
+        "peak_bytes": peak + state + held - base_bytes,
+        "of_it_optimizer_state": state,
+        "saved_bytes": max(saved),
+    }
+
+
+if __name__ == "__main__":
+    main()
