@@ -192,6 +192,8 @@ def _norm_flops(module: Any) -> int:
 
 
 def read_work(batch: MicroBatch) -> Work:
-    """What one of our micro-batches asks for."""
-    batch_size, width = batch.input_ids.shape
-    return Work(batch.input_ids.numel(), batch_size * allowed_pairs(0, [width]), len(batch.targets))
+    """What one of our packs asks for."""
+    rows = batch.rows
+    assert rows is not None, "a padded batch holds more than is needed"
+    pairs = allowed_pairs(rows.prefix, rows.suffixes)
+    return Work(batch.input_ids.numel(), pairs, len(batch.positions.unique()))

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 _LIBRARIES = ("torch", "transformers", "peft", "ray", "numpy")
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -56,7 +57,7 @@ class Laps:
         return totals
 
 
-def interleave(cases: Mapping[str, Callable[[int], T]], num_rounds: int) -> list[dict[str, T]]:
+def interleave(cases: Mapping[K, Callable[[int], T]], num_rounds: int) -> list[dict[K, T]]:
     """Runs every case once a round, so that what slows the machine for a while slows all alike.
 
     Every other round runs backwards: no case always follows the same one.
@@ -68,7 +69,7 @@ def interleave(cases: Mapping[str, Callable[[int], T]], num_rounds: int) -> list
     Returns:
         A dict a round, in the order of ``cases``.
     """
-    rounds: list[dict[str, T]] = []
+    rounds: list[dict[K, T]] = []
     for number in range(num_rounds):
         names = list(cases) if number % 2 == 0 else list(reversed(cases))
         found = {name: cases[name](number) for name in names}

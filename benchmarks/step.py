@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
-    add_common_options(parser, rounds=5)
+    add_common_options(parser, rounds=4)
     parser.add_argument("--model", default="builtin", help="a folder, or the built-in model")
     parser.add_argument("--gguf-file", help="GGUF weights in the folder")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--layers", type=int, help="use only the model's first layers")
-    parser.add_argument("--data", default="LLM-Adapters", help="a folder laid out like LLM-Adapters")
+    parser.add_argument(
+        "--data", default="LLM-Adapters", help="a folder laid out like LLM-Adapters"
+    )
     parser.add_argument("--suites", nargs="+", help=f"of {', '.join(SUITES)}, builtin:TASK")
     parser.add_argument("--configurations", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--batch-size", type=int, default=16, help="rows a step")
@@ -83,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-tokens", type=int, default=BatchingConfig().max_tokens, help="of a packed one"
     )
+    parser.add_argument("--gemm-tokens", type=int, default=512, help="T of the GEMM that is timed")
     parser.add_argument("--warmup-steps", type=int, default=2, help="that smt's blocks come from")
     parser.add_argument("--chart", type=Path, help="PNG to draw")
     return parser
@@ -91,9 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 def _model_spec(options: argparse.Namespace) -> dict[str, Any]:
     if options.model == "builtin":
         return ModelConfig(builtin="tiny", dtype=options.dtype).spec()
-    return ModelConfig(
-        path=options.model, gguf_file=options.gguf_file, dtype=options.dtype
-    ).spec()
+    return ModelConfig(path=options.model, gguf_file=options.gguf_file, dtype=options.dtype).spec()
 
 
 def _first_layers(model: Any, num_layers: int | None) -> nn.Module:
@@ -121,13 +124,12 @@ def _measure(
     """One suite: the selection, then memory, then the timed rounds, each on rows of its own."""
     plan = StepPlan(len(batching.encoded), options.batch_size, options.seed)
     steps = [plan.rows(step) for step in range(options.warmup_steps + 1 + options.rounds)]
-    warmup, untimed, timed = steps[: -options.rounds - 1], steps[-options.rounds - 1], steps
-    timed = steps[-options.rounds :]
-    selection = select_blocks(base, batching, warmup)
+    watched, timed = steps[options.warmup_steps], steps[options.warmup_steps + 1 :]
+    selection = select_blocks(base, batching, steps[: options.warmup_steps])
     made = make_configurations(base, batching, selection, options.configurations)
     base_bytes = tensor_bytes([*base.parameters(), *base.buffers()])
-    memory = {name: _memory(one, untimed, base_bytes, device) for name, one in made.items()}
-    shape = (options.max_tokens, base.config.hidden_size, base.config.intermediate_size)
+    memory = {name: _memory(one, watched, base_bytes, device) for name, one in made.items()}
+    shape = (options.gemm_tokens, base.config.hidden_size, base.config.intermediate_size)
     dtype = next(base.parameters()).dtype
 
     def timed_step(one: Configuration, number: int) -> dict[str, float]:
@@ -135,11 +137,7 @@ def _measure(
         return {**one.step(timed[number]), "gemm_flops_per_second": rate}
 
     rounds = interleave(
-        {
-            name: lambda number, one=one: timed_step(one, number)  # type: ignore[misc]
-            for name, one in made.items()
-        },
-        options.rounds,
+        {name: partial(timed_step, one) for name, one in made.items()}, options.rounds
     )
     works = [[read_work(batch) for batch in batching.packed(rows)] for rows in timed]
     decoders = {
@@ -149,37 +147,41 @@ def _measure(
     raw = {
         "num_rows": [len(rows) for rows in timed],
         "num_tokens": [int(batching.encoded.lengths[rows].sum()) for rows in timed],
-        "num_packed_tokens": [sum(work.num_tokens for work in works_) for works_ in works],
+        "num_packed_tokens": [sum(work.num_tokens for work in step) for step in works],
         "needed_flops": {
-            name: [step_flops(decoder, works_) for works_ in works]
+            name: [step_flops(decoder, step) for step in works]
             for name, decoder in decoders.items()
         },
         "rounds": rounds,
         "memory": memory,
         "gemm_shape": shape,
         "selection": {
-            "num_blocks": selection.num_blocks, "block_size": selection.block_size,
+            "num_blocks": selection.num_blocks,
+            "block_size": selection.block_size,
             "budget": selection.budget,
+            "modules": {name: count for name, count in selection.counts().items() if count},
         },
-    }  # fmt: skip
+    }
     return {**raw, "summary": summarise(raw)}
 
 
 def _memory(
     one: Configuration, rows: Sequence[int], base_bytes: int, device: torch.device
 ) -> Mapping[str, int]:
-    """Peak bytes of a step beyond the base model's weights; the most that a forward saves."""
+    """Bytes of a step beyond the base model's weights; the most that one forward saves."""
     trainee = one.trainee
     one.step(rows[:1])  # the optimizer's state comes into being
-    peak = peak_bytes(lambda: one.step(rows), device)
-    state, held = tensor_bytes(trainee.state()), tensor_bytes(trainee.held())
-    saved = []
-    batches = one.batches(rows)
-    for batch in batches:
+    saved: list[int] = []
+
+    def counted_loss(batch: Any, num_batches: int) -> torch.Tensor:
         with SavedBytes(trainee.held()) as counter:
-            loss = one.loss(batch.to(device), len(batches))
+            loss = one.loss(batch, num_batches)
         saved.append(counter.total)
-        del loss
+        return loss
+
+    counted = replace(one, loss=counted_loss)
+    peak = peak_bytes(lambda: counted.step(rows), device)
+    state, held = tensor_bytes(trainee.state()), tensor_bytes(trainee.held())
     return {
         "peak_bytes": peak + state + held - base_bytes,
         "of_it_optimizer_state": state,

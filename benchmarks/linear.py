@@ -1,0 +1,180 @@
+"""Forward and backward of one layer: SparseLinear against plain linears and peft's.
+
+    python -m benchmarks.linear --json benchmarks/results/linear.json
+
+Every layer is timed right after the frozen linear of the same weight, and its ratio is to that run:
+what slows the machine for longer than a few tenths of a second slows both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.measuring import (
+    Laps,
+    add_common_options,
+    interleave,
+    machine_facts,
+    machine_line,
+    markdown_table,
+    set_up,
+    spread,
+    write_json,
+)
+from smt_ray.smt.grid import BlockGrid
+from smt_ray.smt.linear import SparseLinear
+
+SHAPES = {  # name -> (O, I), block sizes
+    "LLaMA-7B q, k, v": ((4096, 4096), (32, 64, 128, 256)),
+    "LLaMA3-8B k, v": ((1024, 4096), (32, 64, 128, 256)),
+    "SmolLM2-135M q": ((576, 576), (64, 192)),
+    "SmolLM2-135M k, v": ((192, 576), (64, 192)),
+}
+TINY = {"tiny": ((64, 96), (16, 32))}
+# Of 4096 x 4096 and blocks of 256 they are 9 and 26 blocks (0.84% and 2.5% of LLaMA-7B, spread
+# evenly over q, k and v) and 64.
+SHARES = (0.035, 0.1, 0.25)
+FROZEN = "frozen linear"
+RANK = 32
+
+_ENOUGH, _MOST_TURNS = 4_000_000_000, 20  # multiplications of a product, or turns
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measures, prints tables, writes the JSON; returns its ``shapes``."""
+    options = _parser().parse_args(arguments)
+    device = set_up(options)
+    machine = machine_facts(device)
+    found: dict[str, Any] = {}
+    for name, (shape, block_sizes) in (TINY if options.tiny else SHAPES).items():
+        print(name, file=sys.stderr)
+        layers = make_layers(shape, block_sizes, options, device)
+        found[name] = {"shape": shape, **_measure(layers, options, device)}
+        print(_report(name, found[name], options.tokens), flush=True)
+    print(f"\n{machine_line(machine)}")
+    write_json(options.json, "linear", options, machine, {"shapes": found})
+    return found
+
+
+def make_layers(
+    shape: tuple[int, int],
+    block_sizes: Sequence[int],
+    options: argparse.Namespace,
+    device: torch.device,
+) -> dict[str, nn.Module]:
+    """All layers of a shape, by what tables call them; the frozen linear first.
+
+    None writes to its weight here, so those that do not train it share one.
+    """
+    dtype = getattr(torch, options.dtype)
+    frozen = nn.Linear(shape[1], shape[0], bias=False, device=device, dtype=dtype)
+    trainable = nn.Linear(shape[1], shape[0], bias=False, device=device, dtype=dtype)
+    layers: dict[str, nn.Module] = {
+        FROZEN: frozen.requires_grad_(False),
+        "trainable linear": trainable,
+        "LoRA": _peft_layer(frozen, dropout=0.0, use_dora=False),
+        "LoRA, dropout 0.05": _peft_layer(frozen, dropout=0.05, use_dora=False),
+        "DoRA": _peft_layer(frozen, dropout=0.0, use_dora=True),
+        "DoRA, dropout 0.05": _peft_layer(frozen, dropout=0.05, use_dora=True),
+    }
+    generator = torch.Generator().manual_seed(options.seed)
+    for size in block_sizes:
+        grid = BlockGrid(*shape, size)
+        for count in sorted({max(1, round(share * grid.num_blocks)) for share in SHARES}):
+            chosen = torch.randperm(grid.num_blocks, generator=generator)[:count].sort().values
+            indices = torch.stack([chosen // grid.num_cols, chosen % grid.num_cols], dim=1)
+            name = f"SMT, {count} blocks of {size}"
+            layers[name] = SparseLinear.from_linear(frozen, indices, size)
+    return layers
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.linear", description=__doc__)
+    add_common_options(parser, rounds=15)
+    parser.add_argument("--tokens", type=int, default=512, help="T, rows of the layer's input")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--tiny", action="store_true", help="one tiny shape, to try it out")
+    return parser
+
+
+def _peft_layer(linear: nn.Linear, *, dropout: float, use_dora: bool) -> nn.Module:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(
+        r=RANK, lora_alpha=2 * RANK, lora_dropout=dropout, use_dora=use_dora,
+        target_modules=["linear"],
+    )  # fmt: skip
+    around = nn.Module()
+    around.linear = linear
+    return inject_adapter_in_model(config, around, low_cpu_mem_usage=False).linear.train()
+
+
+def _measure(
+    layers: dict[str, Any], options: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
+    """Rounds of pairs: the frozen linear, then the layer, forward and backward."""
+    frozen = layers[FROZEN].weight
+    num_tokens, (out_features, in_features) = options.tokens, frozen.shape
+    x = torch.randn(num_tokens, in_features, device=device, dtype=frozen.dtype)
+    grad_y = torch.randn(num_tokens, out_features, device=device, dtype=frozen.dtype)
+    # Small layers take many turns: a pair lasts long enough for the timer.
+    num_turns = max(1, min(_MOST_TURNS, _ENOUGH // (num_tokens * frozen.numel())))
+
+    def case(layer: nn.Module) -> Callable[[int], dict[str, float]]:
+        def pair(_round: int) -> dict[str, float]:
+            laps = Laps(device)
+            for _ in range(num_turns):
+                for name, one in (("frozen", layers[FROZEN]), ("layer", layer)):
+                    one.zero_grad(set_to_none=True)
+                    leaf = x.detach().requires_grad_()
+                    laps.lap("between")
+                    one(leaf).backward(grad_y)
+                    laps.lap(name)
+            seconds = laps.seconds()
+            return {name: seconds[name] / num_turns for name in ("frozen", "layer")}
+
+        return pair
+
+    cases = {name: case(layer) for name, layer in layers.items()}
+    for run in cases.values():
+        run(-1)
+    rounds = interleave(cases, options.rounds)
+    return {
+        "rounds": rounds,
+        "summary": {
+            name: {
+                "seconds": spread(found[name]["layer"] for found in rounds),
+                "over_frozen": spread(
+                    found[name]["layer"] / found[name]["frozen"] for found in rounds
+                ),
+            }
+            for name in layers
+        },
+    }
+
+
+def _report(name: str, found: dict[str, Any], num_tokens: int) -> str:
+    rows = []
+    for layer, one in found["summary"].items():
+        ratio = one["over_frozen"]
+        rows.append(
+            [
+                layer,
+                f"{1e3 * one['seconds']['median']:.2f}",
+                f"{ratio['median']:.3f}",
+                f"{ratio['min']:.3f}",
+                f"{ratio['max']:.3f}",
+            ]
+        )
+    title = f"\n## {name}: {' x '.join(map(str, found['shape']))}, {num_tokens} tokens\n"
+    return f"{title}\n" + markdown_table(["layer", "ms", "over frozen", "min", "max"], rows)
+
+
+if __name__ == "__main__":
+    main()

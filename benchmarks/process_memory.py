@@ -1,0 +1,63 @@
+"""Memory of the processes below this one, sampled while something runs."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+import psutil
+
+_PERIOD_S = 0.05
+
+
+class ProcessMemory:
+    """Samples the private memory of Ray's task processes while the context is open.
+
+    Private is what is resident and not shared: without libraries' files and the object store.
+
+    Attributes:
+        peak: The most bytes that all of them had at one time.
+    """
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._largest: dict[str, int] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def largest(self, title: str) -> int:
+        """The most bytes that one process of that title had."""
+        return max((size for name, size in self._largest.items() if title in name), default=0)
+
+    def __enter__(self) -> ProcessMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_PERIOD_S):
+            sizes = self._sample()
+            self.peak = max(self.peak, sum(sizes.values()))
+            for name, size in sizes.items():
+                self._largest[name] = max(size, self._largest.get(name, 0))
+
+    def _sample(self) -> dict[str, int]:
+        """Title and process id -> bytes."""
+        sizes = {}
+        for process in psutil.Process().children(recursive=True):
+            try:
+                title = " ".join(process.cmdline())
+                if title.startswith("ray::_"):  # of a function of ours, not idle, not an actor
+                    memory = process.memory_info()
+                    sizes[f"{title} {process.pid}"] = memory.rss - memory.shared
+            except psutil.Error:  # it has just ended
+                continue
+        return sizes

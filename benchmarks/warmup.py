@@ -1,0 +1,240 @@
+"""The warm-up through its real graph of Ray tasks: what shards and cheaper sums cost and change.
+
+    python -m benchmarks.warmup --json benchmarks/results/warmup.json
+    python -m benchmarks.warmup configs/smollm2_135m_commonsense.yaml model.path=FOLDER \\
+        data.dir=LLM-Adapters --steps 8 --short-steps 2
+
+A run is timed from the launch of its tasks to the stored table: processes that start and import are
+in it, Ray's own start and tokenising are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import ray
+
+from benchmarks.measuring import (
+    add_common_options,
+    interleave,
+    machine_facts,
+    machine_line,
+    markdown_table,
+    set_up,
+    spread,
+    write_json,
+)
+from benchmarks.process_memory import ProcessMemory
+from smt_ray.config.load import load_config
+from smt_ray.config.run import RunConfig
+from smt_ray.orchestration.board import make_board
+from smt_ray.orchestration.plan import make_plan
+from smt_ray.orchestration.preflight import Preflight, check_model
+from smt_ray.orchestration.resources import plan_processes
+from smt_ray.orchestration.session import ray_session
+from smt_ray.orchestration.tokens import make_tokens
+from smt_ray.orchestration.warmup_graph import run_warmup, warmup_job
+from smt_ray.smt.scores import SCORES, ScoreTable
+from smt_ray.smt.selection import Selection, select_blocks
+
+_FLOAT32, _FLOAT64 = 4, 8  # bytes
+_WEIGHT_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to warm up."""
+
+    reduction: str
+    num_shards: int
+    num_steps: int
+
+    def __str__(self) -> str:
+        shards = f"{self.num_shards} shard{'s' if self.num_shards > 1 else ''}"
+        return f"{self.reduction}, {shards}, {self.num_steps} steps"
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measures, prints a table, writes the JSON; returns its ``summary``."""
+    options = _parser().parse_args(arguments)
+    device = set_up(options)
+    machine = machine_facts(device)
+    with tempfile.TemporaryDirectory() as storage:
+        config = _config(options, storage)
+        rounds, tables = _measure(config, options)
+    selections = {case: _select(table, config) for case, table in tables.items()}
+    summary = _summarise(rounds, selections, options)
+    print(_report(summary, next(iter(selections.values())), options))
+    print(f"\n{machine_line(machine)}")
+    plain = [{str(case): values for case, values in found.items()} for found in rounds]
+    write_json(options.json, "warmup", options, machine, {"summary": summary, "rounds": plain})
+    return summary
+
+
+def bytes_moved(
+    shapes: Mapping[str, tuple[int, int]],
+    *,
+    reduction: str,
+    num_shards: int,
+    block_size: int,
+    weight_bytes: int,
+) -> int:
+    """Bytes that tasks hand to each other through Ray's object store, headers aside.
+
+    Args:
+        shapes: Eligible modules' (O, I).
+        reduction: ``gradient``: each shard sends fp32 sums and the first the weights too;
+            ``score``: each sends block statistics.
+        num_shards: Shards.
+        block_size: The table's.
+        weight_bytes: Bytes of an element of the weights.
+    """
+    num_elements = sum(rows * columns for rows, columns in shapes.values())
+    statistics = len(SCORES) * _FLOAT64 * num_elements // block_size**2  # each reduce sends its own
+    if reduction == "score":
+        return (num_shards + 1) * statistics
+    return num_shards * _FLOAT32 * num_elements + weight_bytes * num_elements + statistics
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.warmup", description=__doc__)
+    add_common_options(parser, rounds=2)
+    parser.add_argument("config", nargs="*", help="CONFIG key=value ..., as for smt-ray run")
+    parser.add_argument("--shards", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--steps", type=int, default=100, help="warm-up steps, the paper's 100")
+    parser.add_argument("--short-steps", type=int, default=10, help="what they are compared with")
+    return parser
+
+
+def _config(options: argparse.Namespace, storage: str) -> RunConfig:
+    given = list(options.config)
+    path = given.pop(0) if given and "=" not in given[0] else None
+    use_gpu = str(options.device == "cuda").lower()
+    return load_config(
+        path,
+        [
+            *given, f"storage={storage}", f"seed={options.seed}", f"resources.use_gpu={use_gpu}",
+            f"warmup.num_steps={options.steps}", "warmup.num_shards=1", "evaluation.tasks=[]",
+            "evaluation.base_likelihood=false",
+        ],
+    )  # fmt: skip
+
+
+def _cases(options: argparse.Namespace) -> list[Case]:
+    """The first is what the others' selections are compared with."""
+    sharded = [
+        Case(reduction, num_shards, options.steps)
+        for reduction in ("gradient", "score")
+        for num_shards in options.shards
+    ]
+    short = replace(sharded[0], num_steps=options.short_steps)
+    return [*sharded, short]
+
+
+def _measure(
+    config: RunConfig, options: argparse.Namespace
+) -> tuple[list[dict[Case, dict[str, float]]], dict[Case, ScoreTable]]:
+    plan = make_plan(config)
+    make_tokens(plan)
+    preflight = check_model(config, plan.model)
+    tables: dict[Case, ScoreTable] = {}
+    with ray_session():
+        resources = plan_processes(
+            config.resources, 1, ray.cluster_resources(), "warmup.num_shards"
+        )
+        job = warmup_job(plan, preflight, resources)
+
+        def run(case: Case, number: int) -> dict[str, float]:
+            path = f"tables/{number}/{case}.safetensors"
+            found = _run(job | {**vars(case), "table": path}, preflight, resources)
+            tables[case] = ScoreTable.load(plan.storage.fetch(path))
+            return found | {
+                "bytes_moved": bytes_moved(
+                    preflight.shapes,
+                    reduction=case.reduction,
+                    num_shards=case.num_shards,
+                    block_size=preflight.table_block_size,
+                    weight_bytes=_WEIGHT_BYTES[config.model.dtype],
+                )
+            }
+
+        cases = {case: partial(run, case) for case in _cases(options)}
+        return interleave(cases, options.rounds), tables
+
+
+def _run(job: dict[str, Any], preflight: Preflight, resources: Any) -> dict[str, float]:
+    board = make_board()
+    ray.get(board.done.remote("nothing"))  # it has started
+    with ProcessMemory() as memory:
+        began = time.perf_counter()
+        run_warmup(job, list(preflight.shapes), resources, board)
+        seconds = time.perf_counter() - began
+    return {
+        "seconds": seconds,
+        "peak_bytes_of_a_shard": memory.largest("ray::_shard"),
+        "peak_bytes_of_all": memory.peak,
+    }
+
+
+def _select(table: ScoreTable, config: RunConfig) -> Selection:
+    return select_blocks(table, **config.selection.semantic())
+
+
+def _summarise(
+    rounds: list[dict[Case, dict[str, float]]],
+    selections: Mapping[Case, Selection],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    reference = selections[_cases(options)[0]]
+    return {
+        str(case): {
+            **{key: spread(found[case][key] for found in rounds) for key in rounds[0][case]},
+            "overlap": overlap(reference, selection),
+        }
+        for case, selection in selections.items()
+    }
+
+
+def overlap(reference: Selection, other: Selection) -> float:
+    """The share of a selection's blocks that another has too."""
+    return len(_blocks(reference) & _blocks(other)) / reference.num_blocks
+
+
+def _blocks(selection: Selection) -> set[tuple[str, int, int]]:
+    return {
+        (name, row, column)
+        for name, module in selection.modules.items()
+        for row, column in module.indices.tolist()
+    }
+
+
+def _report(summary: dict[str, Any], selection: Selection, options: argparse.Namespace) -> str:
+    rows = [
+        [
+            case,
+            f"{one['seconds']['median']:.1f} ({one['seconds']['min']:.1f} to"
+            f" {one['seconds']['max']:.1f})",
+            f"{one['peak_bytes_of_a_shard']['max'] / 1e6:.0f}",
+            f"{one['peak_bytes_of_all']['max'] / 1e6:.0f}",
+            f"{one['bytes_moved']['median'] / 1e6:.2f}",
+            f"{one['overlap']:.1%}",
+        ]
+        for case, one in summary.items()
+    ]
+    title = (
+        f"\n## warm-up: {options.rounds} rounds; {selection.num_blocks} blocks of"
+        f" {selection.block_size} are chosen\n"
+    )
+    head = ["warm-up", "s (min to max)", "peak MB of a shard", "peak MB of all", "MB moved",
+            f"same blocks as {next(iter(summary))}"]  # fmt: skip
+    return f"{title}\n{markdown_table(head, rows)}"
+
+
+if __name__ == "__main__":
+    main()
