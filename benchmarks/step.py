@@ -1,6 +1,6 @@
-"""A training step of every method, as users run it today and with everything ours.
+r"""A training step of every method, as users run it today and with everything ours.
 
-    python -m benchmarks.step --model FOLDER --gguf-file FILE --data LLM-Adapters \\
+    python -m benchmarks.step --model FOLDER --gguf-file FILE --data LLM-Adapters \
         --json benchmarks/results/step.json --chart benchmarks/results/step.png
 
 See README.md beside this file for what is compared and how.

@@ -1,7 +1,7 @@
-"""The warm-up through its real graph of Ray tasks: what shards and cheaper sums cost and change.
+r"""The warm-up through its real graph of Ray tasks: what shards and cheaper sums cost and change.
 
     python -m benchmarks.warmup --json benchmarks/results/warmup.json
-    python -m benchmarks.warmup configs/smollm2_135m_commonsense.yaml model.path=FOLDER \\
+    python -m benchmarks.warmup configs/smollm2_135m_commonsense.yaml model.path=FOLDER \
         data.dir=LLM-Adapters --steps 8 --short-steps 2
 
 A run is timed from the launch of its tasks to the stored table: processes that start and import are

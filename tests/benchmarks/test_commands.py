@@ -1,0 +1,104 @@
+"""Each benchmark runs in a tiny setting and writes JSON that says what, how and where."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import linear, step, warmup
+from benchmarks.configurations import NAMES, PHASES
+
+TINY_STEP = (
+    "--rounds 1 --layers 1 --batch-size 4 --warmup-steps 1 --threads 1 --gemm-tokens 8"
+    " --suites builtin:tiny_arithmetic"
+)
+TINY_LINEAR = "--tiny --rounds 1 --tokens 4 --threads 1"
+TINY_WARMUP = (
+    "--rounds 1 --steps 2 --short-steps 1 --shards 1 2 --threads 1"
+    " data.max_rows=32 training.batch_size=4"
+)
+
+
+def read(path: Path, benchmark: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    assert found["benchmark"] == benchmark
+    assert found["options"]["rounds"] == 1
+    machine = found["machine"]
+    assert machine["cpu"]
+    assert machine["threads"] == 1
+    assert len(machine["load_average_at_start"]) == 3
+    assert {"torch", "transformers", "peft", "commit"} <= machine.keys()
+    return found
+
+
+def assert_spread(values: dict[str, float]) -> None:
+    assert 0 <= values["min"] <= values["median"] <= values["max"]
+    assert math.isfinite(values["max"])
+
+
+@pytest.fixture(scope="module")
+def stepped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("step")
+    step.main(
+        [*TINY_STEP.split(), "--json", str(folder / "s.json"), "--chart", str(folder / "s.png")]
+    )
+    return folder
+
+
+def test_step_measures_every_configuration(stepped: Path) -> None:
+    suite = read(stepped / "s.json", "step")["suites"]["builtin:tiny_arithmetic"]
+    assert suite["num_rows"] == [4]
+    assert 0 < suite["num_packed_tokens"][0] <= suite["num_tokens"][0]
+    assert [list(found) for found in suite["rounds"]] == [list(NAMES)]
+    for found in suite["summary"]["configurations"].values():
+        for name, values in found.items():
+            if name.endswith("_bytes"):
+                assert values > 0
+            elif isinstance(values, dict):
+                assert_spread(values)
+        assert {f"{phase}_seconds" for phase in PHASES} < found.keys()
+        assert {"over_limit", "samples_per_second", "tokens_per_second"} < found.keys()
+    for compared in suite["summary"]["comparisons"].values():
+        assert list(compared) == ["full", "lora", "dora"]
+
+
+def test_step_draws_a_chart(stepped: Path) -> None:
+    assert (stepped / "s.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_only_what_trains_has_optimizer_state_and_smt_the_least_of_it(stepped: Path) -> None:
+    suite = read(stepped / "s.json", "step")["suites"]["builtin:tiny_arithmetic"]
+    state = {name: found["of_it_optimizer_state"] for name, found in suite["memory"].items()}
+    assert state["floor packed"] == 0
+    assert 0 < state["smt packed"] < state["lora packed"] < state["dora packed"]
+    assert state["dora packed"] < state["full packed"]
+
+
+def test_linear_measures_every_layer(tmp_path: Path) -> None:
+    linear.main([*TINY_LINEAR.split(), "--json", str(tmp_path / "linear.json")])
+    found = read(tmp_path / "linear.json", "linear")["shapes"]["tiny"]
+    layers = found["summary"]
+    assert {"frozen linear", "trainable linear", "LoRA", "LoRA, dropout 0.05", "DoRA"} < set(layers)
+    assert sum(name.startswith("SMT") for name in layers) >= 4
+    for one in layers.values():
+        assert_spread(one["seconds"])
+        assert_spread(one["over_frozen"])
+
+
+@pytest.mark.slow
+def test_warmup_measures_every_way_through_ray(tmp_path: Path) -> None:
+    warmup.main([*TINY_WARMUP.split(), "--json", str(tmp_path / "warmup.json")])
+    summary = read(tmp_path / "warmup.json", "warmup")["summary"]
+    assert len(summary) == 5
+    first, *_ = summary.values()
+    assert first["overlap"] == 1
+    for one in summary.values():
+        assert_spread(one["seconds"])
+        assert one["peak_bytes_of_a_shard"]["min"] > 0
+        assert 0 <= one["overlap"] <= 1
+    gradient, score = (summary[f"{how}, 2 shards, 2 steps"] for how in ("gradient", "score"))
+    assert score["bytes_moved"]["median"] < gradient["bytes_moved"]["median"] / 10

@@ -1,0 +1,155 @@
+"""What figures are made of: rounds, ratios, bytes, the same loss for all that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks.configurations import Batching, make_configurations, select
+from benchmarks.linear import make_layers
+from benchmarks.measuring import Laps, interleave
+from benchmarks.memory import SavedBytes, peak_bytes
+from benchmarks.step_summary import summarise
+from benchmarks.warmup import bytes_moved
+from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.data.batches import StepPlan
+from smt_ray.data.encoding import EncodedRows
+from smt_ray.models.inspect import find_eligible
+from smt_ray.models.load import load_tokenizer
+from smt_ray.warmup.shard import reduce_module, stream_shard
+
+CPU = torch.device("cpu")
+
+
+def test_every_round_runs_every_case_and_every_other_backwards() -> None:
+    order: list[tuple[str, int]] = []
+    cases = {name: lambda n, name=name: order.append((name, n)) for name in "ab"}
+    rounds = interleave(cases, 2)
+    assert order == [("a", 0), ("b", 0), ("b", 1), ("a", 1)]
+    assert [list(found) for found in rounds] == [["a", "b"], ["a", "b"]]
+
+
+def test_laps_add_up_stretches_of_a_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 1.0, 3.0, 4.5])
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    laps = Laps(CPU)
+    for phase in ("forward", "backward", "forward"):
+        laps.lap(phase)
+    assert laps.seconds() == {"forward": 2.5, "backward": 2.0}
+
+
+def test_ratios_are_of_the_same_round_and_limits_of_that_rounds_rate() -> None:
+    def found(seconds: float, rate: float) -> dict[str, float]:
+        phases = dict.fromkeys(("batching", "forward", "optimizer"), 0.0)
+        return {**phases, "backward": seconds, "gemm_flops_per_second": rate}
+
+    raw: dict[str, Any] = {
+        "rounds": [
+            {"lora padded": found(3.0, 10.0), "smt packed": found(1.0, 10.0)},
+            {"lora padded": found(8.0, 5.0), "smt packed": found(2.0, 5.0)},
+        ],
+        "num_rows": [4, 4],
+        "num_tokens": [40, 50],
+        "needed_flops": {"lora padded": [20, 20], "smt packed": [10, 10]},
+        "memory": {"lora padded": {}, "smt packed": {}},
+    }
+    summary = summarise(raw)
+    expected = {"median": 3.5, "min": 3.0, "max": 4.0}
+    assert summary["comparisons"]["as users run it today"] == {"lora": expected}
+    smt = summary["configurations"]["smt packed"]
+    assert smt["over_limit"] == {"median": 1.0, "min": 1.0, "max": 1.0}
+    assert smt["samples_per_second"] == {"median": 3.0, "min": 2.0, "max": 4.0}
+
+
+def test_saved_bytes_are_distinct_storages_without_weights() -> None:
+    frozen, trained = nn.Linear(8, 8, bias=False).requires_grad_(False), nn.Linear(8, 8, bias=False)
+    x = torch.randn(5, 8, requires_grad=True)
+    held = [frozen.weight, trained.weight]
+    with SavedBytes(held) as nothing:
+        frozen(x)
+    assert nothing.total == 0
+    with SavedBytes(held) as once:
+        trained(x)
+        trained(x)
+    assert once.total == 5 * 8 * 4
+
+
+def test_peak_bytes_count_what_is_made_and_freed() -> None:
+    assert peak_bytes(lambda: torch.zeros(100) + 1, CPU) == 2 * 100 * 4
+
+
+@pytest.fixture
+def batching(make_encoded: Callable[..., EncodedRows]) -> Batching:
+    tokenizer = load_tokenizer(ModelConfig(builtin="tiny").spec())  # it pads, no more
+    return Batching(make_encoded(), tokenizer, num_rows=4, max_tokens=40)
+
+
+def test_all_configurations_compute_one_loss(
+    make_llama: Callable[..., Any],
+    batching: Batching,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("benchmarks.configurations._PEFT_DROPOUT", 0.0)
+    base = make_llama().requires_grad_(False)
+    before = {name: p.clone() for name, p in base.named_parameters()}
+    made = make_configurations(base, batching, select(base, batching, [[4, 5, 6]]))
+    rows = [0, 1, 2, 3]  # one padded micro-batch: the mean over its tokens is the step's
+    ids = [batching.encoded.row(row).long() for row in rows]
+    logits = [base(input_ids=one[None]).logits[0] for one in ids]
+    first = batching.encoded.first_targets(False)[rows].tolist()
+    expected = F.cross_entropy(
+        torch.cat([one[f - 1 : -1] for one, f in zip(logits, first, strict=True)]),
+        torch.cat([one[f:] for one, f in zip(ids, first, strict=True)]),
+    )
+    for name, one in made.items():
+        batches = one.batches(rows)
+        loss = sum(one.loss(batch, len(batches)) for batch in batches)
+        torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5, msg=name)
+    for one in made.values():
+        one.step(rows)
+    assert all(torch.equal(p, before[name]) for name, p in base.named_parameters())
+
+
+def test_the_layers_that_are_compared_compute_one_product() -> None:
+    from argparse import Namespace
+
+    layers = make_layers((32, 48), (16,), Namespace(dtype="float32", seed=0), CPU)
+    x = torch.randn(7, 48)
+    expected = layers["frozen linear"](x)
+    for name, layer in layers.items():
+        if name != "trainable linear":
+            torch.testing.assert_close(layer.eval()(x), expected, msg=name)
+
+
+@pytest.mark.parametrize("reduction", ["gradient", "score"])
+def test_bytes_moved_are_those_that_shards_and_reduces_give(
+    make_llama: Callable[..., Any], make_encoded: Callable[..., EncodedRows], reduction: str
+) -> None:
+    model, encoded = make_llama(), make_encoded()
+    modules = find_eligible(model, ["q_proj", "v_proj"])
+    shapes = {name: (m.out_features, m.in_features) for name, m in modules.items()}
+    streams = [
+        list(
+            stream_shard(
+                make_llama(), encoded, StepPlan(len(encoded), 4, 0), [shard],
+                target_modules=["q_proj", "v_proj"], batching="padded", max_tokens=100,
+                train_on_inputs=False, device=CPU, with_weights=shard == 0,
+                statistics_block_size=8 if reduction == "score" else None,
+            )
+        )
+        for shard in range(2)
+    ]  # fmt: skip
+    given = [
+        *streams[0],
+        *streams[1],
+        *(reduce_module(items, 8) for items in zip(*streams, strict=True)),
+    ]
+    found = sum(v.nbytes for item in given for name, v in item.items() if name != "module")
+    assert found == bytes_moved(
+        shapes, reduction=reduction, num_shards=2, block_size=8, weight_bytes=4
+    )
