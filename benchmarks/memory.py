@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from types import TracebackType
 
@@ -33,7 +34,7 @@ def tensor_bytes(tensors: Iterable[Tensor]) -> int:
 
 
 class SavedBytes:
-    """Counts what autograd saves while the context is open: each storage once, weights not.
+    """Counts what autograd keeps at the end of a forward: each storage once, weights not.
 
     Open it around one forward. A storage counts whole, however small the part that is saved of it.
 
@@ -41,12 +42,13 @@ class SavedBytes:
         held: Tensors that are alive in any case: parameters and buffers.
 
     Attributes:
-        total: Bytes saved.
+        total: Bytes kept when the context closes; what was saved and dropped before is not in it.
     """
 
     def __init__(self, held: Iterable[Tensor]) -> None:
-        self._seen = {tensor.untyped_storage().data_ptr() for tensor in held}
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda saved: saved)
+        self._held = {tensor.untyped_storage().data_ptr() for tensor in held}
+        self._saved: weakref.WeakSet[_Saved] = weakref.WeakSet()
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda kept: kept.tensor)
         self.total = 0
 
     def __enter__(self) -> SavedBytes:
@@ -60,10 +62,18 @@ class SavedBytes:
         traceback: TracebackType | None,
     ) -> None:
         self._hooks.__exit__(kind, error, traceback)
+        storages = [kept.tensor.untyped_storage() for kept in self._saved]
+        sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+        self.total = sum(size for place, size in sizes.items() if place not in self._held)
 
-    def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self.total += storage.nbytes()
-        return tensor
+    def _pack(self, tensor: Tensor) -> _Saved:
+        kept = _Saved(tensor)
+        self._saved.add(kept)
+        return kept
+
+
+class _Saved:
+    """What autograd holds in a tensor's stead: it lives as long as the graph needs it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor

@@ -9,6 +9,7 @@ See README.md beside this file for what is compared and how.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -169,6 +170,7 @@ def _memory(
     one: Configuration, rows: Sequence[int], base_bytes: int, device: torch.device
 ) -> Mapping[str, int]:
     """Bytes of a step beyond the base model's weights; the most that one forward saves."""
+    print(".", end="", file=sys.stderr, flush=True)
     trainee = one.trainee
     one.step(rows[:1])  # the optimizer's state comes into being
     saved: list[int] = []

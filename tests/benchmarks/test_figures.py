@@ -71,12 +71,16 @@ def test_saved_bytes_are_distinct_storages_without_weights() -> None:
     x = torch.randn(5, 8, requires_grad=True)
     held = [frozen.weight, trained.weight]
     with SavedBytes(held) as nothing:
-        frozen(x)
+        y = frozen(x)
     assert nothing.total == 0
     with SavedBytes(held) as once:
-        trained(x)
-        trained(x)
+        y, z = trained(x), trained(x)
     assert once.total == 5 * 8 * 4
+    (y + z).sum().backward()
+    assert trained.weight.grad is not None
+    with SavedBytes(held) as dropped:
+        trained(x).detach()
+    assert dropped.total == 0
 
 
 def test_peak_bytes_count_what_is_made_and_freed() -> None:
