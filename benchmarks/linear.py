@@ -89,14 +89,14 @@ def make_layers(
         for count in sorted({max(1, round(share * grid.num_blocks)) for share in SHARES}):
             chosen = torch.randperm(grid.num_blocks, generator=generator)[:count].sort().values
             indices = torch.stack([chosen // grid.num_cols, chosen % grid.num_cols], dim=1)
-            name = f"SMT, {count} blocks of {size}"
-            layers[name] = SparseLinear.from_linear(frozen, indices, size)
+            blocks = f"{count} block{'s' if count > 1 else ''} of {size}"
+            layers[f"SMT, {blocks}"] = SparseLinear.from_linear(frozen, indices, size)
     return layers
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.linear", description=__doc__)
-    add_common_options(parser, rounds=15)
+    add_common_options(parser, rounds=12)
     parser.add_argument("--tokens", type=int, default=512, help="T, rows of the layer's input")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--tiny", action="store_true", help="one tiny shape, to try it out")
