@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
-    add_common_options(parser, rounds=4)
+    add_common_options(parser, rounds=3)
     parser.add_argument("--model", default="builtin", help="a folder, or the built-in model")
     parser.add_argument("--gguf-file", help="GGUF weights in the folder")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
