@@ -21,6 +21,9 @@ from smt_ray.data.batches import MicroBatch
 from smt_ray.errors import UserError
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+# Elements of the buffers in which gradients are reduced: DeepSpeed's default, which it allocates in
+# full, be there as much to reduce or not.
+_LARGEST_BUCKET = 500_000_000
 
 
 class Engine:
@@ -68,7 +71,8 @@ class Engine:
         self.optimizer_name = (
             f"{type(optimizer).__module__.split('.')[0]}.{type(optimizer).__name__}"
         )
-        config = _merge(_config(zero_stage, dtype, max_grad_norm), extra or {})
+        bucket = min(sum(p.numel() for p in parameters), _LARGEST_BUCKET)
+        config = _merge(_config(zero_stage, dtype, max_grad_norm, bucket), extra or {})
         self._engine, *_ = deepspeed.initialize(
             model=loss, optimizer=optimizer, model_parameters=parameters, config=config
         )
@@ -260,7 +264,7 @@ def _adamw(
     return torch.optim.AdamW(parameters, fused=True, **options)
 
 
-def _config(zero_stage: int, dtype: str, max_grad_norm: float) -> dict[str, Any]:
+def _config(zero_stage: int, dtype: str, max_grad_norm: float, bucket: int) -> dict[str, Any]:
     bf16 = dtype == "bfloat16"
     accumulate = "bf16" if bf16 and zero_stage == 0 else "fp32"
     return {
@@ -269,7 +273,11 @@ def _config(zero_stage: int, dtype: str, max_grad_norm: float) -> dict[str, Any]
         "gradient_clipping": 0.0 if zero_stage == 0 and not bf16 else max_grad_norm,
         "bf16": {"enabled": bf16},
         "data_types": {"grad_accum_dtype": accumulate},
-        "zero_optimization": {"stage": zero_stage, "overlap_comm": False},
+        "zero_optimization": {
+            "stage": zero_stage,
+            "overlap_comm": False,
+            "reduce_bucket_size": bucket,
+        },
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**31,
     }

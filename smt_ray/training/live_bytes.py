@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
@@ -20,7 +21,8 @@ class LiveBytes(TorchDispatchMode):
     It sees the result of every operation that reaches torch's dispatcher, inside backward and
     custom autograd functions too, and counts a storage once however many views it has. A storage
     that was there before is not counted; where it dies meanwhile, what it held is taken off.
-    What a kernel allocates and frees within one call is not seen, nor what is no tensor.
+    What a kernel allocates and frees within one call is not seen, nor what is no tensor, and
+    tensors on the meta device hold nothing.
 
     On CUDA ask ``torch.cuda.max_memory_allocated`` instead: its backward runs in other threads.
 
@@ -37,14 +39,16 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.now = 0
         self.peak = 0
-        # id of a storage -> (reference that tells its end, bytes). The object stays the same one
-        # for as long as the storage lives.
-        self._known: dict[int, tuple[weakref.ref[Any], int]] = {}
+        # id of a storage -> (reference that tells its end; bytes, None where they do not count).
+        # The object stays the same one for as long as the storage lives.
+        self._known: dict[int, tuple[weakref.ref[Any], int | None]] = {}
         self._open = False
 
     def __enter__(self) -> LiveBytes:
         self.now = self.peak = 0
         self._known.clear()
+        for storage in _storages(o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)):
+            self._watch(storage, storage.nbytes())
         self._open = True
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -71,35 +75,38 @@ class LiveBytes(TorchDispatchMode):
     ) -> Any:
         """Runs one operation and counts what it made."""
         kwargs = kwargs or {}
-        # A first sight of something that goes in: it was there before.
         if func is not _FRESH:
-            for storage in _storages((args, kwargs)):
+            for storage in _storages(tree_leaves((args, kwargs))):
                 if id(storage) not in self._known:
-                    self._watch(storage)
+                    # Held by nobody but a graph since before, or made in a library's own thread:
+                    # neither counted nor taken off.
+                    self._watch(storage, None)
         result = func(*args, **kwargs)
-        for storage in _storages(result):
-            _, before = self._known.get(id(storage), (None, 0))
-            if storage.nbytes() != before:  # new, or resized in place
-                self._watch(storage)
-                self.now += storage.nbytes() - before
+        for storage in _storages(tree_leaves(result)):
+            _, size = self._known.get(id(storage), (None, 0))
+            if size is not None and size != storage.nbytes():  # new, or resized in place
+                self._watch(storage, storage.nbytes())
+                self.now += storage.nbytes() - size
         self.peak = max(self.peak, self.now)
         return result
 
-    def _watch(self, storage: torch.UntypedStorage) -> None:
-        key, size = id(storage), storage.nbytes()
+    def _watch(self, storage: torch.UntypedStorage, size: int | None) -> None:
+        key = id(storage)
 
         def end(_: Any) -> None:
             self._known.pop(key, None)
             if self._open:
-                self.now -= size
+                self.now -= size or 0
 
         self._known[key] = (weakref.ref(storage, end), size)
 
 
-def _storages(values: Any) -> list[torch.UntypedStorage]:
-    """The storages of the tensors in a tree of values, strided ones alone."""
+def _storages(values: Iterable[Any]) -> list[torch.UntypedStorage]:
+    """The storages of the tensors among some values: strided ones alone, that hold bytes."""
     return [
-        leaf.untyped_storage()
-        for leaf in tree_leaves(values)
-        if isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided
+        value.untyped_storage()
+        for value in values
+        if isinstance(value, torch.Tensor)
+        and value.layout is torch.strided
+        and value.device.type != "meta"  # a fake tensor has the device that it stands for
     ]

@@ -66,6 +66,12 @@ def test_views_of_what_was_there_before_cost_nothing_and_its_end_is_taken_off() 
     assert live.peak == 0
 
 
+def test_tensors_on_the_meta_device_hold_nothing() -> None:
+    with LiveBytes() as live:
+        held = torch.zeros(KIB, device="meta")
+        assert live.now == 0 < held.numel()
+
+
 def test_what_python_makes_and_what_is_resized_count_too() -> None:
     with LiveBytes() as live:
         x = torch.tensor([1.0] * KIB)
