@@ -91,6 +91,7 @@ def test_a_trained_linear_keeps_its_input_and_a_frozen_one_does_not() -> None:
             for layer in layers:
                 y = layer(y)
             assert live.now == (kept + 1) * ACTIVATION  # and the last output
+        del x, y
 
 
 def test_backward_is_seen() -> None:
