@@ -24,11 +24,16 @@ class Preflight:
         shapes: Eligible modules' (O, I), in the model's order.
         num_parameters: Of the base model, tied ones once.
         table_block_size: The finest block size that the table will hold.
+        block_size: Of the blocks that are trained.
+        groups: The modules of each ranking and the blocks that its budget asks for; one ranking
+            where there are no groups.
     """
 
     shapes: dict[str, tuple[int, int]]
     num_parameters: int
     table_block_size: int
+    block_size: int
+    groups: tuple[tuple[tuple[str, ...], int], ...]
 
 
 def check_model(config: RunConfig, model: dict[str, Any]) -> Preflight:
@@ -42,8 +47,8 @@ def check_model(config: RunConfig, model: dict[str, Any]) -> Preflight:
     shapes = {name: (m.out_features, m.in_features) for name, m in eligible.items()}
     num_parameters = count_parameters(skeleton)
     finest = _finest(config, shapes)
-    _check_selection(config, shapes, finest, num_parameters)
-    return Preflight(shapes, num_parameters, finest)
+    size, groups = _check_selection(config, shapes, finest, num_parameters)
+    return Preflight(shapes, num_parameters, finest, size, groups)
 
 
 def check_lora(config: RunConfig, model: dict[str, Any]) -> dict[str, Any]:
@@ -83,12 +88,13 @@ def _finest(config: RunConfig, shapes: dict[str, tuple[int, int]]) -> int:
 
 def _check_selection(
     config: RunConfig, shapes: dict[str, tuple[int, int]], finest: int, num_parameters: int
-) -> None:
+) -> tuple[int, tuple[tuple[tuple[str, ...], int], ...]]:
     selection = config.selection
     if selection.target_modules is not None:
         shapes = {name: shapes[name] for name in match_modules(shapes, selection.target_modules)}
     size = resolve_block_size(shapes, selection.block_size, multiple_of=finest)
     groups = match_groups(shapes, selection.groups or {}) or {None: list(shapes)}
+    found = []
     for group, names in groups.items():
         count = number_of_blocks(
             budget=(selection.groups or {}).get(group or "", selection.budget),
@@ -100,3 +106,5 @@ def _check_selection(
         )
         if selection.scope == "per_module":
             share_of_each(count, len(names))
+        found.append((tuple(names), count))
+    return size, tuple(found)
