@@ -23,7 +23,7 @@ from smt_ray.errors import UserError
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 # Elements of the buffers in which gradients are reduced: DeepSpeed's default, which it allocates in
 # full, be there as much to reduce or not.
-_LARGEST_BUCKET = 500_000_000
+LARGEST_BUCKET = 500_000_000
 
 
 class Engine:
@@ -71,7 +71,7 @@ class Engine:
         self.optimizer_name = (
             f"{type(optimizer).__module__.split('.')[0]}.{type(optimizer).__name__}"
         )
-        bucket = min(sum(p.numel() for p in parameters), _LARGEST_BUCKET)
+        bucket = min(sum(p.numel() for p in parameters), LARGEST_BUCKET)
         config = _merge(_config(zero_stage, dtype, max_grad_norm, bucket), extra or {})
         self._engine, *_ = deepspeed.initialize(
             model=loss, optimizer=optimizer, model_parameters=parameters, config=config

@@ -1,0 +1,1 @@
+"""Memory and cost of a run, by arithmetic and by runs on tensors that hold nothing."""

@@ -1,0 +1,149 @@
+"""What one micro-batch keeps and needs besides parameters: its forward and backward, run for real
+on tensors that have shapes and no contents.
+
+So whatever the model, the method's layers, the loss and autograd do is counted as they do it, and
+nothing is derived twice. Kernels are those of the CPU; CUDA's attention keeps the same tensors.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from smt_ray.data.batches import MicroBatch
+from smt_ray.data.packing import PackedRows
+from smt_ray.training.live_bytes import LiveBytes
+from smt_ray.training.loss import SupervisedLoss
+
+_UNMASKED = "smt_ray_unmasked"  # an attention kernel's name among transformers'
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """A micro-batch without its tokens.
+
+    Attributes:
+        num_rows: Rows of equal length.
+        row_length: Tokens of each.
+        num_targets: Positions that the head and the loss are computed at.
+        packed: Whether they lie in one sequence.
+    """
+
+    num_rows: int
+    row_length: int
+    num_targets: int
+    packed: bool
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all rows."""
+        return self.num_rows * self.row_length
+
+    def fill(self) -> MicroBatch:
+        """A micro-batch of this shape, of zeros."""
+        zeros = torch.zeros(self.num_targets, dtype=torch.int64)
+        weights = torch.zeros(self.num_targets)
+        if not self.packed:
+            ids = torch.zeros(self.num_rows, self.row_length, dtype=torch.int64)
+            return MicroBatch(ids, zeros, zeros, weights)
+        ids = torch.zeros(1, self.num_tokens, dtype=torch.int64)
+        rows = PackedRows(0, (self.row_length,) * self.num_rows)
+        return MicroBatch(ids, zeros, zeros, weights, torch.zeros_like(ids), rows)
+
+
+class DryRun:
+    """Forward and backward of a model without weights.
+
+    Args:
+        model: On the meta device, its trainable parameters those that require gradients; used up.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._mode = FakeTensorMode()
+        with self._mode:
+            _hollow(model)
+        _let_attention_need_no_mask(model)
+        self._model: Any = model
+        self._loss = SupervisedLoss(model)
+        for parameter in model.parameters():
+            if parameter.requires_grad:  # gradients are counted apart
+                parameter.register_post_accumulate_grad_hook(_drop_gradient)
+
+    def peak_bytes(self, shape: BatchShape, *, training: bool, checkpointing: bool) -> int:
+        """The most that is alive at once besides parameters and their gradients.
+
+        Args:
+            shape: Of the micro-batch.
+            training: Whether dropout is active.
+            checkpointing: Whether each layer keeps its input alone and is computed once more.
+        """
+        self._model.train(training)
+        with self._checkpointing(checkpointing), self._mode:
+            batch = shape.fill()
+            with LiveBytes() as live:
+                self._loss(batch).backward()
+        return live.peak
+
+    @contextmanager
+    def _checkpointing(self, wanted: bool) -> Iterator[None]:
+        if not wanted:
+            yield
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the older name, known to all of 5.x
+            self._model.gradient_checkpointing_enable({"use_reentrant": False})
+            yield
+            self._model.gradient_checkpointing_disable()
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+def _hollow(model: nn.Module) -> None:
+    """Puts fake tensors on the CPU in the place of meta ones, tied ones once."""
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        held: tuple[MutableMapping[str, Any], ...] = (module._parameters, module._buffers)
+        for tensors in held:
+            for name, tensor in tensors.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+                    made[id(tensor)] = (
+                        nn.Parameter(empty, requires_grad=tensor.requires_grad)
+                        if isinstance(tensor, nn.Parameter)
+                        else empty
+                    )
+                tensors[name] = made[id(tensor)]
+
+
+def _let_attention_need_no_mask(model: nn.Module) -> None:
+    """Padded rows need no mask; but transformers would look at positions, which fake tensors hide,
+    and make one to be safe.
+    """
+    from transformers import AttentionInterface
+
+    config: Any = model.config
+    if config._attn_implementation != "eager":
+        AttentionInterface.register(_UNMASKED, _causal)
+        config._attn_implementation = _UNMASKED
+
+
+def _causal(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    result: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, None, **kwargs
+    )
+    return result
