@@ -83,6 +83,11 @@ def plan_memory(
     return report
 
 
+def method_of(config: RunConfig) -> Method:
+    """The method as a plan takes it: smt with its blocks spread, before any are selected."""
+    return _Needs(config, 1)._method
+
+
 @dataclass(frozen=True)
 class _Needs:
     """Bytes of one config on so many GPUs, each found when it is first asked for."""
@@ -226,7 +231,7 @@ class _Needs:
 
     @cached_property
     def _prepared(self) -> tuple[nn.Module, Counts]:
-        model, method = self._skeleton(), self._method()
+        model, method = self._skeleton(), self._method
         method.prepare(model, zero_stage=self.config.deepspeed.zero_stage)
         return model, method.count(model)
 
@@ -244,7 +249,10 @@ class _Needs:
         packed = self._mode[0] != "padded"
         run = DryRun(self._prepared[0])
         rows = -(-self.config.training.batch_size // self.num_gpus)
-        return {c: self._curve(run, rows, packed, training=True, checkpointing=c) for c in (False, True)}
+        return {
+            anew: self._curve(run, rows, packed, training=True, checkpointing=anew)
+            for anew in (False, True)
+        }
 
     @cached_property
     def _warmup_curve(self) -> ActivationCurve | None:
@@ -261,7 +269,8 @@ class _Needs:
     def _curve(
         self, run: DryRun, num_rows: int, packed: bool, *, training: bool, checkpointing: bool = False
     ) -> ActivationCurve:
-        length = self.row_length
+        # A row's last token is only a target: a pack leaves it out.
+        length = max(self.row_length - packed, 1)
         return ActivationCurve(
             run,
             row_length=length,
@@ -278,6 +287,7 @@ class _Needs:
             model.config._attn_implementation = "eager"
         return model.to(DTYPES[self.config.model.dtype])
 
+    @cached_property
     def _method(self) -> Method:
         if self._lora is not None:
             return make_method(self.config.method, self._lora)

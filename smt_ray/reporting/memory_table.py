@@ -1,0 +1,157 @@
+"""The table that ``smt-ray plan`` prints: what a run needs on each GPU, and whether it fits.
+
+The dict it reads is :func:`smt_ray.orchestration.memory_plan.plan_memory`'s; sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from smt_ray.reporting.table import Cells, print_cells
+
+Report = Mapping[str, Any]
+
+_GIB, _MIB, _KIB = 1024**3, 1024**2, 1024
+_LEGEND = (
+    "per GPU; activations of one micro-batch, and the most that its backward needs at once;"
+    " buffers: of reductions, of gathered weights and of the optimizer's step"
+)
+
+
+def format_bytes(size: int) -> str:
+    """A size for people.
+
+    >>> [format_bytes(size) for size in (512, 3 * 2**20, 24 * 2**30)]
+    ['0.5 KiB', '3.0 MiB', '24.0 GiB']
+    """
+    for unit, name in ((_GIB, "GiB"), (_MIB, "MiB")):
+        if size >= 0.9995 * unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size / _KIB:.1f} KiB"
+
+
+def stage_cells(report: Report) -> Cells:
+    """One row a ZeRO stage."""
+    columns = ("weights", "gradients", "optimizer", "buffers", "activations", "total")
+    rows = []
+    for stage in report["stages"]:
+        anew = stage["checkpointed_activations"]
+        rows.append(
+            (
+                f"ZeRO {stage['zero_stage']}",
+                *(format_bytes(stage[column]) for column in columns),
+                format_bytes(anew),
+                format_bytes(stage["checkpointed_total"]),
+            )
+        )
+    return Cells(("training", *columns, "checkpointed", "total"), tuple(rows), len(columns) + 2)
+
+
+def facts(report: Report) -> list[tuple[str, str]]:
+    """What is trained, on what, and what it comes to: (what, text) pairs."""
+    model, batch = report["model"], report["batch"]
+    pairs = [
+        ("model", f"{model['num_parameters']:,} parameters, {model['dtype']}"),
+        ("blocks", _blocks(report.get("blocks"))),
+        ("factors", f"rank {report['lora']['rank']}" if "lora" in report else ""),
+        ("trainable", _trainable(report["trainable"])),
+        ("adapter", format_bytes(report["adapter_bytes"])),
+        ("micro-batch", _batch(batch)),
+        ("not as asked", _fallback(batch)),
+        ("warm-up", _warmup(report.get("warmup"))),
+        ("it moves", _moved(report.get("warmup"))),
+        ("host", _host(report.get("host_bytes"))),
+        ("as configured", _configured(report)),
+        ("cheapest", _cheapest(report)),
+    ]
+    return [(what, text) for what, text in pairs if text]
+
+
+def print_memory(report: Report, file: TextIO | None = None) -> None:
+    """Prints the table; plain text without colours or wrapping where ``file`` is no terminal."""
+    number = report["num_gpus"]
+    title = f"{report['name']} ({report['method']}) on {number} GPU{'s' if number > 1 else ''}"
+    print_cells(title, stage_cells(report), _LEGEND, facts(report), file or sys.stdout)
+
+
+def _blocks(blocks: Report | None) -> str:
+    if blocks is None:
+        return ""
+    size = blocks["block_size"]
+    return (
+        f"{blocks['num_chosen']:,} of {blocks['num_eligible']:,} eligible of {size} x {size},"
+        f" in {' + '.join(blocks['projections'])} of {blocks['num_modules']:,} modules"
+    )
+
+
+def _trainable(counts: Report) -> str:
+    return (
+        f"{counts['num_trainable']:,} parameters, {counts['percent_of_base']:.3f}% of the base"
+        f" model, {counts['percent_of_total']:.3f}% of base + adapter"
+    )
+
+
+def _batch(batch: Report) -> str:
+    return (
+        f"{batch['num_tokens']:,} tokens {batch['mode']}, rows of {batch['row_length']:,};"
+        f" {batch['num_targets']:,} with a target ({batch['targets_from']})"
+    )
+
+
+def _fallback(batch: Report) -> str:
+    return f"{batch['mode']}: {batch['fallback']}" if batch["fallback"] else ""
+
+
+def _warmup(warmup: Report | None) -> str:
+    if warmup is None:
+        return ""
+    weights, sums, activations = (warmup[key] for key in ("weights", "sums", "activations"))
+    return (
+        f"{format_bytes(weights + sums + activations)} a GPU: weights {format_bytes(weights)},"
+        f" sums {format_bytes(sums)}, activations {format_bytes(activations)};"
+        f" {format_bytes(weights + activations)} with the sums on the host"
+    )
+
+
+def _moved(warmup: Report | None) -> str:
+    if warmup is None:
+        return ""
+    moved, number = warmup["moved"], warmup["num_shards"]
+    parts = [f"{format_bytes(moved[kind])} by reduction {kind}" for kind in ("gradient", "score")]
+    return f"{', '.join(parts)}; from {number} shard{'s' if number > 1 else ''} in all"
+
+
+def _host(size: int | None) -> str:
+    return f"{format_bytes(size)} a GPU, the blocks as they were" if size else ""
+
+
+def _configured(report: Report) -> str:
+    text = _setting(report["configured"])
+    if "gpu_memory" not in report:
+        return f"{text}; --gpu-memory says whether it fits"
+    room = f"{format_bytes(report['gpu_memory'])} less {format_bytes(report['reserved'])} for CUDA"
+    return f"{text}: {'fits' if report['fits'] else 'does not fit'} {room}"
+
+
+def _cheapest(report: Report) -> str:
+    if "gpu_memory" not in report:
+        return ""
+    if report["cheapest"] is None:
+        least = _setting(report["least"])
+        return f"none fits; the smallest is {least}: use more or larger GPUs"
+    return _setting(report["cheapest"])
+
+
+def _setting(setting: Report) -> str:
+    keys = [
+        f"deepspeed.zero_stage={setting['zero_stage']}",
+        "activation checkpointing" if setting["checkpointing"] else "",
+        f"batching.max_tokens={setting['max_tokens']}",
+        f"warmup.accumulate_on={setting['accumulate_on']}" if setting["accumulate_on"] else "",
+    ]
+    needs = [f"training {format_bytes(setting['training_bytes'])}"]
+    if setting["warmup_bytes"]:
+        needs.append(f"warm-up {format_bytes(setting['warmup_bytes'])}")
+    return f"{' '.join(filter(None, keys))} ({', '.join(needs)})"

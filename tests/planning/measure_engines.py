@@ -1,0 +1,95 @@
+"""Peaks of live bytes of real engines, one after the other in a process of its own.
+
+Started as ``measure_engines.py CASES``, JSON: a list of {"config", "checkpointing"}; prints a list
+of bytes.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from smt_ray.config.load import validate_config
+from smt_ray.data.batches import step_micro_batches
+from smt_ray.data.encoding import EncodedRows
+from smt_ray.models.load import DTYPES
+from smt_ray.orchestration.memory_plan import method_of
+from smt_ray.training.engine import Engine
+from smt_ray.training.live_bytes import LiveBytes
+from smt_ray.training.loss import SupervisedLoss
+
+NUM_STEPS = 3
+
+
+def make_rows(num_rows: int, length: int, vocabulary: int) -> EncodedRows:
+    ids = torch.randint(1, vocabulary, (num_rows * length,), dtype=torch.int32)
+    offsets = torch.arange(num_rows + 1) * length
+    prompts = torch.full((num_rows,), length // 2, dtype=torch.int32)
+    return EncodedRows(ids, offsets, prompts, torch.arange(num_rows, dtype=torch.int32))
+
+
+def measure(case: dict[str, Any]) -> int:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = validate_config(case["config"])
+    architecture = dict(config.model.architecture or {})
+    stage, dtype = config.deepspeed.zero_stage, config.model.dtype
+    rows = make_rows(
+        config.training.batch_size, config.data.max_length, architecture["vocab_size"]
+    )
+    gc.collect()  # the engine before has cycles, and must not die in our count
+    with LiveBytes() as live:
+        torch.manual_seed(0)
+        model: Any = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(architecture.pop("model_type"), **architecture)
+        ).to(DTYPES[dtype])
+        method = method_of(config)
+        method.prepare(model, zero_stage=stage)
+        if case["checkpointing"]:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        engine = Engine(
+            SupervisedLoss(model),
+            device=torch.device("cpu"),
+            zero_stage=stage,
+            dtype=dtype,
+            betas=(0.9, 0.999),
+            epsilon=1e-8,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            refresh=lambda: method.refresh(model),
+        )
+        engine.train()
+        for step in range(NUM_STEPS):
+            if step == 1:
+                live.reset_peak()  # of the first step and what came before it
+            for batch in step_micro_batches(
+                rows,
+                list(range(len(rows))),
+                mode="packed",
+                max_tokens=config.batching.max_tokens,
+                train_on_inputs=config.data.train_on_inputs,
+            ):
+                loss = engine.loss(batch)
+                engine.backward(loss)
+                del loss
+            engine.step(1e-3)
+        return live.peak
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    store = dist.HashStore()
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    print(json.dumps([measure(case) for case in json.loads(sys.argv[1])]))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
