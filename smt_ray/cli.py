@@ -67,6 +67,28 @@ def run(
 
 
 @app.command()
+def plan(
+    config: ConfigArguments = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="Training ranks; by default the config's.")
+    ] = None,
+    gpu_memory: Annotated[
+        str | None, typer.Option(help="Of each GPU, such as 24GiB: says whether the run fits.")
+    ] = None,
+) -> None:
+    """Say what a run needs on each GPU, without its weights, and whether it fits."""
+    from smt_ray.config.load import load_config
+
+    resolved = load_config(*_split(config))
+    from smt_ray.orchestration.memory_plan import plan_memory
+    from smt_ray.planning.settings import parse_memory
+    from smt_ray.reporting.memory_table import print_memory
+
+    available = None if gpu_memory is None else parse_memory(gpu_memory)
+    print_memory(plan_memory(resolved, gpus, available))
+
+
+@app.command()
 def evaluate(
     task: Annotated[list[str], typer.Option(help="Task or suite; may be given again.")],
     run: Annotated[str | None, typer.Option("--run", help="Evaluate a run's tuned model.")] = None,

@@ -21,6 +21,8 @@ from smt_ray.data.batches import MicroBatch
 from smt_ray.data.packing import PackedRows
 from smt_ray.training.live_bytes import LiveBytes
 from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.packed_attention import forget_masks
+from smt_ray.training.recompute import recompute_activations
 
 _UNMASKED = "smt_ray_unmasked"  # an attention kernel's name among transformers'
 
@@ -85,20 +87,29 @@ class DryRun:
             checkpointing: Whether each layer keeps its input alone and is computed once more.
         """
         self._model.train(training)
-        with self._checkpointing(checkpointing), self._mode:
-            batch = shape.fill()
-            with LiveBytes() as live:
-                self._loss(batch).backward()
+        forget_masks()  # those of real runs, and afterwards our own
+        try:
+            with self._recomputing(checkpointing), self._mode:
+                batch = shape.fill()
+                with LiveBytes() as live:
+                    self._loss(batch).backward()
+        finally:
+            forget_masks()
         return live.peak
 
+    @property
+    def can_recompute(self) -> bool:
+        """Whether the model's family supports activation checkpointing."""
+        return bool(self._model.supports_gradient_checkpointing)
+
     @contextmanager
-    def _checkpointing(self, wanted: bool) -> Iterator[None]:
+    def _recomputing(self, wanted: bool) -> Iterator[None]:
         if not wanted:
             yield
             return
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # the older name, known to all of 5.x
-            self._model.gradient_checkpointing_enable({"use_reentrant": False})
+            warnings.simplefilter("ignore", FutureWarning)  # of the older name, known to all of 5.x
+            recompute_activations(self._model)
             yield
             self._model.gradient_checkpointing_disable()
 
@@ -139,11 +150,14 @@ def _let_attention_need_no_mask(model: nn.Module) -> None:
 
 
 def _causal(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **kwargs: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _mask: Tensor | None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    result: tuple[Tensor, None] = sdpa_attention_forward(
-        module, query, key, value, None, **kwargs
-    )
+    result: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, None, **kwargs)
     return result

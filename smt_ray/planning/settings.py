@@ -1,4 +1,4 @@
-"""The cheapest setting that fits: what may be changed without changing a result, in order of cost."""
+"""The cheapest setting that fits: what may change without changing a result, in order of cost."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ class Setting:
     accumulate_on: str
 
 
-def settings_by_cost(max_tokens: int, row_length: int, num_gpus: int) -> Iterator[Setting]:
+def settings_by_cost(
+    max_tokens: int, row_length: int, num_gpus: int, *, can_recompute: bool = True
+) -> Iterator[Setting]:
     """All settings, the cheapest first.
 
     What is left out of account costs next to nothing: the warm-up's sums on the host (one transfer
     a weight and micro-batch, in the warm-up alone). Then, each only where all before it do not fit:
 
-    1. ZeRO stages 0, 1, 2 (they exchange the same gradients; alone, a rank has nobody to share with)
+    1. ZeRO stages 0, 1, 2 (the same gradients travel; a rank alone has nobody to share with)
     2. half the micro-batch, again and again down to the longest row (the same products, smaller)
     3. activation checkpointing (the forward once more)
     4. ZeRO stage 3 (every weight gathered at each use)
@@ -46,10 +48,11 @@ def settings_by_cost(max_tokens: int, row_length: int, num_gpus: int) -> Iterato
         max_tokens: Of a micro-batch, at most.
         row_length: Tokens of the longest row, which a micro-batch cannot be smaller than.
         num_gpus: Ranks of the training.
+        can_recompute: Whether the model supports activation checkpointing.
     """
     sizes = list(_halved(max_tokens, row_length))
     for stages in ((0, 1, 2), (3,)) if num_gpus > 1 else ((0,),):
-        for checkpointing in (False, True):
+        for checkpointing in (False, True)[: 1 + can_recompute]:
             for size in sizes:
                 for stage in stages:
                     for place in ("device", "host"):

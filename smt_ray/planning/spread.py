@@ -68,7 +68,7 @@ def _shares(grids: Mapping[str, BlockGrid], wanted: int, scope: str) -> dict[str
 
 
 def _diagonal(grid: BlockGrid, count: int, start: int) -> torch.Tensor:
-    """Distinct places (count, 2), a new column as long as there is one, from column ``start`` on."""
+    """Distinct places (count, 2), each in a new column while there is one, from ``start`` on."""
     step = torch.arange(count)
     cols = (step + start) % grid.num_cols
     rows = (step // grid.num_cols + cols) % grid.num_rows

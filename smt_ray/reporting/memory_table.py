@@ -7,13 +7,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any, TextIO
+from functools import partial
+from typing import TYPE_CHECKING, Any, TextIO
 
-from smt_ray.reporting.table import Cells, print_cells
+from smt_ray.reporting.console import Cells, facts_grid, rich_table, show
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Report = Mapping[str, Any]
 
 _GIB, _MIB, _KIB = 1024**3, 1024**2, 1024
+_COLUMNS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer",
+    "buffers": "buffers",
+    "activations": "activations",
+    "total": "total",
+    "checkpointed_activations": "checkpointed",
+    "checkpointed_total": "total",
+}
 _LEGEND = (
     "per GPU; activations of one micro-batch, and the most that its backward needs at once;"
     " buffers: of reductions, of gathered weights and of the optimizer's step"
@@ -34,19 +48,11 @@ def format_bytes(size: int) -> str:
 
 def stage_cells(report: Report) -> Cells:
     """One row a ZeRO stage."""
-    columns = ("weights", "gradients", "optimizer", "buffers", "activations", "total")
-    rows = []
-    for stage in report["stages"]:
-        anew = stage["checkpointed_activations"]
-        rows.append(
-            (
-                f"ZeRO {stage['zero_stage']}",
-                *(format_bytes(stage[column]) for column in columns),
-                format_bytes(anew),
-                format_bytes(stage["checkpointed_total"]),
-            )
-        )
-    return Cells(("training", *columns, "checkpointed", "total"), tuple(rows), len(columns) + 2)
+    rows = [
+        (f"ZeRO {stage['zero_stage']}", *(_size(stage.get(key)) for key in _COLUMNS))
+        for stage in report["stages"]
+    ]
+    return Cells(("training", *_COLUMNS.values()), tuple(rows), len(_COLUMNS))
 
 
 def facts(report: Report) -> list[tuple[str, str]]:
@@ -71,9 +77,22 @@ def facts(report: Report) -> list[tuple[str, str]]:
 
 def print_memory(report: Report, file: TextIO | None = None) -> None:
     """Prints the table; plain text without colours or wrapping where ``file`` is no terminal."""
+    show(partial(_render, report), file or sys.stdout)
+
+
+def _render(report: Report, console: Console) -> None:
+    from rich.text import Text
+
     number = report["num_gpus"]
     title = f"{report['name']} ({report['method']}) on {number} GPU{'s' if number > 1 else ''}"
-    print_cells(title, stage_cells(report), _LEGEND, facts(report), file or sys.stdout)
+    console.print(Text(title, style="bold"))
+    console.print(rich_table(stage_cells(report)))
+    console.print(Text(f"  {_LEGEND}\n", style="dim"))
+    console.print(facts_grid(facts(report)))
+
+
+def _size(size: int | None) -> str:
+    return "-" if size is None else format_bytes(size)
 
 
 def _blocks(blocks: Report | None) -> str:
@@ -95,8 +114,8 @@ def _trainable(counts: Report) -> str:
 
 def _batch(batch: Report) -> str:
     return (
-        f"{batch['num_tokens']:,} tokens {batch['mode']}, rows of {batch['row_length']:,};"
-        f" {batch['num_targets']:,} with a target ({batch['targets_from']})"
+        f"{batch['num_tokens']:,} tokens {batch['mode']}, the longest row {batch['row_length']:,},"
+        f" {batch['num_targets']:,} positions with a target: {batch['source']}"
     )
 
 
@@ -139,7 +158,7 @@ def _cheapest(report: Report) -> str:
     if "gpu_memory" not in report:
         return ""
     if report["cheapest"] is None:
-        least = _setting(report["least"])
+        least = _setting(report["smallest"])
         return f"none fits; the smallest is {least}: use more or larger GPUs"
     return _setting(report["cheapest"])
 
@@ -147,7 +166,7 @@ def _cheapest(report: Report) -> str:
 def _setting(setting: Report) -> str:
     keys = [
         f"deepspeed.zero_stage={setting['zero_stage']}",
-        "activation checkpointing" if setting["checkpointing"] else "",
+        "training.activation_checkpointing=true" if setting["checkpointing"] else "",
         f"batching.max_tokens={setting['max_tokens']}",
         f"warmup.accumulate_on={setting['accumulate_on']}" if setting["accumulate_on"] else "",
     ]

@@ -22,31 +22,21 @@ Accuracies, intervals and margins are fractions in [0, 1]; the table shows perce
 
 from __future__ import annotations
 
-import io
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
+
+from smt_ray.reporting.console import Cells, facts_grid, plain_text, rich_table, show
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 Metrics = Mapping[str, Any]
 
 _MISSING = "-"
-_PLAIN_WIDTH = 1000  # where the output is no terminal, nothing is wrapped
 _LEGEND = "percent correct (95% interval); gain in points over the base"
-
-
-@dataclass(frozen=True)
-class Cells:
-    """A table as text: a column of names, ``num_right`` that align right, and the rest."""
-
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    num_right: int
 
 
 def accuracy_cells(metrics: Metrics) -> Cells | None:
@@ -58,8 +48,8 @@ def accuracy_cells(metrics: Metrics) -> Cells | None:
     several = len(tasks) > 1
     if several:
         columns["rows"].append("")
-    for name, value_of, show in _COLUMNS:
-        columns[name] = [show(task) for task in tasks.values()]
+    for name, value_of, text_of in _COLUMNS:
+        columns[name] = [text_of(task) for task in tasks.values()]
         if several:
             values = [value_of(task) for task in tasks.values()]
             template = "{:+.1f}" if name == "gain" else "{:.1f}"
@@ -103,24 +93,12 @@ def facts(metrics: Metrics) -> list[tuple[str, str]]:
 
 def print_table(metrics: Metrics, file: TextIO | None = None) -> None:
     """Print the table; plain text without colours or wrapping where ``file`` is no terminal."""
-    from rich.console import Console
-
-    file = file or sys.stdout
-    console = Console(file=file)
-    if console.is_terminal:
-        _render(metrics, console)
-    else:
-        encoding = getattr(file, "encoding", None) or "utf-8"  # a job's log may be plain ASCII
-        file.write(to_text(metrics).encode(encoding, "replace").decode(encoding))
+    show(partial(_render, metrics), file or sys.stdout)
 
 
 def to_text(metrics: Metrics) -> str:
     """The table as plain text."""
-    from rich.console import Console
-
-    buffer = io.StringIO()
-    _render(metrics, Console(file=buffer, width=_PLAIN_WIDTH, force_terminal=False, no_color=True))
-    return "".join(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
+    return plain_text(partial(_render, metrics))
 
 
 def to_markdown(metrics: Metrics) -> str:
@@ -251,36 +229,17 @@ def _prefix(prefix: str, text: str) -> str:
 
 
 def _render(metrics: Metrics, console: Console) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     console.print(Text(_title(metrics), style="bold"))
     accuracy, stages = accuracy_cells(metrics), stage_cells(metrics)
     if accuracy:
-        console.print(_rich_table(accuracy))
+        console.print(rich_table(accuracy, _style))
         console.print(Text(f"  {_LEGEND}\n", style="dim"))
-    grid = Table.grid(padding=(0, 0, 0, 2), pad_edge=True)
-    for what, text in facts(metrics):
-        grid.add_row(Text(what, style="bold"), Text(text, overflow="fold"))
-    if grid.row_count:
-        console.print(grid)
+    if pairs := facts(metrics):
+        console.print(facts_grid(pairs))
     if stages:
-        console.print(_rich_table(stages))
-
-
-def _rich_table(cells: Cells) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=True)
-    for column, name in enumerate(cells.head):
-        table.add_column(Text(name), justify="right" if 1 <= column <= cells.num_right else "left")
-    for row in cells.rows:
-        if row[0] == "average":
-            table.add_section()
-        table.add_row(*(Text(text, style=_style(text), overflow="fold") for text in row))
-    return table
+        console.print(rich_table(stages))
 
 
 def _style(text: str) -> str:

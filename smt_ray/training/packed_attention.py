@@ -126,6 +126,11 @@ def _mask(
     return seen.repeat(groups, 1)
 
 
+def forget_masks() -> None:
+    """Drops what is kept between calls, such as when tensors change their nature."""
+    _mask.cache_clear()
+
+
 def packing_obstacle(model: nn.Module) -> str | None:
     """Why packed rows would not be computed as rows alone are; None where they are.
 

@@ -14,8 +14,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pipelines", "__main__"),
     ("cli",),
     ("orchestration",),
-    ("warmup",),
-    ("training", "evaluation", "methods", "reporting", "planning"),
+    ("warmup", "planning"),  # planning runs training's loss on empty tensors
+    ("training", "evaluation", "methods", "reporting"),
     ("data", "models", "tracking"),
     ("builtin", "artifacts"),
     ("smt", "config"),

@@ -19,10 +19,11 @@ from smt_ray.config.load import validate_config
 from smt_ray.data.batches import step_micro_batches
 from smt_ray.data.encoding import EncodedRows
 from smt_ray.models.load import DTYPES
-from smt_ray.orchestration.memory_plan import method_of
+from smt_ray.orchestration.memory_needs import MemoryNeeds
 from smt_ray.training.engine import Engine
 from smt_ray.training.live_bytes import LiveBytes
 from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.recompute import recompute_activations
 
 NUM_STEPS = 3
 
@@ -40,19 +41,17 @@ def measure(case: dict[str, Any]) -> int:
     config = validate_config(case["config"])
     architecture = dict(config.model.architecture or {})
     stage, dtype = config.deepspeed.zero_stage, config.model.dtype
-    rows = make_rows(
-        config.training.batch_size, config.data.max_length, architecture["vocab_size"]
-    )
+    rows = make_rows(config.training.batch_size, config.data.max_length, architecture["vocab_size"])
     gc.collect()  # the engine before has cycles, and must not die in our count
     with LiveBytes() as live:
         torch.manual_seed(0)
         model: Any = AutoModelForCausalLM.from_config(
             AutoConfig.for_model(architecture.pop("model_type"), **architecture)
         ).to(DTYPES[dtype])
-        method = method_of(config)
+        method = MemoryNeeds(config, 1).method
         method.prepare(model, zero_stage=stage)
         if case["checkpointing"]:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(model)
         engine = Engine(
             SupervisedLoss(model),
             device=torch.device("cpu"),
