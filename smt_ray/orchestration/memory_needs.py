@@ -100,7 +100,9 @@ class MemoryNeeds:
     @cached_property
     def lora(self) -> dict[str, Any] | None:
         """LoRA's or DoRA's settings; None with other methods."""
-        return check_lora(self.config, self._spec) if "ora" in self.config.method else None
+        if self.config.method not in ("lora", "dora"):
+            return None
+        return check_lora(self.config, self._spec)
 
     @property
     def has_warmup(self) -> bool:

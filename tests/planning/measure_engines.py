@@ -1,7 +1,6 @@
 """Peaks of live bytes of real engines, one after the other in a process of its own.
 
-Started as ``measure_engines.py CASES``, JSON: a list of {"config", "checkpointing"}; prints a list
-of bytes.
+Started as ``measure_engines.py CONFIGS``, a list of configs as JSON; prints a list of bytes.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ def make_rows(num_rows: int, length: int, vocabulary: int) -> EncodedRows:
     return EncodedRows(ids, offsets, prompts, torch.arange(num_rows, dtype=torch.int32))
 
 
-def measure(case: dict[str, Any]) -> int:
+def measure(values: dict[str, Any]) -> int:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = validate_config(case["config"])
+    config = validate_config(values)
     architecture = dict(config.model.architecture or {})
     stage, dtype = config.deepspeed.zero_stage, config.model.dtype
     rows = make_rows(config.training.batch_size, config.data.max_length, architecture["vocab_size"])
@@ -50,7 +49,7 @@ def measure(case: dict[str, Any]) -> int:
         ).to(DTYPES[dtype])
         method = MemoryNeeds(config, 1).method
         method.prepare(model, zero_stage=stage)
-        if case["checkpointing"]:
+        if config.training.activation_checkpointing:
             recompute_activations(model)
         engine = Engine(
             SupervisedLoss(model),
@@ -86,7 +85,7 @@ def main() -> None:
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     store = dist.HashStore()
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    print(json.dumps([measure(case) for case in json.loads(sys.argv[1])]))
+    print(json.dumps([measure(values) for values in json.loads(sys.argv[1])]))
     dist.destroy_process_group()
 
 

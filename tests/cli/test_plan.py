@@ -1,0 +1,44 @@
+"""The plan command: its answer, and what it refuses."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from smt_ray import cli
+from tests.cli.refusals import Refused, assert_names
+
+
+def test_a_plan_prints_its_answer_and_ends_with_0_whether_it_fits_or_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    small = "model={architecture: {model_type: llama, hidden_size: 32, intermediate_size: 64,"
+    small += " num_hidden_layers: 1, num_attention_heads: 4, vocab_size: 100}}"
+    command = ["smt-ray", "plan", small, "data.max_length=20", "--gpus", "3", "--gpu-memory", "1"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    text = capsys.readouterr().out
+    assert "on 3 GPUs" in text
+    assert "does not fit 1.0 GiB" in text
+    assert "none fits" in text
+    assert not list(tmp_path.iterdir())  # nothing is written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--gpu-memory", "big"], ["--gpu-memory: must be a size", "got 'big'", "24GiB"]),
+        (["selection.budget=0.9"], ["selection.budget: must come to 1 to"]),
+        (["method=lora", "lora.target_modules=[query]"], ["lora.target_modules: must each match"]),
+        (["model.pth=x"], ["model.pth: unknown key"]),
+        (["model={path: /not/there}"], ["model.path: must be a folder"]),
+        (["there.yaml"], ["CONFIG: must be a readable YAML file"]),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)
+def test_a_bad_plan_is_refused(refused: Refused, arguments: list[str], parts: list[str]) -> None:
+    assert_names(refused("plan", *arguments), *parts)

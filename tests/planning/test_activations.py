@@ -1,0 +1,107 @@
+"""What a dry run says, against the same step with weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from smt_ray.config.run import RunConfig
+from smt_ray.methods.registry import make_method
+from smt_ray.orchestration.memory_needs import MemoryNeeds
+from smt_ray.planning.activations import BatchShape, DryRun
+from smt_ray.training.live_bytes import LiveBytes
+from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.recompute import recompute_activations
+
+Make = Callable[..., Any]
+SHAPES = {"packed": BatchShape(3, 17, 20, True), "padded": BatchShape(3, 17, 20, False)}
+LORA = {"rank": 4, "alpha": 8, "dropout": 0.1, "target_modules": ["q_proj", "up_proj"], "seed": 0}
+
+
+def prepare(model: Any, method: str, small_config: Callable[..., RunConfig]) -> None:
+    if method == "smt":
+        overrides = ("model.architecture.hidden_size=32", "model.architecture.vocab_size=100")
+        shape = (
+            "model.architecture.intermediate_size=64",
+            "model.architecture.num_hidden_layers=2",
+        )
+        heads = ("model.architecture.num_attention_heads=4", "selection.block_size=16")
+        keys = ("model.architecture.num_key_value_heads=2", "selection.budget=0.08")
+        needs = MemoryNeeds(small_config(*overrides, *shape, *heads, *keys), 1)
+        needs.method.prepare(model, zero_stage=0)
+    else:
+        settings = LORA if method in ("lora", "dora") else {}
+        make_method(method, settings).prepare(model, zero_stage=0)
+
+
+def real_peak(model: Any, shape: BatchShape, checkpointing: bool) -> int:
+    model.train()
+    if checkpointing:
+        recompute_activations(model)
+    loss = SupervisedLoss(model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+    loss(shape.fill()).backward()  # what is kept between steps, such as masks, is there by now
+    batch = shape.fill()
+    with LiveBytes() as live:
+        loss(batch).backward()
+    return live.peak
+
+
+@pytest.mark.parametrize(
+    ("method", "shape", "checkpointing", "dtype"),
+    [
+        ("smt", "packed", False, torch.float32),
+        ("smt", "packed", True, torch.bfloat16),
+        ("smt", "padded", False, torch.bfloat16),
+        ("lora", "packed", False, torch.float32),
+        ("lora", "padded", True, torch.float32),
+        ("dora", "packed", True, torch.float32),
+        ("full", "packed", False, torch.bfloat16),
+        ("full", "padded", True, torch.float32),
+    ],
+)
+def test_a_dry_run_holds_what_the_real_step_holds(
+    make_llama: Make, small_config: Callable[..., RunConfig],
+    method: str, shape: str, checkpointing: bool, dtype: torch.dtype,
+) -> None:  # fmt: skip
+    model = make_llama().to(dtype)
+    prepare(model, method, small_config)
+    with torch.device("meta"):
+        skeleton = make_llama().to(dtype)
+    skeleton.tie_weights()
+    prepare(skeleton, method, small_config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        planned = DryRun(skeleton).peak_bytes(
+            SHAPES[shape], training=True, checkpointing=checkpointing
+        )
+    assert planned == pytest.approx(real_peak(model, SHAPES[shape], checkpointing), rel=0.02)
+
+
+def test_a_dry_run_leaves_nothing_behind_for_real_ones(make_llama: Make) -> None:
+    with torch.device("meta"):
+        skeleton = make_llama()
+    shape = SHAPES["packed"]
+    before = SupervisedLoss(make_llama())(shape.fill())
+    DryRun(skeleton).peak_bytes(shape, training=False, checkpointing=False)
+    assert torch.equal(SupervisedLoss(make_llama())(shape.fill()), before)
+
+
+def test_more_rows_need_more_and_checkpointing_less(make_llama: Make) -> None:
+    with torch.device("meta"):
+        skeleton = make_llama(num_hidden_layers=6)
+    run = DryRun(skeleton)
+
+    def peak(num_rows: int, checkpointing: bool = False) -> int:
+        shape = BatchShape(num_rows, 32, 8, True)
+        return run.peak_bytes(shape, training=True, checkpointing=checkpointing)
+
+    assert peak(8, checkpointing=True) < peak(8) / 2
+    # Rows do not attend to each other: each adds the same.
+    assert peak(8) - peak(4) == pytest.approx(4 * (peak(5) - peak(4)), rel=0.05)
