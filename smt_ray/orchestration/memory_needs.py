@@ -60,6 +60,8 @@ class MemoryNeeds:
         if not self.has_warmup:
             return 0
         sums = self.sum_bytes if setting.accumulate_on == "device" else 0
+        if self.full_training is not None:
+            return sums + self.full_training.training_bytes(setting)
         weights = self.value_bytes * self.counts.num_base
         return weights + sums + self.warmup_activations(setting.max_tokens)
 
@@ -68,7 +70,7 @@ class MemoryNeeds:
         return self._curves[checkpointing].bytes_at(max_tokens)
 
     def warmup_activations(self, max_tokens: int) -> int:
-        """The same of the warm-up, which computes nothing anew."""
+        """The same of a warm-up that does not train, and computes nothing anew."""
         return self._warmup_curve.bytes_at(max_tokens)
 
     def rank(self, zero_stage: int) -> RankBytes:
@@ -106,8 +108,16 @@ class MemoryNeeds:
 
     @property
     def has_warmup(self) -> bool:
-        """Whether gradients are summed before training."""
-        return self.config.method == "smt" and self.config.selection.needs_warmup
+        """Whether anything is computed before blocks are selected."""
+        gradients = self.config.method == "smt" and self.config.selection.needs_gradients
+        return gradients or self.config.trained_warmup
+
+    @cached_property
+    def full_training(self) -> MemoryNeeds | None:
+        """What a warm-up that trains is, its sums apart; None where it does not."""
+        if not self.config.trained_warmup:
+            return None
+        return MemoryNeeds(self.config.model_copy(update={"method": "full"}), self.num_gpus)
 
     @property
     def sum_bytes(self) -> int:

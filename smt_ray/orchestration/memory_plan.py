@@ -45,7 +45,7 @@ def plan_memory(
         "adapter_bytes": needs.value_bytes * needs.counts.num_trainable,
         "batch": _batch(needs),
         "stages": [_stage(needs, stage) for stage in range(4)],
-        "warmup": _warmup(needs),
+        "warmup": _warmup(needs, configured),
         "configured": _needed(needs, configured),
     }
     if gpu_memory is not None:
@@ -107,20 +107,25 @@ def _stage(needs: MemoryNeeds, stage: int) -> dict[str, Any]:
     return parts
 
 
-def _warmup(needs: MemoryNeeds) -> dict[str, Any] | None:
-    """The warm-up's memory on its GPU, and the bytes that its shards send in all."""
+def _warmup(needs: MemoryNeeds, setting: Setting) -> dict[str, Any] | None:
+    """The warm-up's memory on its GPU, and the bytes that its shards or ranks send in all."""
     if not needs.has_warmup:
         return None
     assert needs.preflight is not None
     warmup, eligible = needs.config.warmup, needs.sum_bytes // _FP32
+    common = {"mode": warmup.mode, "accumulate_on": warmup.accumulate_on, "sums": needs.sum_bytes}
+    if needs.full_training is not None:
+        bytes_of_training = needs.full_training.training_bytes(setting)
+        # At the end ranks add their sums to the first's; each step's reduction is training's.
+        moved = {"gradient": (needs.num_gpus - 1) * needs.sum_bytes}
+        senders = {"num_senders": needs.num_gpus, "moved": moved}
+        return {**common, **senders, "full fine-tuning": bytes_of_training}
     num_finest = eligible // needs.preflight.table_block_size**2
     return {
-        "num_shards": warmup.num_shards,
-        "reduction": warmup.reduction,
+        **common,
+        "num_senders": warmup.num_shards,
         "weights": needs.value_bytes * needs.counts.num_base,
-        "sums": needs.sum_bytes,
-        "accumulate_on": warmup.accumulate_on,
-        "activations": needs.warmup_activations(needs.config.batching.max_tokens),
+        "activations": needs.warmup_activations(setting.max_tokens),
         "moved": {
             # One shard sends the weights too, for the saliency.
             "gradient": warmup.num_shards * needs.sum_bytes + needs.value_bytes * eligible,

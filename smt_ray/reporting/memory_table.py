@@ -126,20 +126,23 @@ def _fallback(batch: Report) -> str:
 def _warmup(warmup: Report | None) -> str:
     if warmup is None:
         return ""
-    weights, sums, activations = (warmup[key] for key in ("weights", "sums", "activations"))
+    others = ("weights", "activations", "full fine-tuning")
+    parts = {part: warmup[part] for part in others if part in warmup}
+    sums, rest = warmup["sums"], sum(parts.values())
+    listed = ", ".join(f"{part} {format_bytes(size)}" for part, size in parts.items())
     return (
-        f"{format_bytes(weights + sums + activations)} a GPU: weights {format_bytes(weights)},"
-        f" sums {format_bytes(sums)}, activations {format_bytes(activations)};"
-        f" {format_bytes(weights + activations)} with the sums on the host"
+        f"{format_bytes(rest + sums)} a GPU: {listed}, sums {format_bytes(sums)};"
+        f" {format_bytes(rest)} with the sums on the host"
     )
 
 
 def _moved(warmup: Report | None) -> str:
     if warmup is None:
         return ""
-    moved, number = warmup["moved"], warmup["num_shards"]
-    parts = [f"{format_bytes(moved[kind])} by reduction {kind}" for kind in ("gradient", "score")]
-    return f"{', '.join(parts)}; from {number} shard{'s' if number > 1 else ''} in all"
+    number = warmup["num_senders"]
+    parts = [f"{format_bytes(size)} by reduction {kind}" for kind, size in warmup["moved"].items()]
+    senders = f"{number} {'shard' if warmup['mode'] == 'base' else 'rank'}{'s' * (number > 1)}"
+    return f"{', '.join(parts)}; from {senders} in all"
 
 
 def _host(size: int | None) -> str:

@@ -119,6 +119,19 @@ def test_an_adapter_is_as_large_as_its_trained_values(
     assert report["adapter_bytes"] == pytest.approx(written, rel=0.1)
 
 
+def test_a_warm_up_that_trains_is_full_fine_tuning_and_the_sums(
+    small: Callable[..., RunConfig],
+) -> None:
+    trained = "warmup={mode: trained, num_shards: 1}"
+    report = plan_memory(small(trained, "deepspeed.zero_stage=2"), 2)
+    full = plan_memory(small("method=full", "deepspeed.zero_stage=2"), 2)["stages"][2]["total"]
+    sums = report["warmup"]["sums"]
+    assert report["configured"]["warmup_bytes"] == full + sums
+    assert report["warmup"]["moved"] == {"gradient": sums}
+    host = small(trained, "deepspeed.zero_stage=2", "warmup.accumulate_on=host")
+    assert plan_memory(host, 2)["configured"]["warmup_bytes"] == full
+
+
 def test_groups_and_controls_are_planned_as_they_run(small: Callable[..., RunConfig]) -> None:
     targets = "warmup.target_modules=[q_proj, k_proj, v_proj, up_proj, down_proj]"
     groups = "selection={groups: {attention: 0.1, mlp: 0.05}, block_size: 8, score: magnitude}"

@@ -53,7 +53,7 @@ def report(**changes: Any) -> dict[str, Any]:
         },
         "stages": [stage],
         "warmup": {
-            "num_shards": 2, "reduction": "gradient", "weights": 12 * GIB, "sums": 6 * GIB,
+            "mode": "base", "num_senders": 2, "weights": 12 * GIB, "sums": 6 * GIB,
             "accumulate_on": "device", "activations": 2 * GIB,
             "moved": {"gradient": 15 * GIB, "score": 96 * MIB},
         },
@@ -96,7 +96,7 @@ def test_the_table_says_what_is_chosen_and_moved() -> None:
     assert "mine (smt) on 2 GPUs" in text
     assert "864 of 24,576 eligible of 256 x 256, in q_proj + v_proj of 96 modules" in text
     assert "15.0 GiB by reduction gradient, 96.0 MiB by reduction score; from 2 shards" in text
-    assert "20.0 GiB a GPU: weights 12.0 GiB, sums 6.0 GiB, activations 2.0 GiB" in text
+    assert "20.0 GiB a GPU: weights 12.0 GiB, activations 2.0 GiB, sums 6.0 GiB;" in text
 
 
 def test_a_verdict_needs_a_size() -> None:
