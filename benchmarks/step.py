@@ -134,8 +134,10 @@ def _measure(
     dtype = next(base.parameters()).dtype
 
     def timed_step(one: Configuration, number: int) -> dict[str, float]:
-        rate = gemm_rate(shape, device, dtype)
-        return {**one.step(timed[number]), "gemm_flops_per_second": rate}
+        before = gemm_rate(shape, device, dtype)
+        seconds = one.step(timed[number])
+        rate = (before + gemm_rate(shape, device, dtype)) / 2
+        return {**seconds, "gemm_flops_per_second": rate}
 
     rounds = interleave(
         {name: partial(timed_step, one) for name, one in made.items()}, options.rounds

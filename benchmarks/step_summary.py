@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,18 +24,15 @@ def summarise(raw: Mapping[str, Any]) -> dict[str, Any]:
         today and with the same batching; ``gemm_gflops_per_second``.
     """
     rounds = raw["rounds"]
-    # Of a round there is one rate: the median of those measured beside each configuration.
-    rates = [
-        statistics.median(one["gemm_flops_per_second"] for one in found.values())
-        for found in rounds
-    ]
     seconds = {
         name: [sum(found[name][phase] for phase in PHASES) for found in rounds]
         for name in rounds[0]
     }
     configurations = {}
     for name, steps in seconds.items():
-        limits = [f / r for f, r in zip(raw["needed_flops"][name], rates, strict=True)]
+        # The rate just before and after the step: the load may change within a round.
+        rates = [found[name]["gemm_flops_per_second"] for found in rounds]
+        limits = _quotients(raw["needed_flops"][name], rates)
         configurations[name] = {
             "step_seconds": spread(steps),
             **{f"{p}_seconds": spread(found[name][p] for found in rounds) for p in PHASES},
@@ -56,7 +52,9 @@ def summarise(raw: Mapping[str, Any]) -> dict[str, Any]:
             }
             for title, way in (("as users run it today", "padded"), ("same batching", "packed"))
         },
-        "gemm_gflops_per_second": spread(rate / 1e9 for rate in rates),
+        "gemm_gflops_per_second": spread(
+            one["gemm_flops_per_second"] / 1e9 for found in rounds for one in found.values()
+        ),
     }
 
 

@@ -43,7 +43,7 @@ def test_laps_add_up_stretches_of_a_phase(monkeypatch: pytest.MonkeyPatch) -> No
     assert laps.seconds() == {"forward": 2.5, "backward": 2.0}
 
 
-def test_ratios_are_of_the_same_round_and_limits_of_that_rounds_rate() -> None:
+def test_ratios_are_of_the_same_round_and_limits_of_the_rate_beside_the_step() -> None:
     def found(seconds: float, rate: float) -> dict[str, float]:
         phases = dict.fromkeys(("batching", "forward", "optimizer"), 0.0)
         return {**phases, "backward": seconds, "gemm_flops_per_second": rate}
