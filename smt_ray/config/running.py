@@ -15,7 +15,7 @@ class BatchingConfig(Section):
     a pack's rows begin with alike computed once; padded: rows of like length, padded to the
     longest. Where a model or dropout does not allow packing exactly, the run says so and does the
     next best."""
-    max_tokens: int = execution(2048, ge=1)
+    max_tokens: int = execution(1024, ge=1)
     """Tokens of a micro-batch, after packing or with padding; a longer row stands alone."""
 
 
