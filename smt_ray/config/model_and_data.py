@@ -24,7 +24,8 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16"] = semantic("float32")
     """What weights are loaded as, and what training computes in."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = execution("sdpa")
-    """The attention kernel, by transformers' name."""
+    """The attention kernel of padded batches and of evaluation, by transformers' name; packed rows
+    have their own, on torch's sdpa."""
     trust_remote_code: bool = execution(False)
     """Whether code that comes with the model may run."""
     architecture: dict[str, Any] | None = semantic(None)

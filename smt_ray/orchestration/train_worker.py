@@ -25,7 +25,7 @@ from smt_ray.training.engine import Engine
 from smt_ray.training.loop import VALIDATION_LOSS, Callbacks, LoopSettings, TrainingLoop
 from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.metrics_log import MetricsLog
-from smt_ray.training.packed_attention import choose_mode
+from smt_ray.training.packed_attention import attention_of, choose_mode
 from smt_ray.training.recompute import recompute_activations
 from smt_ray.training.state import load_state, save_state
 
@@ -90,7 +90,7 @@ class TrainingRank:
             "trainable": self.counts.summary(),
             "optimizer": self.engine.optimizer_name,
             "device": self._device_name(),
-            "kernel": self.job["model"]["attn_implementation"],
+            "kernel": attention_of(self.batching, self.job["model"]["attn_implementation"]),
             "batching": f"{self.batching}, {self.job['loop']['max_tokens']} tokens",
             "batching_fallback": self.reason,
         }

@@ -155,6 +155,16 @@ def packing_obstacle(model: nn.Module) -> str | None:
     return None
 
 
+def attention_of(mode: str, implementation: str) -> str:
+    """What computes attention in a batching mode, for people to read.
+
+    Args:
+        mode: ``padded``, ``packed`` or ``prefix_packed``.
+        implementation: ``model.attn_implementation``, which packed rows do not use.
+    """
+    return implementation if mode == PADDED else "sdpa by row"
+
+
 def has_dropout(model: nn.Module) -> bool:
     """Whether training this model draws random numbers."""
     return any(_dropout_rate(module) > 0 for module in model.modules())
