@@ -17,6 +17,7 @@ from smt_ray.data.encoding import EncodedRows
 from smt_ray.data.packing import (
     PackedRows,
     common_prefix,
+    deal,
     merge_targets,
     pack_rows,
     plan_packs,
@@ -117,11 +118,7 @@ def plan_micro_batches(
         ``plan[rank][micro_batch]`` = positions into ``lengths``.
     """
     longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    # Dealt out back and forth, ranks get rows of like lengths.
-    dealt: list[list[int]] = [[] for _ in range(num_ranks)]
-    for position, row in enumerate(longest_first):
-        lap, seat = divmod(position, num_ranks)
-        dealt[seat if lap % 2 == 0 else num_ranks - 1 - seat].append(row)
+    dealt = deal(longest_first, num_ranks)  # ranks get rows of like lengths
     plan = [fill_batches(rows, lengths, max_tokens) for rows in dealt]
     most = max(map(len, plan))
     return [micro_batches + [[]] * (most - len(micro_batches)) for micro_batches in plan]

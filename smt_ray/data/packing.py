@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeVar
 
 import torch
 
-IDLE_TOKENS = 1  # of a pack without rows, for ranks that must take part and have none
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,16 @@ def plan_packs(
     runs = sizes.cut(_smallest(sizes, wanted, max_tokens))
     packs = sorted(runs, key=lambda run: (-sizes.of(run), run.start))
     packs += [range(0)] * (-len(packs) % num_ranks)
-    plan: list[list[list[int]]] = [[] for _ in range(num_ranks)]
-    for position, run in enumerate(packs):
+    return deal([[order[i] for i in run] for run in packs], num_ranks)
+
+
+def deal(largest_first: Sequence[T], num_ranks: int) -> list[list[T]]:
+    """Deals out to ranks back and forth, so that all get as much."""
+    dealt: list[list[T]] = [[] for _ in range(num_ranks)]
+    for position, item in enumerate(largest_first):
         lap, seat = divmod(position, num_ranks)
-        rank = seat if lap % 2 == 0 else num_ranks - 1 - seat
-        plan[rank].append([order[i] for i in run])
-    return plan
+        dealt[seat if lap % 2 == 0 else num_ranks - 1 - seat].append(item)
+    return dealt
 
 
 class _Sizes:

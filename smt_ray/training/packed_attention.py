@@ -150,7 +150,7 @@ def packing_obstacle(model: nn.Module) -> str | None:
     if any(name.rpartition(".")[2] == "sinks" for name, _ in model.named_parameters()):
         return f"{kind} has attention sinks"
     scaling: Mapping[str, Any] = getattr(text, "rope_parameters", None) or {}
-    if any(kind in str(scaling) for kind in ("dynamic", "longrope")):
+    if any(rope_type in str(scaling) for rope_type in ("dynamic", "longrope")):
         return "its rotary embedding depends on the length of what it is given"
     return None
 
