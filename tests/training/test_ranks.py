@@ -6,10 +6,6 @@ One folder of measurements, made by three processes side by side, serves all of 
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +20,7 @@ from smt_ray.data.cache import load_tokens, save_tokens
 from smt_ray.data.encoding import EncodedRows
 from smt_ray.smt.selection import Selection, select_by_scores
 from smt_ray.training.loss import SupervisedLoss
+from tests.ranks import free_port, run_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -48,12 +45,6 @@ def choose(model: Any) -> Selection:
     )  # fmt: skip
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
 def poisoned_row(encoded: EncodedRows) -> int:
     return StepPlan(len(encoded), BATCH_SIZE, SEED).rows(POISONED_STEP)[2]
 
@@ -75,21 +66,7 @@ def folder(
     choose(model).save(folder / "selection.safetensors")
     ports = free_port(), free_port()
     ranks = [("pair", 0, 2, ports[0]), ("pair", 1, 2, ports[0]), ("single", 0, 1, ports[1])]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(HARNESS), str(folder), *map(str, rank)],
-            stdout=(folder / f"{rank[0]}-{rank[1]}.log").open("w"), stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HARNESS.parents[2])},
-        )
-        for rank in ranks
-    ]  # fmt: skip
-    try:
-        codes = [process.wait(timeout=600) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    logs = "\n".join(p.read_text()[-3000:] for p in sorted(folder.glob("*.log")))
-    assert codes == [0, 0, 0], logs
+    run_ranks(HARNESS, folder, ranks)
     return folder
 
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,7 @@ from smt_ray.builtin import MODEL_DIR
 from smt_ray.data.batches import StepPlan
 from smt_ray.data.cache import load_tokens, save_tokens
 from smt_ray.data.encoding import EncodedRows
+from tests.ranks import free_port, run_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -31,12 +28,6 @@ RATES = (0.005, 0.01, 0.01, 0.01)  # a ramp of two steps, then constant
 TARGETS = ("q_proj", "k_proj", "v_proj")
 EXACT = [f"{ranks}-{stage}-float32" for ranks in (1, 2) for stage in (0, 1, 2, 3)]
 ROUNDED = [f"{ranks}-{stage}-bfloat16" for ranks in (1, 2) for stage in (0, 2, 3)]
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -53,21 +44,7 @@ def folder(
     save_tokens(folder / "tokens.safetensors", {"training": make_encoded()})
     ports = free_port(), free_port()
     ranks = [(0, 2, ports[0]), (1, 2, ports[0]), (0, 1, ports[1])]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(HARNESS), str(folder), *map(str, rank)],
-            stdout=(folder / f"{rank[0]}-{rank[1]}.log").open("w"), stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HARNESS.parents[2])},
-        )
-        for rank in ranks
-    ]  # fmt: skip
-    try:
-        codes = [process.wait(timeout=600) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    logs = "\n".join(p.read_text()[-3000:] for p in sorted(folder.glob("*.log")))
-    assert codes == [0, 0, 0], logs
+    run_ranks(HARNESS, folder, ranks)
     return folder
 
 

@@ -1,0 +1,42 @@
+"""Starting a harness once a rank, and waiting for all of them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def run_ranks(harness: Path, folder: Path, ranks: Sequence[Sequence[Any]]) -> None:
+    """Runs ``harness FOLDER *RANK`` for all ranks side by side; all must succeed.
+
+    Logs lie in the folder, named by the first two of a rank's arguments.
+    """
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(harness), str(folder), *map(str, rank)],
+            stdout=(folder / f"{rank[0]}-{rank[1]}.log").open("w"), stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        )
+        for rank in ranks
+    ]  # fmt: skip
+    try:
+        codes = [process.wait(timeout=600) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    logs = "\n".join(p.read_text()[-3000:] for p in sorted(folder.glob("*.log")))
+    assert codes == [0] * len(ranks), logs
