@@ -9,13 +9,14 @@ recomputation. Read for Llama-like decoders, whose projections have the names be
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from smt_ray.data.batches import MicroBatch
+from smt_ray.data.packing import PackedRows
 from smt_ray.smt.linear import SparseLinear
 
 # Projections in the order in which a layer uses them; those of one stage share their input.
@@ -80,20 +81,9 @@ class Work:
     num_targets: int
 
 
-def allowed_pairs(prefix_length: int, own_lengths: Iterable[int]) -> int:
-    """Causal (query, key) pairs of rows behind a prefix that is computed once.
-
-    Args:
-        prefix_length: Tokens of the prefix.
-        own_lengths: Each row's tokens after it.
-    """
-
-    def triangle(length: int) -> int:
-        return length * (length + 1) // 2
-
-    return triangle(prefix_length) + sum(
-        length * prefix_length + triangle(length) for length in own_lengths
-    )
+def allowed_pairs(rows: PackedRows) -> int:
+    """Causal (query, key) pairs of packed rows."""
+    return sum(s.length * s.start + s.length * (s.length + 1) // 2 for s in rows.segments)
 
 
 def step_flops(decoder: Decoder, works: Sequence[Work]) -> int:
@@ -195,5 +185,5 @@ def read_work(batch: MicroBatch) -> Work:
     """What one of our packs asks for."""
     rows = batch.rows
     assert rows is not None, "a padded batch holds more than is needed"
-    pairs = allowed_pairs(rows.prefix, rows.suffixes)
-    return Work(batch.input_ids.numel(), pairs, len(batch.positions.unique()))
+    num_targets = len(batch.positions.unique())
+    return Work(batch.input_ids.numel(), allowed_pairs(rows), num_targets)

@@ -41,7 +41,8 @@ def make_llama() -> Callable[..., Any]:
 def make_encoded() -> Callable[..., EncodedRows]:
     """Draws rows of 5 to 19 tokens, about half of each its prompt; the last token id is unused.
 
-    All begin alike: with a shortest row's whole prompt.
+    All begin alike: with a shortest row's whole prompt. Every other row goes on alike, and every
+    fourth still further.
     """
 
     def make(num_rows: int = 37, seed: int = 1) -> EncodedRows:
@@ -52,6 +53,8 @@ def make_encoded() -> Callable[..., EncodedRows]:
         )
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
         input_ids[offsets[:-1]], input_ids[offsets[:-1] + 1] = 7, 8
+        input_ids[offsets[:-1:2] + 2] = 9
+        input_ids[offsets[:-1:4] + 3] = 10
         return EncodedRows(
             input_ids=input_ids,
             offsets=offsets,

@@ -14,14 +14,7 @@ from functools import lru_cache, partial
 import torch
 
 from smt_ray.data.encoding import EncodedRows
-from smt_ray.data.packing import (
-    PackedRows,
-    common_prefix,
-    deal,
-    merge_targets,
-    pack_rows,
-    plan_packs,
-)
+from smt_ray.data.packing import PackedRows, deal, merge_targets, pack_rows, plan_packs
 
 PADDED, PACKED, PREFIX_PACKED = "padded", "packed", "prefix_packed"
 
@@ -94,7 +87,7 @@ class MicroBatch:
         nothing = cls(zero.view(1, 1), zero, zero, torch.zeros(1))
         if not packed:
             return nothing
-        return replace(nothing, position_ids=zero.view(1, 1), rows=PackedRows(0, (1,)))
+        return replace(nothing, position_ids=zero.view(1, 1), rows=PackedRows.whole([1]))
 
     def to(self, device: torch.device | str) -> MicroBatch:
         """The same on another device."""
@@ -187,24 +180,20 @@ def collate_pack(
     """
     if not rows:
         return MicroBatch.idle(packed=True)
-    rows = sorted(rows, key=lambda row: int(encoded.lengths[row]))  # for PackedRows.runs
     tokens = [encoded.row(row).to(torch.int64) for row in rows]
-    fed = [ids[:-1] for ids in tokens]
-    prefix = common_prefix([ids.tolist() for ids in fed]) if share_prefix and len(rows) > 1 else 0
-    layout = PackedRows(prefix, tuple(len(ids) - prefix for ids in fed if len(ids) > prefix))
+    layout, places = pack_rows([ids[:-1].tolist() for ids in tokens], share_prefix=share_prefix)
+    input_ids = torch.empty(layout.offsets()[-1], dtype=torch.int64)
     first_targets = encoded.first_targets(train_on_inputs)
-    positions, targets, start = [], [], prefix
-    for ids, row in zip(tokens, rows, strict=True):
+    positions, targets = [], []
+    for ids, row, place in zip(tokens, rows, places, strict=True):
+        input_ids[place] = ids[:-1]
         first = int(first_targets[row])
-        # The state at place p of the row predicts its token at p + 1.
-        places = torch.arange(first - 1, len(ids) - 1)
-        positions.append(torch.where(places < prefix, places, places - prefix + start))
+        # The state of the row's token t predicts its token t + 1.
+        positions.append(place[first - 1 :])
         targets.append(ids[first:])
-        start += len(ids) - 1 - prefix
     weights = torch.full((sum(map(len, targets)),), token_weight, dtype=torch.float32)
     triples = merge_targets(torch.cat(positions), torch.cat(targets), weights)
-    input_ids, position_ids = pack_rows(fed, prefix)
-    return MicroBatch(input_ids[None], *triples, position_ids[None], layout)
+    return MicroBatch(input_ids[None], *triples, layout.position_ids()[None], layout)
 
 
 def step_micro_batches(

@@ -1,43 +1,78 @@
-"""Packs: rows one after the other without padding, the token prefix that they share only once.
+"""Packs: rows one after the other without padding, tokens that rows begin with computed once.
 
-A pack of k rows with a common prefix of P tokens has P + the sum of (length - P) positions. Whether
-that changes a row's loss is the attention's matter: it must show every row the prefix and itself.
+Rows of a pack that begin alike share what they begin with, and among them some may go on alike: a
+pack is a tree of segments, and a row is the segments on the way to where it ends. Whether that
+changes a row's loss is the attention's matter: it must show every row its own segments and no
+other.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import TypeVar
+from itertools import accumulate, groupby, pairwise
+from typing import NamedTuple, TypeVar
 
 import torch
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class PackedRows:
-    """Where the rows of a pack lie: the prefix first, then each row's own tokens.
+class Segment(NamedTuple):
+    """Tokens that follow each other in every row that has them.
 
     Attributes:
-        prefix: P, tokens that all rows begin with; 0 for none.
-        suffixes: Tokens of each row's own part, ascending, empty parts left out.
+        parent: Index of the segment that comes before it in its rows; -1 for none.
+        start: Place of its first token in its rows, which is how many tokens come before.
+        length: Its tokens, at least one.
     """
 
-    prefix: int
-    suffixes: tuple[int, ...]
+    parent: int
+    start: int
+    length: int
 
-    def runs(self) -> list[tuple[int, int]]:
-        """How many rows there are of each length, and that length."""
-        return [(len(list(run)), length) for length, run in groupby(self.suffixes)]
 
-    def spans(self) -> Iterator[tuple[int, int]]:
-        """First position and end of each row's own part."""
-        start = self.prefix
-        for length in self.suffixes:
-            yield start, start + length
-            start += length
+class Run(NamedTuple):
+    """Segments side by side that differ in their tokens alone.
+
+    Attributes:
+        first: Index of the first of them.
+        count: How many there are.
+        segment: What each of them is.
+    """
+
+    first: int
+    count: int
+    segment: Segment
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """Where the rows of a pack lie: its segments one after the other, parents before children."""
+
+    segments: tuple[Segment, ...]
+
+    @classmethod
+    def whole(cls, lengths: Sequence[int]) -> PackedRows:
+        """Rows of which none begins as another does, by their tokens."""
+        return cls(tuple(Segment(-1, 0, length) for length in lengths))
+
+    def runs(self) -> Iterator[Run]:
+        """The segments, those that can be computed together as one."""
+        first = 0
+        for segment, equals in groupby(self.segments):
+            count = len(list(equals))
+            yield Run(first, count, segment)
+            first += count
+
+    def offsets(self) -> list[int]:
+        """The pack's position where each segment begins, and the end."""
+        return list(accumulate((segment.length for segment in self.segments), initial=0))
+
+    def position_ids(self) -> torch.Tensor:
+        """Each token's place in its own rows, (N,) int64."""
+        return torch.cat([torch.arange(s.start, s.start + s.length) for s in self.segments])
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
@@ -46,6 +81,14 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     first, last = min(rows), max(rows)
     shorter = min(len(first), len(last))
     return next((i for i in range(shorter) if first[i] != last[i]), shorter)
+
+
+def _shared(rows: Sequence[Sequence[int]]) -> list[int]:
+    """What each row begins with as the one before it does, in tokens; of sorted rows.
+
+    So a row adds its length less that to a pack: no row before has more in common with it.
+    """
+    return [0, *(common_prefix(rows[i - 1 : i + 1]) for i in range(1, len(rows)))]
 
 
 def plan_packs(
@@ -90,28 +133,23 @@ class _Sizes:
     def __init__(self, rows: list[Sequence[int]], share_prefix: bool) -> None:
         self.lengths = [len(row) for row in rows]
         self.longest = max(self.lengths)
-        # shared[i]: what rows i - 1 and i have in common
-        self.shared = [0] * len(rows)
-        if share_prefix:
-            self.shared[1:] = [common_prefix(rows[i - 1 : i + 1]) for i in range(1, len(rows))]
+        self.shared = _shared(rows) if share_prefix else [0] * len(rows)
 
     def of(self, run: range) -> int:
         """Tokens of the pack that a run makes."""
-        prefix = min((self.shared[i] for i in run[1:]), default=0)
-        return sum(self.lengths[i] for i in run) - prefix * max(0, len(run) - 1)
+        return sum(self.lengths[i] for i in run) - sum(self.shared[i] for i in run[1:])
 
     def cut(self, limit: int) -> list[range]:
         """The fewest runs of at most ``limit`` tokens: each takes what it can (sizes only grow)."""
         runs: list[range] = []
-        start, total, prefix = 0, 0, self.longest
+        start = total = 0
         for i, length in enumerate(self.lengths):
-            shared = min(prefix, self.shared[i])
-            if i > start and total + length - shared * (i - start) > limit:
+            own = length - self.shared[i]
+            if i > start and total + own > limit:
                 runs.append(range(start, i))
-                start, total, prefix = i, 0, self.longest
-            elif i > start:
-                prefix = shared
-            total += length
+                start, total = i, length
+            else:
+                total += own
         return [*runs, range(start, len(self.lengths))]
 
 
@@ -127,19 +165,67 @@ def _smallest(sizes: _Sizes, num_packs: int, limit: int) -> int:
     return low
 
 
-def pack_rows(rows: Sequence[torch.Tensor], prefix: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """One sequence of the rows' tokens, and each token's position in its own row.
+def pack_rows(
+    rows: Sequence[Sequence[int]], *, share_prefix: bool
+) -> tuple[PackedRows, list[torch.Tensor]]:
+    """Lays rows out as a tree of segments.
 
     Args:
-        rows: Token ids of each row, (S,) int64.
-        prefix: P, the tokens that they share.
+        rows: The tokens that each row feeds to the model.
+        share_prefix: Whether what rows begin with alike is one segment.
 
     Returns:
-        Token ids (N,) and position ids (N,), int64.
+        The layout, and for each row the positions (S,) int64 of its tokens in the pack.
     """
-    ids = torch.cat([rows[0][:prefix], *(row[prefix:] for row in rows)])
-    places = [torch.arange(prefix), *(torch.arange(prefix, len(row)) for row in rows)]
-    return ids, torch.cat(places)
+    if share_prefix:
+        order = sorted(range(len(rows)), key=lambda i: rows[i])
+        ways, segments = _grow([rows[i] for i in order])
+    else:
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        ways = [[place] for place in range(len(rows))]
+        segments = PackedRows.whole([len(rows[i]) for i in order]).segments
+    layout = PackedRows(tuple(segments))
+    starts = layout.offsets()
+    positions = [
+        torch.cat([torch.arange(starts[index], starts[index + 1]) for index in way])
+        for _, way in sorted(zip(order, ways, strict=True))
+    ]
+    return layout, positions
+
+
+def _grow(rows: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[Segment]]:
+    """The way of each of some sorted rows through segments, and the segments."""
+    shared = _shared(rows)
+    ways: list[list[int]] = [[] for _ in rows]
+    segments: list[Segment] = []
+    # Rows that are alike so far, breadth first: so children of one segment lie together.
+    alike = deque([(range(len(rows)), -1, 0)])
+    while alike:
+        run, parent, start = alike.popleft()
+        end = _end(run, rows, shared)
+        if end > start:
+            segments.append(Segment(parent, start, end - start))
+            parent = len(segments) - 1
+            for i in run:
+                ways[i].append(parent)
+        branches = _branches(run, rows, shared, end)
+        branches.sort(key=lambda branch: _end(branch, rows, shared))  # for PackedRows.runs
+        alike.extend((branch, parent, end) for branch in branches)
+    return ways, segments
+
+
+def _end(run: range, rows: Sequence[Sequence[int]], shared: Sequence[int]) -> int:
+    """Number of tokens that all rows of a run begin with."""
+    return min((shared[i] for i in run[1:]), default=len(rows[run.start]))
+
+
+def _branches(
+    run: range, rows: Sequence[Sequence[int]], shared: Sequence[int], end: int
+) -> list[range]:
+    """Runs of the rows that go on after ``end``, cut where rows have no more in common."""
+    longer = [i for i in run if len(rows[i]) > end]
+    starts = [i for i in longer if i == longer[0] or shared[i] == end]
+    return [range(*pair) for pair in pairwise([*starts, run.stop])] if starts else []
 
 
 def merge_targets(

@@ -56,7 +56,7 @@ class BatchShape:
             ids = torch.zeros(self.num_rows, self.row_length, dtype=torch.int64)
             return MicroBatch(ids, zeros, zeros, weights)
         ids = torch.zeros(1, self.num_tokens, dtype=torch.int64)
-        rows = PackedRows(0, (self.row_length,) * self.num_rows)
+        rows = PackedRows.whole([self.row_length] * self.num_rows)
         return MicroBatch(ids, zeros, zeros, weights, torch.zeros_like(ids), rows)
 
 

@@ -1,9 +1,10 @@
-"""Attention over packed rows: each sees the shared prefix and itself, and nothing else is paid.
+"""Attention over packed rows: each sees its own tokens alone, and nothing else is paid.
 
 transformers hands each attention layer's queries, keys and values to a function registered by name.
-This one takes the rows' places as a further keyword of the model's forward, and computes each row's
-own queries against the prefix's keys and the row's own: exactly the pairs that the mask allows, but
-for the causal half. Rows of one length go together. The linears around it never know.
+This one takes the rows' places as a further keyword of the model's forward, and computes each
+segment's queries against the keys of the segments before it in its rows and its own: exactly the
+pairs that the mask allows, but for the causal half. Like segments go together. The linears around
+it never know.
 """
 
 from __future__ import annotations
@@ -64,34 +65,35 @@ def packed_attention(
     rows: PackedRows = kwargs[KEYWORD]
     assert attention_mask is None, "packed rows take no mask"
     assert all(kwargs.get(name) is None for name in _UNKNOWN), "see packing_obstacle"
-    options = {"scale": scaling, "dropout_p": dropout}
     groups = query.shape[1] // key.shape[1]
-    # Split, not sliced: the backward of a slice writes zeros as long as the whole.
-    runs = rows.runs()
-    sizes = [rows.prefix, *(count * length for count, length in runs)]
-    queries, keys, values = (states.split(sizes, dim=2) for states in (query, key, value))
+    runs = list(rows.runs())
+    parents = {segment.parent for segment in rows.segments}
+    seen_by: dict[int, list[Tensor]] = {}  # keys and values of a segment and all before it
     outputs = []
-    for i, (count, length) in enumerate([(1, rows.prefix), *runs]):
-        if length == 0:
-            continue
-        before = rows.prefix if i else 0
-        own, *seen = (states[i].unflatten(2, (count, length)) for states in (queries, keys, values))
-        if i:
-            seen = [_with(pre[0], each) for pre, each in zip((keys, values), seen, strict=True)]
+    # Split, not sliced: the backward of a slice writes zeros as long as the whole.
+    sizes = [run.count * run.segment.length for run in runs]
+    for run, *states in zip(runs, *(x.split(sizes, 2) for x in (query, key, value)), strict=True):
+        own, *seen = (x.unflatten(2, (run.count, run.segment.length)) for x in states)
+        if run.segment.parent >= 0:
+            before = seen_by[run.segment.parent]
+            seen = [_with(*pair) for pair in zip(before, seen, strict=True)]
+        for i in parents.intersection(range(run.first, run.first + run.count)):
+            seen_by[i] = [x[:, :, i - run.first] for x in seen]
         output = F.scaled_dot_product_attention(
             _fold(own, groups),
-            *(each[0].transpose(0, 1) for each in seen),
-            attn_mask=_mask(before, length, sliding_window, groups, query.device),
-            **options,
+            *(x[0].transpose(0, 1) for x in seen),
+            attn_mask=_mask(
+                run.segment.start, run.segment.length, sliding_window, groups, query.device
+            ),
+            scale=scaling,
+            dropout_p=dropout,
         )
         outputs.append(_unfold(output, groups))
     return torch.cat(outputs)[None], None
 
 
 def _with(prefix: Tensor, own: Tensor) -> Tensor:
-    """The prefix's states (1, K, P, D) before each row's own (1, K, R, S, D)."""
-    if prefix.shape[2] == 0:
-        return own
+    """What R segments have before them (1, K, P, D), and before each its own (1, K, R, S, D)."""
     return torch.cat([prefix.unsqueeze(2).expand(-1, -1, own.shape[2], -1, -1), own], dim=3)
 
 
@@ -113,11 +115,11 @@ def _unfold(output: Tensor, groups: int) -> Tensor:
     )
 
 
-@lru_cache(maxsize=64)  # the same in every layer
+@lru_cache(maxsize=256)  # the same in every layer
 def _mask(
     prefix: int, length: int, window: int | None, groups: int, device: torch.device
 ) -> Tensor:
-    """(G * S, P + S) bool: what each folded query of a row's own part sees."""
+    """(G * S, P + S) bool: what each folded query of a segment sees."""
     query = torch.arange(prefix, prefix + length, device=device)[:, None]
     key = torch.arange(prefix + length, device=device)
     seen = key <= query

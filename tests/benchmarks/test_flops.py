@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.flops import Work, allowed_pairs, read_decoder, step_flops
+from smt_ray.data.packing import pack_rows
 from smt_ray.methods.lora import LoraMethod, LoraSettings
 from smt_ray.smt.model import make_sparse
 
@@ -70,6 +71,7 @@ def test_dora_needs_its_norms_beside_what_lora_needs(make_llama: Callable[..., A
 
 
 def test_pairs_behind_a_prefix_are_those_of_whole_rows_less_the_repeated_prefix() -> None:
-    rows = [5 + 3, 5 + 4]
-    whole = sum(length * (length + 1) // 2 for length in rows)
-    assert allowed_pairs(5, [3, 4]) == whole - 5 * 6 // 2
+    rows = [[0] * 5 + [own] * length for own, length in ((1, 3), (2, 4))]
+    whole = sum(len(row) * (len(row) + 1) // 2 for row in rows)
+    packed, _ = pack_rows(rows, share_prefix=True)
+    assert allowed_pairs(packed) == whole - 5 * 6 // 2

@@ -11,7 +11,7 @@ import torch
 
 from smt_ray.data.batches import step_micro_batches
 from smt_ray.data.encoding import EncodedRows
-from smt_ray.data.packing import PackedRows, common_prefix, merge_targets, plan_packs
+from smt_ray.data.packing import PackedRows, Segment, merge_targets, pack_rows, plan_packs
 
 Plan = list[list[list[int]]]
 
@@ -26,9 +26,9 @@ def random_rows(seed: int) -> list[list[int]]:
 
 
 def size(rows: list[list[int]], pack: list[int], share: bool) -> int:
-    """Tokens of a pack."""
-    prefix = common_prefix([rows[i] for i in pack]) if share else 0
-    return prefix + sum(len(rows[i]) - prefix for i in pack)
+    """Tokens of a pack: one for each way in which its rows can begin."""
+    beginnings = [tuple(rows[i][:end]) for i in pack for end in range(1, len(rows[i]) + 1)]
+    return len(set(beginnings) if share else beginnings)
 
 
 @pytest.mark.parametrize("share", [True, False], ids=["prefix", "whole"])
@@ -92,40 +92,88 @@ def test_a_packs_tokens_and_places_are_its_rows_own(
     (batch,) = step_micro_batches(
         encoded, rows, mode="prefix_packed", max_tokens=10_000, train_on_inputs=False
     )
-    assert isinstance(batch.rows, PackedRows)
+    assert batch.rows is not None
     assert batch.position_ids is not None
-    prefix = batch.rows.prefix
-    assert prefix == 2
-    found = sorted(
-        (batch.input_ids[0, :prefix].tolist() + batch.input_ids[0, start:end].tolist())
-        for start, end in batch.rows.spans()
+    expected = {tuple(encoded.row(row)[:-1].tolist()) for row in rows}
+    spans = spans_of_leaves(batch.rows)
+    assert {tuple(batch.input_ids[0, span].tolist()) for span in spans} == {
+        row for row in expected if not any(row != other[: len(row)] == row for other in expected)
+    }
+    for span in spans:
+        assert batch.position_ids[0, span].tolist() == list(range(len(span)))
+
+
+def spans_of_leaves(rows: PackedRows) -> list[list[int]]:
+    """Positions of the rows that are no other's beginning, found from where they end."""
+    starts, inner = rows.offsets(), {segment.parent for segment in rows.segments}
+    spans = []
+    for leaf in set(range(len(rows.segments))) - inner:
+        span: list[int] = []
+        index = leaf
+        while index >= 0:
+            span = [*range(starts[index], starts[index + 1]), *span]
+            index = rows.segments[index].parent
+        spans.append(span)
+    return spans
+
+
+def test_what_rows_begin_with_alike_is_a_segment_and_what_some_go_on_with_too() -> None:
+    rows = [[1, 2, 5], [1, 2, 3, 4, 6], [1, 2, 3, 4, 7], [1, 2], [1, 2, 3, 4, 8, 8], [9]]
+    packed, positions = pack_rows(rows, share_prefix=True)
+    assert packed.segments == (
+        Segment(-1, 0, 1),  # 9
+        Segment(-1, 0, 2),  # 1 2
+        Segment(1, 2, 1),  # 5
+        Segment(1, 2, 2),  # 3 4
+        Segment(3, 4, 1),  # 6
+        Segment(3, 4, 1),  # 7
+        Segment(3, 4, 2),  # 8 8
     )
-    assert found == sorted(encoded.row(row)[:-1].tolist() for row in rows)
-    for start, end in batch.rows.spans():
-        assert batch.position_ids[0, start:end].tolist() == list(
-            range(prefix, prefix + end - start)
-        )
+    assert [place.tolist() for place in positions] == [
+        [1, 2, 3], [1, 2, 4, 5, 6], [1, 2, 4, 5, 7], [1, 2], [1, 2, 4, 5, 8, 9], [0],
+    ]  # fmt: skip
 
 
-def test_rows_of_one_length_lie_together() -> None:
-    rows = PackedRows(3, (2, 2, 4, 4, 4, 7))
-    assert rows.runs() == [(2, 2), (3, 4), (1, 7)]
-    assert list(rows.spans()) == [(3, 5), (5, 7), (7, 11), (11, 15), (15, 19), (19, 26)]
+def test_like_segments_are_one_run() -> None:
+    rows = [[1, 2, 3], [1, 2, 4], [1, 5, 5, 5], [6], [7]]
+    packed, _ = pack_rows(rows, share_prefix=True)
+    assert [(run.first, run.count, *run.segment) for run in packed.runs()] == [
+        (0, 3, -1, 0, 1),  # 1, 6, 7
+        (3, 1, 0, 1, 1),  # 1 2
+        (4, 1, 0, 1, 3),  # 1 5 5 5
+        (5, 2, 3, 2, 1),  # 1 2 3, 1 2 4
+    ]
+
+
+def test_whole_rows_share_nothing() -> None:
+    packed, positions = pack_rows([[1, 2, 3], [1, 2]], share_prefix=False)
+    assert packed == PackedRows.whole([2, 3])
+    assert [place.tolist() for place in positions] == [[2, 3, 4], [0, 1]]
+
+
+def test_a_pack_has_a_position_for_each_way_in_which_its_rows_can_begin() -> None:
+    for seed in range(60):
+        rows = random_rows(seed)
+        packed, positions = pack_rows(rows, share_prefix=True)
+        assert packed.offsets()[-1] == size(rows, list(range(len(rows))), share=True)
+        for row, place in zip(rows, positions, strict=True):
+            assert packed.position_ids()[place].tolist() == list(range(len(row)))
 
 
 def test_a_pack_is_as_long_as_the_rows_less_what_is_not_needed(
     make_encoded: Callable[..., EncodedRows],
 ) -> None:
-    """The shared prefix but once, and no row's last token: nothing is predicted from it."""
+    """What they begin with alike but once, and no row's last token: nothing follows from it."""
     encoded, rows = make_encoded(), list(range(9))
-    tokens = int(encoded.lengths[rows].sum())
+    fed = [encoded.row(row)[:-1].tolist() for row in rows]
     lengths = {}
     for mode in ("packed", "prefix_packed"):
         (batch,) = step_micro_batches(
             encoded, rows, mode=mode, max_tokens=10_000, train_on_inputs=False
         )
         lengths[mode] = batch.input_ids.shape[1]
-    assert lengths == {"packed": tokens - 9, "prefix_packed": tokens - 9 - 2 * 8}
+    assert lengths == {"packed": size(fed, rows, False), "prefix_packed": size(fed, rows, True)}
+    assert lengths["prefix_packed"] <= lengths["packed"] - 2 * 8 - 4 - 2
 
 
 def test_equal_targets_are_merged_and_their_weights_added() -> None:

@@ -301,7 +301,8 @@ def _recomputed(rank: Rank, stage: int) -> None:
 
 
 def _num_rows(batch: Any) -> int:
-    return len(batch.rows.suffixes)
+    inner = {segment.parent for segment in batch.rows.segments} - {-1}
+    return len(batch.rows.segments) - len(inner)
 
 
 def _gradients_of(rank: Rank, stage: int, method: str) -> None:
