@@ -52,12 +52,24 @@ class EvaluationConfig(Section):
     """Use only the first rows of each task; null for all."""
     num_beams: int = semantic(1, ge=1)
     """1 is greedy; the published protocol has 4."""
+    repetition_penalty: float = semantic(1.0, gt=0)
+    """What scores of tokens that are there already are divided by; 1 is none, SMT's authors have
+    1.1."""
+    max_new_tokens: int | None = semantic(None, ge=1)
+    """Most tokens to generate; null for the task's: 32 of commonsense, 256 of math."""
+    lower_case: bool = semantic(False)
+    """Whether generated texts are read in lower case, as SMT's authors do; letters never are."""
     base: bool = semantic(True)
     """Whether the base model is evaluated too."""
     base_likelihood: bool = semantic(False)
     """Whether the base is also scored by likelihood, which needs no format learning."""
     batch_tokens: int = execution(8192, ge=1)
     """Tokens of a generation batch, padding and new tokens included."""
+
+    def decoding(self) -> dict[str, Any]:
+        """How texts are generated and read, as plain values."""
+        names = ("num_beams", "repetition_penalty", "max_new_tokens", "lower_case")
+        return {name: getattr(self, name) for name in names}
 
 
 class TrackingConfig(Section):

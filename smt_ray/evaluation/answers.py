@@ -3,6 +3,7 @@
 The rules are LLM-Adapters', so that figures can be laid beside the published ones, faults included:
 AQuA's takes the first of the letters A to E wherever it stands, also in "A: Let the...", and
 disagrees with the stated "The answer is (C)" in about one of five reference outputs.
+:func:`stated_letter` reads what is stated; both are reported.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ NUMBER_TOLERANCE = 0.001
 """Largest difference between a number read and the expected one that still counts as equal."""
 
 _NUMBER = re.compile(r"-?\d+\.?\d*", re.ASCII)
+_STATED_LETTER = re.compile(r"(?i:\banswer\s*(?:is|:)?\s*:?\s*(?:option\s*)?)\(?([A-E])\b")
+_LETTER = re.compile(r"\b[A-E]\b")
 _NEXT_SECTION = "### Response:"
 
 
@@ -30,6 +33,24 @@ def extract(task: Task, text: str) -> str | None:
             ``### Response:`` of its own is read up to there, as published.
     """
     return _RULES[task.answer](task, text.split(_NEXT_SECTION, 1)[0])
+
+
+def stated_letter(task: Task, text: str) -> str | None:
+    """The letter that a text states as its answer: the corrected rule of AQuA.
+
+    The last one after "answer is" or "answer:"; in a text that says neither, its only letter, and
+    none where several stand in it.
+
+    Args:
+        task: A task whose answers are letters.
+        text: See :func:`extract`.
+    """
+    assert task.answer == "letter"
+    text = text.split(_NEXT_SECTION, 1)[0]
+    if stated := _STATED_LETTER.findall(text):
+        return str(stated[-1])
+    letters = set(_LETTER.findall(text))
+    return letters.pop() if len(letters) == 1 else None
 
 
 def is_correct(task: Task, extracted: str | None, expected: str) -> bool:
@@ -69,6 +90,6 @@ def _last_number(task: Task, text: str) -> str | None:
 _RULES: dict[AnswerKind, Callable[[Task, str], str | None]] = {
     "label": _first_label,
     "number": _last_number,
-    # A kind of its own although the published rule is the labels' one: this is the rule to correct.
+    # A kind of its own although the published rule is the labels' one: see stated_letter.
     "letter": _first_label,
 }

@@ -18,6 +18,7 @@ from smt_ray.evaluation.batches import (
     padding_id,
     plan_batches,
 )
+from smt_ray.evaluation.decoding import UnpaddedPenalty
 
 
 def generate_texts(
@@ -28,6 +29,7 @@ def generate_texts(
     max_new_tokens: int,
     batch_tokens: int = 8192,
     num_beams: int = 1,
+    repetition_penalty: float = 1.0,
     names: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
@@ -45,6 +47,7 @@ def generate_texts(
         max_new_tokens: Most tokens to write.
         batch_tokens: Most tokens a batch, prompts, padding, new tokens and beams together.
         num_beams: 1 is greedy.
+        repetition_penalty: See :class:`smt_ray.evaluation.decoding.Decoding`; 1 is none.
         names: What to call each prompt in an error; by default its position.
         progress: Called with the numbers of prompts done and of all, after each batch.
 
@@ -68,7 +71,11 @@ def generate_texts(
     with inference(model), _generation_settings(model, settings):
         for batch in plan_batches([n * num_beams for n in lengths], batch_tokens):
             written = _generate_batch(
-                model, [encoded[i] for i in batch], settings, [names[i] for i in batch]
+                model,
+                [encoded[i] for i in batch],
+                settings,
+                repetition_penalty,
+                [names[i] for i in batch],
             )
             for i, new_ids in zip(batch, written, strict=True):
                 texts[i] = tokenizer.decode(new_ids, skip_special_tokens=True)
@@ -104,15 +111,22 @@ def _generation_settings(model: Any, settings: GenerationConfig) -> Iterator[Non
 
 
 def _generate_batch(
-    model: Any, prompts: list[list[int]], settings: GenerationConfig, names: list[str]
+    model: Any,
+    prompts: list[list[int]],
+    settings: GenerationConfig,
+    repetition_penalty: float,
+    names: list[str],
 ) -> list[list[int]]:
     input_ids, mask = pad(prompts, settings.pad_token_id, model.device, left=True)
     watch = _FiniteWatch()
+    processors = LogitsProcessorList([watch])
+    if repetition_penalty != 1:
+        processors.append(UnpaddedPenalty(repetition_penalty, mask, settings.num_beams))
     output = model.generate(
         input_ids=input_ids,
         attention_mask=mask,
         generation_config=settings,
-        logits_processor=LogitsProcessorList([watch]),
+        logits_processor=processors,
     )
     bad = watch.bad_rows(len(prompts))
     if bad:

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from smt_ray.data.prompts import PromptForm, build_prompt
 from smt_ray.data.rows import Row
 from smt_ray.errors import UserError
-from smt_ray.evaluation.answers import extract, is_correct
+from smt_ray.evaluation.answers import extract, is_correct, stated_letter
 from smt_ray.evaluation.candidates import complete, row_candidates
+from smt_ray.evaluation.decoding import GREEDY, Decoding
 from smt_ray.evaluation.generate import generate_texts
 from smt_ray.evaluation.likelihood import candidate_log_likelihoods
 from smt_ray.evaluation.metrics import accuracy, majority_share, wilson_interval
@@ -33,8 +34,7 @@ def predict(
     prompt_form: PromptForm = "clean",
     indices: Sequence[int] | None = None,
     answer_pool: Sequence[str] | None = None,
-    max_new_tokens: int | None = None,
-    num_beams: int = 1,
+    decoding: Decoding = GREEDY,
     batch_tokens: int = 8192,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
@@ -51,15 +51,15 @@ def predict(
         indices: Position of each row in the whole; by default 0, 1, ...
         answer_pool: All answers there are (:func:`smt_ray.evaluation.candidates.answer_pool` of
             *all* rows); needed by likelihood for a task whose candidates are ``answers``.
-        max_new_tokens: Instead of the task's; only for ``generate``.
-        num_beams: 1 is greedy; only for ``generate``.
+        decoding: How texts are written and read; only for ``generate``.
         batch_tokens: Most tokens a batch; changes no prediction (in float32).
         progress: Called with the numbers of rows done and of all.
 
     Returns:
         For each row ``index``, ``prompt``, ``output`` (text), ``extracted`` (or None),
-        ``expected``, ``correct``, and for likelihood ``scores`` (mean log-likelihood of each
-        candidate, in nats).
+        ``expected``, ``correct``; ``corrected`` (what the corrected rule reads) where the task's
+        published rule is faulty; for likelihood ``scores`` (mean log-likelihood of each candidate,
+        in nats).
 
     Raises:
         UserError: A row has no answer, does not fit the protocol or the model, or logits are not
@@ -73,11 +73,16 @@ def predict(
     prompts = [build_prompt(row, prompt_form, "evaluation") for row in rows]
     common: dict[str, Any] = {"names": names, "batch_tokens": batch_tokens, "progress": progress}
     if protocol == "generate":
-        limit = max_new_tokens or task.max_new_tokens
         texts = generate_texts(
-            model, tokenizer, prompts, max_new_tokens=limit, num_beams=num_beams, **common
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=decoding.max_new_tokens or task.max_new_tokens,
+            num_beams=decoding.num_beams,
+            repetition_penalty=decoding.repetition_penalty,
+            **common,
         )
-        read = [{"output": text, "extracted": extract(task, text)} for text in texts]
+        read = [_read(task, text, decoding.lower_case) for text in texts]
     elif protocol == "likelihood":
         read = _likeliest(model, tokenizer, rows, task, prompts, answer_pool, common)
     else:
@@ -92,6 +97,16 @@ def predict(
         }
         for index, row, prompt, found in zip(places, rows, prompts, read, strict=True)
     ]
+
+
+def _read(task: Task, text: str, lower_case: bool) -> Prediction:
+    found: Prediction = {"output": text}
+    # AQuA's letters are upper case: in lower case there would be none to read.
+    text = text.lower() if lower_case and task.answer != "letter" else text
+    found["extracted"] = extract(task, text)
+    if task.answer == "letter":
+        found["corrected"] = stated_letter(task, text)
+    return found
 
 
 def _likeliest(
@@ -155,20 +170,34 @@ def summarise(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         ``num_rows``, ``num_correct``, ``num_unread`` (no answer could be extracted), ``accuracy``,
         ``interval`` (95%, Wilson: [low, high]) and ``majority_share`` (the accuracy of always
-        giving the most frequent answer); shares are in [0, 1].
+        giving the most frequent answer); shares are in [0, 1]. Where a corrected rule read the
+        texts too, ``corrected`` with its ``num_correct``, ``num_unread``, ``accuracy``,
+        ``interval``.
 
     Raises:
         UserError: There are no predictions.
     """
     if not predictions:
         raise UserError("predictions", "must hold at least one row", got=0)
+    summary = {
+        "num_rows": len(predictions),
+        **_counts(predictions, "extracted"),
+        "majority_share": majority_share([prediction["expected"] for prediction in predictions]),
+    }
+    if all("corrected" in prediction for prediction in predictions):
+        summary["corrected"] = _counts(predictions, "corrected")
+    return summary
+
+
+def _counts(predictions: Sequence[Mapping[str, Any]], rule: str) -> dict[str, Any]:
+    """What one rule's reading comes to; ``correct`` is the published one's."""
     num_rows = len(predictions)
-    num_correct = sum(bool(prediction["correct"]) for prediction in predictions)
+    num_correct = sum(
+        bool(p["correct"] if rule == "extracted" else p[rule] == p["expected"]) for p in predictions
+    )
     return {
-        "num_rows": num_rows,
         "num_correct": num_correct,
-        "num_unread": sum(prediction["extracted"] is None for prediction in predictions),
+        "num_unread": sum(p[rule] is None for p in predictions),
         "accuracy": accuracy(num_correct, num_rows),
         "interval": list(wilson_interval(num_correct, num_rows)),
-        "majority_share": majority_share([prediction["expected"] for prediction in predictions]),
     }

@@ -95,7 +95,7 @@ def _evaluate(
         tasks=tasks,
         protocol="generate",
         prompt=config.data.prompt,
-        num_beams=config.evaluation.num_beams,
+        decoding=config.evaluation.decoding(),
     )
     manifest = stage.manifest()
     if manifest is not None:

@@ -26,7 +26,7 @@ class EvaluationPool:
     Args:
         workers: Actor handles of :class:`_Evaluator`.
         board: The progress actor.
-        settings: ``prompt_form``, ``num_beams``, ``batch_tokens``.
+        settings: ``prompt_form``, ``decoding``, ``batch_tokens``.
     """
 
     def __init__(self, workers: list[Any], board: Any, settings: dict[str, Any]) -> None:
@@ -79,7 +79,7 @@ def evaluation_pool(config: RunConfig, board: Any) -> Iterator[EvaluationPool]:
     )
     settings = {
         "prompt_form": config.data.prompt,
-        "num_beams": config.evaluation.num_beams,
+        "decoding": config.evaluation.decoding(),
         "batch_tokens": config.evaluation.batch_tokens,
     }
     actor = ray.remote(_Evaluator).options(
@@ -179,6 +179,7 @@ class _Evaluator:
         self, board: Any, title: str, worker: int, before: int, task: str, share: dict[str, Any],
         protocol: str, settings: dict[str, Any],
     ) -> list[dict[str, Any]]:  # fmt: skip
+        from smt_ray.evaluation.decoding import Decoding
         from smt_ray.evaluation.predict import predict
         from smt_ray.evaluation.tasks import find_task
 
@@ -194,7 +195,7 @@ class _Evaluator:
             indices=share["indices"],
             answer_pool=share["answer_pool"],
             progress=report,
-            **settings,
+            **{**settings, "decoding": Decoding(**settings["decoding"])},
         )
         return found
 

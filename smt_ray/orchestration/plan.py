@@ -201,7 +201,7 @@ def evaluation_stage(
     tasks: dict[str, list[Row]],
     protocol: str,
     prompt: str,
-    num_beams: int,
+    decoding: dict[str, Any],
 ) -> Stage:
     """The stage of one model's predictions under one protocol.
 
@@ -212,7 +212,7 @@ def evaluation_stage(
         tasks: Test rows by task.
         protocol: ``generate`` or ``likelihood``.
         prompt: The prompt's form.
-        num_beams: Of generation.
+        decoding: Of generation; see :meth:`EvaluationConfig.decoding`.
     """
     inputs: dict[str, Any] = {
         "model": identity,
@@ -222,8 +222,14 @@ def evaluation_stage(
         "prompt": prompt,
     }
     if protocol == "generate":
-        inputs["num_beams"] = num_beams
-        inputs["max_new_tokens"] = {task: find_task(task).max_new_tokens for task in tasks}
+        limit = decoding["max_new_tokens"]
+        inputs["num_beams"] = decoding["num_beams"]
+        inputs["max_new_tokens"] = {task: limit or find_task(task).max_new_tokens for task in tasks}
+        # What has no effect stands in no name, so that older evaluations keep theirs.
+        if decoding["repetition_penalty"] != 1:
+            inputs["repetition_penalty"] = decoding["repetition_penalty"]
+        if decoding["lower_case"]:
+            inputs["lower_case"] = True
     return Stage(storage, "evaluation", inputs)
 
 
@@ -248,7 +254,7 @@ def _evaluations(
             tasks=tasks,
             protocol=protocol,
             prompt=config.data.prompt,
-            num_beams=config.evaluation.num_beams,
+            decoding=config.evaluation.decoding(),
         )
         for name, (protocol, tuned) in wanted.items()
     }

@@ -8,7 +8,7 @@ import pytest
 
 from smt_ray.data.rows import Row, parse_row
 from smt_ray.errors import UserError
-from smt_ray.evaluation.answers import extract, is_correct, parse_number
+from smt_ray.evaluation.answers import extract, is_correct, parse_number, stated_letter
 from smt_ray.evaluation.tasks import SUITES, TASKS
 
 READ = [
@@ -132,6 +132,33 @@ def test_every_math_output_that_states_its_answer_is_read_as_correct(
     read = [is_correct(TASKS[task], extract(TASKS[task], row.output), row.answer) for row in rows]
     assert len(rows) > 100
     assert all(read)
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("A: Let there be B. The answer is (C).", "C"),
+        ("The answer is: C", "C"),
+        ("Answer: (C), not D", "C"),
+        ("the correct answer is option E.", "E"),
+        ("The answer is (A)? No. The answer is (C).", "C"),
+        ("(C)", "C"),
+        ("C or D", None),
+        ("Divide by ABBA.", None),
+        ("none of them", None),
+        ("The answer is (C).### Response: The answer is (D)", "C"),
+    ],
+)
+def test_the_corrected_letter_rule_reads_what_is_stated(text: str, letter: str | None) -> None:
+    assert stated_letter(TASKS["AQuA"], text) == letter
+
+
+def test_the_corrected_letter_rule_reads_every_output_that_states_its_answer(
+    data_dir: Path,
+) -> None:
+    rows = rows_that_state_their_answer(data_dir, "AQuA")
+    assert len(rows) > 50
+    assert all(stated_letter(TASKS["AQuA"], row.output) == row.answer for row in rows)
 
 
 def test_the_published_letter_rule_misreads_outputs_that_state_their_answer(

@@ -60,6 +60,23 @@ def test_texts_equal_generation_row_by_row_at_any_batch_size(
     assert len(set(texts)) == len(texts)
 
 
+@pytest.mark.parametrize("batch_tokens", [1, 10_000])
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_repetition_penalty_does_not_see_padding(
+    model, tokenizer, prompts, batch_tokens: int, num_beams: int
+) -> None:
+    """Transformers' own, without padding, is the reference; with padding it writes other texts."""
+    options = {"num_beams": num_beams, "repetition_penalty": 1.5}
+    expected = one_by_one(model, tokenizer, prompts, **options)
+    assert expected != one_by_one(model, tokenizer, prompts, num_beams=num_beams)
+    padded = copy.deepcopy(tokenizer)
+    padded.pad_token = "e"  # one that is worth writing
+    texts = generate_texts(
+        model, padded, prompts, max_new_tokens=NEW, batch_tokens=batch_tokens, **options
+    )
+    assert texts == expected
+
+
 def test_a_text_ends_before_eos_and_the_others_go_on(model, tokenizer, prompts) -> None:
     free = generate_texts(model, tokenizer, prompts, max_new_tokens=NEW)
     stop = middle_of(free[0])

@@ -8,7 +8,10 @@ import torch
 from smt_ray.data.prompts import build_prompt
 from smt_ray.data.rows import Row
 from smt_ray.errors import UserError
+from smt_ray.evaluation import predict as predict_module
 from smt_ray.evaluation.candidates import answer_pool
+from smt_ray.evaluation.decoding import Decoding
+from smt_ray.evaluation.metrics import wilson_interval
 from smt_ray.evaluation.predict import join, predict, summarise
 from smt_ray.evaluation.tasks import TASKS
 
@@ -99,10 +102,47 @@ def test_both_protocols_find_what_a_model_has_learned(model, tokenizer, number_r
             NUMBER,
             protocol=protocol,
             answer_pool=pool,
-            max_new_tokens=30,
+            decoding=Decoding(max_new_tokens=30),
         )
         assert [p["extracted"] for p in predictions] == ["2", "10", "12", "120"]
         assert all(p["correct"] for p in predictions)
+
+
+def test_letters_are_read_by_both_rules_and_labels_in_lower_case_where_asked(
+    model, tokenizer, monkeypatch
+) -> None:
+    texts = {"AQuA": "A is wrong. The answer is (C).", "boolq": "The answer is True"}
+    for task, text in texts.items():
+        monkeypatch.setattr(predict_module, "generate_texts", lambda *_, text=text, **__: [text])
+        rows = [Row("?", "!", answer={"AQuA": "C", "boolq": "true"}[task])]
+        found = {
+            lower: predict(
+                model, tokenizer, rows, TASKS[task], decoding=Decoding(lower_case=lower)
+            )[0]
+            for lower in (False, True)
+        }
+        if task == "boolq":
+            assert [found[lower]["extracted"] for lower in (False, True)] == [None, "true"]
+            assert "corrected" not in found[True]
+        else:
+            assert [(p["extracted"], p["corrected"]) for p in found.values()] == [("A", "C")] * 2
+        assert all(p["output"] == text for p in found.values())
+
+
+def test_a_summary_counts_the_corrected_rule_beside_the_published_one() -> None:
+    predictions = [
+        {**record(0, "A", "C"), "corrected": "C"},
+        {**record(1, "A", "A"), "corrected": None},
+        {**record(2, "B", "D"), "corrected": "D"},
+    ]
+    summary = summarise(predictions)
+    assert summary["num_correct"] == 1
+    assert summary["corrected"] == {
+        "num_correct": 2,
+        "num_unread": 1,
+        "accuracy": 2 / 3,
+        "interval": list(wilson_interval(2, 3)),
+    }
 
 
 def test_open_candidates_must_be_given_from_outside(model, tokenizer, number_rows) -> None:

@@ -113,6 +113,9 @@ def test_execution_keys_change_no_stage(make_config: Make, key: str) -> None:
         ("deepspeed.extra={steps_per_print: 1}", TRAINING),
         ("evaluation.max_rows=3", EVALUATION),
         ("evaluation.num_beams=4", {"base", "tuned"}),  # likelihood generates nothing
+        ("evaluation.repetition_penalty=1.1", {"base", "tuned"}),
+        ("evaluation.max_new_tokens=4", {"base", "tuned"}),
+        ("evaluation.lower_case=true", {"base", "tuned"}),
     ],
 )
 def test_a_semantic_key_changes_the_stages_that_it_touches_and_those_after_them(
