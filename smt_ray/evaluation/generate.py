@@ -70,13 +70,8 @@ def generate_texts(
     num_done = 0
     with inference(model), _generation_settings(model, settings):
         for batch in plan_batches([n * num_beams for n in lengths], batch_tokens):
-            written = _generate_batch(
-                model,
-                [encoded[i] for i in batch],
-                settings,
-                repetition_penalty,
-                [names[i] for i in batch],
-            )
+            of_batch = [encoded[i] for i in batch], [names[i] for i in batch]
+            written = _generate_batch(model, *of_batch, settings, repetition_penalty)
             for i, new_ids in zip(batch, written, strict=True):
                 texts[i] = tokenizer.decode(new_ids, skip_special_tokens=True)
             num_done += len(batch)
@@ -113,9 +108,9 @@ def _generation_settings(model: Any, settings: GenerationConfig) -> Iterator[Non
 def _generate_batch(
     model: Any,
     prompts: list[list[int]],
+    names: list[str],
     settings: GenerationConfig,
     repetition_penalty: float,
-    names: list[str],
 ) -> list[list[int]]:
     input_ids, mask = pad(prompts, settings.pad_token_id, model.device, left=True)
     watch = _FiniteWatch()

@@ -67,22 +67,11 @@ def predict(
     """
     places = list(range(len(rows))) if indices is None else list(indices)
     names = [f"{task.name}, row {index}" for index in places]
-    for row, name in zip(rows, names, strict=True):
-        if not row.answer:
-            raise UserError(f"{name}, field 'answer'", "must be given to evaluate the row", got="")
+    _check_answers(rows, names)
     prompts = [build_prompt(row, prompt_form, "evaluation") for row in rows]
     common: dict[str, Any] = {"names": names, "batch_tokens": batch_tokens, "progress": progress}
     if protocol == "generate":
-        texts = generate_texts(
-            model,
-            tokenizer,
-            prompts,
-            max_new_tokens=decoding.max_new_tokens or task.max_new_tokens,
-            num_beams=decoding.num_beams,
-            repetition_penalty=decoding.repetition_penalty,
-            **common,
-        )
-        read = [_read(task, text, decoding.lower_case) for text in texts]
+        read = _generated(model, tokenizer, task, prompts, decoding, common)
     elif protocol == "likelihood":
         read = _likeliest(model, tokenizer, rows, task, prompts, answer_pool, common)
     else:
@@ -97,6 +86,32 @@ def predict(
         }
         for index, row, prompt, found in zip(places, rows, prompts, read, strict=True)
     ]
+
+
+def _check_answers(rows: Sequence[Row], names: Sequence[str]) -> None:
+    for row, name in zip(rows, names, strict=True):
+        if not row.answer:
+            raise UserError(f"{name}, field 'answer'", "must be given to evaluate the row", got="")
+
+
+def _generated(
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    prompts: Sequence[str],
+    decoding: Decoding,
+    common: dict[str, Any],
+) -> list[Prediction]:
+    texts = generate_texts(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=decoding.max_new_tokens or task.max_new_tokens,
+        num_beams=decoding.num_beams,
+        repetition_penalty=decoding.repetition_penalty,
+        **common,
+    )
+    return [_read(task, text, decoding.lower_case) for text in texts]
 
 
 def _read(task: Task, text: str, lower_case: bool) -> Prediction:
