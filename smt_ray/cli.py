@@ -115,6 +115,26 @@ def evaluate(
     print(json.dumps(results, indent=2))
 
 
+@app.command("check-data")
+def check_data(
+    config: ConfigArguments = None,
+    json_: Annotated[
+        Path | None, typer.Option("--json", help="File for every question found.")
+    ] = None,
+) -> None:
+    """Say which test questions stand in the training rows, by task."""
+    from smt_ray.config.load import load_config
+
+    resolved = load_config(*_split(config))
+    from smt_ray.orchestration.data_check import check_data as compare
+    from smt_ray.reporting.overlap_table import print_overlaps
+
+    checked = compare(resolved)
+    if json_ is not None:
+        json_.write_text(json.dumps(checked, indent=2) + "\n", encoding="utf-8")
+    print_overlaps(checked)
+
+
 @app.command()
 def merge(
     run: Annotated[str, typer.Option("--run", help="The run whose tuned model is written.")],

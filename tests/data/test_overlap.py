@@ -1,0 +1,34 @@
+"""Claims about test questions that stand in the training rows."""
+
+from __future__ import annotations
+
+from smt_ray.data.overlap import Overlap, find_overlaps, question_key
+from smt_ray.data.rows import Row
+
+
+def row(question: str, answer: str, position: int = 0, context: str = "") -> Row:
+    return Row(question, "!", context, answer, position)
+
+
+def test_case_spaces_and_punctuation_make_no_difference() -> None:
+    training = [row("How many pens ?", "3", 7), row("And now?", "2", 8)]
+    test = [row("New?", "1"), row("how  many\nPENS", "3"), row("And now...", "4")]
+    assert find_overlaps(training, test) == [Overlap(1, 7, True), Overlap(2, 8, False)]
+
+
+def test_a_number_or_a_word_apart_is_another_question() -> None:
+    training = [row("Ann has 3 pens. How many?", "3")]
+    test = [row("Ann has 4 pens. How many?", "3"), row("Ann has 3 red pens. How many?", "3")]
+    assert find_overlaps(training, test) == []
+
+
+def test_the_input_is_part_of_the_question_wherever_it_stands() -> None:
+    assert question_key(row("Is it?", "", context="A cat.")) == question_key(
+        row("Is it? A cat", "")
+    )
+    assert question_key(row("Is it?", "", context="A cat.")) != question_key(row("Is it?", ""))
+
+
+def test_of_several_training_rows_the_first_is_named_and_any_may_have_the_answer() -> None:
+    training = [row("Q", "1", 4), row("Q", "2", 5)]
+    assert find_overlaps(training, [row("Q", "2")]) == [Overlap(0, 4, True)]
