@@ -4,19 +4,25 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Two Ray workers on two cores must not start two threads each.
 export OMP_NUM_THREADS ?= 1
+# So many processes share the tests out, by groups: see tests/sharing.py.
+TEST_PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES)
+# Bytecode is made of what is imported, when it first is: of all that is installed takes a minute.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run test test-fast test-slow check format install clean
 
 run: install  ## the embedded default: base model, warm-up, training, evaluation
 	$(BIN)/smt-ray run
 
-test: test-fast test-slow  ## all tests
+test: install  ## all tests
+	$(PYTEST) --durations=25
 
 test-fast: install  ## without those that start Ray or train
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow --durations=10
+	$(PYTEST) -m slow --durations=25
 
 check: install  ## style, types, import rules
 	$(BIN)/ruff check .
@@ -32,7 +38,8 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+		-e '.[dev]' -c constraints.txt
 	touch $@
 
 clean:

@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 
 from smt_ray.data.encoding import EncodedRows
+from tests.sharing import Groups, longest_first
 
 VOCABULARY = 100
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
+    """Groups of tests where processes share them out."""
+    return Groups(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where they do, the longest groups come first; one process keeps the order of files."""
+    if hasattr(config, "workerinput"):
+        longest_first(items)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """Ray on this machine: two CPUs for all the tests that need it."""
+    import ray
+
+    from smt_ray.orchestration.session import worker_environment
+
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # Its workers wait behind no other test's process; by default they are niced.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+        logging_level="warning", runtime_env={"env_vars": worker_environment()},
+    )  # fmt: skip
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

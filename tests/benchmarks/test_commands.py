@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from benchmarks import linear, step, warmup
+from benchmarks import linear, step
 from benchmarks.configurations import NAMES, PHASES
+from tests.benchmarks.answers import assert_spread, read
 
 TINY_STEP = (
     "--rounds 1 --layers 1 --batch-size 4 --warmup-steps 1 --threads 1 --gemm-tokens 8"
     " --suites builtin:tiny_arithmetic"
 )
 TINY_LINEAR = "--tiny --rounds 1 --tokens 4 --threads 1"
-TINY_WARMUP = (
-    "--rounds 1 --steps 2 --short-steps 1 --shards 2 --threads 1"
-    " data.max_rows=32 training.batch_size=4"
-)
-
-
-def read(path: Path, benchmark: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    assert found["benchmark"] == benchmark
-    assert found["options"]["rounds"] == 1
-    machine = found["machine"]
-    assert machine["cpu"]
-    assert machine["threads"] == 1
-    assert len(machine["load_average_at_start"]) == 3
-    assert {"torch", "transformers", "peft", "commit"} <= machine.keys()
-    return found
-
-
-def assert_spread(values: dict[str, float]) -> None:
-    assert 0 <= values["min"] <= values["median"] <= values["max"]
-    assert math.isfinite(values["max"])
 
 
 @pytest.fixture(scope="module")
@@ -87,18 +64,3 @@ def test_linear_measures_every_layer(tmp_path: Path) -> None:
     for one in layers.values():
         assert_spread(one["seconds"])
         assert_spread(one["over_frozen"])
-
-
-@pytest.mark.slow
-def test_warmup_measures_every_way_through_ray(tmp_path: Path) -> None:
-    warmup.main([*TINY_WARMUP.split(), "--json", str(tmp_path / "warmup.json")])
-    summary = read(tmp_path / "warmup.json", "warmup")["summary"]
-    assert len(summary) == 3
-    first, *_ = summary.values()
-    assert first["overlap"] == 1
-    for one in summary.values():
-        assert_spread(one["seconds"])
-        assert one["peak_bytes_of_a_shard"]["min"] > 0
-        assert 0 <= one["overlap"] <= 1
-    gradient, score = (summary[f"{how}, 2 shards, 2 steps"] for how in ("gradient", "score"))
-    assert score["bytes_moved"]["median"] < gradient["bytes_moved"]["median"] / 10

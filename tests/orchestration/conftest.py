@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,23 +117,6 @@ def quick_config(storage: Path, *overrides: str) -> RunConfig:
     """The short quickstart in a storage."""
     values = copy.deepcopy(QUICK) | {"storage": str(storage)}
     return validate_config(apply_overrides(values, overrides))
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
-    """Ray on this machine: two CPUs for all the tests that need it."""
-    import ray
-
-    from smt_ray.orchestration.session import worker_environment
-
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-        logging_level="warning", runtime_env={"env_vars": worker_environment()},
-    )  # fmt: skip
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

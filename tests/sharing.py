@@ -1,0 +1,52 @@
+"""Which tests stay together where several processes share them out (``pytest -n 2``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+RAY_FILES = (
+    "tests/benchmarks/test_warmup.py",
+    "tests/orchestration/test_methods.py",
+    "tests/orchestration/test_mishaps.py",
+    "tests/orchestration/test_survival.py",
+    "tests/orchestration/test_trained_warmup.py",
+    "tests/orchestration/test_warmup_graph.py",
+    "tests/orchestration/test_whole_run.py",
+)
+"""Their tests share one cluster and one whole run, so that one process does them all."""
+
+
+class Groups(LoadScopeScheduling):
+    """Hands out files one by one, those of Ray as if they were one, in the order of collection."""
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False  # by numbers of tests
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "ray" if file in RAY_FILES else file
+
+
+def longest_first(items: list[pytest.Item]) -> None:
+    """Puts Ray's tests before the other slow ones, and these before the fast ones.
+
+    Raises:
+        pytest.UsageError: A slow test uses the cluster and stands in none of Ray's files.
+    """
+    for item in items:
+        uses_ray = _is_slow(item) and "cluster" in getattr(item, "fixturenames", ())
+        if uses_ray and _file(item) not in RAY_FILES:
+            raise pytest.UsageError(f"{item.nodeid} uses the cluster: name its file in RAY_FILES")
+    items.sort(key=lambda item: (_file(item) not in RAY_FILES, not _is_slow(item)))
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
