@@ -24,7 +24,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 GIB = 2**30
 SMALL = [
     "model={architecture: {model_type: llama, vocab_size: 100, hidden_size: 32,"
-    " intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 4,"
+    " intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 4,"
     " num_key_value_heads: 2, tie_word_embeddings: true}}",
     "selection.budget=0.1",
     "data.max_length=20",
@@ -94,7 +94,7 @@ def test_a_shard_sends_what_the_plan_says(
             value.nbytes
             for shard in range(num_shards)
             for item in stream_shard(
-                make_llama(), encoded, StepPlan(len(encoded), 4, 0), range(1),
+                make_llama(num_hidden_layers=1), encoded, StepPlan(len(encoded), 4, 0), range(1),
                 target_modules=config.warmup.target_modules, batching="padded", max_tokens=80,
                 train_on_inputs=False, device=torch.device("cpu"),
                 statistics_block_size=block_size, with_weights=block_size is None and not shard,
@@ -143,9 +143,10 @@ def test_groups_and_controls_are_planned_as_they_run(small: Callable[..., RunCon
 
 
 def test_rows_that_can_be_read_decide_the_size_of_a_micro_batch() -> None:
-    seen = plan_memory(load_config(None))["batch"]
+    seen = plan_memory(load_config(None, ["method=full"]))["batch"]
     assert seen["source"] == "as in the run's rows"
-    assumed = plan_memory(load_config(None, ["data.train=['not_there.json']"]))["batch"]
+    missing = ["method=full", "data.train=['not_there.json']"]
+    assumed = plan_memory(load_config(None, missing))["batch"]
     assert assumed["source"] == "assumed, not read"
     assert seen["num_tokens"] < assumed["num_tokens"] == 8 * 127
     assert seen["row_length"] < assumed["row_length"] == 127
