@@ -12,7 +12,7 @@ from smt_ray.config.run import RunConfig
 
 LLAMA = {
     "model_type": "llama", "vocab_size": 1024, "hidden_size": 256, "intermediate_size": 704,
-    "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4,
+    "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 4,
     "tie_word_embeddings": True,
 }  # fmt: skip
 
