@@ -88,8 +88,8 @@ class Batching:
 
     def _features(self, row: int) -> dict[str, list[int]]:
         ids = self.encoded.row(row).tolist()
-        first = int(self.encoded.first_targets(False)[row])
-        labels = [_IGNORED] * first + ids[first:]
+        targets = set(self.encoded.targets(row, False).tolist())
+        labels = [token if place in targets else _IGNORED for place, token in enumerate(ids)]
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
 
 

@@ -152,15 +152,14 @@ def collate(
         return MicroBatch.idle(packed=False)
     width = max(int(encoded.lengths[row]) for row in rows)
     input_ids = torch.zeros(len(rows), width, dtype=torch.int64)
-    first_targets = encoded.first_targets(train_on_inputs)
     positions, targets = [], []
     for place, row in enumerate(rows):
         ids = encoded.row(row).to(torch.int64)
         input_ids[place, : len(ids)] = ids
-        first = int(first_targets[row])
+        chosen = encoded.targets(row, train_on_inputs)
         # The hidden state at position p predicts the token at p + 1.
-        positions.append(place * width + torch.arange(first - 1, len(ids) - 1))
-        targets.append(ids[first:])
+        positions.append(place * width + chosen - 1)
+        targets.append(ids[chosen])
     all_targets = torch.cat(targets)
     weights = torch.full((len(all_targets),), token_weight, dtype=torch.float32)
     return MicroBatch(input_ids, torch.cat(positions), all_targets, weights)
@@ -183,14 +182,13 @@ def collate_pack(
     tokens = [encoded.row(row).to(torch.int64) for row in rows]
     layout, places = pack_rows([ids[:-1].tolist() for ids in tokens], share_prefix=share_prefix)
     input_ids = torch.empty(layout.offsets()[-1], dtype=torch.int64)
-    first_targets = encoded.first_targets(train_on_inputs)
     positions, targets = [], []
     for ids, row, place in zip(tokens, rows, places, strict=True):
         input_ids[place] = ids[:-1]
-        first = int(first_targets[row])
+        chosen = encoded.targets(row, train_on_inputs)
         # The state of the row's token t predicts its token t + 1.
-        positions.append(place[first - 1 :])
-        targets.append(ids[first:])
+        positions.append(place[chosen - 1])
+        targets.append(ids[chosen])
     weights = torch.full((sum(map(len, targets)),), token_weight, dtype=torch.float32)
     triples = merge_targets(torch.cat(positions), torch.cat(targets), weights)
     return MicroBatch(input_ids[None], *triples, layout.position_ids()[None], layout)

@@ -11,6 +11,7 @@ from smt_ray.data.encoding import EncodedRows
 
 FILE = "tokens.safetensors"
 _FIELDS = ("input_ids", "offsets", "prompt_lengths", "positions")
+_IS_TARGET = "is_target"  # of conversations alone
 
 
 def save_tokens(path: Path, sets: dict[str, EncodedRows]) -> None:
@@ -18,6 +19,9 @@ def save_tokens(path: Path, sets: dict[str, EncodedRows]) -> None:
     tensors: dict[str, torch.Tensor] = {
         f"{name}.{field}": getattr(rows, field) for name, rows in sets.items() for field in _FIELDS
     }
+    for name, rows in sets.items():
+        if rows.is_target is not None:
+            tensors[f"{name}.{_IS_TARGET}"] = rows.is_target
     save_file(tensors, path)
 
 
@@ -26,4 +30,5 @@ def load_tokens(path: Path, name: str) -> EncodedRows | None:
     tensors = load_file(path)
     if f"{name}.offsets" not in tensors:
         return None
-    return EncodedRows(**{field: tensors[f"{name}.{field}"] for field in _FIELDS})
+    fields = {field: tensors[f"{name}.{field}"] for field in _FIELDS}
+    return EncodedRows(**fields, is_target=tensors.get(f"{name}.{_IS_TARGET}"))

@@ -3,21 +3,28 @@
 A row is the prompt's ids (BOS where the tokenizer adds it), then the completion's, then EOS. The
 prompt is tokenised exactly as evaluation will tokenise it; the completion's ids are what follows it
 in the tokenised whole, so that no token of the completion differs from what the model would emit.
+Conversations are :mod:`smt_ray.data.chat`'s matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
 
+from smt_ray.data.chat import encode_chat
 from smt_ray.data.prompts import PromptForm, build_prompt
 from smt_ray.data.rows import Row
 from smt_ray.errors import UserError
 
+Spans = list[range]
+"""Places in a row, ascending, at least one: the tokens that it is learned for."""
+
+_Encoded = tuple[Row, list[int], Spans]
 _CHUNK = 1024  # rows tokenised in one call: enough for the tokenizer's threads, little memory
 
 
@@ -28,14 +35,17 @@ class EncodedRows:
     Attributes:
         input_ids: (total tokens,) int32.
         offsets: (N + 1,) int64; row i is ``input_ids[offsets[i]:offsets[i + 1]]``.
-        prompt_lengths: (N,) int32, tokens of row i that belong to the prompt.
+        prompt_lengths: (N,) int32, tokens of row i's prompt: those before its first target.
         positions: (N,) int32, where row i stands in the source, for messages.
+        is_target: (total tokens,) bool, False at each row's first; None where the targets are
+            everything after the prompt.
     """
 
     input_ids: torch.Tensor
     offsets: torch.Tensor
     prompt_lengths: torch.Tensor
     positions: torch.Tensor
+    is_target: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.prompt_lengths.numel()
@@ -49,17 +59,29 @@ class EncodedRows:
         """(N,) int64, tokens a row."""
         return self.offsets[1:] - self.offsets[:-1]
 
-    def first_targets(self, train_on_inputs: bool) -> torch.Tensor:
-        """(N,) int64, the first position of each row whose token is a target of the loss.
+    def targets(self, index: int, train_on_inputs: bool) -> torch.Tensor:
+        """(P,) int64, ascending: the places in row ``index`` whose tokens the loss is summed over.
 
-        Position 0 is never one: nothing precedes it.
+        Place 0 is never one: nothing precedes it.
         """
-        start = torch.ones_like(self.prompt_lengths) if train_on_inputs else self.prompt_lengths
-        return start.clamp(min=1).to(torch.int64)
+        first = 1 if train_on_inputs else max(1, int(self.prompt_lengths[index]))
+        places = torch.arange(first, int(self.lengths[index]))
+        if train_on_inputs or self.is_target is None:
+            return places
+        return places[self.is_target[self.offsets[index] + places]]
 
     def num_targets(self, train_on_inputs: bool) -> torch.Tensor:
         """(N,) int64, tokens of each row that the loss is summed over."""
-        return (self.lengths - self.first_targets(train_on_inputs)).clamp(min=0)
+        if self.is_target is None or train_on_inputs:
+            first = torch.ones_like(self.prompt_lengths) if train_on_inputs else self.prompt_lengths
+            return (self.lengths - first.clamp(min=1)).clamp(min=0)
+        return self._targets_before[self.offsets[1:]] - self._targets_before[self.offsets[:-1]]
+
+    @cached_property
+    def _targets_before(self) -> torch.Tensor:
+        """(total tokens + 1,) int64: how many targets come before each token."""
+        assert self.is_target is not None
+        return torch.cat([torch.zeros(1, dtype=torch.int64), self.is_target.cumsum(0)])
 
 
 @dataclass(frozen=True)
@@ -137,21 +159,19 @@ def encode_rows(
     if tokenizer.eos_token_id is None:
         raise UserError("model", "the tokenizer must have an EOS token", got=None)
     kept: list[list[int]] = []
-    prompt_lengths: list[int] = []
+    targets: list[Spans] = []
     positions: list[int] = []
     num_truncated = 0
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
-        for row, (prompt_length, ids) in zip(
-            chunk, _encode_chunk(tokenizer, chunk, prompt_form), strict=True
-        ):
+        for row, ids, learned in _encode_chunk(tokenizer, chunk, prompt_form):
             is_overlong = len(ids) > max_length
             if is_overlong and overlong == "drop":
                 continue
-            ids = ids[:max_length]
-            if len(ids) > max(1, 0 if train_on_inputs else prompt_length):
-                kept.append(ids)
-                prompt_lengths.append(min(prompt_length, len(ids)))
+            first = 1 if train_on_inputs else learned[0].start
+            if min(len(ids), max_length) > first:
+                kept.append(ids[:max_length])
+                targets.append(learned)
                 positions.append(row.position)
                 num_truncated += is_overlong
         on_rows(start + len(chunk))
@@ -162,7 +182,7 @@ def encode_rows(
             got=max_length,
             fix="raise data.max_length, or check the rows of data.train",
         )
-    encoded = _pack(kept, prompt_lengths, positions)
+    encoded = _pack(kept, targets, positions)
     counts = EncodingCounts(
         len(kept), num_truncated, len(rows) - len(kept), encoded.input_ids.numel()
     )
@@ -171,23 +191,52 @@ def encode_rows(
 
 def _encode_chunk(
     tokenizer: Any, rows: Sequence[Row], prompt_form: PromptForm
-) -> list[tuple[int, list[int]]]:
+) -> Iterator[_Encoded]:
+    """Each row, its ids and its targets' places, in the order of the rows."""
+    plain = iter(_encode_plain(tokenizer, [r for r in rows if not r.messages], prompt_form))
+    for row in rows:
+        yield (row, *encode_chat(tokenizer, row)) if row.messages else next(plain)
+
+
+def _encode_plain(
+    tokenizer: Any, rows: Sequence[Row], prompt_form: PromptForm
+) -> Iterator[_Encoded]:
+    if not rows:
+        return
     prompts = [build_prompt(row, prompt_form, "training") for row in rows]
     prompt_ids = encode_prompts(tokenizer, prompts)
     wholes = encode_prompts(
         tokenizer, [prompt + row.output for prompt, row in zip(prompts, rows, strict=True)]
     )
-    return [
-        (len(ids), [*ids, *_after(tokenizer, whole, ids, row.output), tokenizer.eos_token_id])
-        for ids, whole, row in zip(prompt_ids, wholes, rows, strict=True)
+    for row, ids, whole in zip(rows, prompt_ids, wholes, strict=True):
+        completion = [*_after(tokenizer, whole, ids, row.output), tokenizer.eos_token_id]
+        first = max(1, len(ids))  # nothing precedes a row's first token
+        yield row, [*ids, *completion], [range(first, len(ids) + len(completion))]
+
+
+def _pack(rows: list[list[int]], targets: list[Spans], positions: list[int]) -> EncodedRows:
+    offsets = torch.tensor([0, *map(len, rows)], dtype=torch.int64).cumsum(0)
+    prompt_lengths = [
+        min(spans[0].start, len(row)) for row, spans in zip(rows, targets, strict=True)
     ]
-
-
-def _pack(rows: list[list[int]], prompt_lengths: list[int], positions: list[int]) -> EncodedRows:
-    lengths = torch.tensor([0, *map(len, rows)], dtype=torch.int64)
+    # Usually all that follows the prompt is learned, which its length says.
+    plain = all(
+        len(spans) == 1 and spans[0].stop >= len(row)
+        for row, spans in zip(rows, targets, strict=True)
+    )
     return EncodedRows(
         input_ids=torch.tensor([token for row in rows for token in row], dtype=torch.int32),
-        offsets=lengths.cumsum(0),
+        offsets=offsets,
         prompt_lengths=torch.tensor(prompt_lengths, dtype=torch.int32),
         positions=torch.tensor(positions, dtype=torch.int32),
+        is_target=None if plain else _mark(offsets.tolist(), targets),
     )
+
+
+def _mark(offsets: list[int], targets: list[Spans]) -> torch.Tensor:
+    """(total tokens,) bool: True at the rows' targets."""
+    marked = torch.zeros(offsets[-1], dtype=torch.bool)
+    for (start, end), spans in zip(pairwise(offsets), targets, strict=True):
+        for span in spans:  # of the whole row, which may have been cut
+            marked[min(start + span.start, end) : min(start + span.stop, end)] = True
+    return marked

@@ -1,11 +1,26 @@
-"""One example, in LLM-Adapters' layout, checked by file, row and field."""
+"""One example, in LLM-Adapters' layout or a conversation, checked by file, row and field."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from smt_ray.errors import UserError
+
+ASSISTANT = "assistant"
+_ROLES = ("system", "user", ASSISTANT, "tool")
+
+
+class Message(NamedTuple):
+    """One turn of a conversation.
+
+    Attributes:
+        role: system, user, assistant or tool.
+        content: What is said.
+    """
+
+    role: str
+    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +32,8 @@ class Row:
         input: Further context, or "".
         output: The text that training completes the prompt with.
         answer: The short gold answer that evaluation compares with, or "" where a row has none.
+        messages: The turns, of a conversation; instruction and output are then what the others say
+            up to the assistant's last turn, and that turn.
         position: Where the row stands in ``data.train``, from 0; no part of what it says.
     """
 
@@ -24,6 +41,7 @@ class Row:
     output: str
     input: str = ""
     answer: str = ""
+    messages: tuple[Message, ...] = ()
     position: int = field(default=0, compare=False)
 
 
@@ -31,7 +49,8 @@ def parse_row(record: Any, *, source: str, index: int) -> Row:
     """Reads one record, naming its source, position and field where it is bad.
 
     Args:
-        record: A mapping with ``instruction`` and ``output``, perhaps ``input`` and ``answer``.
+        record: A mapping with ``instruction`` and ``output``, perhaps ``input`` and ``answer``; or
+            with ``messages``.
         source: The file (or dataset) that the record came from.
         index: Its position there, from 0.
 
@@ -41,13 +60,16 @@ def parse_row(record: Any, *, source: str, index: int) -> Row:
     place = f"{source}, row {index}"
     if not isinstance(record, dict):
         raise UserError(place, "a row must be an object with instruction and output", got=record)
+    if "messages" in record:
+        return _conversation(record["messages"], f"{place}, field 'messages'")
     for name in ("instruction", "output"):
         if name not in record:
             raise UserError(
                 f"{place}, field {name!r}",
                 "is missing",
                 got=sorted(record),
-                fix="give every row instruction and output (input and answer are optional)",
+                fix="give every row instruction and output (input and answer are optional), or"
+                " messages",
             )
     values: dict[str, str] = {}
     for name in ("instruction", "input", "output", "answer"):
@@ -64,3 +86,26 @@ def parse_row(record: Any, *, source: str, index: int) -> Row:
             f"{place}, field 'instruction'", "must not be empty", got=values["instruction"]
         )
     return Row(**values)
+
+
+def _conversation(turns: Any, place: str) -> Row:
+    if not isinstance(turns, list) or not turns:
+        raise UserError(place, "must be a list of turns, each with role and content", got=turns)
+    messages = tuple(_message(turn, f"{place}, turn {i}") for i, turn in enumerate(turns))
+    if messages[-1].role != ASSISTANT:
+        raise UserError(
+            place, "must end with what the assistant says", got=messages[-1].role,
+            fix="leave out what follows the assistant's last turn",
+        )  # fmt: skip
+    others = [message.content for message in messages if message.role != ASSISTANT]
+    return Row("\n".join(others), messages[-1].content, messages=messages)
+
+
+def _message(turn: Any, place: str) -> Message:
+    if not isinstance(turn, dict) or not {"role", "content"} <= set(turn):
+        raise UserError(place, "must have role and content", got=turn)
+    if turn["role"] not in _ROLES:
+        raise UserError(f"{place}, role", f"must be one of {', '.join(_ROLES)}", got=turn["role"])
+    if not isinstance(turn["content"], str) or not turn["content"]:
+        raise UserError(f"{place}, content", "must be a text", got=turn["content"])
+    return Message(turn["role"], turn["content"])

@@ -76,9 +76,8 @@ def digest_rows(rows: Iterable[Row]) -> str:
     """sha256 of the rows' content: the identity of data."""
     sha256 = hashlib.sha256()
     for row in rows:
-        sha256.update(
-            json.dumps([row.instruction, row.input, row.output, row.answer]).encode() + b"\n"
-        )
+        content = [row.instruction, row.input, row.output, row.answer, *row.messages]
+        sha256.update(json.dumps(content).encode() + b"\n")
     return sha256.hexdigest()
 
 

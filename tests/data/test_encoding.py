@@ -182,9 +182,9 @@ def test_targets_are_the_completion_or_all_but_the_first_token() -> None:
         positions=torch.tensor([0, 1], dtype=torch.int32),
     )
     assert encoded.lengths.tolist() == [5, 4]
-    assert encoded.first_targets(False).tolist() == [3, 1]
+    assert [encoded.targets(row, False).tolist() for row in (0, 1)] == [[3, 4], [1, 2, 3]]
     assert encoded.num_targets(False).tolist() == [2, 3]
-    assert encoded.first_targets(True).tolist() == [1, 1]
+    assert [encoded.targets(row, True).tolist() for row in (0, 1)] == [[1, 2, 3, 4], [1, 2, 3]]
     assert encoded.num_targets(True).tolist() == [4, 3]
 
 

@@ -7,7 +7,7 @@ from smt_ray.data.rows import Row
 
 
 def row(question: str, answer: str, position: int = 0, context: str = "") -> Row:
-    return Row(question, "!", context, answer, position)
+    return Row(question, "!", context, answer, position=position)
 
 
 def test_case_spaces_and_punctuation_make_no_difference() -> None:

@@ -1,0 +1,139 @@
+"""Claims about conversations: what is learned of them, and which templates are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from smt_ray.data.batches import step_micro_batches
+from smt_ray.data.cache import load_tokens, save_tokens
+from smt_ray.data.encoding import encode_rows
+from smt_ray.data.rows import Row, parse_row
+from smt_ray.errors import UserError
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+REWRITING = (
+    "{% for m in messages %}<{{ m.role }}>{% if loop.last %}{{ m.content }}{% endif %}"
+    "{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+TURNS = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Yo"), ("user", "2+2?"),
+         ("assistant", "four")]  # fmt: skip
+
+
+def chat(*turns: tuple[str, str]) -> Row:
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return parse_row({"messages": messages}, source="chat.json", index=0)
+
+
+@pytest.fixture
+def tokenizer(make_tokenizer: Callable[[str], Any]) -> Any:
+    made = make_tokenizer("bytes")
+    made.chat_template = TEMPLATE
+    return made
+
+
+def learned(tokenizer: Any, row: Row, **options: Any) -> list[str]:
+    """The texts of a row's runs of targets."""
+    encoded, _ = encode_rows(tokenizer, [row], **options)
+    places, ids = encoded.targets(0, False).tolist(), encoded.row(0).tolist()
+    runs: list[list[int]] = []
+    for place in places:
+        if place - 1 not in places:
+            runs.append([])
+        runs[-1].append(ids[place])
+    return [tokenizer.decode(run) for run in runs]
+
+
+def test_every_turn_of_the_assistant_is_learned_with_its_end_and_nothing_else(
+    tokenizer: Any,
+) -> None:
+    eos = tokenizer.eos_token
+    assert learned(tokenizer, chat(*TURNS)) == [f"Yo{eos}", f"four{eos}"]
+
+
+def test_a_row_is_what_the_template_writes_up_to_its_last_eos(tokenizer: Any) -> None:
+    encoded, _ = encode_rows(tokenizer, [chat(*TURNS)])
+    messages = [{"role": role, "content": content} for role, content in TURNS]
+    whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    ids = tokenizer(whole.removesuffix("\n"), add_special_tokens=False)["input_ids"]
+    assert encoded.row(0).tolist() == ids
+
+
+def test_a_template_without_eos_still_ends_with_it(tokenizer: Any) -> None:
+    tokenizer.chat_template = TEMPLATE.replace("{{ eos_token }}", "")
+    assert learned(tokenizer, chat(*TURNS)) == ["Yo\n", f"four\n{tokenizer.eos_token}"]
+
+
+def test_a_cut_row_keeps_the_turns_before_the_cut(tokenizer: Any) -> None:
+    whole, _ = encode_rows(tokenizer, [chat(*TURNS)])
+    length = int(whole.lengths[0]) - 3
+    first, second = learned(tokenizer, chat(*TURNS), max_length=length)
+    assert first == f"Yo{tokenizer.eos_token}"
+    assert second
+    assert "four".startswith(second)
+    assert second != "four"
+
+
+def test_a_question_and_answer_as_chat_has_one_span_like_any_row(tokenizer: Any) -> None:
+    encoded, _ = encode_rows(tokenizer, [chat(("user", "Hi"), ("assistant", "Yo"))])
+    assert encoded.is_target is None
+
+
+def test_counts_targets_and_batches_agree_whatever_the_mode(tokenizer: Any, tmp_path: Path) -> None:
+    rows = [chat(*TURNS), Row("Add.", "3"), chat(*TURNS[1:3]), chat(*TURNS[:3])]
+    made, _ = encode_rows(tokenizer, rows)
+    save_tokens(tmp_path / "tokens", {"training": made})
+    encoded = load_tokens(tmp_path / "tokens", "training")
+    assert encoded is not None
+    for on_inputs in (False, True):
+        counts = [len(encoded.targets(row, on_inputs)) for row in range(4)]
+        assert encoded.num_targets(on_inputs).tolist() == counts
+        found = {}
+        for mode in ("padded", "packed", "prefix_packed"):
+            (batch,) = step_micro_batches(
+                encoded, range(4), mode=mode, max_tokens=10_000, train_on_inputs=on_inputs
+            )
+            assert batch.weights.sum().item() == pytest.approx(1)
+            order = torch.argsort(batch.targets, stable=True)
+            totals = torch.zeros(1000).index_add_(0, batch.targets[order], batch.weights[order])
+            found[mode] = totals
+        assert torch.allclose(found["padded"], found["packed"])
+        assert torch.allclose(found["padded"], found["prefix_packed"])
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (None, "need a tokenizer that has a chat template"),
+        (REWRITING, "must leave earlier turns as they are"),
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_named(
+    tokenizer: Any, template: str | None, reason: str
+) -> None:
+    tokenizer.chat_template = template
+    with pytest.raises(UserError, match=reason):
+        encode_rows(tokenizer, [chat(*TURNS)])
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([], "field 'messages': must be a list of turns"),
+        ([{"role": "user"}], "turn 0: must have role and content"),
+        ([{"role": "bot", "content": "x"}], "turn 0, role: must be one of system, user"),
+        ([{"role": "assistant", "content": ""}], "turn 0, content: must be a text"),
+        ([{"role": "user", "content": "x"}], "must end with what the assistant says; got 'user'"),
+    ],
+)
+def test_a_bad_conversation_is_named_by_file_row_and_turn(messages: Any, reason: str) -> None:
+    with pytest.raises(UserError, match=f"chat.json, row 3, .*{reason}"):
+        parse_row({"messages": messages}, source="chat.json", index=3)
