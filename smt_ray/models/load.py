@@ -41,6 +41,11 @@ def resolve_path(spec: dict[str, Any]) -> str:
     return _copy_here(path) if "://" in path else path
 
 
+def import_transformers() -> None:
+    """Imports what every model and tokenizer needs: seconds, where a model itself is small."""
+    import transformers.modeling_utils  # noqa: F401
+
+
 def load_model(spec: dict[str, Any], device: torch.device | str = "cpu") -> nn.Module:
     """Loads the base model in evaluation mode.
 

@@ -14,6 +14,7 @@ from smt_ray.artifacts.stages import Stage
 from smt_ray.config.run import RunConfig
 from smt_ray.data.rows import Row
 from smt_ray.orchestration.board import announce
+from smt_ray.orchestration.imports import large_imports
 from smt_ray.orchestration.progress import progress
 from smt_ray.orchestration.resources import plan_processes
 
@@ -166,10 +167,12 @@ class _Evaluator:
         """Not when the process starts, where an error would not reach the user as it is."""
         if self._model is not None:
             return
-        import torch
+        with large_imports():
+            import torch
 
-        from smt_ray.models.load import load_model, load_tokenizer
+            from smt_ray.models.load import import_transformers, load_model, load_tokenizer
 
+            import_transformers()
         torch.set_num_threads(self._num_threads)
         self._tokenizer = load_tokenizer(spec)
         self._model, self._adapter = load_model(spec, self._device), None

@@ -15,9 +15,11 @@ from smt_ray.config.run import RunConfig
 from smt_ray.data.batches import StepPlan
 from smt_ray.data.cache import FILE as TOKENS
 from smt_ray.errors import UserError
+from smt_ray.models.load import import_transformers
 from smt_ray.orchestration import run_record
 from smt_ray.orchestration.board import make_board, make_writer
 from smt_ray.orchestration.evaluator import evaluation_pool, publish_predictions
+from smt_ray.orchestration.imports import large_imports
 from smt_ray.orchestration.plan import MODEL, RunPlan, make_plan
 from smt_ray.orchestration.preflight import Preflight, check_lora, check_model
 from smt_ray.orchestration.progress import progress, say
@@ -170,6 +172,8 @@ class Flow:
     @cached_property
     def _preflight(self) -> Preflight:
         """What the model makes of the config; checking it loads a skeleton, so it is done once."""
+        with large_imports():
+            import_transformers()
         return check_model(self.config, self.plan.model)
 
     @cached_property

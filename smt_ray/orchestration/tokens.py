@@ -10,7 +10,8 @@ from typing import Any
 from smt_ray.data.cache import FILE as TOKENS
 from smt_ray.data.cache import save_tokens
 from smt_ray.data.encoding import EncodedRows, encode_rows
-from smt_ray.models.load import load_tokenizer
+from smt_ray.models.load import import_transformers, load_tokenizer
+from smt_ray.orchestration.imports import large_imports
 from smt_ray.orchestration.plan import RunPlan
 from smt_ray.orchestration.progress import progress, say
 
@@ -22,6 +23,8 @@ def make_tokens(plan: RunPlan) -> dict[str, Any]:
         UserError: The tokenizer cannot be loaded or has no EOS token, or no row is left.
     """
     began, stage = time.monotonic(), plan.tokens
+    with large_imports():
+        import_transformers()
     tokenizer = load_tokenizer(plan.model)
     sets: dict[str, EncodedRows] = {}
     summary: dict[str, Any] = {}

@@ -7,6 +7,7 @@ from typing import Any
 
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.run import RunConfig
+from smt_ray.orchestration.imports import large_imports
 from smt_ray.tracking.robust import RobustTracker
 from smt_ray.tracking.uris import (
     default_artifact_location,
@@ -43,8 +44,9 @@ def open_tracker(uri: str, experiment: str, environment: dict[str, str]) -> Robu
     os.environ.update(environment)
 
     def connect() -> Any:
-        from smt_ray.tracking.mlflow_tracker import MlflowTracker
+        with large_imports():
+            from smt_ray.tracking.mlflow_tracker import MlflowTracker
 
-        return MlflowTracker(uri, experiment, default_artifact_location(uri))
+            return MlflowTracker(uri, experiment, default_artifact_location(uri))
 
     return RobustTracker(connect)

@@ -18,10 +18,11 @@ from smt_ray.data.encoding import EncodedRows
 from smt_ray.errors import UserError
 from smt_ray.methods.protocol import Method
 from smt_ray.methods.registry import make_method
-from smt_ray.models.load import load_model
+from smt_ray.models.load import import_transformers, load_model
 from smt_ray.orchestration.board import announce
+from smt_ray.orchestration.imports import large_imports
 from smt_ray.training.best_checkpoint import BestCheckpoint
-from smt_ray.training.engine import Engine
+from smt_ray.training.engine import Engine, import_deepspeed
 from smt_ray.training.loop import VALIDATION_LOSS, Callbacks, LoopSettings, TrainingLoop
 from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.metrics_log import MetricsLog
@@ -63,6 +64,9 @@ class TrainingRank:
         self.storage = Storage(job["storage"])
         torch.set_num_threads(job["num_threads"])
         self.device = ray.train.torch.get_device()
+        with large_imports():
+            import_transformers()
+            import_deepspeed(self.device)
         self.training, self.validation = self._load_tokens()
         self.method = self._make_method()
         self.model, self.engine = self._build()

@@ -21,6 +21,7 @@ import ray
 from smt_ray.artifacts.stages import Stage
 from smt_ray.data.cache import FILE as TOKENS
 from smt_ray.orchestration.board import announce
+from smt_ray.orchestration.imports import large_imports
 from smt_ray.orchestration.plan import RunPlan
 from smt_ray.orchestration.preflight import Preflight
 from smt_ray.orchestration.resources import ProcessResources
@@ -141,15 +142,17 @@ def launch_selection(job: dict[str, Any]) -> ray.ObjectRef:
 
 def _shard(job: dict[str, Any], index: int, board: Any) -> Iterator[dict[str, Any]]:
     """One shard's work; yields its modules."""
-    import torch
+    with large_imports():
+        import torch
 
-    from smt_ray.artifacts.storage import Storage
-    from smt_ray.data.batches import StepPlan
-    from smt_ray.data.cache import load_tokens
-    from smt_ray.models.load import load_model
-    from smt_ray.tracking.records import make_record
-    from smt_ray.warmup.shard import shard_steps, stream_shard
+        from smt_ray.artifacts.storage import Storage
+        from smt_ray.data.batches import StepPlan
+        from smt_ray.data.cache import load_tokens
+        from smt_ray.models.load import import_transformers, load_model
+        from smt_ray.tracking.records import make_record
+        from smt_ray.warmup.shard import shard_steps, stream_shard
 
+        import_transformers()
     announce(board, PROGRESS, index)
     torch.set_num_threads(job["num_threads"])
     device = torch.device(job["device"])
@@ -182,7 +185,8 @@ def _shard(job: dict[str, Any], index: int, board: Any) -> Iterator[dict[str, An
 
 def _reduce(block_size: int, *parts: dict[str, Any]) -> dict[str, Any]:
     """Adds the shards' parts of one module."""
-    from smt_ray.warmup.shard import reduce_module
+    with large_imports():
+        from smt_ray.warmup.shard import reduce_module
 
     return reduce_module(parts, block_size)
 
@@ -214,10 +218,11 @@ def _table(job: dict[str, Any], *rows: dict[str, Any]) -> dict[str, Any]:
 
 def _select(job: dict[str, Any]) -> dict[str, Any]:
     """Chooses blocks, from the stored table if any; stores the selection and its picture."""
-    from smt_ray.artifacts.storage import Storage
-    from smt_ray.reporting.figures import selection_figure
-    from smt_ray.smt.scores import ScoreTable
-    from smt_ray.smt.selection import select_blocks
+    with large_imports():
+        from smt_ray.artifacts.storage import Storage
+        from smt_ray.reporting.figures import selection_figure
+        from smt_ray.smt.scores import ScoreTable
+        from smt_ray.smt.selection import select_blocks
 
     storage = Storage(job["storage"])
     if job["table"] is None:

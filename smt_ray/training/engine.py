@@ -62,7 +62,7 @@ class Engine:
         extra: dict[str, Any] | None = None,
         refresh: Callable[[], None] = lambda: None,
     ) -> None:
-        deepspeed = _import_deepspeed(device)
+        deepspeed = import_deepspeed(device)
         self.device, self.zero_stage = device, zero_stage
         self._refresh = refresh
         self._names = [n for n, p in loss.named_parameters() if p.requires_grad]
@@ -229,7 +229,8 @@ class Engine:
         raise AssertionError("a trainable parameter without a master copy")
 
 
-def _import_deepspeed(device: torch.device) -> Any:
+def import_deepspeed(device: torch.device) -> Any:
+    """The library, set up for a device; imported on first use, as it takes seconds."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.type == "cuda" else "cpu")
     import deepspeed
     from deepspeed.ops import __compatible_ops__

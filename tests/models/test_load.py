@@ -46,6 +46,32 @@ def test_a_folder_loads_as_it_was_saved_and_ready_to_evaluate(
         assert torch.equal(found, expected), name
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux's own maps")
+def test_weights_are_mapped_from_their_file_copy_on_write(spec: Spec, folder: Path) -> None:
+    """Processes on one machine share the pages; what one of them writes, it alone sees."""
+    file = folder / "model.safetensors"
+    before = file.read_bytes()
+    mine, theirs = load_model(spec(path=str(folder))), load_model(spec(path=str(folder)))
+    weight = mine.get_parameter("model.layers.0.self_attn.q_proj.weight")
+    assert _flags_of_mapping(weight.data_ptr(), file) == "rw-p"  # p for private
+    expected = {name: parameter.clone() for name, parameter in theirs.named_parameters()}
+    for parameter in mine.parameters():
+        parameter.data.zero_()
+    assert file.read_bytes() == before
+    for name, parameter in theirs.named_parameters():
+        assert torch.equal(parameter, expected[name]), name
+
+
+def _flags_of_mapping(address: int, file: Path) -> str | None:
+    """The permissions of the part of a file's mapping that an address of this process is in."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, flags, _, _, _, *path = line.split(maxsplit=5)
+        start, end = (int(bound, 16) for bound in span.split("-"))
+        if path == [str(file)] and start <= address < end:
+            return flags
+    return None
+
+
 def test_a_folder_in_a_remote_storage_loads_and_is_called_by_its_place_there(
     spec: Spec, folder: Path
 ) -> None:

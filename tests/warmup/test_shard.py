@@ -175,10 +175,12 @@ def test_only_the_shard_that_is_asked_sends_weights_and_bfloat16_ones_survive_th
 
 def test_reducing_leaves_what_it_was_given_alone(make_llama: Make, encoded: EncodedRows) -> None:
     items = stream(make_llama(), encoded, range(2), with_weights=True)[:1] * 2
-    items[0]["gradient"].setflags(write=False)  # as what comes out of Ray's object store is
-    before = items[0]["gradient"].copy()
+    for name in ("gradient", "weight"):
+        items[0][name].setflags(write=False)  # as what comes out of Ray's object store is
+    before, weight = items[0]["gradient"].copy(), items[0]["weight"].copy()
     found = reduce_module(items, BLOCK_SIZE)["statistics"]
     np.testing.assert_array_equal(items[0]["gradient"], before)
+    np.testing.assert_array_equal(items[0]["weight"], weight)
     np.testing.assert_allclose(found[1].sum(), 2 * np.abs(before.astype(np.float64)).sum())
 
 
