@@ -118,7 +118,9 @@ def test_shared_settings_are_the_published_ones() -> None:
     assert training.adam_betas == (0.9, 0.999)
     assert (config.model.dtype, data.prompt, data.overlong) == ("bfloat16", "legacy", "truncate")
     assert not data.train_on_inputs
-    assert config.evaluation.num_beams == 4
+    assert config.evaluation.decoding() == {
+        "num_beams": 4, "repetition_penalty": 1.1, "max_new_tokens": 256, "lower_case": True,
+    }  # fmt: skip
     assert config.evaluation.max_rows is None
 
 
