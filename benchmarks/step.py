@@ -32,7 +32,7 @@ from benchmarks.measuring import (
     write_json,
 )
 from benchmarks.memory import SavedBytes, peak_bytes, tensor_bytes
-from benchmarks.step_summary import report, summarise
+from benchmarks.step_summary import OURS, REFERENCE, report, summarise
 from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.config.running import BatchingConfig
 from smt_ray.data.batches import StepPlan
@@ -133,11 +133,15 @@ def _measure(
     shape = (options.gemm_tokens, base.config.hidden_size, base.config.intermediate_size)
     dtype = next(base.parameters()).dtype
 
+    reference = _Reference(made.get(OURS), timed)
+
     def timed_step(one: Configuration, number: int) -> dict[str, float]:
+        reference.before(number)
         before = gemm_rate(shape, device, dtype)
         seconds = one.step(timed[number])
         rate = (before + gemm_rate(shape, device, dtype)) / 2
-        return {**seconds, "gemm_flops_per_second": rate}
+        beside = {REFERENCE: reference.beside(number)} if reference.taken else {}
+        return {**seconds, "gemm_flops_per_second": rate, **beside}
 
     rounds = interleave(
         {name: partial(timed_step, one) for name, one in made.items()}, options.rounds
@@ -166,6 +170,38 @@ def _measure(
         },
     }
     return {**raw, "summary": summarise(raw)}
+
+
+class _Reference:
+    """smt's packed step before and after every other one: ratios are to the mean of the two.
+
+    The machine's speed may change by half within a round; less so within three steps.
+
+    Args:
+        one: The configuration, or None where it is not measured.
+        timed: The rows of each round.
+    """
+
+    def __init__(self, one: Configuration | None, timed: Sequence[Sequence[int]]) -> None:
+        self.taken = one is not None
+        self._one, self._timed = one, timed
+        self._last: tuple[int, float] | None = None
+
+    def before(self, number: int) -> None:
+        """Takes a step, unless the one after the last configuration still serves."""
+        if self._one is not None and (self._last is None or self._last[0] != number):
+            self._last = number, self._seconds(number)
+
+    def beside(self, number: int) -> float:
+        """Takes a step; the mean seconds of this one and the one before."""
+        assert self._last is not None
+        earlier = self._last[1]
+        self._last = number, self._seconds(number)
+        return (earlier + self._last[1]) / 2
+
+    def _seconds(self, number: int) -> float:
+        assert self._one is not None
+        return sum(self._one.step(self._timed[number]).values())
 
 
 def _memory(

@@ -9,13 +9,14 @@ from benchmarks.configurations import PEERS, PHASES
 from benchmarks.measuring import markdown_table, spread
 
 OURS = "smt packed"
+REFERENCE = "reference_seconds"  # of ours, right before and after a configuration's step
 
 
 def summarise(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Spreads over the rounds of one suite.
 
     Args:
-        raw: ``rounds`` (name -> phase -> seconds, and the GEMM rate beside it), ``num_rows``,
+        raw: ``rounds`` (name -> phase -> seconds, the GEMM rate and ours beside it), ``num_rows``,
             ``num_tokens``, ``needed_flops`` and ``memory``.
 
     Returns:
@@ -46,7 +47,12 @@ def summarise(raw: Mapping[str, Any]) -> dict[str, Any]:
         "configurations": configurations,
         "comparisons": {
             title: {
-                peer: spread(_quotients(seconds[f"{peer} {way}"], seconds[OURS]))
+                peer: spread(
+                    _quotients(
+                        seconds[f"{peer} {way}"],
+                        [found[f"{peer} {way}"][REFERENCE] for found in rounds],
+                    )
+                )
                 for peer in PEERS
                 if OURS in seconds and f"{peer} {way}" in seconds
             }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
@@ -14,11 +14,25 @@ from smt_ray.evaluation.batches import (
     check_lengths,
     inference,
     not_finite,
-    pad,
     padding_id,
     plan_batches,
 )
 from smt_ray.evaluation.decoding import UnpaddedPenalty
+from smt_ray.evaluation.prefix import prefill
+
+
+class Generated(NamedTuple):
+    """What was written after a prompt.
+
+    Attributes:
+        text: The new text alone, without special tokens.
+        num_prompt_tokens: Of the prompt.
+        num_new_tokens: Of the text, without EOS.
+    """
+
+    text: str
+    num_prompt_tokens: int
+    num_new_tokens: int
 
 
 def generate_texts(
@@ -32,13 +46,13 @@ def generate_texts(
     repetition_penalty: float = 1.0,
     names: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> list[str]:
+) -> list[Generated]:
     """What the model writes after each prompt, up to EOS or ``max_new_tokens``.
 
     Nothing is sampled, and the model's own generation settings (sampling, penalties, minimum
     length) are set aside; of them only the EOS ids are heeded. In float32 a text does not depend on
     the batch that its prompt is in; lower precisions may break near-ties otherwise in another
-    batch.
+    batch. What a batch's prompts begin with alike is computed once.
 
     Args:
         model: A transformers causal language model.
@@ -52,7 +66,7 @@ def generate_texts(
         progress: Called with the numbers of prompts done and of all, after each batch.
 
     Returns:
-        The new text alone, without special tokens, in the order of ``prompts``.
+        In the order of ``prompts``.
 
     Raises:
         UserError: A prompt and its new tokens exceed the model's positions, or logits are not
@@ -66,18 +80,17 @@ def generate_texts(
     lengths = [len(ids) + max_new_tokens for ids in encoded]
     check_lengths(model, lengths, names)
     settings = _settings(model, tokenizer, max_new_tokens, num_beams)
-    texts = [""] * len(prompts)
-    num_done = 0
+    found: dict[int, Generated] = {}
     with inference(model), _generation_settings(model, settings):
         for batch in plan_batches([n * num_beams for n in lengths], batch_tokens):
             of_batch = [encoded[i] for i in batch], [names[i] for i in batch]
             written = _generate_batch(model, *of_batch, settings, repetition_penalty)
             for i, new_ids in zip(batch, written, strict=True):
-                texts[i] = tokenizer.decode(new_ids, skip_special_tokens=True)
-            num_done += len(batch)
+                text = tokenizer.decode(new_ids, skip_special_tokens=True)
+                found[i] = Generated(text, len(encoded[i]), len(new_ids))
             if progress:
-                progress(num_done, len(prompts))
-    return texts
+                progress(len(found), len(prompts))
+    return [found[i] for i in range(len(prompts))]
 
 
 def _settings(model: Any, tokenizer: Any, max_new_tokens: int, num_beams: int) -> GenerationConfig:
@@ -112,7 +125,7 @@ def _generate_batch(
     settings: GenerationConfig,
     repetition_penalty: float,
 ) -> list[list[int]]:
-    input_ids, mask = pad(prompts, settings.pad_token_id, model.device, left=True)
+    input_ids, mask, cache = prefill(model, prompts, settings.pad_token_id, settings.num_beams)
     watch = _FiniteWatch()
     processors = LogitsProcessorList([watch])
     if repetition_penalty != 1:
@@ -122,6 +135,7 @@ def _generate_batch(
         attention_mask=mask,
         generation_config=settings,
         logits_processor=processors,
+        **({"past_key_values": cache} if cache else {}),
     )
     bad = watch.bad_rows(len(prompts))
     if bad:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 _Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
 
@@ -29,6 +30,24 @@ def wilson_interval(num_correct: int, num_rows: int, z: float = _Z95) -> tuple[f
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def throughput(predictions: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, float]:
+    """How fast rows were answered.
+
+    Args:
+        predictions: All records of a task.
+        seconds: From the first to the last of them, over all processes.
+
+    Returns:
+        ``seconds``, ``rows_per_second`` and, of generated texts, ``tokens_per_second``: those of
+        prompts and new ones.
+    """
+    found = {"seconds": seconds, "rows_per_second": len(predictions) / seconds}
+    if all("num_new_tokens" in prediction for prediction in predictions):
+        tokens = sum(p["num_prompt_tokens"] + p["num_new_tokens"] for p in predictions)
+        found["tokens_per_second"] = tokens / seconds
+    return found
 
 
 def majority_share(expected: Sequence[Hashable]) -> float:

@@ -15,7 +15,7 @@ from smt_ray.errors import UserError
 from smt_ray.evaluation.answers import extract, is_correct, stated_letter
 from smt_ray.evaluation.candidates import complete, row_candidates
 from smt_ray.evaluation.decoding import GREEDY, Decoding
-from smt_ray.evaluation.generate import generate_texts
+from smt_ray.evaluation.generate import Generated, generate_texts
 from smt_ray.evaluation.likelihood import candidate_log_likelihoods
 from smt_ray.evaluation.metrics import accuracy, majority_share, wilson_interval
 from smt_ray.evaluation.tasks import Task
@@ -58,8 +58,8 @@ def predict(
     Returns:
         For each row ``index``, ``prompt``, ``output`` (text), ``extracted`` (or None),
         ``expected``, ``correct``; ``corrected`` (what the corrected rule reads) where the task's
-        published rule is faulty; for likelihood ``scores`` (mean log-likelihood of each candidate,
-        in nats).
+        published rule is faulty; for generate ``num_prompt_tokens`` and ``num_new_tokens``, for
+        likelihood ``scores`` (mean log-likelihood of each candidate, in nats).
 
     Raises:
         UserError: A row has no answer, does not fit the protocol or the model, or logits are not
@@ -111,11 +111,16 @@ def _generated(
         repetition_penalty=decoding.repetition_penalty,
         **common,
     )
-    return [_read(task, text, decoding.lower_case) for text in texts]
+    return [_read(task, found, decoding.lower_case) for found in texts]
 
 
-def _read(task: Task, text: str, lower_case: bool) -> Prediction:
-    found: Prediction = {"output": text}
+def _read(task: Task, generated: Generated, lower_case: bool) -> Prediction:
+    text = generated.text
+    found: Prediction = {
+        "output": text,
+        "num_prompt_tokens": generated.num_prompt_tokens,
+        "num_new_tokens": generated.num_new_tokens,
+    }
     # AQuA's letters are upper case: in lower case there would be none to read.
     text = text.lower() if lower_case and task.answer != "letter" else text
     found["extracted"] = extract(task, text)

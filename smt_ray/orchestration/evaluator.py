@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
@@ -19,6 +20,18 @@ from smt_ray.orchestration.progress import progress
 from smt_ray.orchestration.resources import plan_processes
 
 Rows = dict[str, list[Row]]
+
+
+class Answers(NamedTuple):
+    """What became of a task's rows, or of a worker's share of them.
+
+    Attributes:
+        predictions: A record a row.
+        seconds: They took; of several workers, the slowest's.
+    """
+
+    predictions: list[dict[str, Any]]
+    seconds: float
 
 
 class EvaluationPool:
@@ -36,7 +49,7 @@ class EvaluationPool:
     def evaluate(
         self, title: str, tasks: Rows, *, protocol: str, model: dict[str, Any],
         adapter: str | None,
-    ) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
+    ) -> dict[str, Answers]:  # fmt: skip
         """Predictions of every task, in the order of its rows.
 
         Args:
@@ -59,7 +72,11 @@ class EvaluationPool:
         with progress(title, total, lambda: ray.get(self._board.done.remote(title))):
             parts = ray.get(refs)
         return {
-            task: join((part[task] for part in parts), len(rows)) for task, rows in tasks.items()
+            task: Answers(
+                join((part[task].predictions for part in parts), len(rows)),
+                max(part[task].seconds for part in parts),
+            )
+            for task, rows in tasks.items()
         }
 
 
@@ -97,17 +114,18 @@ def evaluation_pool(config: RunConfig, board: Any) -> Iterator[EvaluationPool]:
 
 
 def publish_predictions(
-    stage: Stage, protocol: str, predictions: dict[str, list[dict[str, Any]]], seconds: float
+    stage: Stage, protocol: str, answers: dict[str, Answers], seconds: float
 ) -> dict[str, Any]:
     """Writes every prediction and what they add up to; returns the stage's manifest."""
+    from smt_ray.evaluation.metrics import throughput
     from smt_ray.evaluation.predict import summarise
 
     files, metrics = ["metrics.json"], {}
-    for task, records in predictions.items():
+    for task, (records, task_seconds) in answers.items():
         files.append(f"{protocol}/{task}.jsonl")
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         stage.storage.write_bytes(stage.path(files[-1]), lines.encode())
-        metrics[task] = summarise(records)
+        metrics[task] = {**summarise(records), **throughput(records, task_seconds)}
     stage.storage.write_json(stage.path("metrics.json"), metrics)
     return stage.publish(files, {"protocol": protocol, "tasks": metrics}, seconds)
 
@@ -148,20 +166,20 @@ class _Evaluator:
         model: dict[str, Any],
         adapter: str | None,
         settings: dict[str, Any],
-    ) -> dict[str, list[dict[str, Any]]]:
+    ) -> dict[str, Answers]:
         """Predictions for this worker's rows, by task."""
         announce(board, title, worker)
         if self._spec != model or self._adapter not in (None, adapter):
             self._model = None  # whatever an adapter changed, the model is loaded as it was
         self._load(model)
         self._wear(adapter)
-        before, predictions = 0, {}
+        before, answers = 0, {}
         for task, share in tasks.items():
-            predictions[task] = self._predict(
-                board, title, worker, before, task, share, protocol, settings
-            )
+            began = time.monotonic()
+            found = self._predict(board, title, worker, before, task, share, protocol, settings)
+            answers[task] = Answers(found, time.monotonic() - began)
             before += len(share["rows"])
-        return predictions
+        return answers
 
     def _load(self, spec: dict[str, Any]) -> None:
         """Not when the process starts, where an error would not reach the user as it is."""

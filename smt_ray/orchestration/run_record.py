@@ -135,6 +135,9 @@ def collect_metrics(folder: RunFolder, plan: RunPlan, seconds: float) -> dict[st
     return metrics
 
 
+_SHOWN = ("accuracy", "interval", "num_unread", "corrected", "seconds", "tokens_per_second")
+
+
 def _tasks(plan: RunPlan) -> dict[str, Any]:
     results = {}
     for name, stage in plan.evaluations.items():
@@ -147,7 +150,7 @@ def _tasks(plan: RunPlan) -> dict[str, Any]:
             "num_rows": len(rows),
             "majority": majority_share([row.answer for row in rows]),
             **{
-                who: {k: summary[task][k] for k in ("accuracy", "interval", "num_unread")}
+                who: {k: summary[task][k] for k in _SHOWN if k in summary[task]}
                 for who, summary in results.items()
             },
         }

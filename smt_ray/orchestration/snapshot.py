@@ -6,11 +6,13 @@ from typing import Any
 
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.orchestration.trainer import ADAPTER, METRICS
-from smt_ray.reporting.table import to_markdown
+from smt_ray.reporting.table import mean, to_markdown
 from smt_ray.tracking.params import flatten
 from smt_ray.tracking.protocol import Dataset
 from smt_ray.tracking.records import parse_records
 from smt_ray.tracking.replay import RunSnapshot
+
+_WHO = ("base", "base_likelihood", "tuned")
 
 
 def start_arguments(run: RunFolder, config: dict[str, Any]) -> dict[str, Any]:
@@ -89,11 +91,16 @@ def _artifacts(run: RunFolder, stages: dict[str, str]) -> list[tuple[str, str | 
 
 def _final_metrics(metrics: dict[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
-    for task, results in metrics.get("tasks", {}).items():
-        for who in ("base", "base_likelihood", "tuned"):
+    tasks = metrics.get("tasks", {})
+    for task, results in tasks.items():
+        for who in _WHO:
             if results.get(who):
                 found[f"eval/{task}/{who}"] = results[who]["accuracy"]
         found[f"eval/{task}/majority"] = results["majority"]
+    for who in _WHO if len(tasks) > 1 else ():
+        accuracies = [(results.get(who) or {}).get("accuracy") for results in tasks.values()]
+        if (average := mean(accuracies)) is not None:
+            found[f"eval/average/{who}"] = average
     for stage, entry in metrics.get("stages", {}).items():
         found[f"seconds/{stage}"] = entry["seconds"]
     if trainable := metrics.get("trainable"):
@@ -114,7 +121,7 @@ def _tables(metrics: dict[str, Any]) -> dict[str, dict[str, list[Any]]]:
     if not tasks:
         return {}
     columns: dict[str, list[Any]] = {"task": list(tasks)}
-    for who in ("base", "base_likelihood", "tuned"):
+    for who in _WHO:
         columns[who] = [(results.get(who) or {}).get("accuracy") for results in tasks.values()]
     columns["majority"] = [results["majority"] for results in tasks.values()]
     return {"tasks.json": columns}

@@ -36,25 +36,35 @@ if TYPE_CHECKING:
 Metrics = Mapping[str, Any]
 
 _MISSING = "-"
-_LEGEND = "percent correct (95% interval); gain in points over the base"
+_LEGEND = (
+    "percent correct (95% interval); gain in points over the base; average: each task counts the"
+    " same"
+)
 
 
 def accuracy_cells(metrics: Metrics) -> Cells | None:
-    """One row a task and, for several, their plain average; columns without values are left out."""
+    """One row a task and, for several, two averages; columns without values are left out.
+
+    A task that a corrected rule reads too has a row more for it, which no average counts.
+    """
     tasks: Mapping[str, Metrics] = metrics.get("tasks") or {}
+    lines = [line for name, task in tasks.items() for line in _lines(name, task)]
     columns: dict[str, list[str]] = {
-        "rows": [_show(task.get("num_rows"), "{:,}") for task in tasks.values()]
+        "rows": [_show(task.get("num_rows"), "{:,}") for _, task in lines]
     }
     several = len(tasks) > 1
+    num_rows = [task.get("num_rows") for task in tasks.values()]
     if several:
-        columns["rows"].append("")
+        columns["rows"] += ["", _show(sum(n or 0 for n in num_rows), "{:,}")]
     for name, value_of, text_of in _COLUMNS:
-        columns[name] = [text_of(task) for task in tasks.values()]
+        columns[name] = [text_of(task) for _, task in lines]
         if several:
             values = [value_of(task) for task in tasks.values()]
             template = "{:+.1f}" if name == "gain" else "{:.1f}"
-            columns[name].append(_show(_mean(values), template, 100))
-    names = [*tasks, "average"] if several else [*tasks]
+            means = (mean(values), mean(values, num_rows))
+            columns[name] += [_show(value, template, 100) for value in means]
+    names = [name for name, _ in lines]
+    names += ["average", "of all rows"] if several else []
     shown = {name: texts for name, texts in columns.items() if set(texts) - {_MISSING, ""}}
     if not shown:
         return None
@@ -167,10 +177,28 @@ _COLUMNS: tuple[tuple[str, Callable[[Metrics], Any], Callable[[Metrics], str]], 
 )
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    # An average over some of the tasks would be compared with one over all of them.
-    return math.fsum(present) / len(values) if len(present) == len(values) else None
+def _lines(name: str, task: Metrics) -> list[tuple[str, Metrics]]:
+    """A task's rows of the table: the published rule's and, where there is one, the corrected."""
+    corrected = {
+        who: result["corrected"]
+        for who, result in task.items()
+        if isinstance(result, Mapping) and "corrected" in result
+    }
+    return [(name, task), *([(f"{name}, corrected", corrected)] if corrected else [])]
+
+
+def mean(
+    values: Sequence[float | None], weights: Sequence[float | None] | None = None
+) -> float | None:
+    """The tasks' plain average (the paper's AVG), or by rows; None where a task has no value.
+
+    An average over some of the tasks would be compared with one over all of them.
+    """
+    weights = [1.0] * len(values) if weights is None else weights
+    if not values or None in values or None in weights:
+        return None
+    pairs = [(v, w) for v, w in zip(values, weights, strict=True) if v is not None and w]
+    return math.fsum(v * w for v, w in pairs) / math.fsum(w for _, w in pairs)
 
 
 def _show(value: float | None, template: str, factor: int = 1) -> str:

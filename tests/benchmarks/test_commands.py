@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import linear, step
+from benchmarks import evaluation, linear, step
 from benchmarks.configurations import NAMES, PHASES
 from tests.benchmarks.answers import assert_spread, read
 
@@ -64,3 +64,14 @@ def test_linear_measures_every_layer(tmp_path: Path) -> None:
     for one in layers.values():
         assert_spread(one["seconds"])
         assert_spread(one["over_frozen"])
+
+
+def test_evaluation_gives_the_answers_that_asking_row_by_row_gives(tmp_path: Path) -> None:
+    arguments = ["--rounds", "1", "--rows", "3", "--threads", "1"]
+    evaluation.main([*arguments, "--json", str(tmp_path / "evaluation.json")])
+    cases = read(tmp_path / "evaluation.json", "evaluation")["cases"]
+    assert list(cases) == list(evaluation.GOALS)
+    for case in cases.values():
+        assert case["num_rows"] == 3
+        assert case["same_outputs"] == 1
+        assert_spread(case["times_as_fast"])

@@ -11,9 +11,14 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from smt_ray.errors import UserError
-from smt_ray.evaluation.generate import generate_texts
+from smt_ray.evaluation import generate
 
 NEW = 12
+
+
+def generate_texts(*arguments: object, **options: object) -> list[str]:
+    """The texts alone."""
+    return [generated.text for generated in generate.generate_texts(*arguments, **options)]
 
 
 def one_by_one(

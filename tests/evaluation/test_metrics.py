@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from smt_ray.evaluation.metrics import accuracy, majority_share, wilson_interval
+from smt_ray.evaluation.metrics import accuracy, majority_share, throughput, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,11 @@ def test_majority_share_is_the_accuracy_of_the_most_frequent_answer() -> None:
 def test_accuracy_is_a_share() -> None:
     assert accuracy(3, 4) == 0.75
     assert math.isnan(accuracy(0, 0))
+
+
+def test_throughput_counts_rows_and_of_generated_texts_all_tokens() -> None:
+    generated = [{"num_prompt_tokens": 10, "num_new_tokens": 2}] * 3
+    assert throughput(generated, 4.0) == {
+        "seconds": 4.0, "rows_per_second": 0.75, "tokens_per_second": 9.0
+    }  # fmt: skip
+    assert throughput([{"scores": {}}], 2.0) == {"seconds": 2.0, "rows_per_second": 0.5}

@@ -11,6 +11,7 @@ from smt_ray.errors import UserError
 from smt_ray.evaluation import predict as predict_module
 from smt_ray.evaluation.candidates import answer_pool
 from smt_ray.evaluation.decoding import Decoding
+from smt_ray.evaluation.generate import Generated
 from smt_ray.evaluation.metrics import wilson_interval
 from smt_ray.evaluation.predict import join, predict, summarise
 from smt_ray.evaluation.tasks import TASKS
@@ -113,7 +114,8 @@ def test_letters_are_read_by_both_rules_and_labels_in_lower_case_where_asked(
 ) -> None:
     texts = {"AQuA": "A is wrong. The answer is (C).", "boolq": "The answer is True"}
     for task, text in texts.items():
-        monkeypatch.setattr(predict_module, "generate_texts", lambda *_, text=text, **__: [text])
+        written = [Generated(text, 5, 3)]
+        monkeypatch.setattr(predict_module, "generate_texts", lambda *_, w=written, **__: w)
         rows = [Row("?", "!", answer={"AQuA": "C", "boolq": "true"}[task])]
         found = {
             lower: predict(

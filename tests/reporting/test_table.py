@@ -87,6 +87,21 @@ def test_every_number_of_a_task_stands_in_its_row(metrics: dict[str, Any]) -> No
         ("gsm8k", "1,319", "2.0", "-", "5.0 (3.0-6.0)", "4.0 (2.0-5.0)", "-1.0"),
         # No average by likelihood: it would be over fewer tasks than the one beside it.
         ("average", "", "32.0", "-", "33.0", "38.0", "+5.0"),
+        ("of all rows", "4,589", "44.8", "-", "44.9", "52.5", "+7.6"),
+    )
+
+
+def test_what_a_corrected_rule_reads_has_a_row_that_no_average_counts() -> None:
+    aqua = {"num_rows": 4, "base": {"accuracy": 0.25, "corrected": {"accuracy": 0.75}}}
+    metrics = {"tasks": {"AQuA": aqua, "SVAMP": {"num_rows": 12, "base": {"accuracy": 0.5}}}}
+    cells = table.accuracy_cells(metrics)
+    assert cells is not None
+    assert cells.rows == (
+        ("AQuA", "4", "25.0"),
+        ("AQuA, corrected", "-", "75.0"),
+        ("SVAMP", "12", "50.0"),
+        ("average", "", "37.5"),
+        ("of all rows", "16", "43.8"),
     )
 
 
@@ -164,7 +179,7 @@ def test_markdown_tables_have_as_many_cells_in_every_line(metrics: dict[str, Any
     assert "| --- | ---: | --- |" in lines, "directories align left"
     assert r"- odd: a\|b" in lines
     widths = [line.count("|") for line in lines if line.startswith("|")]
-    assert widths == [8] * 5 + [4] * 4
+    assert widths == [8] * 6 + [4] * 4
 
 
 @pytest.mark.parametrize("until", ["", "selection", "training"])

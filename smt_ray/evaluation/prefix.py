@@ -1,0 +1,66 @@
+"""What a batch's prompts begin with alike, computed once before they go their ways.
+
+Prompts of a task open with the same words: a third of their tokens, or more. Padding then stands
+between these and a row's own tokens, where attention does not look and no position is counted, so
+nothing else changes; only a layer that looks a number of places back, whatever stands there, would
+look at less. Models with such layers get whole prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from smt_ray.data.packing import common_prefix
+from smt_ray.evaluation.batches import pad
+
+_WORTHWHILE = 8  # tokens; below, one more forward costs more than it saves
+
+
+def prefill(
+    model: Any, prompts: Sequence[Sequence[int]], pad_id: int, num_beams: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """A batch's inputs for ``generate``.
+
+    Args:
+        model: A transformers causal language model.
+        prompts: Token ids of each.
+        pad_id: What to fill up with.
+        num_beams: Of each prompt.
+
+    Returns:
+        Token ids and the mask of the real ones, each (B, longest) int64, and the keys and values of
+        the beginning for every beam, or None where none is shared. At least a token of each prompt
+        is left.
+    """
+    shared = _shared(model, prompts)
+    own = [prompt[shared:] for prompt in prompts]
+    input_ids, mask = pad(own, pad_id, model.device, left=True)
+    if not shared:
+        return input_ids, mask, None
+    beginning = torch.tensor([list(prompts[0][:shared])], device=model.device)
+    cache = model(input_ids=beginning, use_cache=True, logits_to_keep=1).past_key_values
+    cache.batch_repeat_interleave(len(prompts) * num_beams)
+    beginnings = beginning.expand(len(prompts), -1)
+    whole = torch.cat([beginnings, input_ids], dim=1)
+    return whole, torch.cat([torch.ones_like(beginnings), mask], dim=1), cache
+
+
+def _shared(model: Any, prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that are worth sharing."""
+    if len(prompts) == 1 or not _looks_everywhere(model):
+        return 0
+    shared = min(common_prefix(prompts), min(map(len, prompts)) - 1)
+    return shared if shared >= _WORTHWHILE else 0
+
+
+def _looks_everywhere(model: Any) -> bool:
+    """Whether each layer is attention over all that came before."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    config = model.config.get_text_config()
+    layers = DynamicCache(config=config).layers
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)

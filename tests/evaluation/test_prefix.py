@@ -1,0 +1,72 @@
+"""Claims about what prompts begin with alike: it changes no text; it is shared where exact."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import MistralConfig, MistralForCausalLM
+
+from smt_ray.evaluation.generate import generate_texts
+from smt_ray.evaluation.prefix import prefill
+
+HEADER = "Below is an instruction. "
+NEW = 12
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_texts_after_a_shared_beginning_equal_those_of_prompts_alone(
+    model, tokenizer, prompts, num_beams: int, penalty: float
+) -> None:
+    headed = [HEADER + prompt for prompt in prompts]
+    options = {"max_new_tokens": NEW, "num_beams": num_beams, "repetition_penalty": penalty}
+    together = generate_texts(model, tokenizer, headed, **options)
+    alone = [generate_texts(model, tokenizer, [prompt], **options)[0] for prompt in headed]
+    assert together == alone
+    assert len({generated.text for generated in together}) > 1
+
+
+def test_tokens_are_counted_by_prompt_and_text(model, tokenizer, prompts) -> None:
+    headed = [HEADER + prompt for prompt in prompts]
+    for prompt, found in zip(
+        headed, generate_texts(model, tokenizer, headed, max_new_tokens=NEW), strict=True
+    ):
+        assert found.num_prompt_tokens == len(tokenizer(prompt)["input_ids"])
+        assert found.num_new_tokens == len(
+            tokenizer(found.text, add_special_tokens=False)["input_ids"]
+        )
+
+
+def test_the_beginning_is_run_once_and_each_prompt_keeps_a_token(model) -> None:
+    lengths: list[tuple[int, ...]] = []
+    model.model.embed_tokens.register_forward_pre_hook(
+        lambda _, args: lengths.append(tuple(args[0].shape))
+    )
+    beginning = list(range(2, 14))
+    ids, mask, cache = prefill(model, [beginning, [*beginning, 20, 21]], pad_id=0, num_beams=2)
+    assert lengths == [(1, 11)]
+    assert ids.tolist() == [[*beginning[:11], 0, 0, 13], [*beginning, 20, 21]]
+    assert mask.tolist() == [[1] * 11 + [0, 0, 1], [1] * 14]
+    assert cache.get_seq_length() == 11
+    assert cache.layers[0].keys.shape[0] == 4
+
+
+@pytest.mark.parametrize("prompts", [[[2, 3, 4]] * 2, [list(range(2, 40))]], ids=["short", "one"])
+def test_what_is_not_worth_sharing_is_not(model, prompts: list[list[int]]) -> None:
+    ids, mask, cache = prefill(model, prompts, pad_id=0)
+    assert cache is None
+    assert ids.tolist() == prompts
+    assert mask.all()
+
+
+def test_a_model_that_looks_a_number_of_places_back_gets_whole_prompts() -> None:
+    """With padding in between, its window would hold less than the row's own tokens."""
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=98, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, sliding_window=6,
+    )  # fmt: skip
+    model = MistralForCausalLM(config).eval()
+    prompts = [list(range(2, 40)), list(range(2, 41))]
+    _, _, cache = prefill(model, prompts, pad_id=0)
+    assert cache is None
