@@ -99,7 +99,9 @@ def evaluate(
     run: Annotated[str | None, typer.Option("--run", help="Evaluate a run's tuned model.")] = None,
     model: Annotated[str | None, typer.Option(help="A model folder or hub name instead.")] = None,
     adapter: Annotated[str | None, typer.Option(help="Adapter folder to put on --model.")] = None,
-    data: Annotated[str | None, typer.Option(help="Folder with dataset/<task>/test.json.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder with dataset/<task>/test.json, or hub.")
+    ] = None,
     storage: StorageOption = _DEFAULT_STORAGE,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Config override.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,3 +97,13 @@ def make_encoded() -> Callable[..., EncodedRows]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of ``<task>/test.json`` files, which are no part of the repository."""
+    root = Path(__file__).parents[1].parent / "shared" / "data"
+    folder = Path(os.environ.get("SMT_RAY_DATA", root)) / "dataset"
+    if not folder.is_dir():
+        pytest.skip(f"needs the 14 published test files: no {folder} (set SMT_RAY_DATA)")
+    return folder

@@ -72,9 +72,11 @@ class DataConfig(Section):
     """Training and test rows, and how a row becomes tokens."""
 
     dir: str | None = semantic(None)
-    """A folder laid out like LLM-Adapters: ft-training_set/*.json, dataset/<task>/test.json."""
+    """A folder laid out like LLM-Adapters: ft-training_set/*.json, dataset/<task>/test.json; or the
+    word hub: test rows are then the original datasets', in LLM-Adapters' form."""
     train: list[str | HubSource] = semantic()
-    """Sources: a JSON or JSONL file (relative to dir), builtin:<task>, or {hub: owner/name}."""
+    """Sources: a JSON or JSONL file (relative to dir), builtin:<task>, hub:<task> (such as
+    hub:boolq, the original dataset in LLM-Adapters' form), or {hub: owner/name}."""
     max_rows: int | None = semantic(None, ge=1)
     """Use only this many training rows, drawn by the seed; null for all."""
     validation_rows: int = semantic(0, ge=0)

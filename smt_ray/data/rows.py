@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -86,6 +87,17 @@ def parse_row(record: Any, *, source: str, index: int) -> Row:
             f"{place}, field 'instruction'", "must not be empty", got=values["instruction"]
         )
     return Row(**values)
+
+
+def parse_rows(records: Sequence[Any], source: str) -> list[Row]:
+    """Reads all records of a source.
+
+    Raises:
+        UserError: There are none, or one is bad.
+    """
+    if not records:
+        raise UserError(source, "holds no rows", got=0, fix="check data.train")
+    return [parse_row(record, source=source, index=i) for i, record in enumerate(records)]
 
 
 def _conversation(turns: Any, place: str) -> Row:

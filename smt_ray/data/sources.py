@@ -10,17 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from smt_ray.data.rows import Row, parse_row
+from smt_ray.data.hub import read_hub_source, read_hub_task
+from smt_ray.data.rows import Row, parse_rows
 from smt_ray.errors import UserError
 
 BUILTIN = "builtin:"
+HUB = "hub:"
+HUB_DIRECTORY = "hub"  # as data.dir: the original datasets, not a folder (which would be ./hub)
 
 
 def read_training_rows(sources: Sequence[Any], directory: str | None = None) -> list[Row]:
     """All rows of several sources, in order; a row's position counts over all of them.
 
     Args:
-        sources: Entries of ``data.train``: file names, ``builtin:<task>``, mappings with ``hub``.
+        sources: Entries of ``data.train``: file names, ``builtin:<task>``, ``hub:<task>``, mappings
+            with ``hub``.
         directory: ``data.dir``, which relative file names are looked up in first.
 
     Raises:
@@ -37,20 +41,24 @@ def read_task_rows(task: str, directory: str | None, *, builtin: bool) -> list[R
 
     Args:
         task: Its name, such as ``boolq``.
-        directory: ``data.dir``; rows are in ``<directory>/dataset/<task>/test.json``.
+        directory: ``data.dir``; rows are in ``<directory>/dataset/<task>/test.json``, or for
+            ``hub`` in the task's original dataset.
         builtin: Whether the task is one of the built-in suites.
 
     Raises:
-        UserError: The file is missing or bad.
+        UserError: The file or dataset is missing or bad.
     """
     if builtin:
         return _builtin_rows(task, "test")
+    if directory == HUB_DIRECTORY:
+        return read_hub_task(task, training=False)
     if directory is None:
         raise UserError(
             "data.dir",
             f"must be set: {task} is read from <dir>/dataset/{task}/test.json",
             got=None,
-            fix="give a clone of LLM-Adapters, or a folder laid out like one",
+            fix="give a clone of LLM-Adapters, a folder laid out like one, or hub for the original"
+            " datasets",
         )
     return read_file(Path(directory).expanduser() / "dataset" / task / "test.json")
 
@@ -69,7 +77,7 @@ def read_file(path: Path) -> list[Row]:
             str(path), f"must be a readable JSON or JSONL file ({reason})", fix="check data.dir"
         ) from None
     records = _parse_lines(text, path) if path.suffix == ".jsonl" else _parse_list(text, path)
-    return _checked(records, str(path))
+    return parse_rows(records, str(path))
 
 
 def digest_rows(rows: Iterable[Row]) -> str:
@@ -102,13 +110,21 @@ def split_rows(
     return [rows[i] for i in sorted(training)], [rows[i] for i in sorted(validation)]
 
 
+def is_local(source: Any) -> bool:
+    """Whether an entry of ``data.train`` is read without the network."""
+    return isinstance(source, str) and not source.startswith(HUB)
+
+
 def _read_source(source: Any, directory: str | None) -> list[Row]:
     if isinstance(source, dict):
-        return _read_hub(source)
+        return read_hub_source(source)
     if source.startswith(BUILTIN):
         return _builtin_rows(source.removeprefix(BUILTIN), "train")
+    if source.startswith(HUB):
+        return read_hub_task(source.removeprefix(HUB), training=True)
     path = Path(source).expanduser()
-    within = Path(directory).expanduser() / path if directory else path
+    folder = None if directory == HUB_DIRECTORY else directory
+    within = Path(folder).expanduser() / path if folder else path
     return read_file(within if within.exists() or not path.exists() else path)
 
 
@@ -117,23 +133,7 @@ def _builtin_rows(task: str, split: str) -> list[Row]:
 
     if task not in TASKS:
         raise UserError("data.train", f"built-in suites are {', '.join(TASKS)}", got=task)
-    return _checked(generate_rows(task, split), f"{BUILTIN}{task}")
-
-
-def _read_hub(source: dict[str, Any]) -> list[Row]:
-    import datasets
-
-    name = source["hub"]
-    try:
-        loaded = datasets.load_dataset(
-            name, source.get("config"), split=source["split"], revision=source.get("revision")
-        )
-    except Exception as error:  # the library raises many kinds, all about what the user asked for
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            "data.train", f"the hub dataset cannot be loaded ({reason})", got=name
-        ) from error
-    return _checked(list(loaded), f"hub:{name}")
+    return parse_rows(generate_rows(task, split), f"{BUILTIN}{task}")
 
 
 def _parse_list(text: str, path: Path) -> list[Any]:
@@ -156,9 +156,3 @@ def _parse_lines(text: str, path: Path) -> list[Any]:
             except ValueError as error:
                 raise UserError(f"{path}, line {number}", f"must be valid JSON ({error})") from None
     return records
-
-
-def _checked(records: list[Any], source: str) -> list[Row]:
-    if not records:
-        raise UserError(source, "holds no rows", got=0, fix="check data.train")
-    return [parse_row(record, source=source, index=i) for i, record in enumerate(records)]

@@ -31,7 +31,7 @@ def evaluate_run(
         storage_root: The storage that holds the run.
         name: The run.
         tasks: Task or suite names.
-        data: Folder with ``dataset/<task>/test.json``; by default the run's.
+        data: Folder with ``dataset/<task>/test.json``, or ``hub``; by default the run's.
         overrides: ``key=value`` items on the run's config.
 
     Raises:

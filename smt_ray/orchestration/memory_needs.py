@@ -12,7 +12,7 @@ from torch import nn
 from smt_ray.config.run import RunConfig
 from smt_ray.data.batches import PADDED, StepPlan
 from smt_ray.data.encoding import EncodedRows, encode_rows
-from smt_ray.data.sources import read_training_rows, split_rows
+from smt_ray.data.sources import is_local, read_training_rows, split_rows
 from smt_ray.errors import UserError
 from smt_ray.methods.full import FullMethod
 from smt_ray.methods.protocol import Counts, Method
@@ -219,7 +219,7 @@ class MemoryNeeds:
         """Some of the run's rows, where they and the tokenizer are on this machine."""
         data, spec = self.config.data, self._spec
         local = spec.get("builtin") or Path(str(spec.get("path") or "/nowhere")).is_dir()
-        if not local or not all(isinstance(source, str) for source in data.train):
+        if not local or not all(map(is_local, data.train)):
             return None
         try:
             rows, _ = split_rows(

@@ -29,7 +29,7 @@ DOORS = {
     "ray": ("smt_ray.orchestration",),
     "mlflow": ("smt_ray.tracking.mlflow_tracker",),
     "deepspeed": ("smt_ray.training.engine",),
-    "datasets": ("smt_ray.data.sources",),
+    "datasets": ("smt_ray.data.hub",),
     "peft": ("smt_ray.methods",),
     "typer": ("smt_ray.cli",),
     "pyarrow": ("smt_ray.artifacts",),

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -83,13 +80,3 @@ def choice_rows() -> list[Row]:
         )
         for i, label in enumerate(labels)
     ]
-
-
-@pytest.fixture(scope="session")
-def data_dir() -> Path:
-    """The folder of ``<task>/test.json`` files, which are no part of the repository."""
-    root = Path(__file__).parents[2].parent / "shared" / "data"
-    folder = Path(os.environ.get("SMT_RAY_DATA", root)) / "dataset"
-    if not folder.is_dir():
-        pytest.skip(f"needs the 14 published test files: no {folder} (set SMT_RAY_DATA)")
-    return folder

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from pydantic import BaseModel
 
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.orchestration.plan import RunPlan, kept_model, make_plan
+from tests.data.hub_records import RECORDS
 
 Make = Callable[..., RunConfig]
 TRAINING = {"training", "tuned"}
@@ -305,6 +307,18 @@ def test_rows_are_known_by_their_content_not_by_their_place(
     assert changed(make_config(), make_config(f"data.dir={moved}")) == EVALUATION
     edit(moved / "train.json")
     assert changed(make_config(), make_config(f"data.dir={moved}")) == ALL
+
+
+def test_rows_of_the_hub_are_known_by_their_content_too(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, row = RECORDS["boolq"]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: [record] * 9)
+    for file in (tmp_path / "train.json", tmp_path / "dataset" / "boolq" / "test.json"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps([row] * 9))
+    files = make_config(f"data.dir={tmp_path}")
+    assert changed(files, make_config("data.dir=hub", "data.train=[hub:boolq]")) == set()
 
 
 def test_a_model_is_known_by_its_files_not_by_its_place(
