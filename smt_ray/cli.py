@@ -94,6 +94,27 @@ def plan(
 
 
 @app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A comparison's YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", show_default=False)
+    ] = None,
+) -> None:
+    """Run a grid of methods, budgets and seeds; write its tables. Finished runs are skipped."""
+    from smt_ray.config.comparison import load_comparison
+
+    resolved = load_comparison(config, list(overrides or []))
+    print(f"comparison {resolved.name}", file=sys.stderr, flush=True)
+    from smt_ray.orchestration.imports import large_imports
+
+    with large_imports():
+        from smt_ray.orchestration.compare import compare as run_comparison
+    from smt_ray.reporting.comparison import to_markdown
+
+    print(to_markdown(run_comparison(resolved)))
+
+
+@app.command()
 def evaluate(
     task: Annotated[list[str], typer.Option(help="Task or suite; may be given again.")],
     run: Annotated[str | None, typer.Option("--run", help="Evaluate a run's tuned model.")] = None,

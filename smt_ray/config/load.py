@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,6 +20,8 @@ from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 
 QUICKSTART = "quickstart"
+
+S = TypeVar("S", bound=BaseModel)
 
 
 def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
@@ -44,11 +46,27 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     apply_overrides(values, overrides)
     if values.get("name") is not None:
         return validate_config(values)
-    # Another config makes another run, and the same one is found again.
-    tree = validate_config({**values, "name": "unnamed"}).semantic_tree()
-    digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
     safe_stem = re.sub(r"[^A-Za-z0-9._-]", "-", stem)
-    return validate_config({**values, "name": f"{safe_stem}-{digest[:6]}"})
+    return validate_config({**values, "name": f"{safe_stem}-{semantic_digest(values)[:6]}"})
+
+
+def semantic_digest(values: Mapping[str, Any]) -> str:
+    """A hash for names: another config makes another run, and the same one is found again.
+
+    Raises:
+        UserError: A key is unknown or a value breaks its rule.
+    """
+    tree = validate_config({**values, "name": "unnamed"}).semantic_tree()
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def read_values(path: str | Path) -> dict[str, Any]:
+    """The plain values of a YAML file.
+
+    Raises:
+        UserError: It cannot be read or is no mapping.
+    """
+    return _parse(_read(Path(path)), str(path))
 
 
 def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -68,10 +86,19 @@ def validate_config(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         UserError: A key is unknown or a value breaks its rule.
     """
+    return validate_section(RunConfig, values)
+
+
+def validate_section(section: type[S], values: Mapping[str, Any]) -> S:
+    """Plain values as a section of its own, such as a comparison.
+
+    Raises:
+        UserError: A key is unknown or a value breaks its rule.
+    """
     try:
-        return RunConfig.model_validate(dict(values))
+        return section.model_validate(dict(values))
     except ValidationError as error:
-        raise _explain(error, values) from None
+        raise _explain(error, section) from None
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -152,12 +179,12 @@ def _parse_value(key: str, text: str) -> Any:
         raise UserError(key, "must be a YAML value", got=text) from None
 
 
-def _explain(error: ValidationError, values: Mapping[str, Any]) -> UserError:
+def _explain(error: ValidationError, root: type[BaseModel]) -> UserError:
     first, num_others = _choose(error)
     location = _location(first)
     field = ".".join(str(part) for part in location) or "config"
     if first["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
+        known = _known_keys(location[:-1], root)
         near = difflib.get_close_matches(str(location[-1]), known, n=1)
         fix = f"did you mean {near[0]}?" if near else f"known keys here: {', '.join(known)}"
         return UserError(field, "unknown key", got=first["input"], fix=fix)
@@ -167,7 +194,7 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> UserError:
     others = f"; {num_others} more" if num_others else ""
     if first["type"] == "value_error" and isinstance(first["input"], dict):
         return UserError(field, message + others)  # the message names its own fields and values
-    return UserError(field, message + others, got=first["input"], fix=_hint(location))
+    return UserError(field, message + others, got=first["input"], fix=_hint(location, root))
 
 
 def _choose(error: ValidationError) -> tuple[ErrorDetails, int]:
@@ -192,24 +219,24 @@ def _location(error: ErrorDetails) -> list[int | str]:
     ]
 
 
-def _known_keys(location: list[int | str]) -> list[str]:
+def _known_keys(location: list[int | str], root: type[BaseModel]) -> list[str]:
     """The keys of the section at a location."""
-    section: type[BaseModel] = RunConfig
-    for field in _fields(location):
+    section = root
+    for field in _fields(location, root):
         section = next(_sections(field.annotation), section)
     return list(section.model_fields)
 
 
-def _hint(location: list[int | str]) -> str:
+def _hint(location: list[int | str], root: type[BaseModel]) -> str:
     """The field's own description, which says its unit and what it is for."""
-    fields = _fields(location)
+    fields = _fields(location, root)
     return " ".join((fields[-1].description or "").split()) if fields else ""
 
 
-def _fields(location: list[int | str]) -> list[FieldInfo]:
+def _fields(location: list[int | str], root: type[BaseModel]) -> list[FieldInfo]:
     """The fields that a location leads through; places in lists are none."""
     found: list[FieldInfo] = []
-    section: type[BaseModel] | None = RunConfig
+    section: type[BaseModel] | None = root
     for part in location:
         if isinstance(part, int):
             continue

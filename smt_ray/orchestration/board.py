@@ -73,9 +73,9 @@ class Writer:
 
         self._tracker = open_tracker(**tracker)
 
-    def start_run(self, run: dict[str, Any]) -> None:
-        """Starts or continues the run."""
-        self._tracker.start_run(run.pop("name"), **run)
+    def start_run(self, run: dict[str, Any]) -> str | None:
+        """Starts or continues the run; MLflow's id of it, where the store answers in time."""
+        return self._tracker.start_run(run.pop("name"), **run)
 
     def records(self, records: list[Any]) -> None:
         """Adds records."""

@@ -68,10 +68,11 @@ class Flow:
 
     Args:
         config: The run's configuration.
+        parent_run_id: MLflow's id of the comparison or search that it is part of.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, parent_run_id: str | None = None) -> None:
+        self.config, self.parent_run_id = config, parent_run_id
         self.plan: RunPlan = make_plan(config)
         self.storage = self.plan.storage
         self.storage.check_writable()
@@ -85,8 +86,10 @@ class Flow:
     def run(self, until: str) -> dict[str, Any]:
         """See :func:`run`."""
         self._check_until(until)
-        self._check()
+        self.check()
         run_record.begin(self.folder, self.plan)
+        if self.parent_run_id:
+            self.folder.update(mlflow_parent_run_id=self.parent_run_id)
         status: Status = "FAILED"
         try:
             self._tokens()
@@ -156,7 +159,7 @@ class Flow:
     def _tokens(self) -> None:
         self._once("tokens", self.plan.tokens, lambda: make_tokens(self.plan))
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Refuses what cannot work before Ray is started or anything long is done."""
         plan = self.plan
         choosing = [plan.selection] if plan.selection else []

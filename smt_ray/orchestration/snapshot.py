@@ -27,6 +27,7 @@ def start_arguments(run: RunFolder, config: dict[str, Any]) -> dict[str, Any]:
         "name": run.name,
         "key": f"{run.uri}@{manifest['started_ms']}",
         "run_id": manifest.get("mlflow_run_id"),
+        "parent_run_id": manifest.get("mlflow_parent_run_id"),
         "params": flatten(config),
         "tags": manifest["tags"],
         "started_ms": manifest["started_ms"],

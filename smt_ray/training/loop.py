@@ -154,6 +154,7 @@ class TrainingLoop:
             "train/learning_rate": rate,
             "train/epoch": (step + 1) / self._plan.steps_per_epoch,
             "train/tokens_per_second": num_tokens / seconds,
+            "train/step_seconds": seconds,
         }, ask
 
     def _micro_batches(self, encoded: EncodedRows, rows: list[int]) -> list[MicroBatch]:

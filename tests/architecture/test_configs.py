@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from smt_ray.config.comparison import load_comparison
 from smt_ray.config.load import load_config
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("smt_ray/config/*.yaml")])
+COMPARISONS = sorted(ROOT.glob("configs/compare/*.yaml"))
+CONFIGS = sorted(
+    {*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("smt_ray/config/*.yaml")} - {*COMPARISONS}
+)
 
 
 def launch_command(path: Path) -> list[str]:
@@ -41,3 +45,12 @@ def test_a_config_begins_with_the_command_that_runs_it(path: Path) -> None:
     else:
         assert str(path.relative_to(ROOT)) in command
     load_config(path, overrides)
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.name)
+def test_a_comparison_loads_with_all_its_cells_and_says_how_it_is_run(path: Path) -> None:
+    assert launch_command(path)[:3] == ["smt-ray", "compare", str(path.relative_to(ROOT))]
+    comparison = load_comparison(path, [])
+    assert comparison.name == path.stem
+    rates = {method: rates[0] for method, rates in comparison.learning_rates.items()}
+    assert list(comparison.cell_runs(rates))

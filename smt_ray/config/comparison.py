@@ -1,0 +1,176 @@
+"""A comparison: tables of runs that differ from one run by what their rows and columns set.
+
+Every table of the paper is one: rows are ways to train, columns are test tasks, budgets, or what a
+run measures. A cell is a run for each seed; cells that come to the same run, in one table or in
+several, are one.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from smt_ray.config.fields import Section, execution, semantic
+from smt_ray.config.load import (
+    apply_overrides,
+    read_values,
+    semantic_digest,
+    validate_config,
+    validate_section,
+)
+from smt_ray.config.run import RunConfig
+from smt_ray.errors import UserError
+
+Overrides = dict[str, Any]
+"""Keys of a run's config, dotted, and their values."""
+
+LEARNING_RATE = "training.learning_rate"
+
+
+class Claim(Section):
+    """That one row of a table is better than another, by average accuracy."""
+
+    better: str = semantic()
+    """Name of the row that is claimed to be better."""
+    worse: str = semantic()
+    """Name of the other."""
+    source: str = execution("")
+    """Where it is claimed, such as "Table 2"."""
+
+
+class TableConfig(Section):
+    """One table of runs."""
+
+    title: str = execution()
+    """What the table is called."""
+    rows: dict[str, Overrides] = semantic(min_length=1)
+    """Name of each row, and what it sets: {lora: {method: lora}}."""
+    columns: Literal["tasks", "speed", "projections"] | dict[str, Overrides] = semantic("tasks")
+    """tasks: accuracies and their average; speed: seconds a step; projections: where blocks are. Or
+    the name of each column and what it sets, a cell being the average accuracy."""
+    claims: list[Claim] = semantic([])
+    """Orderings that the comparison answers: held, reversed or not resolved."""
+
+    @model_validator(mode="after")
+    def _claims_name_rows(self) -> TableConfig:
+        for claim in self.claims:
+            for name in (claim.better, claim.worse):
+                if name not in self.rows:
+                    known = ", ".join(self.rows)
+                    raise ValueError(f"claims must name rows, which are {known}; got {name}")
+        return self
+
+    def cells(self) -> Iterator[tuple[str, str, Overrides]]:
+        """Row, column and what the cell's runs set; a column's settings come after its row's.
+
+        Where columns are what a run measures, a row is one cell and its column is "".
+        """
+        columns = self.columns if isinstance(self.columns, dict) else {"": {}}
+        for row, of_row in self.rows.items():
+            for column, of_column in columns.items():
+                yield row, column, {**of_row, **of_column}
+
+
+class ComparisonConfig(Section):
+    """A whole comparison; one YAML file is one of these."""
+
+    name: str = execution()
+    """The folder under ``<storage>/comparisons`` and the parent run's name in MLflow."""
+    run: dict[str, Any] = semantic()
+    """The run that every cell starts from, as in a run's own file."""
+    seeds: list[int] = semantic([0], min_length=1)
+    """Each cell is run once with each."""
+    learning_rates: dict[str, list[float]] = semantic({})
+    """By method, those that are tried on ``run`` with the first seed; the one of the lowest
+    validation loss is every cell's of that method. As many for each; methods that are not named
+    keep the run's."""
+    tables: dict[str, TableConfig] = semantic(min_length=1)
+    """By a short name each."""
+
+    @model_validator(mode="after")
+    def _as_many_for_each(self) -> ComparisonConfig:
+        numbers = {method: len(rates) for method, rates in self.learning_rates.items()}
+        if len(set(numbers.values())) > 1 or 0 in numbers.values():
+            raise ValueError(f"learning_rates must be as many for each method; got {numbers}")
+        return self
+
+    def make_run(self, overrides: Overrides, seed: int) -> RunConfig:
+        """The run that some settings come to, named after what it is.
+
+        Raises:
+            UserError: A setting is bad.
+        """
+        values = copy.deepcopy(self.run)
+        items = [f"{key}={json.dumps(value)}" for key, value in {**overrides, "seed": seed}.items()]
+        apply_overrides(values, items)
+        digest = semantic_digest(values)[:8]
+        method = values.get("method", "smt")
+        return validate_config({**values, "name": f"{self.name}-{method}-{digest}"})
+
+    def tuning_runs(self) -> dict[str, dict[float, RunConfig]]:
+        """Method -> learning rate -> the run that tries it, of the methods that cells have."""
+        seed = self.seeds[0]
+        methods = {
+            self.make_run(overrides, seed).method
+            for table in self.tables.values()
+            for _, _, overrides in table.cells()
+        }
+        return {
+            method: {
+                rate: self.make_run({"method": method, LEARNING_RATE: rate}, seed) for rate in rates
+            }
+            for method, rates in self.learning_rates.items()
+            if method in methods
+        }
+
+    def cell_runs(
+        self, chosen: dict[str, float]
+    ) -> Iterator[tuple[str, str, str, list[RunConfig]]]:
+        """Table, row, column and a run for each seed.
+
+        Args:
+            chosen: Method -> learning rate, of those that were tuned; a cell that sets its own
+                keeps it.
+
+        Raises:
+            UserError: A cell's settings are bad; the cell is named.
+        """
+        for name, table in self.tables.items():
+            for row, column, overrides in table.cells():
+                try:
+                    yield (
+                        name,
+                        row,
+                        column,
+                        [self._with_rate(overrides, seed, chosen) for seed in self.seeds],
+                    )
+                except UserError as error:
+                    place = f"tables.{name}.{' x '.join(filter(None, (row, column)))}"
+                    raise UserError(
+                        f"{place}: {error.field}", error.rule, got=error.got, fix=error.fix
+                    ) from None
+
+    def _with_rate(self, overrides: Overrides, seed: int, chosen: dict[str, float]) -> RunConfig:
+        method = self.make_run(overrides, seed).method
+        tuned = {LEARNING_RATE: chosen[method]} if method in chosen else {}
+        return self.make_run({**tuned, **overrides}, seed)
+
+
+def load_comparison(path: str | Path, overrides: list[str]) -> ComparisonConfig:
+    """Reads a comparison's YAML.
+
+    Args:
+        path: The file.
+        overrides: ``key.sub=value`` items on the comparison, such as ``run.storage=...``.
+
+    Raises:
+        UserError: The file cannot be read, or has a bad key or value.
+    """
+    values = apply_overrides(read_values(path), overrides)
+    values.setdefault("name", Path(path).stem)
+    return validate_section(ComparisonConfig, values)

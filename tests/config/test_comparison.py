@@ -1,0 +1,102 @@
+"""Claims about comparisons: what their cells come to, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smt_ray.config.comparison import ComparisonConfig, load_comparison
+from smt_ray.config.load import validate_section
+from smt_ray.errors import UserError
+
+TINY = Path(__file__).parents[2] / "configs" / "compare" / "tiny.yaml"
+RUN = {"model": {"builtin": "tiny"}, "data": {"train": ["builtin:tiny_arithmetic"]}}
+
+
+def make(**changes: Any) -> ComparisonConfig:
+    values = {
+        "name": "mine",
+        "run": RUN,
+        "tables": {"one": {"title": "One", "rows": {"smt": {}, "lora": {"method": "lora"}}}},
+        **changes,
+    }
+    return validate_section(ComparisonConfig, values)
+
+
+def test_a_cell_is_a_run_for_each_seed_with_what_its_row_and_column_set() -> None:
+    table = {
+        "title": "Budgets",
+        "rows": {"smt": {}, "lora": {"method": "lora"}},
+        "columns": {"1%": {"selection.budget": 0.01, "lora.budget": 0.01},
+                    "2%": {"selection.budget": 0.02, "lora.budget": 0.02}},
+    }  # fmt: skip
+    comparison = make(seeds=[3, 4], tables={"budgets": table})
+    cells = {(row, column): runs for _, row, column, runs in comparison.cell_runs({})}
+    assert list(cells) == [("smt", "1%"), ("smt", "2%"), ("lora", "1%"), ("lora", "2%")]
+    assert [run.seed for run in cells["smt", "2%"]] == [3, 4]
+    assert {run.selection.budget for run in cells["smt", "2%"]} == {0.02}
+    assert {(run.method, run.lora.budget) for run in cells["lora", "1%"]} == {("lora", 0.01)}
+
+
+def test_cells_that_come_to_the_same_run_have_one_name_and_others_their_own() -> None:
+    other = {"title": "Two", "rows": {"same": {"method": "smt"}, "other": {"seed": 0,
+             "selection.budget": 0.5}}}  # fmt: skip
+    comparison = make(tables={"one": make().tables["one"].model_dump(), "two": other})
+    names = {row: runs[0].name for _, row, _, runs in comparison.cell_runs({})}
+    assert names["smt"] == names["same"]
+    assert len({names["smt"], names["lora"], names["other"]}) == 3
+
+
+def test_a_chosen_learning_rate_is_every_cells_of_its_method_unless_it_sets_its_own() -> None:
+    rows = {"smt": {}, "lora": {"method": "lora"}, "own": {"training.learning_rate": 0.5}}
+    comparison = make(
+        learning_rates={"smt": [1e-3, 2e-3], "full": [1e-4, 2e-4]},
+        tables={"one": {"title": "One", "rows": rows}},
+    )
+    tuning = comparison.tuning_runs()
+    assert {method: list(rates) for method, rates in tuning.items()} == {"smt": [1e-3, 2e-3]}
+    cells = comparison.cell_runs({"smt": 2e-3})
+    rates = {row: runs[0].training.learning_rate for _, row, _, runs in cells}
+    assert rates == {"smt": 2e-3, "lora": 1e-4, "own": 0.5}
+    assert tuning["smt"][2e-3].name == next(comparison.cell_runs({"smt": 2e-3}))[3][0].name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tables": {}}, "tables"),
+        ({"seeds": []}, "seeds"),
+        ({"learning_rates": {"smt": [1e-3], "lora": [1e-3, 2e-3]}}, "as many for each method"),
+        ({"tabels": {}}, "tabels: unknown key"),
+        (
+            {"tables": {"one": {"title": "", "rows": {"a": {}},
+                                "claims": [{"better": "a", "worse": "b"}]}}},
+            "claims must name rows, which are a; got b",
+        ),
+    ],
+)  # fmt: skip
+def test_a_bad_comparison_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(**changes)
+
+
+def test_a_bad_cell_is_named() -> None:
+    rows = {"good": {}, "bad": {"training.learning_rate": -1}}
+    comparison = make(tables={"one": {"title": "One", "rows": rows}})
+    with pytest.raises(UserError, match=r"tables\.one\.bad: training\.learning_rate"):
+        list(comparison.cell_runs({}))
+
+
+def test_the_shipped_comparison_has_the_papers_tables_and_shares_its_runs() -> None:
+    comparison = load_comparison(TINY, ["run.storage=elsewhere"])
+    assert set(comparison.tables) == {
+        "speed", "methods", "budgets", "attention_mlp", "projections", "distribution", "controls",
+        "warmup_modes",
+    }  # fmt: skip
+    cells = list(comparison.cell_runs(dict.fromkeys(comparison.learning_rates, 1e-3)))
+    runs = [run for *_, of_cell in cells for run in of_cell]
+    assert {run.storage for run in runs} == {"elsewhere"}
+    assert len(cells) == 34
+    assert len({run.name for run in runs}) == 3 * 22

@@ -1,0 +1,106 @@
+"""A comparison through Ray: shared stages, a failed cell, tables, MLflow's parent and children."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smt_ray.artifacts.storage import Storage
+from smt_ray.config.comparison import ComparisonConfig
+from smt_ray.config.load import validate_section
+from smt_ray.orchestration import grid
+from smt_ray.orchestration.compare import compare
+from tests.orchestration.conftest import QUICK
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> ComparisonConfig:
+    run: dict[str, Any] = copy.deepcopy(QUICK)
+    del run["name"]
+    run["storage"] = str(tmp_path_factory.mktemp("compared"))
+    run["training"] |= {"max_steps": 6, "validate_every_steps": 6}
+    run["evaluation"] |= {"base": False, "base_likelihood": False}
+    values = {
+        "name": "mine",
+        "run": run,
+        "learning_rates": {"smt": [1e-3, 5e-3]},
+        "tables": {
+            "controls": {
+                "title": "Is it the gradient?",
+                "rows": {"gradient": {}, "random": {"selection.score": "random"}},
+                "claims": [{"better": "gradient", "worse": "random"}],
+            },
+            "speed": {"title": "Time", "rows": {"smt": {}}, "columns": "speed"},
+        },
+    }
+    return validate_section(ComparisonConfig, values)
+
+
+@pytest.fixture(scope="module")
+def compared(cluster: None, comparison: ComparisonConfig) -> dict[str, Any]:
+    return compare(comparison)
+
+
+def test_cells_hold_what_their_runs_measured(compared: dict[str, Any]) -> None:
+    rows = compared["tables"]["controls"]["rows"]
+    chosen = compared["learning_rates"]["smt"]["chosen"]
+    losses = compared["learning_rates"]["smt"]["validation_loss"]
+    assert losses[f"{chosen:g}"] == min(losses.values())
+    for row in rows.values():
+        cell = row[""]
+        assert (cell["errors"], cell["learning_rate"]) == ([], chosen)
+        assert 0 <= cell["average"]["low"] <= cell["average"]["value"] <= cell["average"]["high"]
+        assert cell["by_seed"] == [cell["average"]["value"]]
+        assert cell["step_seconds"] > 0
+    (claim,) = compared["tables"]["controls"]["claims"]
+    values = [rows[row][""]["average"]["value"] for row in ("gradient", "random")]
+    assert claim["difference"]["value"] == pytest.approx(values[0] - values[1])
+
+
+def test_runs_share_what_they_have_in_common(
+    compared: dict[str, Any], comparison: ComparisonConfig
+) -> None:
+    assert len(compared["runs"]) == 2
+    storage = Storage(comparison.run["storage"])
+    stages = storage.list_folders("stages")
+    kinds = [stage.partition("-")[0] for stage in stages]
+    assert (kinds.count("tokens"), kinds.count("warmup")) == (1, 1)
+    assert kinds.count("training") == 3  # a learning rate more was tried
+
+
+def test_a_second_time_nothing_is_run_again(
+    compared: dict[str, Any], comparison: ComparisonConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("a finished run was started")
+
+    monkeypatch.setattr(grid, "_carry_out", refuse)
+    again = compare(comparison)
+    assert again["tables"] == compared["tables"]
+
+
+def test_mlflow_shows_the_runs_under_the_comparison(
+    compared: dict[str, Any], comparison: ComparisonConfig
+) -> None:
+    from mlflow import MlflowClient
+
+    from smt_ray.tracking.uris import resolve_tracking_uri
+
+    client = MlflowClient(resolve_tracking_uri(None, comparison.run["storage"]))
+    (experiment,) = (e for e in client.search_experiments() if e.name == "smt_ray")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    parent = runs.pop("mine")
+    assert len(runs) == 3
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
+    value = compared["tables"]["controls"]["rows"]["random"][""]["average"]["value"]
+    assert parent.data.metrics["controls/random"] == value
+    names = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"comparison.md", "comparison.json", "controls.csv", "controls.png"} <= names
+    assert parent.info.status == "FINISHED"
+    folder = Path(comparison.run["storage"]) / "comparisons" / "mine"
+    assert (folder / "comparison.md").read_text().startswith("# mine")
