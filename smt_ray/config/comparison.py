@@ -58,6 +58,8 @@ class TableConfig(Section):
 
     @model_validator(mode="after")
     def _claims_name_rows(self) -> TableConfig:
+        if self.claims and isinstance(self.columns, dict):
+            raise ValueError("claims are of a table whose columns are tasks, not settings")
         for claim in self.claims:
             for name in (claim.better, claim.worse):
                 if name not in self.rows:

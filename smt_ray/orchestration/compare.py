@@ -57,8 +57,8 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
             results = _collect(config, cells, outcomes)
             results["learning_rates"] = _tried(tuning, rates, chosen)
             files = write_comparison(parent.storage, f"comparisons/{config.name}", results)
-        except BaseException:
-            parent.end("FAILED", {}, [])
+        except BaseException as error:
+            parent.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", {}, [])
             raise
         parent.end("FINISHED", results, files)
     return results

@@ -75,6 +75,11 @@ def test_a_chosen_learning_rate_is_every_cells_of_its_method_unless_it_sets_its_
                                 "claims": [{"better": "a", "worse": "b"}]}}},
             "claims must name rows, which are a; got b",
         ),
+        (
+            {"tables": {"one": {"title": "", "rows": {"a": {}}, "columns": {"1%": {}},
+                                "claims": [{"better": "a", "worse": "a"}]}}},
+            "claims are of a table whose columns are tasks",
+        ),
     ],
 )  # fmt: skip
 def test_a_bad_comparison_is_refused(changes: dict[str, Any], message: str) -> None:
