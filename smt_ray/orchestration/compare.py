@@ -16,12 +16,12 @@ from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.evaluation.paired import Correct, average_accuracy, paired_difference, verdict
 from smt_ray.orchestration.board import make_writer
+from smt_ray.orchestration.comparison_record import write_comparison
 from smt_ray.orchestration.grid import Outcome, check_grid, run_grid
 from smt_ray.orchestration.progress import say
 from smt_ray.orchestration.session import ray_session
 from smt_ray.orchestration.tracker import tracker_arguments
 from smt_ray.orchestration.trainer import METRICS
-from smt_ray.reporting.comparison import write_comparison
 from smt_ray.tracking.params import flatten
 from smt_ray.tracking.records import parse_records
 from smt_ray.tracking.replay import RunSnapshot

@@ -4,40 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
-
-from smt_ray.artifacts.storage import Storage
-from smt_ray.reporting.comparison_figures import draw_table
 
 Table = Mapping[str, Any]
 Lines = list[list[str]]
 
 FAILED = "failed"
-
-
-def write_comparison(storage: Storage, folder: str, results: Mapping[str, Any]) -> list[str]:
-    """Writes ``comparison.json``, ``comparison.md``, and for each table a CSV and a picture.
-
-    Args:
-        storage: Where to.
-        folder: The comparison's, in the storage.
-        results: What :func:`smt_ray.orchestration.compare.compare` returns.
-
-    Returns:
-        The files, as the storage names them.
-    """
-    files = [f"{folder}/comparison.json", f"{folder}/comparison.md"]
-    storage.write_json(files[0], dict(results))
-    storage.write_bytes(files[1], to_markdown(results).encode())
-    for name, table in results["tables"].items():
-        files += [f"{folder}/{name}.csv", f"{folder}/{name}.png"]
-        storage.write_bytes(files[-2], _csv(table_lines(table)).encode())
-        with tempfile.TemporaryDirectory() as scratch:
-            storage.put_file(draw_table(table, Path(scratch) / "table.png"), files[-1])
-    return files
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:
@@ -162,7 +135,8 @@ def _markdown(lines: Lines) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))
 
 
-def _csv(lines: Lines) -> str:
+def to_csv(table: Table) -> str:
+    """A table's cells as CSV."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
+    csv.writer(text, lineterminator="\n").writerows(table_lines(table))
     return text.getvalue()

@@ -68,7 +68,8 @@ def test_a_finished_run_is_skipped_unless_its_config_or_its_stages_are_others(
 def test_a_run_that_cannot_work_is_refused_before_any_is_started(
     make_config: Make, started: list[str]
 ) -> None:
-    bad = make_config("name=worse", "selection.block_size=5")
+    table = "warmup.table_block_size=8"
+    bad = make_config("name=worse", table, "selection.block_size=12")
     with pytest.raises(UserError, match=r"worse: selection\.block_size"):
-        grid.check_grid([make_config("name=one"), bad])
+        grid.check_grid([make_config("name=one", table), bad])
     assert not started
