@@ -52,12 +52,17 @@ def _draw_averages(axes: Axes, cells: Rows) -> None:
 
 def _draw_lines(axes: Axes, rows: Mapping[str, Rows], columns: list[str]) -> None:
     for index, (row, cells) in enumerate(rows.items()):
-        places = [i for i, column in enumerate(columns) if "average" in cells[column]]
-        averages = [cells[columns[i]]["average"] for i in places]
-        axes.plot(places, [100 * a["value"] for a in averages], color=_colour(index), linewidth=1)
-        for place, average in zip(places, averages, strict=True):
-            # A little apart, so that intervals do not hide each other.
-            _point(axes, place + 0.06 * (index - (len(rows) - 1) / 2), average, index, row)
+        # A little apart, so that intervals do not hide each other.
+        aside = 0.06 * (index - (len(rows) - 1) / 2)
+        points = {
+            place + aside: cells[column]["average"]
+            for place, column in enumerate(columns)
+            if "average" in cells[column]
+        }
+        values = [100 * average["value"] for average in points.values()]
+        axes.plot(list(points), values, color=_colour(index), linewidth=1)
+        for place, average in points.items():
+            _point(axes, place, average, index, row)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_ylabel("average accuracy (%)")
     handles, names = axes.get_legend_handles_labels()
@@ -87,7 +92,7 @@ def _draw_projections(axes: Axes, cells: Rows) -> None:
         start = {row: start[row] + share for row, share in shares.items()}
     axes.invert_yaxis()
     axes.set_xlabel("share of the chosen blocks (%)")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, ncols=len(names) or 1, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 _WAYS: dict[str, Callable[[Any, Rows], None]] = {

@@ -1,4 +1,4 @@
-"""A comparison through Ray: shared stages, a failed cell, tables, MLflow's parent and children."""
+"""A comparison through Ray: shared stages, tables, MLflow's parent and children."""
 
 from __future__ import annotations
 
@@ -30,10 +30,14 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> ComparisonConfig:
         "run": run,
         "learning_rates": {"smt": [1e-3, 5e-3]},
         "tables": {
-            "controls": {
-                "title": "Is it the gradient?",
-                "rows": {"gradient": {}, "random": {"selection.score": "random"}},
-                "claims": [{"better": "gradient", "worse": "random"}],
+            "rates": {
+                "title": "Learning rates",
+                "rows": {
+                    "chosen": {},
+                    "low": {"training.learning_rate": 1e-3},
+                    "high": {"training.learning_rate": 5e-3},
+                },
+                "claims": [{"better": "high", "worse": "low"}],
             },
             "speed": {"title": "Time", "rows": {"smt": {}}, "columns": "speed"},
         },
@@ -47,30 +51,31 @@ def compared(cluster: None, comparison: ComparisonConfig) -> dict[str, Any]:
 
 
 def test_cells_hold_what_their_runs_measured(compared: dict[str, Any]) -> None:
-    rows = compared["tables"]["controls"]["rows"]
+    rows = compared["tables"]["rates"]["rows"]
     chosen = compared["learning_rates"]["smt"]["chosen"]
     losses = compared["learning_rates"]["smt"]["validation_loss"]
     assert losses[f"{chosen:g}"] == min(losses.values())
+    assert rows["chosen"][""]["learning_rate"] == chosen
     for row in rows.values():
         cell = row[""]
-        assert (cell["errors"], cell["learning_rate"]) == ([], chosen)
+        assert cell["errors"] == []
         assert 0 <= cell["average"]["low"] <= cell["average"]["value"] <= cell["average"]["high"]
         assert cell["by_seed"] == [cell["average"]["value"]]
         assert cell["step_seconds"] > 0
-    (claim,) = compared["tables"]["controls"]["claims"]
-    values = [rows[row][""]["average"]["value"] for row in ("gradient", "random")]
+    (claim,) = compared["tables"]["rates"]["claims"]
+    values = [rows[row][""]["average"]["value"] for row in ("high", "low")]
     assert claim["difference"]["value"] == pytest.approx(values[0] - values[1])
 
 
 def test_runs_share_what_they_have_in_common(
     compared: dict[str, Any], comparison: ComparisonConfig
 ) -> None:
-    assert len(compared["runs"]) == 2
+    assert len(compared["runs"]) == 2, "each learning rate's, which are the cells' too"
     storage = Storage(comparison.run["storage"])
     stages = storage.list_folders("stages")
     kinds = [stage.partition("-")[0] for stage in stages]
     assert (kinds.count("tokens"), kinds.count("warmup")) == (1, 1)
-    assert kinds.count("training") == 3  # a learning rate more was tried
+    assert kinds.count("training") == 2
 
 
 def test_a_second_time_nothing_is_run_again(
@@ -95,12 +100,12 @@ def test_mlflow_shows_the_runs_under_the_comparison(
     (experiment,) = (e for e in client.search_experiments() if e.name == "smt_ray")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     parent = runs.pop("mine")
-    assert len(runs) == 3
+    assert len(runs) == 2
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
-    value = compared["tables"]["controls"]["rows"]["random"][""]["average"]["value"]
-    assert parent.data.metrics["controls/random"] == value
+    value = compared["tables"]["rates"]["rows"]["low"][""]["average"]["value"]
+    assert parent.data.metrics["rates/low"] == value
     names = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert {"comparison.md", "comparison.json", "controls.csv", "controls.png"} <= names
+    assert {"comparison.md", "comparison.json", "rates.csv", "rates.png"} <= names
     assert parent.info.status == "FINISHED"
     folder = Path(comparison.run["storage"]) / "comparisons" / "mine"
     assert (folder / "comparison.md").read_text().startswith("# mine")
