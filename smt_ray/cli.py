@@ -188,6 +188,17 @@ def log(
 
 
 @app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="The run whose page is written.")],
+    storage: StorageOption = _DEFAULT_STORAGE,
+) -> None:
+    """Write a run's report.html anew, from what is on disk of it."""
+    from smt_ray.orchestration.run_report import report_run
+
+    print(report_run(storage, run))
+
+
+@app.command()
 def config(
     config: ConfigArguments = None,
     schema: Annotated[bool, typer.Option(help="Print the JSON schema of all keys.")] = False,

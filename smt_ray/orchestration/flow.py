@@ -24,6 +24,7 @@ from smt_ray.orchestration.plan import MODEL, RunPlan, make_plan
 from smt_ray.orchestration.preflight import Preflight, check_lora, check_model
 from smt_ray.orchestration.progress import progress, say
 from smt_ray.orchestration.resources import ProcessResources, plan_processes
+from smt_ray.orchestration.run_report import try_to_write_report
 from smt_ray.orchestration.session import ray_session
 from smt_ray.orchestration.snapshot import read_snapshot, start_arguments
 from smt_ray.orchestration.tokens import make_tokens
@@ -105,6 +106,8 @@ class Flow:
                     raise
                 finally:
                     run_record.end(self.folder, status)
+                    if status == "FINISHED":  # before tracking reads what there is to send
+                        try_to_write_report(self.folder)
                     self._finish_tracking()
             return run_record.add_page(self.folder, metrics, self.page)
         finally:

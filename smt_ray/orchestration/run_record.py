@@ -19,6 +19,7 @@ from smt_ray.errors import UserError
 from smt_ray.evaluation.metrics import majority_share
 from smt_ray.methods.protocol import Counts
 from smt_ray.orchestration.plan import RunPlan
+from smt_ray.orchestration.run_report import REPORT
 from smt_ray.orchestration.trainer import ADAPTER, METRICS
 from smt_ray.reporting.figures import curves_figure
 from smt_ray.reporting.table import to_markdown
@@ -197,7 +198,7 @@ def _training(plan: RunPlan) -> dict[str, Any]:
 
 
 def _paths(folder: RunFolder, plan: RunPlan) -> dict[str, str]:
-    paths = {"run": folder.uri}
+    paths = {"run": folder.uri, "report": folder.storage.uri(folder.path(REPORT))}
     if plan.trained.manifest():
         paths["adapter"] = plan.storage.uri(plan.trained.path(ADAPTER))
         if plan.config.trained_warmup:  # it does not fit the base model

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from smt_ray.artifacts.runs import RunFolder
+from smt_ray.orchestration.run_report import REPORT
 from smt_ray.orchestration.trainer import ADAPTER, METRICS
 from smt_ray.reporting.table import mean, to_markdown
 from smt_ray.tracking.params import flatten
@@ -81,8 +82,10 @@ def _artifacts(run: RunFolder, stages: dict[str, str]) -> list[tuple[str, str | 
     """
     found: list[tuple[str, str | None]] = [
         (run.path(file), None)
-        for file in ("config.yaml", "environment.json", "metrics.json", "table.md", "curves.png")
-    ]
+        for file in (
+            "config.yaml", "environment.json", "metrics.json", "table.md", "curves.png", REPORT,
+        )
+    ]  # fmt: skip
     if "selection" in stages:
         found.append((f"stages/{stages['selection']}/selection.png", "selection"))
     if "training" in stages and run.manifest()["tags"]["method"] != "full":

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smt_ray.reporting.colours import MAP
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _ROWS_A_PANEL = 42
-_COLOURS = "YlGnBu"  # ordered for colour-blind eyes and in grey; light is few, so print stays light
 _CELL_INCHES = (0.66, 0.2)
 _TRAIN_COLOUR, _VALIDATION_COLOUR = "#00429d", "#d1730a"
 
@@ -136,7 +137,7 @@ def selection_figure(
     bars_height = 0.24 * num_columns + 0.25
     map_height = max(rows, 4) * _CELL_INCHES[1] + 0.35
     width = max(5.2, num_panels * (num_columns * _CELL_INCHES[0] + 0.5) + 0.3)
-    figure = _new_figure(width, bars_height + map_height + 1.1)
+    figure = new_figure(width, bars_height + map_height + 1.1)
     bars, *maps = _layout(figure, len(panels), (bars_height, map_height))
     figure.suptitle(title, fontsize=10, fontweight="bold")
     _draw_totals(bars, grid)
@@ -170,9 +171,22 @@ def curves_figure(
     Returns:
         The path written.
     """
+    figure = new_figure(6.4, 3.6)
+    draw_curves(figure, records, train_key=train_key, validation_key=validation_key)
+    figure.axes[0].set_title(title, fontsize=10, fontweight="bold")
+    return _save(figure, path)
+
+
+def draw_curves(
+    figure: Figure,
+    records: Sequence[Mapping[str, Any]],
+    *,
+    train_key: str = "train/loss",
+    validation_key: str = "validation/loss",
+) -> None:
+    """Draw what :func:`curves_figure` shows into a figure of any size."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = _new_figure(6.4, 3.6)
     axes = figure.subplots()
     steps, values = loss_curves(records, train_key)
     width = max(1, len(values) // 20 | 1)
@@ -186,14 +200,13 @@ def curves_figure(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss per supervised token (nats)")
-    axes.set_title(title, fontsize=10, fontweight="bold")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    return _save(figure, path)
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of ``width`` by ``height`` inches."""
     # A Figure of its own, not pyplot's: no global state, no display, no memory kept.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -243,7 +256,7 @@ def _draw_panel(
 
     shares = [[grid.share(layer, name) for name in grid.projections] for layer in layers]
     values = [[math.nan if share is None else 100 * share for share in row] for row in shares]
-    colours = colormaps[_COLOURS].with_extremes(bad="#ffffff")
+    colours = colormaps[MAP].with_extremes(bad="#ffffff")
     image = axes.imshow(values, cmap=colours, vmin=0, vmax=100 * largest, aspect="auto")
     for row, layer in enumerate(layers):
         for column, name in enumerate(grid.projections):

@@ -36,10 +36,11 @@ if TYPE_CHECKING:
 Metrics = Mapping[str, Any]
 
 _MISSING = "-"
-_LEGEND = (
+LEGEND = (
     "percent correct (95% interval); gain in points over the base; average: each task counts the"
     " same"
 )
+"""What the table of accuracies shows."""
 
 
 def accuracy_cells(metrics: Metrics) -> Cells | None:
@@ -48,7 +49,7 @@ def accuracy_cells(metrics: Metrics) -> Cells | None:
     A task that a corrected rule reads too has a row more for it, which no average counts.
     """
     tasks: Mapping[str, Metrics] = metrics.get("tasks") or {}
-    lines = [line for name, task in tasks.items() for line in _lines(name, task)]
+    lines = [line for name, task in tasks.items() for line in task_lines(name, task)]
     columns: dict[str, list[str]] = {
         "rows": [_show(task.get("num_rows"), "{:,}") for _, task in lines]
     }
@@ -116,7 +117,7 @@ def to_markdown(metrics: Metrics) -> str:
     parts = [f"### {_title(metrics)}"]
     accuracy, stages = accuracy_cells(metrics), stage_cells(metrics)
     if accuracy:
-        parts += [_markdown_table(accuracy), f"*{_LEGEND}*"]
+        parts += [_markdown_table(accuracy), f"*{LEGEND}*"]
     if facts(metrics):
         parts.append("\n".join(f"- {what}: {_escape(text)}" for what, text in facts(metrics)))
     if stages:
@@ -177,7 +178,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Metrics], Any], Callable[[Metrics], str]], 
 )
 
 
-def _lines(name: str, task: Metrics) -> list[tuple[str, Metrics]]:
+def task_lines(name: str, task: Metrics) -> list[tuple[str, Metrics]]:
     """A task's rows of the table: the published rule's and, where there is one, the corrected."""
     corrected = {
         who: result["corrected"]
@@ -263,7 +264,7 @@ def _render(metrics: Metrics, console: Console) -> None:
     accuracy, stages = accuracy_cells(metrics), stage_cells(metrics)
     if accuracy:
         console.print(rich_table(accuracy, _style))
-        console.print(Text(f"  {_LEGEND}\n", style="dim"))
+        console.print(Text(f"  {LEGEND}\n", style="dim"))
     if pairs := facts(metrics):
         console.print(facts_grid(pairs))
     if stages:

@@ -35,6 +35,7 @@ DOORS = {
     "pyarrow": ("smt_ray.artifacts",),
     "fsspec": ("smt_ray.artifacts",),
     "matplotlib": ("smt_ray.reporting",),
+    "jinja2": ("smt_ray.reporting.page",),
     "rich": ("smt_ray.reporting", "smt_ray.orchestration.progress"),
     "pydantic": ("smt_ray.config",),
     "yaml": ("smt_ray.config",),

@@ -1,4 +1,4 @@
-"""merge, log and evaluate on runs that are not there, not trained, or damaged."""
+"""merge, log, report and evaluate on runs that are not there, not trained, or damaged."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.cli.refusals import Refused, assert_names
 ON_RUNS = {
     "merge": ["merge", "--out", "new", "--run"],
     "log": ["log"],
+    "report": ["report"],
     "evaluate": ["evaluate", "--task", "tiny_arithmetic", "--run"],
 }
 

@@ -95,6 +95,22 @@ def test_a_run_leaves_its_record(whole: Any) -> None:
     assert json.loads((folder / "environment.json").read_text())["packages"]["torch"]
 
 
+def test_a_run_leaves_its_page(whole: Any) -> None:
+    place = Path(whole.metrics["paths"]["report"])
+    assert place == whole.storage / "runs" / whole.name / "report.html"
+    page = place.read_text()
+    for task in TASKS:
+        tuned = whole.metrics["tasks"][task]["tuned"]
+        low, high = tuned["interval"]
+        shown = f"{100 * tuned['accuracy']:.1f} ({100 * low:.1f}-{100 * high:.1f})"
+        assert f">{shown}<" in page
+    for section in ("accuracy", "loss", "selection", "stages", "versions"):
+        assert f'<section id="{section}">' in page
+    num_blocks = whole.metrics["selection"]["num_blocks"]
+    assert f"<p>{num_blocks:,} of " in page
+    assert "Finished" in page
+
+
 def test_the_metrics_say_what_was_trained_and_what_really_ran(whole: Any) -> None:
     metrics = whole.metrics
     assert metrics["trainable"]["percent_of_base"] == pytest.approx(5, abs=0.2)
@@ -168,7 +184,7 @@ def test_mlflow_has_the_whole_run(whole: Any) -> None:
         tuned = whole.metrics["tasks"][task]["tuned"]["accuracy"]
         assert run.data.metrics[f"eval/{task}/tuned"] == tuned
     folders = {entry.path for entry in client.list_artifacts(run.info.run_id)}
-    assert {"adapter", "selection", "config.yaml", "metrics.json"} <= folders
+    assert {"adapter", "selection", "config.yaml", "metrics.json", "report.html"} <= folders
 
 
 def test_the_adapter_and_the_merged_model_work_without_us(

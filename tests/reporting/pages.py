@@ -1,0 +1,71 @@
+"""A page as a browser would take it apart."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+@dataclass
+class Page:
+    """What a page consists of.
+
+    Attributes:
+        tags: How often each occurs.
+        attributes: (tag, name, value) of all.
+        text: Everything to read, in one line.
+        sections: Anchor of a section -> its text.
+    """
+
+    tags: Counter[str] = field(default_factory=Counter)
+    attributes: list[tuple[str, str, str]] = field(default_factory=list)
+    text: str = ""
+    sections: dict[str, str] = field(default_factory=dict)
+
+    def values(self, name: str) -> list[str]:
+        """All values of an attribute."""
+        return [value for _, own, value in self.attributes if own == name]
+
+
+class _Reader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.page, self.open = Page(), []
+        self.section = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.page.tags[tag] += 1
+        self.page.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag == "section":
+            self.section = dict(attrs)["id"] or ""
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+        if tag == "section":
+            self.section = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            words = re.sub(r"\s+", " ", data)
+            self.page.text += words
+            if self.section:
+                self.page.sections[self.section] = self.page.sections.get(self.section, "") + words
+
+
+def read_page(html: str) -> Page:
+    """Takes a page apart; every element must be closed where it was opened."""
+    reader = _Reader()
+    reader.feed(html)
+    reader.close()
+    assert not reader.open, f"never closed: {reader.open}"
+    return reader.page
