@@ -124,8 +124,9 @@ def test_the_numbers_are_those_of_the_metrics(run: RunContents) -> None:
     page = read_page(run_page(run))
     cells = accuracy_cells(run.metrics)
     assert cells is not None
+    words = " ".join(page.sections["accuracy"].split())
     for row in cells.rows:
-        assert " ".join(row).split() == find_words(page.sections["accuracy"], row)
+        assert " ".join(" ".join(row).split()) in words
     assert "37.1% correct after tuning, average of 2 tasks" in page.text
     assert "+3.9 points over the base's 33.2%" in page.text
     assert "0.83% of the parameters trained" in page.text
@@ -141,18 +142,18 @@ def test_the_numbers_are_those_of_the_metrics(run: RunContents) -> None:
     assert format_seconds(75.2 + 180.5) in page.sections["stages"]
 
 
-def find_words(text: str, row: tuple[str, ...]) -> list[str]:
-    """The words of the text from the row's first on, as many as the row has."""
-    words, wanted = text.split(), " ".join(row).split()
-    start = words.index(row[0])
-    return words[start : start + len(wanted)]
-
-
 def test_a_reused_stage_shows_what_it_took_and_says_so(run: RunContents) -> None:
     stages = read_page(run_page(run)).sections["stages"]
     assert "1 min 15 s*" in stages
     assert "3 min 00 s*" not in stages
     assert "found finished and reused" in stages
+
+
+def test_what_a_corrected_rule_reads_is_in_the_table_and_in_the_chart(run: RunContents) -> None:
+    aqua = {"num_rows": 254, "majority": 0.25, "tuned": {**result(0.3), "corrected": result(0.4)}}
+    page = read_page(run_page(replace(run, metrics={**run.metrics, "tasks": {"AQuA": aqua}})))
+    assert page.sections["accuracy"].count("AQuA, corrected") == 2
+    assert "30.0% correct after tuning" in page.text
 
 
 def test_the_map_says_how_many_blocks_of_each_weight_were_chosen(run: RunContents) -> None:
