@@ -151,7 +151,7 @@ def _svg(name: str, label: str, height: float, draw: Callable[[Figure], None]) -
         "svg.hashsalt": "smt_ray",  # equal charts are equal bytes
         "text.parse_math": False,  # a task's name is no formula
         "font.sans-serif": ["DejaVu Sans"],  # what it is laid out in; the page has its own
-        "font.size": 11,
+        "font.size": 12,
         "path.simplify_threshold": 0.5,  # points; of ten thousand steps, what can be seen
     }
     with rc_context(settings):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from smt_ray.reporting.table import accuracy_cells, facts, format_seconds
 from smt_ray.reporting.weight_grid import Weight
 from tests.reporting.pages import read_page
 
-SECTIONS = ["ran", "accuracy", "loss", "selection", "wrong", "stages", "versions"]
+SECTIONS = ["ran", "accuracy", "loss", "selection", "wrong", "stages", "versions", "config"]
 NASTY = "</pre><script>alert(1)</script><img src=https://evil.test/x onerror=alert(1)>&amp;\"'"
 
 
@@ -165,7 +165,7 @@ def test_the_map_says_how_many_blocks_of_each_weight_were_chosen(run: RunContent
     text = page.sections["selection"]
     assert "5 of 20 blocks" in text
     assert "model.layers.1.self_attn.q_proj: 3 of 8 blocks of 16 x 16" in text
-    assert "64 outputs run down in 4 rows, 32 inputs across in 2 columns" in text
+    assert "4 down for 64 outputs, 2 across for 32 inputs" in text
     # The fullest weight is what is seen first: the style sheet asks for it to stand last.
     weights = [value for value in page.values("id") if value.startswith("weight-")]
     assert weights == ["weight-0-q_proj", "weight-1-q_proj"]
@@ -248,16 +248,19 @@ def test_the_page_fetches_nothing_and_runs_nothing(run: RunContents) -> None:
     assert "default-src 'none'; style-src 'unsafe-inline'" in page.values("content")
 
 
-@pytest.mark.parametrize("empty", ["metrics", "records", "weights", "predictions", "environment"])
+@pytest.mark.parametrize(
+    "empty", ["metrics", "records", "weights", "predictions", "environment", "config_text"]
+)
 def test_what_a_run_does_not_have_is_left_out_and_the_rest_stays(
     run: RunContents, empty: str
 ) -> None:
     default = next(f for f in fields(RunContents) if f.name == empty)
-    nothing: Any = () if default.default == () else {}
+    nothing: Any = {} if default.default is MISSING else default.default
     page = read_page(run_page(replace(run, **{empty: nothing})))
     without = {
         "metrics": {"accuracy", "stages"}, "records": {"loss"}, "weights": {"selection"},
         "predictions": {"wrong"}, "environment": {"versions"},
+        "config_text": {"config"},
     }[empty]  # fmt: skip
     assert list(page.sections) == [name for name in SECTIONS if name not in without]
     assert not {f"#{name}" for name in without} & set(page.values("href"))
