@@ -33,7 +33,7 @@ def prediction(index: int, correct: bool, **more: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run() -> RunContents:
     """A run with everything that a run can have."""
     stages = {
@@ -102,15 +102,20 @@ def run() -> RunContents:
     )  # fmt: skip
 
 
-def test_every_section_is_there_and_the_contents_lead_to_them(run: RunContents) -> None:
-    page = read_page(run_page(run))
+@pytest.fixture(scope="module")
+def html(run: RunContents) -> str:
+    """Its page."""
+    return run_page(run)
+
+
+def test_every_section_is_there_and_the_contents_lead_to_them(html: str) -> None:
+    page = read_page(html)
     assert list(page.sections) == SECTIONS
     links = [value for value in page.values("href") if not value.startswith("#weight")]
     assert [f"#{name}" for name in SECTIONS] == links[: len(SECTIONS)]
 
 
-def test_every_anchor_is_unique_and_every_link_within_the_page_arrives(run: RunContents) -> None:
-    html = run_page(run)
+def test_every_anchor_is_unique_and_every_link_within_the_page_arrives(html: str) -> None:
     page = read_page(html)
     ids = page.values("id")
     assert len(ids) == len(set(ids))
@@ -120,8 +125,8 @@ def test_every_anchor_is_unique_and_every_link_within_the_page_arrives(run: RunC
     assert set(targets) <= set(ids)
 
 
-def test_the_numbers_are_those_of_the_metrics(run: RunContents) -> None:
-    page = read_page(run_page(run))
+def test_the_numbers_are_those_of_the_metrics(run: RunContents, html: str) -> None:
+    page = read_page(html)
     cells = accuracy_cells(run.metrics)
     assert cells is not None
     words = " ".join(page.sections["accuracy"].split())
@@ -142,8 +147,8 @@ def test_the_numbers_are_those_of_the_metrics(run: RunContents) -> None:
     assert format_seconds(75.2 + 180.5) in page.sections["stages"]
 
 
-def test_a_reused_stage_shows_what_it_took_and_says_so(run: RunContents) -> None:
-    stages = read_page(run_page(run)).sections["stages"]
+def test_a_reused_stage_shows_what_it_took_and_says_so(html: str) -> None:
+    stages = read_page(html).sections["stages"]
     assert "1 min 15 s*" in stages
     assert "3 min 00 s*" not in stages
     assert "found finished and reused" in stages
@@ -156,8 +161,7 @@ def test_what_a_corrected_rule_reads_is_in_the_table_and_in_the_chart(run: RunCo
     assert "30.0% correct after tuning" in page.text
 
 
-def test_the_map_says_how_many_blocks_of_each_weight_were_chosen(run: RunContents) -> None:
-    html = run_page(run)
+def test_the_map_says_how_many_blocks_of_each_weight_were_chosen(html: str) -> None:
     page = read_page(html)
     assert "layer 0, q_proj: 2 of 8 blocks (25.0%)" in page.values("title")
     assert "layer 0, v_proj: 0 of 4 blocks (0.0%)" in page.values("title")
@@ -172,8 +176,8 @@ def test_the_map_says_how_many_blocks_of_each_weight_were_chosen(run: RunContent
     assert html.count('class="weight fullest"') == 1
 
 
-def test_wrong_answers_show_the_question_what_was_expected_and_what_came(run: RunContents) -> None:
-    text = read_page(run_page(run)).sections["wrong"]
+def test_wrong_answers_show_the_question_what_was_expected_and_what_came(html: str) -> None:
+    text = read_page(html).sections["wrong"]
     assert "11 of the tuned model's 31 answers are wrong, 1 of them because no answer" in text
     assert "Here they all are." in text
     assert text.count("Question ") == 11
@@ -191,14 +195,14 @@ def test_twenty_of_many_wrong_answers_are_shown(run: RunContents) -> None:
     assert "base, read as" not in text
 
 
-def test_the_versions_are_those_of_the_environment(run: RunContents) -> None:
-    text = read_page(run_page(run)).sections["versions"]
+def test_the_versions_are_those_of_the_environment(html: str) -> None:
+    text = read_page(html).sections["versions"]
     for part in ("torch 2.13.0", "peft not installed", "python 3.11.7", "commit c0ffee"):
         assert part.replace(" ", "") in text.replace(" ", "")
 
 
-def test_what_a_model_wrote_is_text_whatever_it_wrote(run: RunContents) -> None:
-    plain = read_page(run_page(run))
+def test_what_a_model_wrote_is_text_whatever_it_wrote(run: RunContents, html: str) -> None:
+    plain = read_page(html)
     nasty = [
         prediction(i, False, prompt=f"{i} {NASTY}", output=NASTY, extracted=NASTY, expected=NASTY)
         for i in range(3)
@@ -238,8 +242,7 @@ def leaks(html: str) -> list[str]:
     return fetched + re.findall(r"@import[^;]+|url\((?!#)[^)]*\)|javascript:", html)
 
 
-def test_the_page_fetches_nothing_and_runs_nothing(run: RunContents) -> None:
-    html = run_page(run)
+def test_the_page_fetches_nothing_and_runs_nothing(html: str) -> None:
     page = read_page(html)
     assert leaks(html) == []
     assert "script" not in page.tags
@@ -284,8 +287,8 @@ def test_what_is_gone_is_named(run: RunContents) -> None:
     assert "Gone, and so not shown: /kept/stages/training-1/metrics.jsonl" in page.text
 
 
-def test_one_run_makes_one_page(run: RunContents) -> None:
-    assert run_page(run) == run_page(run)
+def test_one_run_makes_one_page(run: RunContents, html: str) -> None:
+    assert run_page(run) == html
 
 
 def test_a_large_run_stays_a_small_file(run: RunContents) -> None:
