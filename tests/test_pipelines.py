@@ -12,7 +12,7 @@ import pytest
 from smt_ray import cli
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
-COMMANDS = {"finetune": "run", "evaluate": "evaluate"}
+COMMANDS = {"finetune": "run", "evaluate": "evaluate", "compare": "compare"}
 End = tuple[int, str, str]
 
 
@@ -55,6 +55,7 @@ def test_a_pipeline_helps_as_its_command_does(end: Callable[..., End], pipeline:
         ("finetune", ["seed=1", "--until", "lunch"], "--until: must be one of warmup, "),
         ("finetune", ["sead=1"], "sead: unknown key"),
         ("evaluate", ["--task", "boolq"], "evaluate: needs exactly one of --run and --model"),
+        ("compare", ["there.yaml"], "CONFIG: must be a readable YAML file"),
     ],
 )
 def test_a_pipeline_refuses_as_its_command_does(

@@ -154,7 +154,8 @@ def _cell(runs: list[RunConfig], outcomes: list[Outcome]) -> dict[str, Any]:
     first = outcomes[0].metrics
     cell["percent_of_base"] = (first.get("trainable") or {}).get("percent_of_base")
     cell["projections"] = (first.get("selection") or {}).get("projections")
-    cell["step_seconds"] = float(np.median([_step_seconds(outcome) for outcome in outcomes]))
+    if seconds := [found for outcome in outcomes if (found := _step_seconds(outcome))]:
+        cell["step_seconds"] = float(np.median(seconds))
     if first.get("tasks"):
         correct = _correct(outcomes)
         cell["tasks"] = {task: float(rows.mean()) for task, rows in correct.items()}
@@ -179,8 +180,8 @@ def _correct(outcomes: list[Outcome]) -> Correct:
     return {task: np.array(rows, dtype=bool) for task, rows in found.items()}
 
 
-def _step_seconds(outcome: Outcome) -> float:
-    """The median of a run's steps, without its first."""
+def _step_seconds(outcome: Outcome) -> float | None:
+    """The median of a run's steps, without its first; None where an older run did not say."""
     storage = outcome.folder.storage
     stage = outcome.metrics["stages"]["training"]["stage"]
     records = parse_records(storage.read_bytes(f"stages/{stage}/{METRICS}").decode())
@@ -189,7 +190,7 @@ def _step_seconds(outcome: Outcome) -> float:
         for record in records
         if "train/step_seconds" in record["metrics"]
     ]
-    return float(np.median(seconds[int(_RAMP * len(seconds)) :])) if seconds else float("nan")
+    return float(np.median(seconds[int(_RAMP * len(seconds)) :])) if seconds else None
 
 
 def _claims(
