@@ -35,32 +35,26 @@ def prefill(
         the beginning for every beam, or None where none is shared. At least a token of each prompt
         is left.
     """
-    shared = _shared(model, prompts)
+    shared = min(common_prefix(prompts), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
+    beginning = torch.tensor([list(prompts[0][:shared])], device=model.device)
+    cache = _run(model, beginning) if shared >= _WORTHWHILE else None
+    if cache is None:
+        return *pad(prompts, pad_id, model.device, left=True), None
+    cache.batch_repeat_interleave(len(prompts) * num_beams)
     own = [prompt[shared:] for prompt in prompts]
     input_ids, mask = pad(own, pad_id, model.device, left=True)
-    if not shared:
-        return input_ids, mask, None
-    beginning = torch.tensor([list(prompts[0][:shared])], device=model.device)
-    cache = model(input_ids=beginning, use_cache=True, logits_to_keep=1).past_key_values
-    cache.batch_repeat_interleave(len(prompts) * num_beams)
     beginnings = beginning.expand(len(prompts), -1)
     whole = torch.cat([beginnings, input_ids], dim=1)
     return whole, torch.cat([torch.ones_like(beginnings), mask], dim=1), cache
 
 
-def _shared(model: Any, prompts: Sequence[Sequence[int]]) -> int:
-    """Tokens that are worth sharing."""
-    if len(prompts) == 1 or not _looks_everywhere(model):
-        return 0
-    shared = min(common_prefix(prompts), min(map(len, prompts)) - 1)
-    return shared if shared >= _WORTHWHILE else 0
-
-
-def _looks_everywhere(model: Any) -> bool:
-    """Whether each layer is attention over all that came before."""
+def _run(model: Any, beginning: torch.Tensor) -> Any:
+    """The keys and values of some tokens, or None where a layer does not keep them all."""
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
-    config = model.config.get_text_config()
-    layers = DynamicCache(config=config).layers
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+    cache = getattr(model(input_ids=beginning, use_cache=True), "past_key_values", None)
+    is_whole = isinstance(cache, DynamicCache) and all(
+        type(layer) is DynamicLayer for layer in cache.layers
+    )
+    return cache if is_whole else None
