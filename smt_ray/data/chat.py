@@ -37,7 +37,8 @@ def encode_chat(tokenizer: Any, row: Row) -> tuple[list[int], list[range]]:
         if is_spoken:
             # What follows EOS in a turn is never generated.
             length = piece.index(eos) + 1 if eos in piece else len(piece)
-            spans.append(range(len(ids), len(ids) + length))
+            # Nothing precedes a row's first token, which a template may let the assistant say.
+            spans.append(range(max(1, len(ids)), len(ids) + length))
         ids += piece
     last = spans.pop()
     ids = ids[: last.stop] if ids[last.stop - 1] == eos else [*ids[: last.stop], eos]

@@ -109,6 +109,11 @@ def _conversation(turns: Any, place: str) -> Row:
             place, "must end with what the assistant says", got=messages[-1].role,
             fix="leave out what follows the assistant's last turn",
         )  # fmt: skip
+    if messages[0].role == ASSISTANT:
+        raise UserError(
+            place, "must not begin with the assistant: no template renders what is before it",
+            fix="leave its opening turn out, or put a system or user turn before it",
+        )  # fmt: skip
     others = [message.content for message in messages if message.role != ASSISTANT]
     return Row("\n".join(others), messages[-1].content, messages=messages)
 

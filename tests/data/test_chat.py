@@ -71,6 +71,16 @@ def test_a_template_without_eos_still_ends_with_it(tokenizer: Any) -> None:
     assert learned(tokenizer, chat(*TURNS)) == ["Yo\n", f"four\n{tokenizer.eos_token}"]
 
 
+def test_the_first_token_is_no_target_where_the_assistant_says_it(tokenizer: Any) -> None:
+    tokenizer.chat_template = (
+        "{% for m in messages if m.role != 'system' %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    )
+    encoded, _ = encode_rows(tokenizer, [chat(TURNS[0], ("assistant", "Yo"), *TURNS[1:3])])
+    places = encoded.targets(0, False).tolist()
+    assert places[0] == 1
+    assert encoded.num_targets(False).tolist() == [len(places)]
+
+
 def test_a_cut_row_keeps_the_turns_before_the_cut(tokenizer: Any) -> None:
     whole, _ = encode_rows(tokenizer, [chat(*TURNS)])
     length = int(whole.lengths[0]) - 3
@@ -132,6 +142,7 @@ def test_a_template_that_cannot_be_used_is_named(
         ([{"role": "bot", "content": "x"}], "turn 0, role: must be one of system, user"),
         ([{"role": "assistant", "content": ""}], "turn 0, content: must be a text"),
         ([{"role": "user", "content": "x"}], "must end with what the assistant says; got 'user'"),
+        ([{"role": "assistant", "content": "x"}], "must not begin with the assistant"),
     ],
 )
 def test_a_bad_conversation_is_named_by_file_row_and_turn(messages: Any, reason: str) -> None:
