@@ -17,15 +17,16 @@ import torch
 
 from benchmarks.measuring import (
     add_common_options,
+    add_model_options,
     interleave,
     machine_facts,
     machine_line,
     markdown_table,
+    model_spec,
     set_up,
     spread,
     write_json,
 )
-from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.data.prompts import build_prompt
 from smt_ray.data.rows import Row
 from smt_ray.data.sources import read_task_rows
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = _parser().parse_args(arguments)
     device = set_up(options)
     machine = machine_facts(device)
-    spec = _model_spec(options)
+    spec = model_spec(options)
     model, tokenizer = load_model(spec, device), load_tokenizer(spec)
     cases: dict[str, Any] = {}
     for case in options.cases:
@@ -72,21 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=__doc__)
     add_common_options(parser, rounds=3)
-    parser.add_argument("--model", default="builtin", help="a folder, or the built-in model")
-    parser.add_argument("--gguf-file", help="GGUF weights in the folder")
-    parser.add_argument(
-        "--data", default="LLM-Adapters", help="a folder laid out like LLM-Adapters"
-    )
+    add_model_options(parser)
     parser.add_argument("--rows", type=int, default=4, help="of each task")
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--cases", nargs="+", choices=tuple(GOALS), default=list(GOALS))
     return parser
-
-
-def _model_spec(options: argparse.Namespace) -> dict[str, Any]:
-    if options.model == "builtin":
-        return ModelConfig(builtin="tiny").spec()
-    return ModelConfig(path=options.model, gguf_file=options.gguf_file).spec()
 
 
 def _rows(suite: str, options: argparse.Namespace) -> Asked:

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from smt_ray.config.model_and_data import ModelConfig
+
 ROOT = Path(__file__).parents[1]
 
 _LIBRARIES = ("torch", "transformers", "peft", "ray", "numpy")
@@ -115,6 +117,23 @@ def add_common_options(parser: argparse.ArgumentParser, *, rounds: int) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file to write everything measured to")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Options of those that run a whole model on rows."""
+    parser.add_argument("--model", default="builtin", help="a folder, or the built-in model")
+    parser.add_argument("--gguf-file", help="GGUF weights in the folder")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--data", default="LLM-Adapters", help="a folder laid out like LLM-Adapters"
+    )
+
+
+def model_spec(options: argparse.Namespace) -> dict[str, Any]:
+    """The model that the options name, as :func:`smt_ray.models.load.load_model` takes it."""
+    if options.model == "builtin":
+        return ModelConfig(builtin="tiny", dtype=options.dtype).spec()
+    return ModelConfig(path=options.model, gguf_file=options.gguf_file, dtype=options.dtype).spec()
 
 
 def set_up(options: argparse.Namespace) -> torch.device:

@@ -24,16 +24,17 @@ from benchmarks.configurations import select as select_blocks
 from benchmarks.flops import read_decoder, read_work, step_flops
 from benchmarks.measuring import (
     add_common_options,
+    add_model_options,
     gemm_rate,
     interleave,
     machine_facts,
     machine_line,
+    model_spec,
     set_up,
     write_json,
 )
 from benchmarks.memory import SavedBytes, peak_bytes, tensor_bytes
 from benchmarks.step_summary import OURS, REFERENCE, report, summarise
-from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.config.running import BatchingConfig
 from smt_ray.data.batches import StepPlan
 from smt_ray.data.encoding import encode_rows
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = _parser().parse_args(arguments)
     device = set_up(options)
     machine = machine_facts(device)
-    spec = _model_spec(options)
+    spec = model_spec(options)
     base = _first_layers(load_model(spec, device), options.layers).requires_grad_(False)
     tokenizer = load_tokenizer(spec)
     suites = options.suites or (BUILTIN_SUITES if options.model == "builtin" else tuple(SUITES))
@@ -74,13 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
     add_common_options(parser, rounds=3)
-    parser.add_argument("--model", default="builtin", help="a folder, or the built-in model")
-    parser.add_argument("--gguf-file", help="GGUF weights in the folder")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add_model_options(parser)
     parser.add_argument("--layers", type=int, help="use only the model's first layers")
-    parser.add_argument(
-        "--data", default="LLM-Adapters", help="a folder laid out like LLM-Adapters"
-    )
     parser.add_argument("--suites", nargs="+", help=f"of {', '.join(SUITES)}, builtin:TASK")
     parser.add_argument("--configurations", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--batch-size", type=int, default=16, help="rows a step")
@@ -92,12 +88,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--warmup-steps", type=int, default=2, help="that smt's blocks come from")
     parser.add_argument("--chart", type=Path, help="PNG to draw")
     return parser
-
-
-def _model_spec(options: argparse.Namespace) -> dict[str, Any]:
-    if options.model == "builtin":
-        return ModelConfig(builtin="tiny", dtype=options.dtype).spec()
-    return ModelConfig(path=options.model, gguf_file=options.gguf_file, dtype=options.dtype).spec()
 
 
 def _first_layers(model: Any, num_layers: int | None) -> nn.Module:

@@ -8,11 +8,10 @@ from typing import Any
 
 from smt_ray.config.run import RunConfig
 from smt_ray.data.overlap import find_overlaps
-from smt_ray.data.sources import read_training_rows, split_rows
 from smt_ray.errors import UserError
 from smt_ray.evaluation.answers import is_correct
 from smt_ray.evaluation.tasks import find_task
-from smt_ray.orchestration.plan import read_tasks
+from smt_ray.orchestration.plan import read_rows, read_tasks
 
 
 def check_data(config: RunConfig) -> dict[str, Any]:
@@ -36,13 +35,7 @@ def check_data(config: RunConfig) -> dict[str, Any]:
             got=[],
             fix="such as evaluation.tasks=[math]",
         )
-    sources = config.data.model_dump(mode="json")["train"]
-    training, _ = split_rows(
-        read_training_rows(sources, config.data.dir),
-        max_rows=config.data.max_rows,
-        validation_rows=config.data.validation_rows,
-        seed=config.seed,
-    )
+    training, _ = read_rows(config)
     tasks = {}
     for task, rows in read_tasks(config).items():
         found = find_overlaps(training, rows, partial(is_correct, find_task(task)))

@@ -12,7 +12,7 @@ from torch import nn
 from smt_ray.config.run import RunConfig
 from smt_ray.data.batches import PADDED, StepPlan
 from smt_ray.data.encoding import EncodedRows, encode_rows
-from smt_ray.data.sources import is_local, read_training_rows, split_rows
+from smt_ray.data.sources import is_local
 from smt_ray.errors import UserError
 from smt_ray.methods.full import FullMethod
 from smt_ray.methods.protocol import Counts, Method
@@ -20,6 +20,7 @@ from smt_ray.methods.registry import make_method
 from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.inspect import find_eligible
 from smt_ray.models.load import DTYPES, load_skeleton, load_tokenizer
+from smt_ray.orchestration.plan import read_rows
 from smt_ray.orchestration.preflight import Preflight, check_lora, check_model
 from smt_ray.planning.activations import DryRun
 from smt_ray.planning.curve import ActivationCurve
@@ -222,12 +223,7 @@ class MemoryNeeds:
         if not local or not all(map(is_local, data.train)):
             return None
         try:
-            rows, _ = split_rows(
-                read_training_rows(data.train, data.dir),
-                max_rows=data.max_rows,
-                validation_rows=data.validation_rows,
-                seed=self.config.seed,
-            )
+            rows, _ = read_rows(self.config)
             order = StepPlan(len(rows), len(rows), self.config.seed).rows(0)
             some = order[: _SEEN_STEPS * self.config.training.batch_size]
             encoded, _ = encode_rows(

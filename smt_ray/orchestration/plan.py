@@ -97,13 +97,7 @@ def make_plan(config: RunConfig) -> RunPlan:
     """
     storage = Storage(config.storage)
     spec = config.model.spec()
-    sources = config.data.model_dump(mode="json")["train"]
-    training, validation = split_rows(
-        read_training_rows(sources, config.data.dir),
-        max_rows=config.data.max_rows,
-        validation_rows=config.data.validation_rows,
-        seed=config.seed,
-    )
+    training, validation = read_rows(config)
     tasks = read_tasks(config)
     identity = model_identity(spec)
     data = {k: v for k, v in config.data.semantic().items() if k not in _ROW_KEYS}
@@ -171,6 +165,20 @@ def kept_model(base: dict[str, Any], warmup: Stage) -> dict[str, Any]:
     """
     elsewhere = dict.fromkeys(("builtin", "revision", "gguf_file"))
     return {**base, **elsewhere, "path": warmup.storage.uri(warmup.path(MODEL))}
+
+
+def read_rows(config: RunConfig) -> tuple[list[Row], list[Row]]:
+    """The rows to learn from and those to hold out.
+
+    Raises:
+        UserError: A source cannot be read, or nothing is left to train on.
+    """
+    return split_rows(
+        read_training_rows(config.data.model_dump(mode="json")["train"], config.data.dir),
+        max_rows=config.data.max_rows,
+        validation_rows=config.data.validation_rows,
+        seed=config.seed,
+    )
 
 
 def read_tasks(config: RunConfig) -> dict[str, list[Row]]:
