@@ -50,7 +50,8 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
     with ray_session():
         parent = _Parent(config, runs[0] if runs else config.make_run({}, config.seeds[0]))
         try:
-            rates = run_grid(runs, parent_run_id=parent.run_id)
+            # Test rows have no say in what is chosen: those runs are not evaluated.
+            rates = run_grid(runs, parent_run_id=parent.run_id, until="training")
             chosen = {method: _best(method, tried, rates) for method, tried in tuning.items()}
             cells = list(config.cell_runs(chosen))
             outcomes = run_grid(_all_runs(cells), parent_run_id=parent.run_id)

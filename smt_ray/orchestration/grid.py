@@ -50,13 +50,17 @@ def check_grid(configs: Iterable[RunConfig]) -> None:
 
 
 def run_grid(
-    configs: Iterable[RunConfig], *, parent_run_id: str | None = None
+    configs: Iterable[RunConfig],
+    *,
+    parent_run_id: str | None = None,
+    until: str = "evaluation",
 ) -> dict[str, Outcome]:
     """Carries out runs, each of a name once.
 
     Args:
         configs: The runs; those of one name are the same.
         parent_run_id: MLflow's id of the run that they are shown under.
+        until: The last stage of each; see :data:`smt_ray.orchestration.flow.UNTIL`.
 
     Returns:
         By name, in the order given.
@@ -65,7 +69,8 @@ def run_grid(
     outcomes: dict[str, Outcome] = {}
     for number, config in enumerate(distinct, 1):
         say(f"run {number} of {len(distinct)}: {config.name}")
-        outcomes[config.name] = _finished(config) or _carry_out(config, parent_run_id)
+        finished = _finished(config, until)
+        outcomes[config.name] = finished or _carry_out(config, parent_run_id, until)
     return outcomes
 
 
@@ -73,7 +78,7 @@ def _distinct(configs: Iterable[RunConfig]) -> list[RunConfig]:
     return list({config.name: config for config in configs}.values())
 
 
-def _finished(config: RunConfig) -> Outcome | None:
+def _finished(config: RunConfig, until: str) -> Outcome | None:
     """A run that is done already, by the very config and with all that it made still there."""
     folder = RunFolder(Storage(config.storage), config.name)
     manifest = folder.manifest()
@@ -83,15 +88,16 @@ def _finished(config: RunConfig) -> Outcome | None:
     if manifest["semantic"] != config.semantic_tree():
         return None
     stages = make_plan(config).stages
-    if any(stages[kind].manifest() is None for kind in manifest["stages"]):
+    wanted = {kind for kind in stages if kind.startswith(until)} | set(manifest["stages"])
+    if any(stages[kind].manifest() is None for kind in wanted):
         return None
     return Outcome(folder, folder.storage.read_json(place), reused=True)
 
 
-def _carry_out(config: RunConfig, parent_run_id: str | None) -> Outcome:
+def _carry_out(config: RunConfig, parent_run_id: str | None, until: str) -> Outcome:
     flow = Flow(config, parent_run_id=parent_run_id)
     try:
-        return Outcome(flow.folder, flow.run("evaluation"))
+        return Outcome(flow.folder, flow.run(until))
     except Exception as error:  # a run's failure is an outcome: the others go on
         reason = " ".join(str(error).split())
         say(f"FAILED {config.name}: {reason}")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from smt_ray.artifacts.runs import RunFolder
-from smt_ray.artifacts.storage import Storage
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.orchestration import grid
+from smt_ray.orchestration.plan import make_plan
 
 Make = Callable[..., RunConfig]
 
@@ -25,6 +25,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(self.config.name)
         if self.config.name == "bad":
             raise RuntimeError("out of\nmemory")
+        for kind, stage in self.plan.stages.items():
+            if until == "evaluation" or not kind.startswith("evaluation"):
+                stage.publish([], {}, 0.0)
+                self.folder.add_stage(kind, stage.name, seconds=0.0, reused=False)
         self.folder.update(
             status="FINISHED", semantic=self.config.semantic_tree(), parent=self.parent_run_id
         )
@@ -59,10 +63,21 @@ def test_a_finished_run_is_skipped_unless_its_config_or_its_stages_are_others(
     grid.run_grid([make_config("name=one", "seed=1")])
     assert started == ["one"] * 2
     grid.run_grid([one])
-    folder = RunFolder(Storage(one.storage), "one")
-    folder.update(stages={"training": {"stage": "gone", "seconds": 1.0, "reused": False}})
+    (Path(make_plan(one).trained.uri) / "manifest.json").unlink()
     grid.run_grid([one])
     assert started == ["one"] * 4
+
+
+def test_a_run_that_stopped_before_its_evaluation_is_not_done_where_that_is_asked(
+    make_config: Make, started: list[str]
+) -> None:
+    one = make_config("name=one")
+    grid.run_grid([one], until="training")
+    assert grid.run_grid([one], until="training")["one"].reused
+    assert started == ["one"]
+    assert not grid.run_grid([one])["one"].reused
+    assert grid.run_grid([one], until="training")["one"].reused
+    assert started == ["one"] * 2
 
 
 def test_a_run_that_cannot_work_is_refused_before_any_is_started(
