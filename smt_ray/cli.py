@@ -115,6 +115,34 @@ def compare(
 
 
 @app.command()
+def tune(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A search's YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A new folder for the winner as a plain model.")
+    ] = None,
+) -> None:
+    """Search settings by validation loss; evaluate the winner. A cut-off search goes on."""
+    from smt_ray.config.search import load_search
+
+    resolved = load_search(config, list(overrides or []))
+    print(f"search {resolved.name}", file=sys.stderr, flush=True)
+    from smt_ray.orchestration.imports import large_imports
+
+    with large_imports():
+        from smt_ray.orchestration.search import search
+    from smt_ray.reporting.search import print_trials
+    from smt_ray.reporting.table import print_table
+
+    results = search(resolved, out)
+    print_trials(results["trials"])
+    print_table(results["winner"])
+    print(results["best_yaml"], end="")
+
+
+@app.command()
 def evaluate(
     task: Annotated[list[str], typer.Option(help="Task or suite; may be given again.")],
     run: Annotated[str | None, typer.Option("--run", help="Evaluate a run's tuned model.")] = None,

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import ray
 
-from smt_ray.artifacts.storage import Storage
 from smt_ray.config.comparison import ComparisonConfig, TableConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.evaluation.paired import Correct, average_accuracy, paired_difference, verdict
-from smt_ray.orchestration.board import make_writer
 from smt_ray.orchestration.comparison_record import write_comparison
 from smt_ray.orchestration.grid import Outcome, check_grid, run_grid
-from smt_ray.orchestration.progress import say
+from smt_ray.orchestration.parent_run import ParentRun
 from smt_ray.orchestration.session import ray_session
-from smt_ray.orchestration.tracker import tracker_arguments
 from smt_ray.orchestration.trainer import METRICS
-from smt_ray.tracking.params import flatten
 from smt_ray.tracking.records import parse_records
-from smt_ray.tracking.replay import RunSnapshot
 from smt_ray.training.loop import VALIDATION_LOSS
 
-_TRACKING_PATIENCE_S = 60.0
 _RAMP = 0.1  # of a run's first steps, left out of its speed
 
 
@@ -48,7 +40,8 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
     runs = [run for rates in tuning.values() for run in rates.values()]
     check_grid([*runs, *_all_runs(config.cell_runs(guessed))])
     with ray_session():
-        parent = _Parent(config, runs[0] if runs else config.make_run({}, config.seeds[0]))
+        first = runs[0] if runs else config.make_run({}, config.seeds[0])
+        parent = ParentRun("comparison", config.name, config.model_dump(mode="json"), first)
         try:
             # Test rows have no say in what is chosen: those runs are not evaluated.
             rates = run_grid(runs, parent_run_id=parent.run_id, until="training")
@@ -57,11 +50,11 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
             outcomes = run_grid(_all_runs(cells), parent_run_id=parent.run_id)
             results = _collect(config, cells, outcomes)
             results["learning_rates"] = _tried(tuning, rates, chosen)
-            files = write_comparison(parent.storage, f"comparisons/{config.name}", results)
+            files = write_comparison(parent.storage, parent.folder, results)
         except BaseException as error:
-            parent.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", {}, [])
+            parent.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
-        parent.end("FINISHED", results, files)
+        parent.end("FINISHED", _final_metrics(results), files)
     return results
 
 
@@ -208,51 +201,6 @@ def _claims(
             answer |= {"verdict": verdict(difference), "difference": difference._asdict()}
         answered.append(answer)
     return answered
-
-
-class _Parent:
-    """The comparison's own run in MLflow, which its runs are shown under.
-
-    Args:
-        config: The comparison.
-        run: One of its runs, which says where storage and tracking are.
-    """
-
-    def __init__(self, config: ComparisonConfig, run: RunConfig) -> None:
-        self.storage = Storage(run.storage)
-        self.run_id: str | None = None
-        self._started_ms = time.time_ns() // 1_000_000
-        self._config = config
-        self._writer: Any = None
-        tracker = tracker_arguments(run, self.storage)
-        if tracker:
-            self._writer = make_writer(tracker)
-            self.run_id = ray.get(self._writer.start_run.remote(self._start()))
-
-    def _start(self) -> dict[str, Any]:
-        return {
-            "name": self._config.name,
-            "key": f"{self.storage.uri('comparisons', self._config.name)}",
-            "params": flatten(self._config.model_dump(mode="json")),
-            "tags": {"kind": "comparison"},
-            "started_ms": self._started_ms,
-        }
-
-    def end(self, status: Any, results: dict[str, Any], files: list[str]) -> None:
-        """Sends what came out, and closes the run."""
-        if self._writer is None:
-            return
-        snapshot = RunSnapshot(
-            **self._start(),
-            run_id=self.run_id,
-            status=status,
-            ended_ms=time.time_ns() // 1_000_000,
-            final_metrics=_final_metrics(results),
-            artifacts=[(str(self.storage.fetch(file)), None) for file in files],
-        )
-        sent = ray.get(self._writer.finish.remote(snapshot, _TRACKING_PATIENCE_S))
-        if not sent["sent"]:
-            say(f"WARNING tracking: MLflow did not take everything ({sent['error']})")
 
 
 def _final_metrics(results: dict[str, Any]) -> dict[str, float]:

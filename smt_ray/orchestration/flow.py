@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import ray
+import ray.train
 
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.stages import Stage
@@ -17,7 +18,6 @@ from smt_ray.data.cache import FILE as TOKENS
 from smt_ray.errors import UserError
 from smt_ray.models.load import import_transformers
 from smt_ray.orchestration import run_record
-from smt_ray.orchestration.board import make_board, make_writer
 from smt_ray.orchestration.evaluator import evaluation_pool, publish_predictions
 from smt_ray.orchestration.imports import large_imports
 from smt_ray.orchestration.plan import MODEL, RunPlan, make_plan
@@ -25,10 +25,9 @@ from smt_ray.orchestration.preflight import Preflight, check_lora, check_model
 from smt_ray.orchestration.progress import progress, say
 from smt_ray.orchestration.resources import ProcessResources, plan_processes
 from smt_ray.orchestration.run_report import try_to_write_report
+from smt_ray.orchestration.run_tracking import RunTracking
 from smt_ray.orchestration.session import ray_session
-from smt_ray.orchestration.snapshot import read_snapshot, start_arguments
 from smt_ray.orchestration.tokens import make_tokens
-from smt_ray.orchestration.tracker import tracker_arguments
 from smt_ray.orchestration.train_worker import PROGRESS as TRAINING
 from smt_ray.orchestration.trained_warmup import run_trained_warmup
 from smt_ray.orchestration.trainer import ADAPTER, METRICS, fit, training_job
@@ -45,7 +44,6 @@ from smt_ray.tracking.protocol import Status
 from smt_ray.training.metrics_log import write_records
 
 UNTIL = ("warmup", "selection", "training", "evaluation")
-_TRACKING_PATIENCE_S = 30.0
 
 
 def run(config: RunConfig, until: str = "evaluation") -> dict[str, Any]:
@@ -70,19 +68,22 @@ class Flow:
     Args:
         config: The run's configuration.
         parent_run_id: MLflow's id of the comparison or search that it is part of.
+        callbacks: Ray Train's, of its training.
     """
 
-    def __init__(self, config: RunConfig, parent_run_id: str | None = None) -> None:
-        self.config, self.parent_run_id = config, parent_run_id
+    def __init__(
+        self,
+        config: RunConfig,
+        parent_run_id: str | None = None,
+        callbacks: Sequence[ray.train.UserCallback] = (),
+    ) -> None:
+        self.config, self.parent_run_id, self.callbacks = config, parent_run_id, callbacks
         self.plan: RunPlan = make_plan(config)
         self.storage = self.plan.storage
         self.storage.check_writable()
         self.folder = RunFolder(self.storage, config.name)
-        self.tracker = tracker_arguments(config, self.storage)
+        self.tracking = RunTracking(self.folder, config)
         self.began = time.monotonic()
-        self.board: Any = None
-        self.writer: Any = None
-        self.page: str | None = None
 
     def run(self, until: str) -> dict[str, Any]:
         """See :func:`run`."""
@@ -95,7 +96,7 @@ class Flow:
         try:
             self._tokens()
             with ray_session():
-                self._start_tracking()
+                self.board = self.tracking.start()
                 try:
                     self._check_resources(until)
                     self._stages(until)
@@ -108,8 +109,8 @@ class Flow:
                     run_record.end(self.folder, status)
                     if status == "FINISHED":  # before tracking reads what there is to send
                         try_to_write_report(self.folder)
-                    self._finish_tracking()
-            return run_record.add_page(self.folder, metrics, self.page)
+                    self.tracking.finish()
+            return run_record.add_page(self.folder, metrics, self.tracking.page)
         finally:
             if status == "FAILED":
                 run_record.end(self.folder, status)
@@ -166,7 +167,7 @@ class Flow:
         """Refuses what cannot work before Ray is started or anything long is done."""
         plan = self.plan
         choosing = [plan.selection] if plan.selection else []
-        if plan.warmup and self._needs_warmup():
+        if plan.warmup and self.needs_warmup():
             choosing.append(plan.warmup)
         if None in [stage.manifest() for stage in choosing]:
             _ = self._preflight
@@ -201,7 +202,7 @@ class Flow:
             resources, resources.num_workers, ray.cluster_resources(), "resources.num_workers"
         )
 
-    def _needs_warmup(self) -> bool:
+    def needs_warmup(self) -> bool:
         """Whether what comes after the warm-up cannot do without it."""
         assert self.plan.selection is not None
         # What a warm-up kept is what adapters are put on.
@@ -210,7 +211,7 @@ class Flow:
     def _make_or_reuse_warmup(self, until: str) -> None:
         assert self.plan.warmup is not None
         # A selection needs no warm-up any more, but one that is there is still the run's.
-        if until == "warmup" or self._needs_warmup() or self.plan.warmup.manifest() is not None:
+        if until == "warmup" or self.needs_warmup() or self.plan.warmup.manifest() is not None:
             trained = self.config.trained_warmup
             make = self._make_trained_warmup if trained else self._make_warmup
             self._once("warmup", self.plan.warmup, make)
@@ -279,7 +280,7 @@ class Flow:
             resources=resources,
         )
         with progress("training", num_steps, lambda: self._done(TRAINING)):
-            outcome = fit(config, job, stage, resources, self.board)
+            outcome = fit(config, job, stage, resources, self.board, callbacks=self.callbacks)
         self._say_how("training", outcome)
         files = [METRICS] + [f"{ADAPTER}/{f}" for f in self.storage.list_files(stage.path(ADAPTER))]
         summary = {
@@ -323,28 +324,3 @@ class Flow:
             f"evaluate {name}", self.plan.tasks, protocol=protocol, model=model, adapter=adapter
         )
         return publish_predictions(stage, protocol, predictions, time.monotonic() - began)
-
-    def _start_tracking(self) -> None:
-        self.writer = make_writer(self.tracker) if self.tracker else None
-        self.board = make_board(self.writer)
-        if self.writer:
-            # Not waited for: creating a store takes seconds, which the warm-up needs not lose.
-            config = self.config.model_dump(mode="json")
-            self.writer.start_run.remote(start_arguments(self.folder, config))
-
-    def _finish_tracking(self) -> None:
-        if self.writer is None:
-            return
-        try:
-            snapshot = read_snapshot(self.folder)
-            sent = ray.get(self.writer.finish.remote(snapshot, _TRACKING_PATIENCE_S))
-        except Exception as error:  # whatever it is, the run itself is done
-            sent = {"sent": False, "error": str(error).strip().rpartition("\n")[2]}
-        if sent.get("run_id"):
-            self.folder.update(mlflow_run_id=sent["run_id"])
-            self.page = sent["url"]
-        if not sent["sent"]:
-            say(
-                f"WARNING tracking: MLflow did not take everything ({sent['error']}); nothing is"
-                f" lost: smt-ray log {self.config.name} --storage {self.storage.root} sends it"
-            )

@@ -41,6 +41,15 @@ def merge_run(storage: Storage, name: str, out: Path) -> Path:
     return out
 
 
+def check_out(out: Path) -> None:
+    """Refuses, before anything is computed, a folder that a merged model cannot be written to.
+
+    Raises:
+        UserError: It is not empty or cannot be written.
+    """
+    _make_part(out.resolve()).rmdir()
+
+
 @contextmanager
 def _written_whole(out: Path) -> Iterator[Path]:
     """A folder to write to, which becomes ``out`` in the end, or is gone after a failure."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,26 +19,40 @@ _FORWARDED = (
     "HF_ENDPOINT",
     "TRANSFORMERS_OFFLINE",
     "HF_DATASETS_OFFLINE",
+    # A search's trial is a driver of its own training: it must know what its own driver knows.
+    "RAY_ADDRESS",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER",
 )
 
 
 @contextmanager
-def ray_session() -> Iterator[None]:
+def ray_session(*, dashboard: bool = False) -> Iterator[None]:
     """Connects to the cluster of RAY_ADDRESS, or starts Ray here and stops it at the end.
 
     A Ray that is connected already is used and left as it is.
+
+    Args:
+        dashboard: Whether a Ray that is started here has its dashboard. What cleans up after a
+            trial that Ray Tune stopped asks it: without one, the next waits for its resources.
     """
     if ray.is_initialized():
         yield
         return
     _quieten()
+    environment, port = worker_environment(), None
+    if is_alone() and dashboard:
+        port = _free_port()
+        # Found by a search otherwise, which fails where another Ray runs on this machine.
+        environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
     ray.init(
         # Without an address Ray would join whatever cluster it finds on this machine.
         address="local" if is_alone() else None,
-        include_dashboard=False if is_alone() else None,
+        include_dashboard=dashboard if is_alone() else None,
+        dashboard_port=port,
         log_to_driver=False,
         logging_level="warning",
-        runtime_env={"env_vars": worker_environment()},
+        runtime_env={"env_vars": environment},
     )
     try:
         yield
@@ -55,6 +70,13 @@ def worker_environment() -> dict[str, str]:
     given = (job.get("runtime_env") or {}).get("env_vars") or {}
     # Ray refuses a variable that both name, even with the same value.
     return {name: value for name, value in variables.items() if name not in given}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def _quieten() -> None:

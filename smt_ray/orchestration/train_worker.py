@@ -176,7 +176,9 @@ class TrainingRank:
                 self.best.offer(Path(scratch), done, metrics.get(VALIDATION_LOSS))
                 checkpoint = ray.train.Checkpoint.from_directory(scratch)
             ray.train.report(
-                {"step": done, **metrics}, checkpoint, checkpoint_dir_name=f"step-{done:07d}"
+                {"step": done, "num_steps": self.job["loop"]["num_steps"], **metrics},
+                checkpoint,
+                checkpoint_dir_name=f"step-{done:07d}",
             )
 
     def _preempted(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray.train
@@ -77,6 +77,7 @@ def training_job(
 def fit(
     config: RunConfig, job: dict[str, Any], stage: Stage, resources: ProcessResources, board: Any,
     worker: Callable[[dict[str, Any]], dict[str, Any]] = train_worker,
+    callbacks: Sequence[ray.train.UserCallback] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Trains to the end, going on from the stage's latest checkpoint where there is one.
 
@@ -87,6 +88,7 @@ def fit(
         resources: Of one rank.
         board: The progress actor.
         worker: What a rank does.
+        callbacks: Ray Train's, told of every checkpoint and its metrics.
 
     Returns:
         Rank 0's metrics, where it resumed from, and what it ran on.
@@ -107,6 +109,7 @@ def fit(
             name=CHECKPOINTS,
             storage_path=stage.storage.uri(stage.folder),
             checkpoint_config=_retention(config),
+            callbacks=list(callbacks),
             failure_config=ray.train.FailureConfig(
                 max_failures=config.resources.max_failures,
                 controller_failure_limit=config.resources.max_failures,

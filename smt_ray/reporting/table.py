@@ -117,11 +117,11 @@ def to_markdown(metrics: Metrics) -> str:
     parts = [f"### {_title(metrics)}"]
     accuracy, stages = accuracy_cells(metrics), stage_cells(metrics)
     if accuracy:
-        parts += [_markdown_table(accuracy), f"*{LEGEND}*"]
+        parts += [markdown_table(accuracy), f"*{LEGEND}*"]
     if facts(metrics):
         parts.append("\n".join(f"- {what}: {_escape(text)}" for what, text in facts(metrics)))
     if stages:
-        parts.append(_markdown_table(stages))
+        parts.append(markdown_table(stages))
     return "\n\n".join(parts) + "\n"
 
 
@@ -278,7 +278,8 @@ def _style(text: str) -> str:
     return ""
 
 
-def _markdown_table(cells: Cells) -> str:
+def markdown_table(cells: Cells) -> str:
+    """Cells as a Markdown table."""
     num_left = len(cells.head) - 1 - cells.num_right
     rule = ("---", *["---:"] * cells.num_right, *["---"] * num_left)
     lines = [cells.head, rule, *cells.rows]

@@ -48,13 +48,13 @@ def test_a_tracking_actor_that_dies_takes_no_run_with_it(
     from smt_ray.orchestration.flow import Flow
 
     flow = Flow(quick(stages_of(STAGES)))
-    finish = flow._finish_tracking
+    finish = flow.tracking.finish
 
     def die() -> None:
-        ray.kill(flow.writer)
+        ray.kill(flow.tracking._writer)
         finish()
 
-    monkeypatch.setattr(flow, "_finish_tracking", die)
+    monkeypatch.setattr(flow.tracking, "finish", die)
     metrics = flow.run("evaluation")
     assert metrics["tasks"] == whole.metrics["tasks"]
     assert flow.folder.manifest()["status"] == "FINISHED"

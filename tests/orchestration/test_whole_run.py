@@ -233,13 +233,13 @@ def test_a_tracking_server_that_is_away_fails_no_run_and_gets_it_later(
 ) -> None:
     from mlflow import MlflowClient
 
-    from smt_ray.orchestration import flow
+    from smt_ray.orchestration import flow, run_tracking
 
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{s.getsockname()[1]}"
     storage = stages_of(STAGES)
-    monkeypatch.setattr(flow, "_TRACKING_PATIENCE_S", 2.0)
+    monkeypatch.setattr(run_tracking, "_PATIENCE_S", 2.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", closed)
     metrics = flow.run(quick(storage))
     assert metrics["tasks"] == whole.metrics["tasks"]

@@ -1,0 +1,13 @@
+"""Compares ways to train: a grid of runs, its tables and figures.
+
+Usage::
+
+    ray job submit --working-dir . -- python pipelines/tune.py CONFIG key=value ...
+
+It takes the arguments of ``smt-ray tune``.
+"""
+
+from smt_ray.cli import main
+
+if __name__ == "__main__":
+    main("tune")

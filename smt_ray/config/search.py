@@ -1,0 +1,183 @@
+"""A search: a run, the keys of it that are varied, and how trials are drawn and stopped."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import model_validator
+
+from smt_ray.config.comparison import Overrides
+from smt_ray.config.fields import Section, execution, semantic
+from smt_ray.config.load import (
+    apply_overrides,
+    read_values,
+    semantic_digest,
+    validate_config,
+    validate_section,
+)
+from smt_ray.config.run import RunConfig
+from smt_ray.errors import UserError
+
+_RANGES = {"uniform": 2, "loguniform": 2, "quniform": 3, "qloguniform": 3, "randint": 2,
+           "lograndint": 2, "qrandint": 3, "qlograndint": 3}  # fmt: skip
+"""Ray Tune's names of ranges, and how many numbers each has: low, high and, if any, the quantum."""
+_LISTS = ("choice", "grid_search")
+DOMAINS = (*_LISTS, *_RANGES)
+
+
+class Domain(NamedTuple):
+    """What one key may be.
+
+    Attributes:
+        kind: One of :data:`DOMAINS`, Ray Tune's name.
+        values: The values of a list; low, high and, of some, the quantum of a range.
+    """
+
+    kind: str
+    values: list[Any]
+
+    @property
+    def is_log(self) -> bool:
+        """Whether it is drawn, and so best drawn as a picture, on a logarithmic scale."""
+        return "log" in self.kind
+
+    def ends(self) -> list[Any]:
+        """Every value of a list, or the ends of a range: those that a check tries."""
+        if self.kind in _LISTS:
+            return self.values
+        low, high = self.values[:2]
+        # Ray Tune leaves the upper end of plain integer ranges out.
+        return [low, high - 1 if self.kind in ("randint", "lograndint") else high]
+
+
+class AshaConfig(Section):
+    """When the ASHA scheduler stops a trial."""
+
+    grace_period: int | None = semantic(None, ge=1)
+    """Optimizer steps that every trial gets; null for the first validation."""
+    reduction_factor: float = semantic(2, gt=1, strict=False)
+    """Of those that came as far, the best one in this many goes on."""
+
+
+class SearchConfig(Section):
+    """A whole search; one YAML file is one of these.
+
+    The metric is the validation loss after the last step: test rows have no say.
+    """
+
+    name: str = execution()
+    """The folder under ``<storage>/searches`` and the parent run's name in MLflow."""
+    run: dict[str, Any] = semantic()
+    """The run that every trial starts from, as in a run's own file."""
+    space: dict[str, dict[str, list[Any]]] = semantic(min_length=1)
+    """Dotted key of the run -> {kind: values}: choice, grid_search, uniform, loguniform, quniform,
+    qloguniform, randint, lograndint, qrandint, qlograndint as Ray Tune has them."""
+    num_samples: int = semantic(1, ge=1)
+    """Points that are drawn; grid_search keys are crossed, and each of their combinations is drawn
+    this often."""
+    algorithm: Literal["random", "optuna"] = semantic("random")
+    """random draws all points beforehand; optuna draws each after those before it."""
+    scheduler: Literal["asha", "none"] = semantic("asha")
+    """asha stops trials that are behind the others; it needs ``run.training.validate_every_steps``.
+    none trains all to the end."""
+    asha: AshaConfig = semantic(AshaConfig())
+    """Of the scheduler asha."""
+    seed: int = semantic(0)
+    """Of the draws; the runs' own is ``run.seed``."""
+    max_concurrent_trials: int | None = execution(None, ge=1)
+    """Trials at a time; null for as many as the cluster holds."""
+
+    @model_validator(mode="after")
+    def _check_space(self) -> SearchConfig:
+        for key, domain in self.space.items():
+            _check_domain(key, domain)
+        if self.algorithm == "optuna":
+            for key, domain in self.domains.items():
+                if domain.kind == "grid_search":
+                    raise ValueError(f"space.{key}: optuna draws no grid; say choice")
+                if any(isinstance(value, (list, dict)) for value in domain.values):
+                    raise ValueError(f"space.{key}: optuna takes plain values alone")
+        return self
+
+    @property
+    def domains(self) -> dict[str, Domain]:
+        """By dotted key."""
+        return {
+            key: Domain(kind, list(values))
+            for key, domain in self.space.items()
+            for kind, values in domain.items()
+        }
+
+    def make_run(self, point: Overrides) -> RunConfig:
+        """The run of a point, named after it.
+
+        Raises:
+            UserError: The point breaks a rule of the run's config, or the scheduler cannot work.
+        """
+        values = self.run_values(point)
+        method = values.get("method", "smt")
+        name = f"{self.name}-{method}-{semantic_digest(values)[:8]}"
+        run = validate_config({**values, "name": name})
+        self._check_run(run)
+        return run
+
+    def run_values(self, point: Overrides) -> dict[str, Any]:
+        """A point's run as plain values, without a name and without defaults."""
+        values: dict[str, Any] = copy.deepcopy(self.run)
+        apply_overrides(values, [f"{key}={json.dumps(value)}" for key, value in point.items()])
+        training = values.setdefault("training", {})
+        # A trial says where it is at its checkpoints.
+        training.setdefault("checkpoint_every_steps", training.get("validate_every_steps"))
+        return values
+
+    def _check_run(self, run: RunConfig) -> None:
+        if not run.data.validation_rows:
+            raise UserError(
+                "run.data.validation_rows",
+                "a search needs rows to choose by",
+                got=run.data.validation_rows,
+                fix="hold some training rows out, such as 120",
+            )
+        if self.scheduler == "asha" and not run.training.validate_every_steps:
+            raise UserError(
+                "run.training.validate_every_steps",
+                "the scheduler asha needs validation losses on the way",
+                got=None,
+                fix="set it to a fraction of the steps, or scheduler: none",
+            )
+
+
+def _check_domain(key: str, domain: dict[str, list[Any]]) -> None:
+    if len(domain) != 1 or next(iter(domain)) not in DOMAINS:
+        raise ValueError(f"space.{key} must be one of {', '.join(DOMAINS)}; got {list(domain)}")
+    kind, values = next(iter(domain.items()))
+    if kind in _LISTS:
+        if not values:
+            raise ValueError(f"space.{key}: {kind} needs at least one value")
+        return
+    numbers = _RANGES[kind]
+    if len(values) != numbers or not all(isinstance(value, (int, float)) for value in values):
+        wanted = "[low, high]" if numbers == 2 else "[low, high, quantum]"
+        raise ValueError(f"space.{key}: {kind} needs numbers {wanted}; got {values}")
+    if not values[0] < values[1]:
+        raise ValueError(f"space.{key}: {kind} needs low below high; got {values}")
+    if "int" in kind and not all(isinstance(value, int) for value in values):
+        raise ValueError(f"space.{key}: {kind} needs whole numbers; got {values}")
+
+
+def load_search(path: str | Path, overrides: list[str]) -> SearchConfig:
+    """Reads a search's YAML.
+
+    Args:
+        path: The file.
+        overrides: ``key.sub=value`` items on the search, such as ``run.storage=...``.
+
+    Raises:
+        UserError: The file cannot be read, or has a bad key or value.
+    """
+    values = apply_overrides(read_values(path), overrides)
+    values.setdefault("name", Path(path).stem)
+    return validate_section(SearchConfig, values)

@@ -1,0 +1,211 @@
+"""The flow of a search: points, their warm-ups, trials under Ray Tune, the winner."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+
+from smt_ray.config.comparison import Overrides
+from smt_ray.config.run import RunConfig
+from smt_ray.config.search import SearchConfig
+from smt_ray.errors import UserError
+from smt_ray.orchestration.flow import Flow
+from smt_ray.orchestration.grid import check_grid
+from smt_ray.orchestration.merge import check_out, merge_run
+from smt_ray.orchestration.parent_run import ParentRun
+from smt_ray.orchestration.progress import say
+from smt_ray.orchestration.resources import plan_processes
+from smt_ray.orchestration.search_record import best_yaml, check_same_search, write_search
+from smt_ray.orchestration.search_space import (
+    concurrent_trials,
+    corner_points,
+    draw_points,
+    tune_domains,
+)
+from smt_ray.orchestration.session import ray_session
+from smt_ray.orchestration.trial import METRIC, STEP, run_trial
+from smt_ray.orchestration.trial_outcomes import FINISHED, TrialLines, close_trials, read_trials
+
+_POINT, _FOLDER = "point", "tune"
+
+
+def search(config: SearchConfig, merge_into: Path | None = None) -> dict[str, Any]:
+    """Carries out a search; one that was cut off goes on, its finished trials kept.
+
+    Args:
+        config: The search.
+        merge_into: A new folder for the winner's model, or None.
+
+    Returns:
+        What ``searches/<name>/search.json`` holds.
+
+    Raises:
+        UserError: A point cannot work, and nothing has been started then; or no trial finished.
+    """
+    if merge_into is not None:
+        check_out(merge_into)
+    _optuna(config)
+    points = draw_points(config) if config.algorithm == "random" else corner_points(config)
+    runs = _make_runs(config, points)
+    check_grid(runs)
+    with ray_session(dashboard=True):
+        parent = ParentRun("search", config.name, config.model_dump(mode="json"), runs[0])
+        check_same_search(parent, config, runs)
+        try:
+            _make_warmups(runs, parent.run_id)
+            trials = _trials(config, points, runs, parent)
+            best = _best(trials)
+            results = {
+                "name": config.name,
+                "trials": trials,
+                "winner": Flow(config.make_run(best["point"]), parent.run_id).run("evaluation"),
+                "best_yaml": best_yaml(config, best, len(trials)),
+            }
+            files = write_search(parent, config, results)
+        except BaseException as error:
+            parent.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        parent.end("FINISHED", {f"best/{METRIC}": best["loss"]}, files)
+    if merge_into is not None:
+        say(f"merged: {merge_run(parent.storage, best['run'], merge_into)}")
+    return results
+
+
+def _make_runs(config: SearchConfig, points: Sequence[Overrides]) -> list[RunConfig]:
+    """The points' runs.
+
+    Raises:
+        UserError: A point breaks a rule of the run's config; it is named.
+    """
+    runs = []
+    for point in points:
+        try:
+            runs.append(config.make_run(point))
+        except UserError as error:
+            raise UserError(
+                f"space at {point}: {error.field}", error.rule, got=error.got, fix=error.fix
+            ) from None
+    return runs
+
+
+def _make_warmups(runs: Sequence[RunConfig], parent_run_id: str | None) -> None:
+    """Each distinct warm-up once, before trials beside each other would all make it."""
+    for run in runs:
+        flow = Flow(run, parent_run_id)
+        if flow.plan.warmup and flow.plan.warmup.manifest() is None and flow.needs_warmup():
+            flow.run("warmup")
+
+
+def _trials(
+    config: SearchConfig, points: Sequence[Overrides], runs: Sequence[RunConfig], parent: ParentRun
+) -> list[dict[str, Any]]:
+    """Runs what is left of the search; every trial's outcome."""
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # what it logs is ours
+    place = parent.storage.uri(parent.folder, _FOLDER)
+    plain, parent_run_id = config.model_dump(mode="json"), parent.run_id
+
+    def trial(space: dict[str, Any]) -> None:
+        run_trial(plain, space.get(_POINT, space), parent_run_id)
+
+    # Its processes ask for CPUs themselves: a trial that held any would keep them from its own.
+    trainable = tune.with_resources(trial, {"memory": 1e8})
+    if tune.Tuner.can_restore(place):
+        say(f"search {config.name}: goes on from {place}")
+        tuner = tune.Tuner.restore(place, trainable, restart_errored=True)
+    else:
+        num_points = config.num_samples if config.algorithm == "optuna" else len(points)
+        at_once = _concurrent(config, runs)
+        say(f"search {config.name}: {num_points} trials, {at_once} at a time")
+        space = {_POINT: tune.grid_search(list(points))}
+        tuner = tune.Tuner(
+            trainable,
+            param_space=space if config.algorithm == "random" else tune_domains(config),
+            tune_config=tune.TuneConfig(
+                metric=METRIC,
+                mode="min",
+                search_alg=_optuna(config),
+                scheduler=_scheduler(config, runs),
+                num_samples=1 if config.algorithm == "random" else num_points,
+                max_concurrent_trials=at_once,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=_FOLDER,
+                storage_path=parent.storage.uri(parent.folder),
+                verbose=0,
+                callbacks=[TrialLines(num_points)],
+            ),
+        )
+    found = tuner.fit()
+    trials = read_trials(config, found, lambda space: space.get(_POINT, space))
+    close_trials(parent.storage, trials)
+    return trials
+
+
+def _concurrent(config: SearchConfig, runs: Sequence[RunConfig]) -> int:
+    """Trials at a time: as many as can train beside each other.
+
+    Raises:
+        UserError: The cluster cannot hold one.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    limits = []
+    for run in runs:
+        workers = run.resources.num_workers
+        each = plan_processes(
+            run.resources, workers, ray.cluster_resources(), "resources.num_workers"
+        )
+        limits.append(concurrent_trials(nodes, each, workers))
+    most = min(limits)
+    if not most:
+        raise UserError(
+            "run.resources.num_workers",
+            "a trial's workers must fit the cluster's nodes together",
+            got=max(run.resources.num_workers for run in runs),
+            fix="set it lower, or resources.cpus_per_worker",
+        )
+    return min(most, config.max_concurrent_trials or most)
+
+
+def _scheduler(config: SearchConfig, runs: Sequence[RunConfig]) -> ASHAScheduler | None:
+    if config.scheduler == "none":
+        return None
+    first = runs[0].training
+    return ASHAScheduler(
+        time_attr=STEP,
+        # A trial's last loss comes when all is kept: to be stopped there costs it nothing.
+        max_t=first.max_steps or 10**9,
+        grace_period=config.asha.grace_period or first.validate_every_steps or 1,
+        reduction_factor=config.asha.reduction_factor,
+    )
+
+
+def _optuna(config: SearchConfig) -> Any:
+    if config.algorithm != "optuna":
+        return None
+    try:
+        import optuna  # noqa: F401
+        from ray.tune.search.optuna import OptunaSearch
+    except ImportError:
+        raise UserError(
+            "algorithm", "needs the package optuna", got="optuna", fix="pip install optuna"
+        ) from None
+    return OptunaSearch(seed=config.seed)
+
+
+def _best(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The trial of the lowest last validation loss, of those that trained to the end."""
+    finished = [trial for trial in trials if trial["status"] == FINISHED]
+    if not finished:
+        errors = "; ".join(dict.fromkeys(trial["error"] for trial in trials if trial["error"]))
+        raise UserError(
+            "space", f"at least one trial must train to its end ({errors})", got=len(trials),
+            fix="see the trials' errors above",
+        )  # fmt: skip
+    return min(finished, key=lambda trial: float(trial["loss"]))

@@ -1,0 +1,85 @@
+"""What a search leaves in the storage, and the check that a folder is its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from smt_ray.config.run import RunConfig
+from smt_ray.config.search import SearchConfig
+from smt_ray.errors import UserError
+from smt_ray.orchestration.parent_run import ParentRun
+from smt_ray.reporting.search import to_csv, to_markdown
+from smt_ray.reporting.search_figures import draw_curves, draw_key
+
+_ASKED = "search.yaml"
+
+
+def check_same_search(parent: ParentRun, config: SearchConfig, runs: Sequence[RunConfig]) -> None:
+    """Writes what was asked, or finds it there.
+
+    Raises:
+        UserError: Another search made the folder.
+    """
+    place = f"{parent.folder}/{_ASKED}"
+    asked = {**config.semantic(), "run": runs[0].semantic_tree()}
+    asked = yaml.safe_load(yaml.safe_dump(asked))
+    if parent.storage.exists(place):
+        before = yaml.safe_load(parent.storage.read_bytes(place))
+        if before != asked:
+            differ = [key for key in asked if before.get(key) != asked[key]]
+            raise UserError(
+                "name",
+                f"another search made {parent.storage.uri(parent.folder)}",
+                got=f"{config.name}, with other {', '.join(differ)}",
+                fix="give this one another name=..., or go back to that config",
+            )
+        return
+    parent.storage.write_bytes(place, yaml.safe_dump(asked, sort_keys=False).encode())
+
+
+def write_search(parent: ParentRun, config: SearchConfig, results: Mapping[str, Any]) -> list[str]:
+    """Writes ``search.json``, ``search.md``, ``trials.csv``, ``best.yaml`` and the pictures.
+
+    Args:
+        parent: The search's folder.
+        config: The search.
+        results: What :func:`smt_ray.orchestration.search.search` returns.
+
+    Returns:
+        The files, as the storage names them.
+    """
+    trials = results["trials"]
+    texts = {
+        "search.md": to_markdown(results),
+        "trials.csv": to_csv(trials),
+        "best.yaml": results["best_yaml"],
+    }
+    storage, folder = parent.storage, parent.folder
+    files = [f"{folder}/search.json"]
+    storage.write_json(files[0], dict(results))
+    for name, text in texts.items():
+        files.append(f"{folder}/{name}")
+        storage.write_bytes(files[-1], text.encode())
+    with tempfile.TemporaryDirectory() as scratch:
+        pictures = [draw_curves(trials, Path(scratch) / "trials.png")]
+        for key, domain in config.domains.items():
+            path = Path(scratch) / f"loss_over_{key}.png"
+            pictures.append(draw_key(trials, key, path, is_log=domain.is_log))
+        for picture in pictures:
+            files.append(f"{folder}/{picture.name}")
+            storage.put_file(picture, files[-1])
+    return files
+
+
+def best_yaml(config: SearchConfig, best: Mapping[str, Any], num_trials: int) -> str:
+    """The winner as a run's own file."""
+    values = {**config.run_values(best["point"]), "name": best["run"]}
+    return (
+        f"# smt-ray run best.yaml\n# Best of {num_trials} trials of {config.name}, by validation"
+        f" loss: {best['loss']:.4f}.\n{yaml.safe_dump(values, sort_keys=False)}"
+    )

@@ -1,0 +1,95 @@
+"""A search's space in Ray Tune's terms: its domains, the points drawn from it, how many at once."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from smt_ray.config.comparison import Overrides
+from smt_ray.config.search import Domain, SearchConfig
+from smt_ray.errors import UserError
+from smt_ray.orchestration.resources import ProcessResources
+
+
+def tune_domains(config: SearchConfig) -> dict[str, Any]:
+    """Ray Tune's domain of each key.
+
+    Raises:
+        UserError: Ray Tune does not take its numbers.
+    """
+    return {key: _tune_domain(key, domain) for key, domain in config.domains.items()}
+
+
+def draw_points(config: SearchConfig) -> list[Overrides]:
+    """The distinct points of a search that draws them all beforehand, the same at every call.
+
+    Raises:
+        UserError: Ray Tune does not take a domain's numbers.
+    """
+    domains = config.domains
+    grids = {key: domain.values for key, domain in domains.items() if domain.kind == "grid_search"}
+    sampled = {key: domain for key, domain in tune_domains(config).items() if key not in grids}
+    generator = np.random.default_rng(config.seed)
+    points = []
+    for _ in range(config.num_samples):
+        for combination in itertools.product(*grids.values()):
+            chosen = dict(zip(grids, combination, strict=True))
+            drawn = {
+                key: _plain(domain.sample(random_state=generator))
+                for key, domain in sampled.items()
+            }
+            points.append({key: {**chosen, **drawn}[key] for key in domains})
+    return [point for i, point in enumerate(points) if point not in points[:i]]
+
+
+def corner_points(config: SearchConfig) -> list[Overrides]:
+    """Points that between them have every value of a list and both ends of every range.
+
+    What a search that draws as it goes is checked by before it starts.
+    """
+    ends = {key: domain.ends() for key, domain in config.domains.items()}
+    most = max(map(len, ends.values()))
+    return [{key: values[min(i, len(values) - 1)] for key, values in ends.items()}
+            for i in range(most)]  # fmt: skip
+
+
+def concurrent_trials(
+    nodes: Sequence[Mapping[str, float]], resources: ProcessResources, num_workers: int
+) -> int:
+    """How many trainings a cluster holds at once: no trial then waits for what another holds.
+
+    Args:
+        nodes: Resources of each node; a process does not spread over two.
+        resources: Of one process.
+        num_workers: Processes of a training.
+
+    Returns:
+        0 where it holds not even one.
+    """
+    places = 0
+    for node in nodes:
+        fits = [math.floor(node.get("CPU", 0.0) / resources.num_cpus + 1e-9)]
+        if resources.num_gpus:
+            fits.append(math.floor(node.get("GPU", 0.0) / resources.num_gpus))
+        places += min(fits)
+    return places // num_workers
+
+
+def _tune_domain(key: str, domain: Domain) -> Any:
+    from ray import tune
+
+    numbers = [domain.values] if domain.kind in ("choice", "grid_search") else domain.values
+    try:
+        return getattr(tune, domain.kind)(*numbers)
+    except ValueError as error:
+        raise UserError(
+            f"space.{key}", f"Ray Tune refuses it ({error})", got={domain.kind: domain.values}
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

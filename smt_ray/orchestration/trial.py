@@ -1,0 +1,51 @@
+"""A trial of a search: one run up to its training, within Ray Tune's process for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from smt_ray.config.load import validate_section
+from smt_ray.config.search import SearchConfig
+from smt_ray.orchestration.flow import Flow
+from smt_ray.training.loop import VALIDATION_LOSS
+
+STEP = "step"
+METRIC = VALIDATION_LOSS
+
+
+class ReportOnTheWay(TuneReportCallback):
+    """Tells Tune each validation loss but the last.
+
+    A scheduler that stopped a trial there would stop it before it has kept what it trained.
+    """
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
+        """Takes each rank's metrics of a checkpoint."""
+        first = metrics[0]
+        if METRIC in first and first[STEP] < first["num_steps"]:
+            super().after_report(run_context, metrics, checkpoint)
+
+
+def run_trial(
+    search: Mapping[str, Any], point: Mapping[str, Any], parent_run_id: str | None
+) -> None:
+    """Trains the run of a point and reports its validation loss.
+
+    Args:
+        search: The search's configuration as plain values.
+        point: Dotted keys of the run, and their values.
+        parent_run_id: MLflow's id of the search.
+
+    Raises:
+        UserError: The point breaks a rule, or the loss is not finite.
+    """
+    run = validate_section(SearchConfig, search).make_run(point)
+    metrics = Flow(run, parent_run_id, [ReportOnTheWay()]).run("training")
+    training = metrics["training"]
+    tune.report({STEP: training["num_steps"], METRIC: training[METRIC]})
