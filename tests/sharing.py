@@ -12,6 +12,7 @@ RAY_FILES = (
     "tests/orchestration/test_compare.py",
     "tests/orchestration/test_methods.py",
     "tests/orchestration/test_mishaps.py",
+    "tests/orchestration/test_search.py",
     "tests/orchestration/test_survival.py",
     "tests/orchestration/test_trained_warmup.py",
     "tests/orchestration/test_warmup_graph.py",

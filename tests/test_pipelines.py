@@ -12,7 +12,7 @@ import pytest
 from smt_ray import cli
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
-COMMANDS = {"finetune": "run", "evaluate": "evaluate", "compare": "compare"}
+COMMANDS = {"finetune": "run", "evaluate": "evaluate", "compare": "compare", "tune": "tune"}
 End = tuple[int, str, str]
 
 
@@ -56,6 +56,7 @@ def test_a_pipeline_helps_as_its_command_does(end: Callable[..., End], pipeline:
         ("finetune", ["sead=1"], "sead: unknown key"),
         ("evaluate", ["--task", "boolq"], "evaluate: needs exactly one of --run and --model"),
         ("compare", ["there.yaml"], "CONFIG: must be a readable YAML file"),
+        ("tune", ["there.yaml"], "CONFIG: must be a readable YAML file"),
     ],
 )
 def test_a_pipeline_refuses_as_its_command_does(

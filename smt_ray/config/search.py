@@ -92,8 +92,8 @@ class SearchConfig(Section):
 
     @model_validator(mode="after")
     def _check_space(self) -> SearchConfig:
-        for key, domain in self.space.items():
-            _check_domain(key, domain)
+        for key, written in self.space.items():
+            _check_domain(key, written)
         if self.algorithm == "optuna":
             for key, domain in self.domains.items():
                 if domain.kind == "grid_search":

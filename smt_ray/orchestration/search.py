@@ -106,7 +106,7 @@ def _trials(
     config: SearchConfig, points: Sequence[Overrides], runs: Sequence[RunConfig], parent: ParentRun
 ) -> list[dict[str, Any]]:
     """Runs what is left of the search; every trial's outcome."""
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # what it logs is ours
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # which prints even where verbose is 0
     place = parent.storage.uri(parent.folder, _FOLDER)
     plain, parent_run_id = config.model_dump(mode="json"), parent.run_id
 

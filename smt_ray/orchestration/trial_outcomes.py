@@ -70,7 +70,8 @@ def read_trials(
         ``run``, ``point``, ``status``, ``error``, ``step`` and ``loss`` of the last validation,
         ``history`` of (step, validation loss) pairs, ``seconds``.
     """
-    trials = [_read_trial(config, result, point_of(result.config or {})) for result in results]
+    found = [results[i] for i in range(len(results))]
+    trials = [_read_trial(config, result, point_of(result.config or {})) for result in found]
     return sorted(trials, key=_rank)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -22,6 +20,7 @@ from safetensors.torch import load_file
 from smt_ray.cli import exit_with
 from smt_ray.config.load import to_yaml
 from smt_ray.config.run import RunConfig
+from tests import processes
 
 pytestmark = pytest.mark.slow
 
@@ -39,19 +38,6 @@ def wait_for_checkpoint(folder: Path, alive: Callable[[], bool] = lambda: True) 
         assert alive(), "it ended before"
         assert time.monotonic() < deadline, f"no checkpoint in {folder}"
         time.sleep(0.02)
-
-
-def processes_of(session: int) -> list[int]:
-    """Processes of a session that are still there."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(folder.name))
-    return found
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -112,27 +98,18 @@ def cut_off(whole: Any, quick: Quick, tmp_path_factory: pytest.TempPathFactory) 
     for kind in BEFORE_TRAINING:
         shutil.copytree(whole.stage(kind), storage / "stages" / whole.stage(kind).name)
     (storage / "run.yaml").write_text(to_yaml(quick(storage)))
-    with (storage / "driver.log").open("w") as log:
-        driver = subprocess.Popen(
-            [sys.executable, "-m", "smt_ray", "run", storage / "run.yaml", "--until", "training"],
-            stdout=log, stderr=log, start_new_session=True,
-            env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
-        )  # fmt: skip
+    driver = processes.start(
+        [sys.executable, "-m", "smt_ray", "run", storage / "run.yaml", "--until", "training"],
+        storage / "driver.log",
+    )
     try:
         checkpoints = storage / "stages" / name / "checkpoints"
         wait_for_checkpoint(checkpoints, alive=lambda: driver.poll() is None)
     finally:
         # Its workers too, which would go on for the seconds until they miss it.
-        for pid in processes_of(driver.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        driver.wait(timeout=30)
+        processes.kill(driver)
     assert not (storage / "stages" / name / "manifest.json").exists()
     assert json.loads((storage / "runs/quick/run.json").read_text())["status"] == "RUNNING"
-    deadline = time.monotonic() + 60
-    while left := processes_of(driver.pid):
-        assert time.monotonic() < deadline, f"{left} outlived their driver"
-        time.sleep(0.1)
     copy = storage.with_name(f"{storage.name}-copy")
     shutil.copytree(storage, copy)
     return CutOff(storage, copy, name)

@@ -1,0 +1,101 @@
+"""Claims about searches: what a point comes to, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smt_ray.config.load import load_config, validate_section
+from smt_ray.config.search import SearchConfig, load_search
+from smt_ray.errors import UserError
+
+TUNE = Path(__file__).parents[2] / "configs" / "tune"
+RUN = {
+    "model": {"builtin": "tiny"},
+    "data": {"train": ["builtin:tiny_arithmetic"], "validation_rows": 8},
+    "training": {"max_steps": 4, "validate_every_steps": 2},
+}
+RATE = "training.learning_rate"
+
+
+def make(**changes: Any) -> SearchConfig:
+    values = {"name": "mine", "run": RUN, "space": {RATE: {"choice": [0.1, 0.2]}}, **changes}
+    return validate_section(SearchConfig, values)
+
+
+def test_a_point_is_the_run_with_its_keys_set_and_a_name_of_its_own() -> None:
+    one, two = (make().make_run({RATE: rate}) for rate in (0.1, 0.2))
+    assert (one.training.learning_rate, two.training.learning_rate) == (0.1, 0.2)
+    assert one.name != two.name
+    assert one.name.startswith("mine-smt-")
+    assert one.name == make().make_run({RATE: 0.1}).name
+
+
+def test_a_trial_has_a_checkpoint_at_each_validation_unless_the_run_says_otherwise() -> None:
+    assert make().make_run({}).training.checkpoint_every_steps == 2
+    training = {**RUN["training"], "checkpoint_every_steps": 4}
+    other = make(run={**RUN, "training": training})
+    assert other.make_run({}).training.checkpoint_every_steps == 4
+
+
+def test_the_values_of_a_point_are_a_run_file_that_comes_to_the_same_run(tmp_path: Path) -> None:
+    import yaml
+
+    search, point = make(), {RATE: 0.2}
+    run = search.make_run(point)
+    path = tmp_path / "best.yaml"
+    path.write_text(yaml.safe_dump({**search.run_values(point), "name": run.name}))
+    assert load_config(path) == run
+
+
+@pytest.mark.parametrize(
+    ("domain", "reason"),
+    [
+        ({"normal": [0, 1]}, "must be one of choice, grid_search, uniform"),
+        ({"choice": [1], "uniform": [0, 1]}, "must be one of"),
+        ({"choice": []}, "at least one value"),
+        ({"uniform": [0.1]}, r"needs numbers \[low, high\]"),
+        ({"quniform": [0.1, 0.2]}, r"needs numbers \[low, high, quantum\]"),
+        ({"uniform": [0.2, 0.1]}, "low below high"),
+        ({"randint": [1, 2.5]}, "whole numbers"),
+    ],
+)
+def test_a_domain_that_is_none_is_refused_with_its_key(domain: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UserError, match=f"space.{RATE}.*{reason}"):
+        make(space={RATE: domain})
+
+
+def test_optuna_takes_no_grid_and_no_lists() -> None:
+    with pytest.raises(UserError, match="optuna draws no grid"):
+        make(space={RATE: {"grid_search": [0.1]}}, algorithm="optuna")
+    with pytest.raises(UserError, match="plain values"):
+        make(space={"lora.target_modules": {"choice": [["q_proj"]]}}, algorithm="optuna")
+
+
+def test_a_search_without_validation_rows_or_losses_on_the_way_is_refused() -> None:
+    train = {"train": ["builtin:tiny_arithmetic"]}
+    without_rows = {**RUN, "data": train, "training": {"max_steps": 4}}
+    with pytest.raises(UserError, match=r"run\.data\.validation_rows"):
+        make(run=without_rows).make_run({})
+    without_losses = {**RUN, "training": {"max_steps": 4}}
+    with pytest.raises(UserError, match=r"run\.training\.validate_every_steps"):
+        make(run=without_losses).make_run({})
+    assert make(run=without_losses, scheduler="none").make_run({})
+
+
+def test_the_ends_of_a_domain_are_all_its_values_or_both_its_ends() -> None:
+    space = {"a": {"choice": [1, 2, 3]}, "b": {"uniform": [0.0, 1.0]}, "c": {"randint": [2, 9]}}
+    ends = {key: domain.ends() for key, domain in make(space=space).domains.items()}
+    assert ends == {"a": [1, 2, 3], "b": [0.0, 1.0], "c": [2, 8]}
+
+
+@pytest.mark.parametrize("path", sorted(TUNE.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_search_in_the_repository_loads(path: Path) -> None:
+    assert load_search(path, []).name == path.stem
+
+
+def test_overrides_reach_the_run_and_the_search() -> None:
+    search = load_search(TUNE / "tiny.yaml", ["num_samples=2", "run.training.max_steps=30"])
+    assert (search.num_samples, search.make_run({}).training.max_steps) == (2, 30)

@@ -1,0 +1,153 @@
+"""A search through Ray Tune: one warm-up, failed trials noted, killed and gone on with."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from smt_ray.config.load import load_config, validate_section
+from smt_ray.config.search import SearchConfig
+from smt_ray.errors import UserError
+from smt_ray.orchestration.search import search
+from tests import processes
+from tests.orchestration.conftest import QUICK
+
+RATES = [5e-3, 1e-3, 1e30]
+"""The last one diverges."""
+KEY = "training.learning_rate"
+
+
+def make(storage: Path, **changes: Any) -> dict[str, Any]:
+    run: dict[str, Any] = copy.deepcopy(QUICK)
+    del run["name"]
+    run["storage"] = str(storage)
+    run["training"] = {"max_steps": 8, "validate_every_steps": 4}
+    run["evaluation"] |= {"base": False, "base_likelihood": False}
+    values = {"name": "mine", "run": run, "space": {KEY: {"grid_search": RATES}}}
+    return {**values, "scheduler": "none", **changes}
+
+
+def test_an_impossible_point_is_refused_by_name_before_anything_starts(tmp_path: Path) -> None:
+    space = {"selection.block_size": {"grid_search": [16, 24]}}
+    with pytest.raises(UserError, match=r"selection\.block_size.*24"):
+        search(validate_section(SearchConfig, make(tmp_path, space=space)))
+    space = {"selection.budget": {"choice": [2.0]}}
+    with pytest.raises(UserError, match=r"space at {'selection\.budget': 2\.0}: selection\.budget"):
+        search(validate_section(SearchConfig, make(tmp_path, space=space)))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of a search that was killed after its first trial, and started again."""
+    storage = tmp_path_factory.mktemp("searched")
+    (storage / "search.yaml").write_text(yaml.safe_dump(make(storage)))
+    command = [sys.executable, "-m", "smt_ray", "tune", storage / "search.yaml"]
+    driver = processes.start(command, storage / "killed.log")
+    try:
+        deadline = time.monotonic() + 240
+        while "trial 2 of 3" not in (storage / "killed.log").read_text():
+            assert driver.poll() is None, (storage / "killed.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert not (storage / "searches/mine/search.json").exists()
+    finally:
+        processes.kill(driver)
+    again = processes.start(command, storage / "again.log")
+    try:
+        assert again.wait(timeout=400) == 0, (storage / "again.log").read_text()
+    finally:
+        processes.kill(again)
+    return storage
+
+
+@pytest.fixture
+def trials(searched: Path) -> dict[float, dict[str, Any]]:
+    found = json.loads((searched / "searches/mine/search.json").read_text())["trials"]
+    return {trial["point"][KEY]: trial for trial in found}
+
+
+@pytest.mark.slow
+def test_a_search_that_was_killed_keeps_its_finished_trials_and_goes_on(
+    searched: Path, trials: dict[float, dict[str, Any]]
+) -> None:
+    first, again = ((searched / f"{name}.log").read_text() for name in ("killed", "again"))
+    assert "trial 1 of 3" in first
+    assert "goes on from" in again
+    assert "trial 1 of 3" not in again
+    assert {rate: trial["status"] for rate, trial in trials.items()} == {
+        5e-3: "finished", 1e-3: "finished", 1e30: "failed",
+    }  # fmt: skip
+    assert [step for step, _ in trials[1e-3]["history"]] == [4, 8]
+
+
+@pytest.mark.slow
+def test_one_warm_up_serves_all_trials_and_the_start_after_the_kill(searched: Path) -> None:
+    kinds = [path.name.partition("-")[0] for path in (searched / "stages").iterdir()]
+    assert (kinds.count("tokens"), kinds.count("warmup")) == (1, 1)
+    logs = [(searched / f"{name}.log").read_text() for name in ("killed", "again")]
+    assert sum(log.count("warmup: done") for log in logs) == 1
+
+
+@pytest.mark.slow
+def test_a_trial_that_diverges_says_why_and_ends_no_search(
+    trials: dict[float, dict[str, Any]],
+) -> None:
+    assert "must be finite" in trials[1e30]["error"]
+
+
+@pytest.mark.slow
+def test_the_winner_has_the_lowest_loss_and_alone_was_evaluated(
+    searched: Path, trials: dict[float, dict[str, Any]]
+) -> None:
+    results = json.loads((searched / "searches/mine/search.json").read_text())
+    finished = [trial for trial in trials.values() if trial["status"] == "finished"]
+    best = min(finished, key=lambda trial: float(trial["loss"]))
+    assert results["trials"][0] == best
+    assert results["winner"]["name"] == best["run"]
+    assert set(results["winner"]["tasks"]) == {"tiny_commonsense", "tiny_arithmetic"}
+    for trial in finished:
+        stages = json.loads((searched / "runs" / trial["run"] / "run.json").read_text())["stages"]
+        assert any(kind.startswith("evaluation") for kind in stages) == (trial is best)
+    run = load_config(searched / "searches/mine/best.yaml")
+    assert (run.name, run.training.learning_rate) == (best["run"], best["point"][KEY])
+
+
+@pytest.mark.slow
+def test_mlflow_shows_one_parent_with_a_child_for_each_trial(
+    searched: Path, trials: dict[float, dict[str, Any]]
+) -> None:
+    from mlflow import MlflowClient
+
+    from smt_ray.tracking.uris import resolve_tracking_uri
+
+    client = MlflowClient(resolve_tracking_uri(None, str(searched)))
+    (experiment,) = [e for e in client.search_experiments() if e.name == "smt_ray"]
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"mine", *(trial["run"] for trial in trials.values())}
+    parent = runs.pop("mine")
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["best/validation/loss"] == min(
+        trial["loss"] for trial in trials.values() if trial["status"] == "finished"
+    )
+    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"best.yaml", "trials.csv", "trials.png", f"loss_over_{KEY}.png"} <= files
+    for trial in trials.values():
+        run = runs[trial["run"]]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert float(run.data.params[KEY]) == trial["point"][KEY]
+        assert run.info.status == ("FAILED" if trial["status"] == "failed" else "FINISHED")
+
+
+@pytest.mark.slow
+def test_another_search_of_the_name_is_refused(searched: Path) -> None:
+    other = make(searched, space={KEY: {"grid_search": [1e-3]}})
+    with pytest.raises(UserError, match="another search made"):
+        search(validate_section(SearchConfig, other))

@@ -1,0 +1,99 @@
+"""Claims about a search's points, and how many trials a cluster holds at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from smt_ray.config.load import validate_section
+from smt_ray.config.search import SearchConfig
+from smt_ray.errors import UserError
+from smt_ray.orchestration.resources import ProcessResources
+from smt_ray.orchestration.search_space import (
+    concurrent_trials,
+    corner_points,
+    draw_points,
+    tune_domains,
+)
+
+
+def make(space: dict[str, Any], **changes: Any) -> SearchConfig:
+    return validate_section(SearchConfig, {"name": "s", "run": {}, "space": space, **changes})
+
+
+def test_every_kind_of_domain_is_ray_tunes_of_that_name() -> None:
+    space = {
+        "choice": {"choice": [1, 2]},
+        "uniform": {"uniform": [0, 1]},
+        "loguniform": {"loguniform": [0.1, 1]},
+        "quniform": {"quniform": [0, 1, 0.25]},
+        "qloguniform": {"qloguniform": [0.5, 4, 0.5]},
+        "randint": {"randint": [0, 4]},
+        "lograndint": {"lograndint": [1, 4]},
+        "qrandint": {"qrandint": [0, 8, 4]},
+        "qlograndint": {"qlograndint": [2, 8, 2]},
+    }
+    points = draw_points(make(space, num_samples=40))
+    assert {point["choice"] for point in points} == {1, 2}
+    assert all(0 <= point["uniform"] <= 1 for point in points)
+    assert all(0.1 <= point["loguniform"] <= 1 for point in points)
+    assert {point["quniform"] for point in points} <= {0, 0.25, 0.5, 0.75, 1}
+    assert all((2 * point["qloguniform"]).is_integer() for point in points)
+    assert {point["randint"] for point in points} == {0, 1, 2, 3}
+    assert {point["lograndint"] for point in points} == {1, 2, 3}
+    assert {point["qrandint"] for point in points} == {0, 4, 8}
+    assert {type(point["qlograndint"]) for point in points} == {int}
+
+
+def test_points_are_the_same_at_every_call_and_others_with_another_seed() -> None:
+    space = {"a": {"uniform": [0, 1]}, "b": {"choice": [1, 2, 3]}}
+    search = make(space, num_samples=5)
+    assert draw_points(search) == draw_points(search)
+    assert draw_points(search) != draw_points(make(space, num_samples=5, seed=1))
+
+
+def test_grids_are_crossed_and_each_combination_is_drawn_as_often_as_asked() -> None:
+    space = {"a": {"grid_search": [1, 2]}, "b": {"uniform": [0, 1]}, "c": {"grid_search": [3, 4]}}
+    points = draw_points(make(space, num_samples=2))
+    assert [(point["a"], point["c"]) for point in points] == [(1, 3), (1, 4), (2, 3), (2, 4)] * 2
+    assert len({point["b"] for point in points}) == 8
+    assert list(points[0]) == ["a", "b", "c"]
+
+
+def test_a_point_that_is_drawn_twice_is_one_trial() -> None:
+    assert len(draw_points(make({"a": {"choice": [1, 2]}}, num_samples=20))) == 2
+
+
+def test_numbers_that_ray_tune_refuses_are_a_users_error_with_the_key() -> None:
+    with pytest.raises(UserError, match=r"space\.a.*divisible"):
+        draw_points(make({"a": {"quniform": [0.1, 1.0, 0.3]}}))
+    with pytest.raises(UserError, match=r"space\.a.*greater than 0"):
+        tune_domains(make({"a": {"loguniform": [0, 1]}}))
+
+
+def test_corners_have_every_value_of_a_list_and_both_ends_of_a_range() -> None:
+    points = corner_points(make({"a": {"choice": [1, 2, 3]}, "b": {"uniform": [0.0, 1.0]}}))
+    assert points == [{"a": 1, "b": 0.0}, {"a": 2, "b": 1.0}, {"a": 3, "b": 1.0}]
+
+
+CPU, GPU = ProcessResources(1, 0, None), ProcessResources(2, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "each", "workers", "trials"),
+    [
+        ([{"CPU": 2}], CPU, 2, 1),
+        ([{"CPU": 2}], CPU, 1, 2),
+        ([{"CPU": 2}], CPU, 3, 0),
+        ([{"CPU": 3}, {"CPU": 3}], ProcessResources(2, 0, None), 1, 2),  # not (3 + 3) // 2
+        ([{"CPU": 64, "GPU": 8}] * 2, GPU, 4, 4),
+        ([{"CPU": 8, "GPU": 8}] * 2, GPU, 4, 2),  # CPUs are what is scarce
+        ([{"CPU": 64}, {"CPU": 64, "GPU": 4}], GPU, 4, 1),
+        ([{"CPU": 0.3}], ProcessResources(0.1, 0, None), 1, 3),  # rounding takes no place away
+    ],
+)
+def test_as_many_trials_as_can_train_beside_each_other(
+    nodes: list[dict[str, float]], each: ProcessResources, workers: int, trials: int
+) -> None:
+    assert concurrent_trials(nodes, each, workers) == trials

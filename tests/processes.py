@@ -1,0 +1,45 @@
+"""Processes that tests start, and kill with all that they had started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+
+def start(arguments: list[Any], log: Path) -> subprocess.Popen[bytes]:
+    """A process in a session of its own, which starts a Ray of its own if any."""
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    with log.open("w") as file:
+        return subprocess.Popen(
+            arguments, stdout=file, stderr=file, start_new_session=True, env=environment
+        )
+
+
+def kill(leader: subprocess.Popen[bytes]) -> None:
+    """Kills a session, and waits until none of it is left."""
+    for pid in _processes_of(leader.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    leader.wait(timeout=30)
+    deadline = time.monotonic() + 60
+    while left := _processes_of(leader.pid):
+        assert time.monotonic() < deadline, f"{left} outlived their leader"
+        time.sleep(0.1)
+
+
+def _processes_of(session: int) -> list[int]:
+    """Processes of a session that are still there."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(folder.name))
+    return found
