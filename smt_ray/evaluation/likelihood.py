@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,6 +29,20 @@ from smt_ray.evaluation.batches import (
 )
 
 
+class Likelihoods(NamedTuple):
+    """A row's candidates.
+
+    Attributes:
+        scores: The mean log-likelihood of a token of each, in nats.
+        num_prompt_tokens: Of the prompt.
+        num_candidate_tokens: Of all candidates.
+    """
+
+    scores: list[float]
+    num_prompt_tokens: int
+    num_candidate_tokens: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Question:
     """A row as tokens.
@@ -42,6 +56,14 @@ class _Question:
     prefix: list[int]
     num_common: int
     tails: list[list[int]]
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.prefix) - self.num_common
+
+    @property
+    def num_candidate_tokens(self) -> int:
+        return sum(self.num_common + len(tail) for tail in self.tails)
 
     @property
     def length(self) -> int:
@@ -63,7 +85,7 @@ def candidate_log_likelihoods(
     batch_tokens: int = 8192,
     names: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> list[list[float]]:
+) -> list[Likelihoods]:
     """The mean log-likelihood of a token of each candidate, given the prompt before it, in nats.
 
     Args:
@@ -80,7 +102,7 @@ def candidate_log_likelihoods(
         progress: Called with the numbers of rows done and of all, after each batch.
 
     Returns:
-        For each row a float for each of its candidates.
+        For each row its candidates' scores, in their order, and its tokens.
 
     Raises:
         UserError: A row has no candidates, a candidate has no tokens or too many for the model, or
@@ -106,7 +128,10 @@ def candidate_log_likelihoods(
             num_done += len(batch)
             if progress:
                 progress(num_done, len(questions))
-    return scores
+    return [
+        Likelihoods(row, question.num_prompt_tokens, question.num_candidate_tokens)
+        for row, question in zip(scores, questions, strict=True)
+    ]
 
 
 def _encode(

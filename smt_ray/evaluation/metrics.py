@@ -40,14 +40,16 @@ def throughput(predictions: Sequence[Mapping[str, Any]], seconds: float) -> dict
         seconds: From the first to the last of them, over all processes.
 
     Returns:
-        ``seconds``, ``rows_per_second`` and, of generated texts, ``tokens_per_second``: those of
-        prompts and new ones.
+        ``seconds``, ``rows_per_second`` and ``tokens_per_second``: tokens of the prompts, and
+        those that were generated or that all candidates have.
     """
-    found = {"seconds": seconds, "rows_per_second": len(predictions) / seconds}
-    if all("num_new_tokens" in prediction for prediction in predictions):
-        tokens = sum(p["num_prompt_tokens"] + p["num_new_tokens"] for p in predictions)
-        found["tokens_per_second"] = tokens / seconds
-    return found
+    kinds = ("num_prompt_tokens", "num_new_tokens", "num_candidate_tokens")
+    num_tokens = sum(prediction.get(kind, 0) for prediction in predictions for kind in kinds)
+    return {
+        "seconds": seconds,
+        "rows_per_second": len(predictions) / seconds,
+        "tokens_per_second": num_tokens / seconds,
+    }
 
 
 def majority_share(expected: Sequence[Hashable]) -> float:

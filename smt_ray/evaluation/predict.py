@@ -149,7 +149,7 @@ def _likeliest(
         [complete(row, candidate, name) for candidate in offered]
         for row, offered, name in zip(rows, candidates, names, strict=True)
     ]
-    scores = candidate_log_likelihoods(
+    found = candidate_log_likelihoods(
         model,
         tokenizer,
         prompts,
@@ -158,14 +158,16 @@ def _likeliest(
         with_eos=task.candidates == "answers",
         **common,
     )
-    best = [max(range(len(row)), key=row.__getitem__) for row in scores]
+    best = [max(range(len(row.scores)), key=row.scores.__getitem__) for row in found]
     return [
         {
             "output": completions[i][b],
             "extracted": candidates[i][b],
-            "scores": dict(zip(candidates[i], scores[i], strict=True)),
+            "scores": dict(zip(candidates[i], row.scores, strict=True)),
+            "num_prompt_tokens": row.num_prompt_tokens,
+            "num_candidate_tokens": row.num_candidate_tokens,
         }
-        for i, b in enumerate(best)
+        for i, (b, row) in enumerate(zip(best, found, strict=True))
     ]
 
 

@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 import warnings
+from itertools import takewhile
 
 import pytest
 import torch
@@ -43,6 +44,31 @@ def one_by_one(
     return texts
 
 
+def explain(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt: str, texts: tuple[str, str]
+) -> str:
+    """Where two greedy texts of a prompt part, and how far the two best tokens are apart there.
+
+    Where two tokens tie within rounding, either text is right: the gap tells that from a mistake.
+    """
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False))
+    same = "".join(character for character, _ in pairs)
+    ids = torch.tensor([tokenizer(prompt + same)["input_ids"]])
+    with torch.no_grad():
+        first, second = model(ids).logits[0, -1].topk(2).values.tolist()
+    return f"{texts[0]!r} and {texts[1]!r} part after {same!r}: logits {first - second:.2e} apart"
+
+
+def assert_same(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: list[str],
+    found: list[str], expected: list[str],
+) -> None:  # fmt: skip
+    """That texts are the same; a difference is shown with its gap."""
+    rows = zip(prompts, zip(found, expected, strict=True), strict=True)
+    others = [explain(model, tokenizer, prompt, row) for prompt, row in rows if row[0] != row[1]]
+    assert not others, "\n".join(others)
+
+
 def middle_of(text: str) -> str:
     """A character (and so a token) that the text has first after its third."""
     return next(char for i, char in enumerate(text) if i > 2 and char not in text[:i])
@@ -61,8 +87,18 @@ def test_texts_equal_generation_row_by_row_at_any_batch_size(
         batch_tokens=batch_tokens,
         num_beams=num_beams,
     )
-    assert texts == one_by_one(model, tokenizer, prompts, num_beams=num_beams)
+    expected = one_by_one(model, tokenizer, prompts, num_beams=num_beams)
+    assert_same(model, tokenizer, prompts, texts, expected)
     assert len(set(texts)) == len(texts)
+
+
+def test_texts_that_differ_are_shown_with_the_gap_of_their_tokens(
+    model, tokenizer, prompts
+) -> None:
+    (text,) = generate_texts(model, tokenizer, prompts[:1], max_new_tokens=NEW)
+    other = text[:3] + ("b" if text[3] == "a" else "a") + text[4:]
+    with pytest.raises(AssertionError, match=r"part after .*: logits \d\.\d+e[+-]\d+ apart"):
+        assert_same(model, tokenizer, prompts[:1], [other], [text])
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 10_000])

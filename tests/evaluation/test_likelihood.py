@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from smt_ray.errors import UserError
-from smt_ray.evaluation.likelihood import candidate_log_likelihoods
+from smt_ray.evaluation import likelihood
 
 CANDIDATES = [
     ["the answer is 1", "the answer is 12", "the answer is 120"],  # one begins another
@@ -17,6 +17,11 @@ CANDIDATES = [
     ["option1", "option2"],  # alike but for the last token
     ["same", "same and more", "different altogether, and long"],
 ]
+
+
+def candidate_log_likelihoods(*arguments: object, **options: object) -> list[list[float]]:
+    """The scores alone."""
+    return [row.scores for row in likelihood.candidate_log_likelihoods(*arguments, **options)]
 
 
 def naive(
@@ -101,3 +106,14 @@ def test_a_row_without_candidates_or_an_empty_candidate_is_refused(model, tokeni
 def test_a_row_longer_than_the_models_positions_is_named(model, tokenizer) -> None:
     with pytest.raises(UserError, match=r"row 0.*512 positions"):
         candidate_log_likelihoods(model, tokenizer, ["x" * 510], [["b", "two"]])
+
+
+def test_a_rows_tokens_are_its_prompts_and_those_of_all_its_candidates(
+    model, tokenizer, prompts
+) -> None:
+    rows = likelihood.candidate_log_likelihoods(model, tokenizer, prompts, CANDIDATES)
+    for prompt, candidates, row in zip(prompts, CANDIDATES, rows, strict=True):
+        num_prompt = len(tokenizer(prompt)["input_ids"])
+        whole = [len(tokenizer(prompt + c)["input_ids"]) for c in candidates]
+        assert row.num_prompt_tokens == num_prompt
+        assert row.num_candidate_tokens == sum(whole) - num_prompt * len(candidates)

@@ -46,9 +46,12 @@ def test_accuracy_is_a_share() -> None:
     assert math.isnan(accuracy(0, 0))
 
 
-def test_throughput_counts_rows_and_of_generated_texts_all_tokens() -> None:
+def test_throughput_counts_rows_and_the_tokens_of_prompts_texts_and_candidates() -> None:
     generated = [{"num_prompt_tokens": 10, "num_new_tokens": 2}] * 3
     assert throughput(generated, 4.0) == {
         "seconds": 4.0, "rows_per_second": 0.75, "tokens_per_second": 9.0
     }  # fmt: skip
-    assert throughput([{"scores": {}}], 2.0) == {"seconds": 2.0, "rows_per_second": 0.5}
+    scored = [{"num_prompt_tokens": 10, "num_candidate_tokens": 30}]
+    assert throughput(scored, 2.0) == {
+        "seconds": 2.0, "rows_per_second": 0.5, "tokens_per_second": 20.0
+    }  # fmt: skip
