@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from smt_ray.config.load import load_config
+from smt_ray.config.load import load_config, validate_config
+from smt_ray.config.search import load_search
 from tests.infra.structural_schema import at, find_errors, served_schema, strict
 
 KINDS = {"RayCluster", "RayJob", "Pod", "PersistentVolumeClaim", "ConfigMap"}
@@ -174,13 +175,22 @@ def test_memory_that_backs_shared_memory_is_within_the_limit(
     assert checked == 6
 
 
-def test_the_job_that_finetunes_has_a_gpu_for_every_rank(
+def test_jobs_have_a_gpu_for_every_rank(
     manifests: dict[str, dict[str, Any]], clusters: dict[str, dict[str, Any]], root: Path
 ) -> None:
-    command = shlex.split(manifests["RayJob/smt-ray-finetune"]["spec"]["entrypoint"])
-    config = load_config(root / command[2], command[3:])
-    (group,) = clusters["RayJob/smt-ray-finetune"]["workerGroupSpecs"]
-    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-    assert group["minReplicas"] * limits["nvidia.com/gpu"] == config.resources.num_workers
-    assert config.resources.cpus_per_worker <= int(limits["cpu"])
-    assert config.warmup.num_shards <= config.resources.num_workers
+    def command(job: str) -> list[str]:
+        return shlex.split(manifests[job]["spec"]["entrypoint"])
+
+    finetune, tune = command("RayJob/smt-ray-finetune"), command("RayJob/smt-ray-tune")
+    search = load_search(root / tune[2], tune[3:])
+    config = load_config(root / finetune[2], finetune[3:])
+    trial = validate_config(search.run)
+    for job, run in (("RayJob/smt-ray-finetune", config), ("RayJob/smt-ray-tune", trial)):
+        (group,) = clusters[job]["workerGroupSpecs"]
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        assert limits["nvidia.com/gpu"] == 1
+        assert group["minReplicas"] == run.resources.num_workers
+        assert group["replicas"] % run.resources.num_workers == 0
+        assert run.resources.use_gpu is True
+        assert run.resources.cpus_per_worker <= int(limits["cpu"])
+        assert run.warmup.num_shards <= run.resources.num_workers
