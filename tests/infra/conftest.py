@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.infra.locks import read_lock
+from tests.infra.files import read_lock
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.locks import read_lock
+from tests.infra.files import read_lock
 
 HADOLINT = Path(sys.executable).parent / "hadolint"
 DOCKERFILES = ["docker/Dockerfile", "mlflow/Dockerfile", "mlflow/minio.Dockerfile"]

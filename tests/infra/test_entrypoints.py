@@ -11,6 +11,7 @@ import pytest
 
 from smt_ray.config.load import load_config
 from smt_ray.config.search import load_search
+from tests.infra.files import tracked_files
 
 LOAD = {"pipelines/finetune.py": load_config, "pipelines/tune.py": load_search}
 PIPELINE = re.compile(r"python (pipelines/\S+\.py) (configs/\S+\.yaml)((?: +\S+=\S+)*)")
@@ -20,7 +21,7 @@ REPOSITORY_PATH = re.compile(r"(?<![\w./-])(?:infra|configs|pipelines)/[\w./-]*\
 @pytest.fixture(scope="module")
 def texts(infra: Path, root: Path) -> dict[str, str]:
     """Every text below infra/, commands in one line each: file -> text."""
-    files = [path for path in sorted(infra.rglob("*")) if path.is_file()]
+    files = tracked_files(infra)
     return {
         str(file.relative_to(root)): re.sub(r"\s*\\\n\s*", " ", file.read_text(encoding="utf-8"))
         for file in files

@@ -184,7 +184,7 @@ def test_jobs_have_a_gpu_for_every_rank(
     finetune, tune = command("RayJob/smt-ray-finetune"), command("RayJob/smt-ray-tune")
     search = load_search(root / tune[2], tune[3:])
     config = load_config(root / finetune[2], finetune[3:])
-    trial = validate_config(search.run)
+    trial = validate_config(search.run | {"name": "trial"})
     for job, run in (("RayJob/smt-ray-finetune", config), ("RayJob/smt-ray-tune", trial)):
         (group,) = clusters[job]["workerGroupSpecs"]
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]

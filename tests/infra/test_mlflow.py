@@ -11,7 +11,7 @@ from typing import Any
 import compose_spec
 import pytest
 
-from tests.infra.locks import read_lock
+from tests.infra.files import read_lock
 
 
 def read_compose(text: str) -> dict[str, Any]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.infra.files import tracked_files
 
 IMAGE = re.compile(r"^\s*(?:-\s*)?(?:FROM|image:|COPY --from=)\s*(\S+)", re.MULTILINE)
 EXACT_TAG = re.compile(r"[\w./-]+:(?=[^:]*\d)[\w.-]+\Z")
@@ -24,7 +29,7 @@ Documents = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def texts(infra: Path) -> dict[str, str]:
-    files = [path for path in sorted(infra.rglob("*")) if path.is_file()]
+    files = tracked_files(infra)
     assert len(files) > 15
     return {str(file.relative_to(infra)): file.read_text(encoding="utf-8") for file in files}
 
@@ -82,16 +87,19 @@ def test_no_document_holds_a_secret(texts: dict[str, str]) -> None:
 
 
 def test_examples_of_secrets_are_empty_and_their_copies_ignored(
-    texts: dict[str, str], root: Path
+    texts: dict[str, str], infra: Path
 ) -> None:
     examples = {name: text for name, text in texts.items() if name.endswith(".example")}
     assert len(examples) == 3
+    copies = [name.removesuffix(".example") for name in examples]
+    seen = subprocess.run(
+        ["git", "check-ignore", *copies], cwd=infra, capture_output=True, text=True, check=False
+    )
+    assert seen.stdout.splitlines() == copies
     for text in examples.values():
         lines = [line for line in text.splitlines() if not line.startswith("#")]
         assert lines
         assert all(re.fullmatch(r"[A-Z0-9_]+=", line) for line in lines)
-    ignored = (root / ".gitignore").read_text(encoding="utf-8").splitlines()
-    assert {"infra/**/*.env", "infra/**/.env"} <= set(ignored)
 
 
 def test_dockerfiles_take_no_secrets(dockerfiles: dict[str, str]) -> None:
@@ -154,3 +162,20 @@ def test_no_container_of_the_others_is_root(
         options = config["docker"]["run_options"] + config["docker"]["worker_run_options"]
         assert "--security-opt=no-new-privileges" in options
         assert not [o for o in options if o.startswith(("--user", "--privileged", "--cap-add"))]
+
+
+def test_a_submitted_working_directory_leaves_filled_in_secrets_behind(
+    infra: Path, tmp_path: Path
+) -> None:
+    from ray._private.runtime_env.packaging import create_package
+
+    work = tmp_path / "work"
+    shutil.copytree(infra, work / "infra", ignore=shutil.ignore_patterns("*.env"))
+    (work / "infra" / "kuberay" / "secrets.env").write_text("HF_TOKEN=x")
+    (work / "infra" / "mlflow" / ".env").write_text("POSTGRES_PASSWORD=x")
+    for directory in (work, work / "infra"):
+        package = tmp_path / f"{directory.name}.zip"
+        create_package(str(directory), package, include_gitignore=True)
+        names = zipfile.ZipFile(package).namelist()
+        assert any(name.endswith("ask_for_gpus.py") for name in names)
+        assert not [name for name in names if name.endswith(".env")]

@@ -1,7 +1,8 @@
-"""Lock files: one exact version a line."""
+"""Files that the tests read: those that git knows, and locks with an exact version a line."""
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 
@@ -11,3 +12,10 @@ def read_lock(*files: Path) -> dict[str, str]:
     pins = [line.split("==") for line in lines if line and not line.startswith("#")]
     assert all(len(pin) == 2 for pin in pins), "exact versions only"
     return {name.lower().replace("_", "-"): version for name, version in pins}
+
+
+def tracked_files(folder: Path) -> list[Path]:
+    """Files below a folder that are the repository's, or will be: none that git ignores."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    return [folder / name for name in sorted(done.stdout.splitlines())]
