@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES)
 # Bytecode is made of what is imported, when it first is: of all that is installed takes a minute.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-fast test-slow check format install clean
+.PHONY: run test test-fast test-slow check check-pins format install clean
 
 run: install  ## the embedded default: base model, warm-up, training, evaluation
 	$(BIN)/smt-ray run
@@ -29,6 +29,11 @@ check: install  ## style, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/architecture
+
+LOCKS := constraints.txt $(wildcard infra/*/*requirements.txt) infra/docker/cuda-constraints.txt
+check-pins: install  ## every locked version can be had: asks the package index, installs nothing
+	$(BIN)/uv pip install --quiet --dry-run --no-deps --reinstall --python $(BIN)/python \
+		$(addprefix --requirement ,$(LOCKS))
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,11 @@
+"""Makes the bucket of the environment's S3_BUCKET, unless it is there: a step of compose.yaml."""
+
+import os
+
+import boto3
+
+client = boto3.client("s3", endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL") or None)
+bucket = os.environ["S3_BUCKET"]
+if bucket not in [found["Name"] for found in client.list_buckets()["Buckets"]]:
+    client.create_bucket(Bucket=bucket)
+    print(f"made {bucket}")

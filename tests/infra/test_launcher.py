@@ -1,0 +1,108 @@
+"""The cluster launcher's files, against what Ray itself checks and fills in."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+FILES = ["aws.yaml", "gcp.yaml"]
+Launchers = dict[str, dict[str, Any]]
+# Files and groups that nobody has: each must be marked as the reader's to replace.
+PLACEHOLDER = re.compile(r"-0{17}|::0{12}:|registry\.example\.com|example-project|10\.0\.0\.2")
+
+
+def prepare(config: dict[str, Any]) -> dict[str, Any]:
+    """As ``ray up`` does before it asks the cloud for anything."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(copy.deepcopy(config))
+    validate_config(prepared)
+    return prepared
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_ray_accepts_a_launcher_file(launchers: Launchers, file: str) -> None:
+    prepared = prepare(launchers[file])
+    assert prepared["available_node_types"]["gpu"]["max_workers"] == prepared["max_workers"]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda config: config.update(idle_timeout=5),
+        lambda config: config["docker"].update(run_option=[]),
+        lambda config: config["available_node_types"]["gpu"].pop("node_config"),
+        lambda config: config["available_node_types"]["gpu"].update(min_workers="1"),
+        lambda config: config["provider"].pop("type"),
+    ],
+)
+def test_ray_refuses_a_mistake(launchers: Launchers, edit: Callable[[Any], Any]) -> None:
+    config = copy.deepcopy(launchers["aws.yaml"])
+    edit(config)
+    with pytest.raises((jsonschema.ValidationError, KeyError)):
+        prepare(config)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_nothing_of_rays_defaults_is_installed_or_started(launchers: Launchers, file: str) -> None:
+    prepared, given = prepare(launchers[file]), launchers[file]
+    for key in ("setup_commands", "head_setup_commands", "worker_setup_commands"):
+        assert prepared[key] == given[key] == []
+    for key in ("head_start_ray_commands", "worker_start_ray_commands", "initialization_commands"):
+        assert prepared[key] == given[key] != []
+    assert set(prepared["available_node_types"]) == {"head", "gpu"}
+    assert given["head_node_type"] == "head"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_container_gets_the_tokens_and_files_that_the_machine_fetched(
+    launchers: Launchers, file: str
+) -> None:
+    config = launchers[file]
+    options = dict(option.split("=", 1) for option in config["docker"]["run_options"][:1])
+    home = f"/home/{config['auth']['ssh_user']}"
+    before = "\n".join(config["initialization_commands"])
+    assert options["--env-file"].replace(home, "~") in before
+    assert "umask 077" in before
+    assert "--volume=/shared:/shared" in config["docker"]["run_options"]
+    assert " /shared" in before
+    # The image's user, who is not root, writes there.
+    assert (
+        "install -d -o 1000 -g 1000 /shared/smt_ray /shared/huggingface /shared/LLM-Adapters"
+        in before
+    )
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_machines_run_the_image_that_the_dockerfile_builds(
+    launchers: Launchers, file: str, image: str
+) -> None:
+    docker = launchers[file]["docker"]
+    assert docker["image"] == image
+    assert not {key for key in docker if key.endswith("image")} - {"image"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_what_the_reader_must_replace_is_marked(infra: Path, file: str) -> None:
+    lines = (infra / "ray-cluster" / file).read_text(encoding="utf-8").splitlines()
+    found = 0
+    for number, line in enumerate(lines):
+        if PLACEHOLDER.search(line):
+            around = lines[max(0, number - 5) : number + 1]
+            assert any("YOURS" in near for near in around) or "secrets" in "".join(around), line
+            found += 1
+    assert found >= 4
+
+
+def test_both_clouds_start_ray_alike(launchers: Launchers) -> None:
+    for key in ("head_start_ray_commands", "worker_start_ray_commands", "docker"):
+        assert yaml.safe_dump(launchers["aws.yaml"][key]) == yaml.safe_dump(
+            launchers["gcp.yaml"][key]
+        )
