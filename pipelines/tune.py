@@ -1,4 +1,4 @@
-"""Compares ways to train: a grid of runs, its tables and figures.
+"""Searches settings of a run by validation loss, and evaluates the winner.
 
 Usage::
 

@@ -103,7 +103,12 @@ def validate_section(section: type[S], values: Mapping[str, Any]) -> S:
 
 def to_yaml(config: RunConfig) -> str:
     """The complete configuration, defaults included, as YAML."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return values_to_yaml(config.model_dump(mode="json"))
+
+
+def values_to_yaml(values: Mapping[str, Any]) -> str:
+    """Plain values as YAML, in their order."""
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
 
 
 def _read(path: Path) -> str:

@@ -119,33 +119,40 @@ def _trials(
         say(f"search {config.name}: goes on from {place}")
         tuner = tune.Tuner.restore(place, trainable, restart_errored=True)
     else:
-        num_points = config.num_samples if config.algorithm == "optuna" else len(points)
-        at_once = _concurrent(config, runs)
-        say(f"search {config.name}: {num_points} trials, {at_once} at a time")
-        space = {_POINT: tune.grid_search(list(points))}
-        tuner = tune.Tuner(
-            trainable,
-            param_space=space if config.algorithm == "random" else tune_domains(config),
-            tune_config=tune.TuneConfig(
-                metric=METRIC,
-                mode="min",
-                search_alg=_optuna(config),
-                scheduler=_scheduler(config, runs),
-                num_samples=1 if config.algorithm == "random" else num_points,
-                max_concurrent_trials=at_once,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name=_FOLDER,
-                storage_path=parent.storage.uri(parent.folder),
-                verbose=0,
-                callbacks=[TrialLines(num_points)],
-            ),
-        )
+        tuner = _new_tuner(config, trainable, points, runs, parent)
     found = tuner.fit()
     trials = read_trials(config, found, lambda space: space.get(_POINT, space))
     close_trials(parent.storage, trials)
     return trials
+
+
+def _new_tuner(
+    config: SearchConfig, trainable: Any, points: Sequence[Overrides], runs: Sequence[RunConfig],
+    parent: ParentRun,
+) -> tune.Tuner:  # fmt: skip
+    drawn = config.algorithm == "random"  # all of them, beforehand
+    num_points = len(points) if drawn else config.num_samples
+    at_once = _concurrent(config, runs)
+    say(f"search {config.name}: {num_points} trials, {at_once} at a time")
+    return tune.Tuner(
+        trainable,
+        param_space={_POINT: tune.grid_search(list(points))} if drawn else tune_domains(config),
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="min",
+            search_alg=_optuna(config),
+            scheduler=_scheduler(config, runs),
+            num_samples=1 if drawn else num_points,
+            max_concurrent_trials=at_once,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=_FOLDER,
+            storage_path=parent.storage.uri(parent.folder),
+            verbose=0,
+            callbacks=[TrialLines(num_points)],
+        ),
+    )
 
 
 def _concurrent(config: SearchConfig, runs: Sequence[RunConfig]) -> int:

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from smt_ray.config.load import values_to_yaml
 from smt_ray.config.run import RunConfig
 from smt_ray.config.search import SearchConfig
 from smt_ray.errors import UserError
@@ -16,7 +15,7 @@ from smt_ray.orchestration.parent_run import ParentRun
 from smt_ray.reporting.search import to_csv, to_markdown
 from smt_ray.reporting.search_figures import draw_curves, draw_key
 
-_ASKED = "search.yaml"
+_ASKED = "asked.json"
 
 
 def check_same_search(parent: ParentRun, config: SearchConfig, runs: Sequence[RunConfig]) -> None:
@@ -27,9 +26,8 @@ def check_same_search(parent: ParentRun, config: SearchConfig, runs: Sequence[Ru
     """
     place = f"{parent.folder}/{_ASKED}"
     asked = {**config.semantic(), "run": runs[0].semantic_tree()}
-    asked = yaml.safe_load(yaml.safe_dump(asked))
     if parent.storage.exists(place):
-        before = yaml.safe_load(parent.storage.read_bytes(place))
+        before = parent.storage.read_json(place)
         if before != asked:
             differ = [key for key in asked if before.get(key) != asked[key]]
             raise UserError(
@@ -39,7 +37,7 @@ def check_same_search(parent: ParentRun, config: SearchConfig, runs: Sequence[Ru
                 fix="give this one another name=..., or go back to that config",
             )
         return
-    parent.storage.write_bytes(place, yaml.safe_dump(asked, sort_keys=False).encode())
+    parent.storage.write_json(place, asked)
 
 
 def write_search(parent: ParentRun, config: SearchConfig, results: Mapping[str, Any]) -> list[str]:
@@ -81,5 +79,5 @@ def best_yaml(config: SearchConfig, best: Mapping[str, Any], num_trials: int) ->
     values = {**config.run_values(best["point"]), "name": best["run"]}
     return (
         f"# smt-ray run best.yaml\n# Best of {num_trials} trials of {config.name}, by validation"
-        f" loss: {best['loss']:.4f}.\n{yaml.safe_dump(values, sort_keys=False)}"
+        f" loss: {best['loss']:.4f}.\n{values_to_yaml(values)}"
     )

@@ -124,18 +124,22 @@ def fit(
     except ray.train.TrainingFailedError as error:
         if _raised_by_our_code(error):
             raise
-        raise UserError(
-            stage.kind,
-            f"workers failed more than resources.max_failures ({config.resources.max_failures})"
-            f" times: {_last_line(error)}",
-            fix="see Ray's logs (/tmp/ray/session_latest/logs on the head node); start the same run"
-            " again to go on from the latest checkpoint",
-        ) from error
+        raise _workers_lost(stage.kind, config.resources.max_failures, error) from error
     outcome: dict[str, Any] = result.return_value
     if "user_error" in outcome:
         field, rule, got, fix = outcome["user_error"]
         raise UserError(field, rule, got=got, fix=fix)
     return outcome
+
+
+def _workers_lost(kind: str, max_failures: int, error: BaseException) -> UserError:
+    return UserError(
+        kind,
+        f"workers failed more than resources.max_failures ({max_failures}) times:"
+        f" {_last_line(error)}",
+        fix="see Ray's logs (/tmp/ray/session_latest/logs on the head node); start the same run"
+        " again to go on from the latest checkpoint",
+    )
 
 
 def _retention(config: RunConfig) -> ray.train.CheckpointConfig:

@@ -9,11 +9,15 @@ import pytest
 
 from smt_ray.config.comparison import load_comparison
 from smt_ray.config.load import load_config
+from smt_ray.config.search import load_search
+from smt_ray.orchestration.search_space import draw_points
 
 ROOT = Path(__file__).parents[2]
 COMPARISONS = sorted(ROOT.glob("configs/compare/*.yaml"))
+SEARCHES = sorted(ROOT.glob("configs/tune/*.yaml"))
 CONFIGS = sorted(
-    {*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("smt_ray/config/*.yaml")} - {*COMPARISONS}
+    {*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("smt_ray/config/*.yaml")}
+    - {*COMPARISONS, *SEARCHES}
 )
 
 
@@ -54,3 +58,15 @@ def test_a_comparison_loads_with_all_its_cells_and_says_how_it_is_run(path: Path
     assert comparison.name == path.stem
     rates = {method: rates[0] for method, rates in comparison.learning_rates.items()}
     assert list(comparison.cell_runs(rates))
+
+
+@pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.name)
+def test_a_search_loads_with_its_points_and_says_how_it_is_run(path: Path) -> None:
+    command, place = launch_command(path), str(path.relative_to(ROOT))
+    starts = (["smt-ray", "tune", place], ["ray", "job", "submit"])
+    assert any(command[: len(start)] == start for start in starts)
+    assert place in command
+    overrides = [word for word in command if "=" in word and not word.startswith("-")]
+    search = load_search(path, overrides)
+    assert search.name == path.stem
+    assert all(search.make_run(point) for point in draw_points(search))

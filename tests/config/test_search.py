@@ -91,11 +91,6 @@ def test_the_ends_of_a_domain_are_all_its_values_or_both_its_ends() -> None:
     assert ends == {"a": [1, 2, 3], "b": [0.0, 1.0], "c": [2, 8]}
 
 
-@pytest.mark.parametrize("path", sorted(TUNE.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_search_in_the_repository_loads(path: Path) -> None:
-    assert load_search(path, []).name == path.stem
-
-
 def test_overrides_reach_the_run_and_the_search() -> None:
     search = load_search(TUNE / "tiny.yaml", ["num_samples=2", "run.training.max_steps=30"])
     assert (search.num_samples, search.make_run({}).training.max_steps) == (2, 30)
