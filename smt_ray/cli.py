@@ -217,13 +217,13 @@ def log(
 
 @app.command()
 def report(
-    run: Annotated[str, typer.Argument(help="The run whose page is written.")],
+    name: Annotated[str, typer.Argument(help="The run or comparison whose page is written.")],
     storage: StorageOption = _DEFAULT_STORAGE,
 ) -> None:
-    """Write a run's report.html anew, from what is on disk of it."""
-    from smt_ray.orchestration.run_report import report_run
+    """Write the report.html of a run or a comparison anew, from what is on disk of it."""
+    from smt_ray.orchestration.report import write_report_of
 
-    print(report_run(storage, run))
+    print(write_report_of(storage, name))
 
 
 @app.command()

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from smt_ray.config.fields import Section
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 
@@ -101,8 +102,8 @@ def validate_section(section: type[S], values: Mapping[str, Any]) -> S:
         raise _explain(error, section) from None
 
 
-def to_yaml(config: RunConfig) -> str:
-    """The complete configuration, defaults included, as YAML."""
+def to_yaml(config: Section) -> str:
+    """A complete configuration, defaults included, as YAML."""
     return values_to_yaml(config.model_dump(mode="json"))
 
 

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 Correct = Mapping[str, NDArray[np.bool_]]
 """Task -> (number of seeds, number of rows), whether each row was answered correctly."""
 
+Values = Mapping[str, NDArray[np.float64]]
+"""Task -> (number of seeds, number of rows), or what was drawn of them."""
+
 Verdict = Literal["held", "reversed", "not resolved"]
 
 _NUM_RESAMPLES = 2000
@@ -34,9 +37,26 @@ class Estimate(NamedTuple):
     high: float
 
 
-def average_accuracy(correct: Correct) -> Estimate:
-    """The plain mean over tasks of the accuracy over seeds and rows, in [0, 1]."""
-    return _bootstrap({task: rows.astype(float) for task, rows in correct.items()})
+class Accuracies(NamedTuple):
+    """Accuracies over seeds and rows, in [0, 1].
+
+    Attributes:
+        average: Their plain mean over the tasks.
+        tasks: Each task's.
+    """
+
+    average: Estimate
+    tasks: dict[str, Estimate]
+
+
+def accuracies(correct: Correct) -> Accuracies:
+    """What answers come to; the tasks' intervals and the average's are of the same draws."""
+    values = {task: rows.astype(float) for task, rows in correct.items()}
+    drawn = _bootstrap(values)
+    return Accuracies(
+        _average(values, drawn),
+        {task: _estimate(rows.mean(), drawn[task]) for task, rows in values.items()},
+    )
 
 
 def paired_difference(better: Correct, worse: Correct) -> Estimate:
@@ -47,7 +67,8 @@ def paired_difference(better: Correct, worse: Correct) -> Estimate:
         worse: Of the other, with the same tasks, seeds and rows.
     """
     assert better.keys() == worse.keys()
-    return _bootstrap({task: better[task].astype(float) - worse[task] for task in better})
+    values = {task: better[task].astype(float) - worse[task] for task in better}
+    return _average(values, _bootstrap(values))
 
 
 def verdict(difference: Estimate) -> Verdict:
@@ -57,18 +78,25 @@ def verdict(difference: Estimate) -> Verdict:
     return "reversed" if difference.high < 0 else "not resolved"
 
 
-def _bootstrap(values: Mapping[str, NDArray[np.float64]]) -> Estimate:
-    """Of the mean over tasks of the mean over seeds and rows; the same for the same values."""
+def _bootstrap(values: Values) -> Values:
+    """Task -> (resamples,), its mean over seeds and rows; the same for the same values."""
     draw = np.random.default_rng(0)
-    num_seeds = next(iter(values.values())).shape[0]
-    seeds = _shares(draw, num_seeds)
-    means = np.zeros(_NUM_RESAMPLES)
-    for of_task in values.values():
-        rows = _shares(draw, of_task.shape[1])
-        means += np.einsum("rs,sn,rn->r", seeds, of_task, rows) / len(values)
-    low, high = np.percentile(means, (2.5, 97.5))
+    seeds = _shares(draw, next(iter(values.values())).shape[0])
+    return {
+        task: np.einsum("rs,sn,rn->r", seeds, of_task, _shares(draw, of_task.shape[1]))
+        for task, of_task in values.items()
+    }
+
+
+def _average(values: Values, drawn: Values) -> Estimate:
+    """Of the plain mean over the tasks."""
     value = float(np.mean([of_task.mean() for of_task in values.values()]))
-    return Estimate(value, float(low), float(high))
+    return _estimate(value, np.mean(list(drawn.values()), axis=0))
+
+
+def _estimate(value: float, drawn: NDArray[np.float64]) -> Estimate:
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return Estimate(float(value), float(low), float(high))
 
 
 def _shares(draw: np.random.Generator, number: int) -> NDArray[np.float64]:

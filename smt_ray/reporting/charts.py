@@ -7,6 +7,7 @@ Ito's, for colour-blind eyes) and in marker or line style (for print in grey).
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH = 6.0  # inches of 72 units: 432 units wide, about a phone's width
+CHART_WIDTH = 6.0
+"""Inches of 72 units: 432 units wide, about a phone's width."""
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _ROW_INCHES = 0.17  # of one series of a row
+_GAP = 1.2  # between rows, in series
 _LONGEST_LABEL = 24  # characters; the rest of the width is for the values
 
 
@@ -61,7 +64,7 @@ def curves_chart(records: Sequence[Mapping[str, Any]], name: str) -> str:
         records: Records of ``metrics.jsonl``.
         name: What tells its parts from those of the page's other charts.
     """
-    return _svg(
+    return svg_chart(
         name,
         "Training and validation loss over the optimizer steps",
         3.3,
@@ -96,35 +99,67 @@ def interval_chart(
         name: What tells its parts from those of the page's other charts.
         label: Of the axis, with its unit.
         scale: What values are multiplied by.
-        limit: Where the axis ends, after scaling; by default after the largest.
+        limit: Where the axis ends, after scaling; by default it fits the values, and then does not
+            begin at 0 either.
     """
-    shown = {key: how for key, how in series.items() if any(key in row for row in rows.values())}
-    band = len(shown) + 1.2
+    shown = _shown(rows, series)
+    return svg_chart(
+        name,
+        f"{label}; {', '.join(how.label for how in shown.values())}",
+        interval_height(rows, series),
+        lambda figure: draw_intervals(figure, rows, shown, label, scale=scale, limit=limit),
+    )
 
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        for number, (key, how) in enumerate(shown.items()):
-            points = [
-                (place * band + number, *(scale * value for value in row[key]))
-                for place, row in enumerate(rows.values())
-                if key in row
-            ]
-            _draw_series(axes, points, how)
-        labels = [row if len(row) <= _LONGEST_LABEL else f"{row[:_LONGEST_LABEL]}…" for row in rows]
-        axes.set_yticks([i * band + (len(shown) - 1) / 2 for i in range(len(rows))], labels)
-        axes.set_ylim(len(rows) * band - 1, -1.1)
-        for place in range(1, len(rows)):
-            axes.axhline(place * band - 1.1, color="#dddddd", linewidth=0.8)
+
+def interval_height(
+    rows: Mapping[str, Mapping[str, Estimate]], series: Mapping[str, Series]
+) -> float:
+    """The inches that :func:`draw_intervals` needs."""
+    shown = _shown(rows, series)
+    num_lines = math.ceil(len(shown) / 2) if len(shown) > 1 else 0
+    return 0.75 + 0.22 * num_lines + _ROW_INCHES * (len(shown) + _GAP) * len(rows)
+
+
+def draw_intervals(
+    figure: Figure,
+    rows: Mapping[str, Mapping[str, Estimate]],
+    series: Mapping[str, Series],
+    label: str,
+    *,
+    scale: float = 1.0,
+    limit: float | None = None,
+) -> None:
+    """Draw what :func:`interval_chart` shows into a figure."""
+    shown = _shown(rows, series)
+    band = len(shown) + _GAP
+    axes = figure.subplots()
+    for number, (key, how) in enumerate(shown.items()):
+        points = [
+            (place * band + number, *(scale * value for value in row[key]))
+            for place, row in enumerate(rows.values())
+            if key in row
+        ]
+        _draw_series(axes, points, how)
+    labels = [row if len(row) <= _LONGEST_LABEL else f"{row[:_LONGEST_LABEL]}…" for row in rows]
+    axes.set_yticks([i * band + (len(shown) - 1) / 2 for i in range(len(rows))], labels)
+    axes.set_ylim(len(rows) * band - 1, -1.1)
+    for place in range(1, len(rows)):
+        axes.axhline(place * band - 1.1, color="#dddddd", linewidth=0.8)
+    axes.margins(x=0.02 if limit else 0.08)
+    if limit:
         axes.set_xlim(0, limit)
-        axes.margins(x=0.02)
-        axes.set_xlabel(label)
-        axes.grid(axis="x", alpha=0.3)
-        axes.tick_params(axis="y", length=0)
-        axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_xlabel(label)
+    axes.grid(axis="x", alpha=0.3)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    if len(shown) > 1:
         figure.legend(loc="outside upper left", ncols=2, frameon=False, handletextpad=0.3)
 
-    height = 1.2 + _ROW_INCHES * band * len(rows)
-    return _svg(name, f"{label}; {', '.join(how.label for how in shown.values())}", height, draw)
+
+def _shown(
+    rows: Mapping[str, Mapping[str, Estimate]], series: Mapping[str, Series]
+) -> dict[str, Series]:
+    return {key: how for key, how in series.items() if any(key in row for row in rows.values())}
 
 
 def _draw_series(axes: Axes, points: list[tuple[float, ...]], how: Series) -> None:
@@ -142,8 +177,15 @@ def _draw_series(axes: Axes, points: list[tuple[float, ...]], how: Series) -> No
     )  # fmt: skip
 
 
-def _svg(name: str, label: str, height: float, draw: Callable[[Figure], None]) -> str:
-    """What ``draw`` draws, as an element for a page."""
+def svg_chart(name: str, label: str, height: float, draw: Callable[[Figure], None]) -> str:
+    """What ``draw`` draws, as an element for a page.
+
+    Args:
+        name: What tells its parts from those of the page's other charts.
+        label: What it shows, for those who do not see it.
+        height: In inches, of :data:`CHART_WIDTH` across.
+        draw: Draws into an empty figure.
+    """
     from matplotlib import rc_context
 
     settings = {
@@ -155,7 +197,7 @@ def _svg(name: str, label: str, height: float, draw: Callable[[Figure], None]) -
         "path.simplify_threshold": 0.5,  # points; of ten thousand steps, what can be seen
     }
     with rc_context(settings):
-        figure = new_figure(_WIDTH, height)
+        figure = new_figure(CHART_WIDTH, height)
         draw(figure)
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))

@@ -1,4 +1,28 @@
-"""A comparison's tables as Markdown, CSV and pictures, from what its runs came to."""
+"""A comparison's tables as Markdown and CSV, from what its runs came to.
+
+The dict it reads, which ``comparison.json`` holds; a failed run has no measurements, and a cell
+with one has none either::
+
+    name, seeds         "tiny", [0, 1, 2]
+    started_ms, ended_ms  milliseconds since the epoch, of the last time it was carried out
+    learning_rates      method -> {"chosen", "validation_loss": rate -> loss or null}
+    tables              name -> {"title", "columns", "rows", "claims"}
+        columns         "tasks", "speed", "projections", or the names of its columns
+        rows            row -> column ("" where columns are what a run measures) -> cell
+        cell            {"runs": a run for each seed, "errors", "learning_rate",
+                        "percent_of_base", "projections": name -> blocks, "step_seconds",
+                        "tasks": task -> accuracy, "task_intervals": task -> [low, high],
+                        "average": {"value", "low", "high"}, "by_seed": averages}
+        claims          [{"better", "worse", "source", "verdict",
+                        "difference": {"value", "low", "high"}}]
+    runs                name -> {"method", "learning_rate", "seed", "sets": key -> value,
+                        "accuracy", "seconds", "reused", "error", "folder"}
+                        sets: what its first cell sets besides method and learning rate; accuracy:
+                        the average over tasks; reused: it was found finished
+
+Accuracies, differences and their 95% intervals are fractions in [0, 1]; tables show percent and
+points.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +40,7 @@ FAILED = "failed"
 def to_markdown(results: Mapping[str, Any]) -> str:
     """The whole comparison, to be read as it is."""
     parts = [f"# {results['name']}"]
-    seeds = ", ".join(map(str, results["seeds"]))
-    parts.append(
-        f"Every cell is a run for each of the seeds {seeds}. Accuracies are percent correct;"
-        " intervals are 95%, of a bootstrap over seeds and test rows, for differences over the"
-        " same rows."
-    )
+    parts.append(legend_text(results))
     if rates := results.get("learning_rates"):
         parts += ["## Learning rates", _markdown(_rate_lines(rates))]
     for name, table in results["tables"].items():
@@ -34,6 +53,16 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def legend_text(results: Mapping[str, Any]) -> str:
+    """What a cell is, and its interval."""
+    seeds = [str(seed) for seed in results["seeds"]]
+    of = f"each of the seeds {', '.join(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    return (
+        f"Every cell is a run for {of}. Accuracies are percent correct; intervals are 95%, of a"
+        " bootstrap over seeds and test rows, for differences over the same rows."
+    )
+
+
 def table_lines(table: Table) -> Lines:
     """A table's cells as text, its head first."""
     columns = table["columns"]
@@ -42,13 +71,37 @@ def table_lines(table: Table) -> Lines:
 
 
 def claim_text(claim: Mapping[str, Any]) -> str:
-    """A claim and what became of it."""
+    """A claim and what became of it, as Markdown."""
     source = f" ({claim['source']})" if claim["source"] else ""
-    text = f"{claim['better']} above {claim['worse']}{source}: **{claim['verdict']}**"
+    difference = difference_text(claim)
+    answer = f"**{claim['verdict']}**" + (f", {difference}" if difference else "")
+    return f"{claim['better']} above {claim['worse']}{source}: {answer}"
+
+
+def difference_text(claim: Mapping[str, Any]) -> str:
+    """By how much a claim's first row is better; "" where that is not known."""
     if not (difference := claim.get("difference")):
-        return text
+        return ""
     value, low, high = (100 * difference[key] for key in ("value", "low", "high"))
-    return f"{text}, {value:+.1f} points ({low:+.1f} to {high:+.1f})"
+    return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
+
+
+def task_interval_lines(table: Table) -> Lines:
+    """Accuracies by task with their intervals as text, the head first; empty where none has any.
+
+    Args:
+        table: One whose columns are tasks.
+    """
+    cells = {row: columns[""] for row, columns in table["rows"].items()}
+    done = {row: cell for row, cell in cells.items() if cell.get("task_intervals")}
+    if not done:
+        return []
+    tasks = list(next(iter(done.values()))["tasks"])
+    lines = [["", *tasks]]
+    for row, cell in done.items():
+        estimates = [(cell["tasks"][task], *cell["task_intervals"][task]) for task in tasks]
+        lines.append([row, *(_with_interval(*estimate) for estimate in estimates)])
+    return lines
 
 
 def _task_lines(table: Table) -> Lines:
@@ -121,8 +174,11 @@ def _average(cell: Mapping[str, Any]) -> str:
         return FAILED
     if "average" not in cell:
         return "-"
-    value, low, high = (100 * cell["average"][key] for key in ("value", "low", "high"))
-    return f"{value:.1f} ({low:.1f} to {high:.1f})"
+    return _with_interval(*(cell["average"][key] for key in ("value", "low", "high")))
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _number(value: float | None, template: str, factor: int = 1) -> str:

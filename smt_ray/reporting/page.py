@@ -5,6 +5,7 @@ Everything that a template is given is escaped: what a model wrote is text, what
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from smt_ray.reporting.table import format_seconds
@@ -28,6 +29,18 @@ def render_page(template: str, **contents: Any) -> str:
     )
     environment.filters |= {"count": "{:,}".format, "percent": _percent, "seconds": format_seconds}
     return environment.get_template(template).render(**contents)
+
+
+def drawing(svg: str | None) -> Any:
+    """A drawing of ours, which the page takes as it is."""
+    from markupsafe import Markup
+
+    return None if svg is None else Markup(svg)
+
+
+def moment(ms: int | None) -> str | None:
+    """A time for people, from milliseconds since the epoch."""
+    return None if ms is None else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _percent(share: float) -> str:

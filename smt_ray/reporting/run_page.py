@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from smt_ray.reporting.charts import WHO, Estimate, accuracy_chart, curves_chart
 from smt_ray.reporting.figures import loss_curves
-from smt_ray.reporting.page import render_page
+from smt_ray.reporting.page import drawing, moment, render_page
 from smt_ray.reporting.selection_map import selection_map
 from smt_ray.reporting.table import LEGEND, accuracy_cells, facts, mean, task_lines
+from smt_ray.reporting.time_table import TimeLine, time_table
 from smt_ray.reporting.weight_grid import Weight
 from smt_ray.reporting.wrong_answers import Predictions, wrong_answers
 
@@ -61,11 +61,11 @@ def run_page(run: RunContents) -> str:
         title=run.name,
         method=run.metrics.get("method"),
         status=run.status.lower(),
-        started=_moment(run.started_ms),
-        ended=_moment(run.ended_ms),
+        started=moment(run.started_ms),
+        ended=moment(run.ended_ms),
         missing=run.missing,
         highlights=_highlights(run.metrics),
-        facts=[*facts(run.metrics), *_settings(run)],
+        facts=run_facts(run),
         datasets=run.datasets,
         config_text=run.config_text,
         accuracy=_accuracy(run.metrics),
@@ -77,10 +77,6 @@ def run_page(run: RunContents) -> str:
         stages=_stages(run.metrics),
         environment=run.environment,
     )
-
-
-def _moment(ms: int | None) -> str | None:
-    return None if ms is None else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _highlights(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -100,17 +96,18 @@ def _highlights(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _settings(run: RunContents) -> list[tuple[str, str]]:
-    """What of the configuration a reader asks for first; the rest stands below it."""
+def run_facts(run: RunContents) -> list[tuple[str, str]]:
+    """What was trained and how: (what, text) pairs; the whole configuration stands elsewhere."""
+    pairs = facts(run.metrics)
     training = run.config.get("training")
     if not training:
-        return []
+        return pairs
     steps = (run.metrics.get("training") or {}).get("num_steps")
     length = f"{steps:,} steps of {training['batch_size']} rows" if steps else ""
     rate = f"learning rate {training['learning_rate']:g}, {training['lr_schedule']}"
     ramp = training["lr_warmup_steps"]
     words = [length, rate, f"ramp of {ramp} steps" if ramp else "", f"seed {run.config['seed']}"]
-    return [("training", ", ".join(word for word in words if word))]
+    return [*pairs, ("training", ", ".join(word for word in words if word))]
 
 
 def _accuracy(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -119,7 +116,7 @@ def _accuracy(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     lines = [line for name, task in metrics["tasks"].items() for line in task_lines(name, task)]
     rows = {name: _estimates(results) for name, results in lines}
-    return {"cells": cells, "legend": LEGEND, "chart": _drawing(accuracy_chart(rows, "accuracy"))}
+    return {"cells": cells, "legend": LEGEND, "chart": drawing(accuracy_chart(rows, "accuracy"))}
 
 
 def _estimates(results: Mapping[str, Any]) -> dict[str, Estimate]:
@@ -139,7 +136,7 @@ def _loss(records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     checked, losses = loss_curves(records, "validation/loss")
     lowest = min(losses, default=math.nan)
     return {
-        "chart": _drawing(curves_chart(records, "loss")),
+        "chart": drawing(curves_chart(records, "loss")),
         "last": (values[-1], steps[-1]),
         "lowest": (lowest, checked[losses.index(lowest)]) if losses else None,
         "last_validation": (losses[-1], checked[-1]) if losses else None,
@@ -147,29 +144,15 @@ def _loss(records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def _stages(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
-    stages = metrics.get("stages") or {}
-    if not stages:
-        return None
-    seconds = {name: stage.get("seconds") or 0.0 for name, stage in stages.items()}
-    longest = max(seconds.values()) or 1.0
-    return {
-        "rows": [
-            {
-                "name": name,
-                "folder": stage.get("stage") or "",
-                "seconds": stage.get("seconds"),
-                "reused": stage.get("reused"),
-                "share": seconds[name] / longest,
-            }
-            for name, stage in stages.items()
+    return time_table(
+        "kept in",
+        [
+            TimeLine(
+                kind,
+                stage.get("seconds"),
+                stage.get("stage") or "",
+                reused=bool(stage.get("reused")),
+            )
+            for kind, stage in (metrics.get("stages") or {}).items()
         ],
-        "total": math.fsum(seconds.values()),
-        "any_reused": any(stage.get("reused") for stage in stages.values()),
-    }
-
-
-def _drawing(svg: str) -> Any:
-    """A drawing of ours, which the page takes as it is."""
-    from markupsafe import Markup
-
-    return Markup(svg)
+    )

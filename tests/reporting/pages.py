@@ -1,4 +1,4 @@
-"""A page as a browser would take it apart."""
+"""A page as a browser would take it apart, and what models may have written in it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from typing import Any
+
+NASTY = "</pre><script>alert(1)</script><img src=https://evil.test/x onerror=alert(1)>&amp;\"'"
+"""What a model may write."""
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -69,3 +73,29 @@ def read_page(html: str) -> Page:
     reader.close()
     assert not reader.open, f"never closed: {reader.open}"
     return reader.page
+
+
+def leaks(html: str) -> list[str]:
+    """Everything that a browser would fetch from elsewhere, or run; links are only followed."""
+    page = read_page(html)
+    fetched = [
+        value
+        for tag, name, value in page.attributes
+        if name in ("src", "srcset", "data", "poster", "action", "href", "xlink:href")
+        and tag != "a"
+        and not value.startswith("#")
+    ]
+    return fetched + re.findall(r"@import[^;]+|url\((?!#)[^)]*\)|javascript:", html)
+
+
+def prediction(index: int, correct: bool, **more: Any) -> dict[str, Any]:
+    """An answer as the evaluation keeps it."""
+    return {
+        "index": index,
+        "prompt": f"Below is an instruction.\n\nHow much is {index} + 1?\n\n### Response:\n",
+        "output": f"the correct answer is {index + 1 if correct else 'blue'}",
+        "extracted": str(index + 1) if correct else "blue",
+        "expected": str(index + 1),
+        "correct": correct,
+        **more,
+    }

@@ -9,50 +9,21 @@ from typing import Any
 
 import pytest
 
-from smt_ray.reporting.comparison import claim_text, table_lines, to_csv, to_markdown
+from smt_ray.reporting.comparison import (
+    claim_text,
+    legend_text,
+    table_lines,
+    task_interval_lines,
+    to_csv,
+    to_markdown,
+)
 from smt_ray.reporting.comparison_figures import draw_table
-
-
-def cell(value: float, **changes: Any) -> dict[str, Any]:
-    return {
-        "runs": ["r"],
-        "errors": [],
-        "learning_rate": 1e-3,
-        "percent_of_base": 0.84,
-        "step_seconds": value,
-        "projections": {"q_proj": 1, "v_proj": 3},
-        "tasks": {"boolq": value, "piqa": value},
-        "average": {"value": value, "low": value - 0.1, "high": value + 0.1},
-        "by_seed": [value, value],
-        **changes,
-    }
-
-
-FAILED = {"runs": ["bad"], "errors": ["out of memory"], "learning_rate": 1e-3}
-
-
-def table(columns: Any, rows: dict[str, Any], claims: Any = ()) -> dict[str, Any]:
-    return {"title": "Title", "columns": columns, "rows": rows, "claims": list(claims)}
+from tests.reporting.comparisons import comparison_results
 
 
 @pytest.fixture
 def results() -> dict[str, Any]:
-    of_cells = {"smt": {"": cell(0.5)}, "lora": {"": cell(0.25)}, "bad": {"": FAILED}}
-    claim = {"better": "smt", "worse": "lora", "source": "Table 2", "verdict": "held",
-             "difference": {"value": 0.25, "low": 0.125, "high": 0.375}}  # fmt: skip
-    grid = {"smt": {"1%": cell(0.5), "2%": cell(0.75)}, "lora": {"1%": cell(0.25), "2%": FAILED}}
-    return {
-        "name": "mine",
-        "seeds": [0, 1],
-        "tables": {
-            "methods": table("tasks", of_cells, [claim]),
-            "speed": table("speed", of_cells),
-            "shares": table("projections", of_cells),
-            "budgets": table(["1%", "2%"], grid),
-        },
-        "learning_rates": {"smt": {"chosen": 1e-3, "validation_loss": {"0.001": 0.5, "1": None}}},
-        "runs": {"r": {"error": "", "seconds": 1.0}, "bad": {"error": "out of memory"}},
-    }
+    return comparison_results()
 
 
 def test_a_table_of_tasks_has_every_accuracy_the_average_and_the_seeds(
@@ -64,6 +35,21 @@ def test_a_table_of_tasks_has_every_accuracy_the_average_and_the_seeds(
         ["lora", "0.001", "0.840", "25.0", "25.0", "25.0 (15.0 to 35.0)", "25.0 25.0"],
         ["bad", "0.001", "-", "-", "-", "failed", ""],
     ]
+
+
+def test_a_tasks_accuracies_have_intervals_where_they_were_measured(
+    results: dict[str, Any],
+) -> None:
+    assert task_interval_lines(results["tables"]["methods"]) == [
+        ["", "boolq", "piqa"],
+        ["smt", "50.0 (35.0 to 65.0)", "50.0 (35.0 to 65.0)"],
+        ["lora", "25.0 (10.0 to 40.0)", "25.0 (10.0 to 40.0)"],
+    ]
+
+
+def test_one_seed_is_called_one(results: dict[str, Any]) -> None:
+    assert legend_text(results).startswith("Every cell is a run for each of the seeds 0, 1. ")
+    assert legend_text({"seeds": [7]}).startswith("Every cell is a run for seed 7. ")
 
 
 def test_tables_of_speed_shares_and_settings(results: dict[str, Any]) -> None:

@@ -11,26 +11,13 @@ import pytest
 from smt_ray.reporting.run_page import RunContents, run_page
 from smt_ray.reporting.table import accuracy_cells, facts, format_seconds
 from smt_ray.reporting.weight_grid import Weight
-from tests.reporting.pages import read_page
+from tests.reporting.pages import NASTY, leaks, prediction, read_page
 
 SECTIONS = ["ran", "accuracy", "loss", "selection", "wrong", "stages", "versions", "config"]
-NASTY = "</pre><script>alert(1)</script><img src=https://evil.test/x onerror=alert(1)>&amp;\"'"
 
 
 def result(accuracy: float) -> dict[str, Any]:
     return {"accuracy": accuracy, "interval": [accuracy - 0.02, accuracy + 0.01], "num_unread": 0}
-
-
-def prediction(index: int, correct: bool, **more: Any) -> dict[str, Any]:
-    return {
-        "index": index,
-        "prompt": f"Below is an instruction.\n\nHow much is {index} + 1?\n\n### Response:\n",
-        "output": f"the correct answer is {index + 1 if correct else 'blue'}",
-        "extracted": str(index + 1) if correct else "blue",
-        "expected": str(index + 1),
-        "correct": correct,
-        **more,
-    }
 
 
 @pytest.fixture(scope="module")
@@ -227,19 +214,6 @@ def test_what_a_model_wrote_is_text_whatever_it_wrote(run: RunContents, html: st
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     assert page.text.count("<script>alert(1)</script>") > 20
     assert not leaks(html)
-
-
-def leaks(html: str) -> list[str]:
-    """Everything that a browser would fetch from elsewhere, or run; links are only followed."""
-    page = read_page(html)
-    fetched = [
-        value
-        for tag, name, value in page.attributes
-        if name in ("src", "srcset", "data", "poster", "action", "href", "xlink:href")
-        and tag != "a"
-        and not value.startswith("#")
-    ]
-    return fetched + re.findall(r"@import[^;]+|url\((?!#)[^)]*\)|javascript:", html)
 
 
 def test_the_page_fetches_nothing_and_runs_nothing(html: str) -> None:
