@@ -140,8 +140,8 @@ def draw_intervals(
             if key in row
         ]
         _draw_series(axes, points, how)
-    labels = [row if len(row) <= _LONGEST_LABEL else f"{row[:_LONGEST_LABEL]}…" for row in rows]
-    axes.set_yticks([i * band + (len(shown) - 1) / 2 for i in range(len(rows))], labels)
+    middles = [i * band + (len(shown) - 1) / 2 for i in range(len(rows))]
+    axes.set_yticks(middles, map(short_label, rows))
     axes.set_ylim(len(rows) * band - 1, -1.1)
     for place in range(1, len(rows)):
         axes.axhline(place * band - 1.1, color="#dddddd", linewidth=0.8)
@@ -154,6 +154,11 @@ def draw_intervals(
     axes.spines[["top", "right", "left"]].set_visible(False)
     if len(shown) > 1:
         figure.legend(loc="outside upper left", ncols=2, frameon=False, handletextpad=0.3)
+
+
+def short_label(text: str) -> str:
+    """A label that leaves room for the values."""
+    return text if len(text) <= _LONGEST_LABEL else f"{text[:_LONGEST_LABEL]}…"
 
 
 def _shown(

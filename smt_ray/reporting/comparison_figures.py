@@ -18,6 +18,7 @@ from smt_ray.reporting.charts import (
     draw_intervals,
     interval_chart,
     interval_height,
+    short_label,
     svg_chart,
 )
 from smt_ray.reporting.colours import series_colour
@@ -119,7 +120,7 @@ def series_of(rows: Iterable[str]) -> dict[str, Series]:
     places = _places(list(rows))
     return {
         row: Series(
-            row,
+            short_label(row),
             series_colour(place).fill,
             _MARKERS[place % len(_MARKERS)],
             filled=place // len(_MARKERS) % 2 == 0,
@@ -191,14 +192,14 @@ def _draw_lines(figure: Figure, table: Mapping[str, Any]) -> None:
             [max(0.0, high - value) for value, high in zip(values, highs, strict=True)],
         ]
         axes.errorbar(
-            places, values, yerr=reach, capsize=3, linewidth=1.2, elinewidth=1, label=row,
+            places, values, yerr=reach, capsize=3, linewidth=1.2, elinewidth=1, label=how.label,
             marker=how.marker, color=how.colour, linestyle=_STYLES[index % len(_STYLES)],
             markersize=5, markerfacecolor=how.colour if how.filled else "white",
         )  # fmt: skip
     slanted = sum(map(len, columns)) > _MOST_UPRIGHT
     axes.set_xticks(
         range(len(columns)),
-        columns,
+        [short_label(column) for column in columns],
         rotation=30 if slanted else 0,
         ha="right" if slanted else "center",
     )
@@ -209,9 +210,12 @@ def _draw_lines(figure: Figure, table: Mapping[str, Any]) -> None:
 def _draw_speed(figure: Figure, cells: Rows) -> None:
     axes = figure.subplots()
     done = {row: cell["step_seconds"] for row, cell in cells.items() if cell.get("step_seconds")}
-    bars = axes.barh(list(done), list(done.values()), color=series_colour(0).fill, height=0.65)
+    bars = axes.barh(
+        range(len(done)), list(done.values()), color=series_colour(0).fill, height=0.65
+    )
     axes.bar_label(bars, [f"{seconds:.3f}" for seconds in done.values()], padding=3)
     axes.margins(x=0.12)
+    axes.set_yticks(range(len(done)), map(short_label, done))
     axes.invert_yaxis()
     axes.set_xlabel("seconds a step (median)")
     _finish(figure, axes, "x")
@@ -221,19 +225,18 @@ def _draw_projections(figure: Figure, cells: Rows) -> None:
     axes = figure.subplots()
     counts = {row: cell["projections"] for row, cell in cells.items() if cell.get("projections")}
     names = list(dict.fromkeys(name for found in counts.values() for name in found))
-    start = dict.fromkeys(counts, 0.0)
+    start = [0.0] * len(counts)
     for index, name in enumerate(names):
         colour = series_colour(index)
-        shares = {
-            row: 100 * found.get(name, 0) / sum(found.values()) for row, found in counts.items()
-        }
+        shares = [100 * found.get(name, 0) / sum(found.values()) for found in counts.values()]
         bars = axes.barh(
-            list(shares), list(shares.values()), left=list(start.values()), height=0.65,
-            color=colour.fill, edgecolor="white", label=name,
+            range(len(counts)), shares, left=start, height=0.65,
+            color=colour.fill, edgecolor="white", label=short_label(name),
         )  # fmt: skip
-        texts = [_segment_text(name, share) for share in shares.values()]
+        texts = [_segment_text(name, share) for share in shares]
         axes.bar_label(bars, texts, label_type="center", color=colour.ink, fontsize=10)
-        start = {row: start[row] + share for row, share in shares.items()}
+        start = [before + share for before, share in zip(start, shares, strict=True)]
+    axes.set_yticks(range(len(counts)), map(short_label, counts))
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("share of the chosen blocks (%)")
@@ -260,7 +263,7 @@ def _draw_losses(figure: Figure, records: Mapping[str, Sequence[Mapping[str, Any
         axes.plot(steps, means, color=how.colour, linestyle=style, linewidth=1.4)
         steps, values = loss_curves(records[row], "validation/loss")
         axes.plot(steps, values, marker=how.marker, linestyle="", clip_on=False, zorder=3, **look)
-        handles.append(Line2D([], [], marker=how.marker, linestyle=style, label=row, **look))
+        handles.append(Line2D([], [], marker=how.marker, linestyle=style, label=how.label, **look))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss per supervised token (nats)")

@@ -105,7 +105,9 @@ def test_mlflow_shows_the_runs_under_the_comparison(
     value = compared["tables"]["rates"]["rows"]["low"][""]["average"]["value"]
     assert parent.data.metrics["rates/low"] == value
     names = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert {"comparison.md", "comparison.json", "rates.csv", "rates.png"} <= names
+    assert {"comparison.md", "comparison.json", "rates.csv", "rates.png", "report.html"} <= names
     assert parent.info.status == "FINISHED"
     folder = Path(comparison.run["storage"]) / "comparisons" / "mine"
     assert (folder / "comparison.md").read_text().startswith("# mine")
+    page = (folder / "report.html").read_text()
+    assert all(f'href="../../runs/{name}/report.html"' in page for name in compared["runs"])

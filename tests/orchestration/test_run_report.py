@@ -12,9 +12,9 @@ import torch
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.errors import UserError
+from smt_ray.orchestration.report import write_report_of
 from smt_ray.orchestration.run_report import (
     read_contents,
-    report_run,
     try_to_write_report,
     write_report,
 )
@@ -76,7 +76,7 @@ def test_the_contents_are_those_of_the_artifacts(run: RunFolder) -> None:
 
 
 def test_the_page_is_written_into_the_runs_folder_and_sent_with_it(run: RunFolder) -> None:
-    place = report_run(run.storage.root, "mine")
+    place = write_report_of(run.storage.root, "mine")
     assert place == run.storage.uri("runs/mine/report.html")
     page = Path(place).read_text(encoding="utf-8")
     assert "2 of 6 blocks" in page
