@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from smt_ray.reporting.comparison import difference_text
+from smt_ray.reporting.comparison import difference_parts
 
 WIDTH, HEIGHT = 160, 20
 """Of an interval's drawing, in its own units."""
@@ -73,7 +73,7 @@ def _row(name: str, claim: Claim, anchors: Mapping[str, str], scale: _Scale) -> 
         "worse": claim["worse"],
         "source": claim["source"],
         "verdict": claim["verdict"],
-        "difference": difference_text(claim),
+        "difference": difference_parts(claim),
         "places": difference
         and {key: scale.place(100 * difference[key]) for key in ("value", "low", "high")},
     }

@@ -80,10 +80,15 @@ def claim_text(claim: Mapping[str, Any]) -> str:
 
 def difference_text(claim: Mapping[str, Any]) -> str:
     """By how much a claim's first row is better; "" where that is not known."""
+    return " ".join(difference_parts(claim))
+
+
+def difference_parts(claim: Mapping[str, Any]) -> tuple[str, ...]:
+    """The same, the difference and its interval apart."""
     if not (difference := claim.get("difference")):
-        return ""
+        return ()
     value, low, high = (100 * difference[key] for key in ("value", "low", "high"))
-    return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
+    return f"{value:+.1f} points", f"({low:+.1f} to {high:+.1f})"
 
 
 def task_interval_lines(table: Table) -> Lines:
