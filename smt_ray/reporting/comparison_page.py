@@ -182,7 +182,8 @@ def _runs(runs: Mapping[str, Any], pages: Mapping[str, str]) -> dict[str, Any] |
     lines = []
     for name, run in runs.items():
         rate, accuracy = run.get("learning_rate"), run.get("accuracy")
-        found = "finished before" if run.get("reused") else "finished"
+        found = "trained" if accuracy is None else "finished"  # a learning rate needs no test rows
+        found += " before" if run.get("reused") else ""
         texts = {
             "method": run.get("method", ""),
             "learning rate": "" if rate is None else f"{rate:g}",
