@@ -185,23 +185,23 @@ def _runs(runs: Mapping[str, Any], pages: Mapping[str, str]) -> dict[str, Any] |
         found = "trained" if accuracy is None else "finished"  # a learning rate needs no test rows
         found += " before" if run.get("reused") else ""
         texts = {
+            "accuracy": "" if accuracy is None else f"{accuracy:.1%}",
             "method": run.get("method", ""),
             "learning rate": "" if rate is None else f"{rate:g}",
             "seed": str(run.get("seed", "")),
-            "average accuracy": "" if accuracy is None else f"{accuracy:.1%}",
-            "sets besides": settings_text(run.get("sets", {})),
         }
         lines.append(
             RunLine(
                 name,
                 texts,
+                settings_text(run.get("sets", {})),
                 run.get("seconds"),
                 "failed" if run["error"] else found,
                 run["error"],
                 pages.get(name, ""),
             )
         )
-    return runs_table(lines, ("learning rate", "seed", "average accuracy"))
+    return runs_table(lines, ("learning rate", "seed", "accuracy"))
 
 
 def _times(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

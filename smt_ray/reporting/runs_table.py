@@ -13,7 +13,8 @@ class RunLine:
 
     Attributes:
         name: Its name.
-        texts: Column -> text, what tells it from the others and what it measured.
+        texts: Column -> text, what it measured and what tells it from the others.
+        settings: What else it sets, in a line.
         seconds: What it took; None where that is not known.
         status: A word, such as "finished".
         error: Why it failed; "" where it did not.
@@ -22,6 +23,7 @@ class RunLine:
 
     name: str
     texts: Mapping[str, str] = field(default_factory=dict)
+    settings: str = ""
     seconds: float | None = None
     status: str = "finished"
     error: str = ""
@@ -43,6 +45,7 @@ def runs_table(runs: Sequence[RunLine], numbers: Sequence[str] = ()) -> dict[str
     return {
         "columns": [(name, name in numbers) for name in columns],
         "lines": runs,
+        "any_settings": any(run.settings for run in runs),
         "linked": any(run.page for run in runs),
     }
 

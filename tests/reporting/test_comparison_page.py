@@ -158,8 +158,8 @@ def test_every_run_is_listed_with_what_it_sets_and_failed_ones_say_why(
 ) -> None:
     page = read_page(html)
     text = " ".join(page.sections["runs"].split())
-    assert "good smt 0.001 0 50.0% selection.budget 0.05 1.0 s finished" in text
-    assert "other lora 0.001 0 25.0% 1.0 s finished before" in text
+    assert "good 50.0% smt 0.001 0 1.0 s finished selection.budget 0.05" in text
+    assert "other 25.0% lora 0.001 0 1.0 s finished before" in text
     assert "bad full 0.001 0 - failed: out of memory" in text
     assert "1 of the runs failed" in page.text
     assert "3 runs, 1 failed, 1 found finished" in page.text
