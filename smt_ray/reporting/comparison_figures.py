@@ -62,7 +62,7 @@ def draw_table(table: Mapping[str, Any], path: Path) -> Path:
     picture = _picture(table)
     figure = new_figure(7, picture.height + 0.3)
     picture.draw(figure)
-    figure.suptitle(table["title"], x=0.01, ha="left", fontsize=10)
+    figure.axes[0].set_title(table["title"], loc="left", fontsize=10)
     figure.savefig(path, dpi=150)
     return path
 
