@@ -7,13 +7,17 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 
-def start(arguments: list[Any], log: Path) -> subprocess.Popen[bytes]:
+def start(
+    arguments: list[Any], log: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """A process in a session of its own, which starts a Ray of its own if any."""
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    if environment is None:
+        environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     with log.open("w") as file:
         return subprocess.Popen(
             arguments, stdout=file, stderr=file, start_new_session=True, env=environment

@@ -10,6 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 RAY_FILES = (
     "tests/benchmarks/test_warmup.py",
     "tests/orchestration/test_compare.py",
+    "tests/orchestration/test_jobs.py",
     "tests/orchestration/test_methods.py",
     "tests/orchestration/test_mishaps.py",
     "tests/orchestration/test_search.py",
