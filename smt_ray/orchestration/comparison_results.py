@@ -117,6 +117,9 @@ def _cell(runs: list[RunConfig], outcomes: list[Outcome]) -> dict[str, Any]:
         return cell
     first = outcomes[0].metrics
     cell["percent_of_base"] = (first.get("trainable") or {}).get("percent_of_base")
+    losses = [validation_loss(outcome) for outcome in outcomes]
+    if None not in losses:
+        cell["validation_loss"] = mean(losses)
     cell["projections"] = (first.get("selection") or {}).get("projections")
     if seconds := [found for outcome in outcomes if (found := _step_seconds(outcome))]:
         cell["step_seconds"] = float(np.median(seconds))

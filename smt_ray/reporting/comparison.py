@@ -10,7 +10,8 @@ with one has none either::
         columns         "tasks", "speed", "projections", or the names of its columns
         rows            row -> column ("" where columns are what a run measures) -> cell
         cell            {"runs": a run for each seed, "errors", "learning_rate",
-                        "percent_of_base", "projections": name -> blocks, "step_seconds",
+                        "percent_of_base", "validation_loss": the seeds' mean,
+                        "projections": name -> blocks, "step_seconds",
                         "tasks": task -> accuracy, "task_intervals": task -> [low, high],
                         "average": {"value", "low", "high"}, "by_seed": averages}
         claims          [{"better", "worse", "source", "verdict",
@@ -112,7 +113,9 @@ def task_interval_lines(table: Table) -> Lines:
 def _task_lines(table: Table) -> Lines:
     cells = {row: columns[""] for row, columns in table["rows"].items()}
     tasks = next((list(cell["tasks"]) for cell in cells.values() if "tasks" in cell), [])
-    lines = [["", "learning rate", "% of base", *tasks, "average", "by seed"]]
+    losses = any("validation_loss" in cell for cell in cells.values())
+    loss = ["validation loss"] if losses else []
+    lines = [["", "learning rate", "% of base", *loss, *tasks, "average", "by seed"]]
     for row, cell in cells.items():
         accuracies = cell.get("tasks") or {}
         lines.append(
@@ -120,6 +123,7 @@ def _task_lines(table: Table) -> Lines:
                 row,
                 f"{cell['learning_rate']:g}",
                 _number(cell.get("percent_of_base"), "{:.3f}"),
+                *([_number(cell.get("validation_loss"), "{:.4f}")] if losses else []),
                 *(_number(accuracies.get(task), "{:.1f}", 100) for task in tasks),
                 _average(cell),
                 " ".join(f"{100 * value:.1f}" for value in cell.get("by_seed", ())),

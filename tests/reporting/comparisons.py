@@ -12,6 +12,7 @@ def cell(value: float, **changes: Any) -> dict[str, Any]:
         "errors": [],
         "learning_rate": 1e-3,
         "percent_of_base": 0.84,
+        "validation_loss": 2.0 * value,
         "step_seconds": value,
         "projections": {"q_proj": 1, "v_proj": 3},
         "tasks": {"boolq": value, "piqa": value},

@@ -30,11 +30,27 @@ def test_a_table_of_tasks_has_every_accuracy_the_average_and_the_seeds(
     results: dict[str, Any],
 ) -> None:
     assert table_lines(results["tables"]["methods"]) == [
-        ["", "learning rate", "% of base", "boolq", "piqa", "average", "by seed"],
-        ["smt", "0.001", "0.840", "50.0", "50.0", "50.0 (40.0 to 60.0)", "50.0 50.0"],
-        ["lora", "0.001", "0.840", "25.0", "25.0", "25.0 (15.0 to 35.0)", "25.0 25.0"],
-        ["bad", "0.001", "-", "-", "-", "failed", ""],
+        [
+            "",
+            "learning rate",
+            "% of base",
+            "validation loss",
+            "boolq",
+            "piqa",
+            "average",
+            "by seed",
+        ],
+        ["smt", "0.001", "0.840", "1.0000", "50.0", "50.0", "50.0 (40.0 to 60.0)", "50.0 50.0"],
+        ["lora", "0.001", "0.840", "0.5000", "25.0", "25.0", "25.0 (15.0 to 35.0)", "25.0 25.0"],
+        ["bad", "0.001", "-", "-", "-", "-", "failed", ""],
     ]
+
+
+def test_losses_have_no_column_where_no_rows_were_held_out(results: dict[str, Any]) -> None:
+    table = results["tables"]["methods"]
+    for row in table["rows"].values():
+        row[""] = {key: value for key, value in row[""].items() if key != "validation_loss"}
+    assert table_lines(table)[0][:4] == ["", "learning rate", "% of base", "boolq"]
 
 
 def test_a_tasks_accuracies_have_intervals_where_they_were_measured(
