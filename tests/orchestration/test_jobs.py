@@ -118,7 +118,7 @@ def _wait_for(address: str, leader: Any, log: Path) -> None:
     while True:
         assert leader.poll() is None, log.read_text()
         try:
-            JobSubmissionClient(address).list_jobs()
+            JobSubmissionClient(address).submit_job(entrypoint="true")  # its agent comes up last
             return
         except (ConnectionError, RuntimeError):
             assert time.monotonic() < deadline, log.read_text()
