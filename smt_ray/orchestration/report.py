@@ -5,29 +5,33 @@ from __future__ import annotations
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.errors import UserError
-from smt_ray.orchestration import comparison_report, run_report
+from smt_ray.orchestration import comparison_report, run_report, search_report
 
 
 def write_report_of(storage_root: str, name: str) -> str:
-    """Writes the page of a run or, where no run bears the name, of a comparison; says where it is.
+    """Writes the page of a run or, where none bears the name, of a comparison or a search.
+
+    Returns:
+        Where it is.
 
     Raises:
-        UserError: There is neither, or an artifact cannot be read.
+        UserError: There is none of them, or an artifact cannot be read.
     """
     storage = Storage(storage_root)
     run = RunFolder(storage, name)
     if storage.exists(run.path("run.json")):
         return run_report.write_report(run)
-    if storage.exists(comparison_report.folder_of(name), comparison_report.RESULTS):
-        return comparison_report.write_report(storage, name)
-    known = {
-        kind: ", ".join(storage.list_folders(kind)) or "none" for kind in ("runs", "comparisons")
-    }
+    for group in (comparison_report, search_report):
+        if storage.exists(group.folder_of(name), group.RESULTS):
+            return group.write_report(storage, name)
+    known = [
+        f"{kind} there: {', '.join(storage.list_folders(kind)) or 'none'}"
+        for kind in ("runs", "comparisons", "searches")
+    ]
     raise UserError(
         "NAME",
-        f"no such run in {storage.uri('runs')}, and no such comparison in"
-        f" {storage.uri('comparisons')}",
+        f"no such run in {storage.uri('runs')}, comparison in {storage.uri('comparisons')} or"
+        f" search in {storage.uri('searches')}",
         got=name,
-        fix=f"runs there: {known['runs']}; comparisons: {known['comparisons']};"
-        " another storage is chosen with --storage",
+        fix=f"{'; '.join(known)}; another storage is chosen with --storage",
     )

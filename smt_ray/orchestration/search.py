@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> dict[str, An
     Raises:
         UserError: A point cannot work, and nothing has been started then; or no trial finished.
     """
+    started_ms = time.time_ns() // 1_000_000
     if merge_into is not None:
         check_out(merge_into)
     _optuna(config)
@@ -63,7 +65,10 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> dict[str, An
             best = _best(trials)
             results = {
                 "name": config.name,
+                "started_ms": started_ms,
+                "ended_ms": time.time_ns() // 1_000_000,
                 "trials": trials,
+                "log_keys": [key for key, domain in config.domains.items() if domain.is_log],
                 "winner": Flow(config.make_run(best["point"]), parent.run_id).run("evaluation"),
                 "best_yaml": best_yaml(config, best, len(trials)),
             }

@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from smt_ray.config.load import values_to_yaml
+from smt_ray.config.load import to_yaml, values_to_yaml
 from smt_ray.config.run import RunConfig
 from smt_ray.config.search import SearchConfig
 from smt_ray.errors import UserError
 from smt_ray.orchestration.parent_run import ParentRun
+from smt_ray.orchestration.run_report import REPORT, warn_where_it_fails
+from smt_ray.orchestration.search_report import CONFIG, RESULTS, write_report
 from smt_ray.reporting.search import to_csv, to_markdown
-from smt_ray.reporting.search_figures import draw_curves, draw_key
+from smt_ray.reporting.search_figures import save_curves, save_key
 
 _ASKED = "asked.json"
 
@@ -41,7 +43,7 @@ def check_same_search(parent: ParentRun, config: SearchConfig, runs: Sequence[Ru
 
 
 def write_search(parent: ParentRun, config: SearchConfig, results: Mapping[str, Any]) -> list[str]:
-    """Writes ``search.json``, ``search.md``, ``trials.csv``, ``best.yaml`` and the pictures.
+    """Writes the results, the configuration, the trials as Markdown and CSV, pictures, the page.
 
     Args:
         parent: The search's folder.
@@ -53,24 +55,27 @@ def write_search(parent: ParentRun, config: SearchConfig, results: Mapping[str, 
     """
     trials = results["trials"]
     texts = {
+        CONFIG: to_yaml(config),
         "search.md": to_markdown(results),
         "trials.csv": to_csv(trials),
         "best.yaml": results["best_yaml"],
     }
     storage, folder = parent.storage, parent.folder
-    files = [f"{folder}/search.json"]
+    files = [f"{folder}/{RESULTS}"]
     storage.write_json(files[0], dict(results))
     for name, text in texts.items():
         files.append(f"{folder}/{name}")
         storage.write_bytes(files[-1], text.encode())
     with tempfile.TemporaryDirectory() as scratch:
-        pictures = [draw_curves(trials, Path(scratch) / "trials.png")]
+        pictures = [save_curves(trials, Path(scratch) / "trials.png")]
         for key, domain in config.domains.items():
             path = Path(scratch) / f"loss_over_{key}.png"
-            pictures.append(draw_key(trials, key, path, is_log=domain.is_log))
+            pictures.append(save_key(trials, key, path, is_log=domain.is_log))
         for picture in pictures:
             files.append(f"{folder}/{picture.name}")
             storage.put_file(picture, files[-1])
+    if warn_where_it_fails(lambda: write_report(storage, config.name), config.name, storage):
+        files.append(f"{folder}/{REPORT}")
     return files
 
 

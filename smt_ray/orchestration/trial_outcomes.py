@@ -19,6 +19,7 @@ from smt_ray.orchestration.plan import make_plan
 from smt_ray.orchestration.progress import say
 from smt_ray.orchestration.trainer import METRICS
 from smt_ray.orchestration.trial import METRIC, STEP
+from smt_ray.reporting.search import value_text
 from smt_ray.tracking.records import parse_records
 
 FINISHED, STOPPED, FAILED = "finished", "stopped early", "failed"
@@ -40,7 +41,7 @@ class TrialLines(tune.Callback):
         numbers = {other.trial_id: number for number, other in enumerate(trials, 1)}
         self._numbers |= numbers
         point = trial.config.get("point", trial.config)
-        settings = ", ".join(f"{key} {_short(value)}" for key, value in point.items())
+        settings = ", ".join(f"{key} {value_text(value)}" for key, value in point.items())
         say(f"trial {numbers[trial.trial_id]} of {self._num_trials}: {settings}")
 
     def on_trial_result(
@@ -134,7 +135,3 @@ def _send(folder: RunFolder, manifest: dict[str, Any]) -> None:
         log_run(folder.storage.root, folder.name)
     except UserError as error:
         say(f"WARNING tracking: {error}")
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -55,28 +55,35 @@ class RunContents:
 
 def run_page(run: RunContents) -> str:
     """The page as HTML."""
-    predictions = run.predictions
     return render_page(
         "run.html",
-        title=run.name,
         method=run.metrics.get("method"),
         status=run.status.lower(),
-        started=moment(run.started_ms),
-        ended=moment(run.ended_ms),
-        missing=run.missing,
-        highlights=_highlights(run.metrics),
-        facts=run_facts(run),
-        datasets=run.datasets,
-        config_text=run.config_text,
-        accuracy=_accuracy(run.metrics),
-        loss=_loss(run.records),
-        selection=selection_map(run.weights),
-        wrong=wrong_answers(
+        stages=_stages(run.metrics),
+        **page_sections(run),
+    )
+
+
+def page_sections(run: RunContents) -> dict[str, Any]:
+    """What a template shows of a run, in its own page or another's."""
+    predictions = run.predictions
+    return {
+        "title": run.name,
+        "started": moment(run.started_ms),
+        "ended": moment(run.ended_ms),
+        "missing": run.missing,
+        "highlights": _highlights(run.metrics),
+        "facts": run_facts(run),
+        "datasets": run.datasets,
+        "config_text": run.config_text,
+        "accuracy": _accuracy(run.metrics),
+        "loss": _loss(run.records),
+        "selection": selection_map(run.weights),
+        "wrong": wrong_answers(
             predictions.get("tuned", {}), predictions.get("base"), NUM_WRONG_ANSWERS
         ),
-        stages=_stages(run.metrics),
-        environment=run.environment,
-    )
+        "environment": run.environment,
+    }
 
 
 def _highlights(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

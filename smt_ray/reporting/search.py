@@ -1,4 +1,16 @@
-"""A search's trials as a table: on a terminal, as Markdown and as CSV."""
+"""A search's trials as a table: on a terminal, as Markdown and as CSV.
+
+``search.json``, which everything here and the page read::
+
+    name                of the search
+    started_ms, ended_ms  milliseconds since the epoch
+    trials              the winner first: {"run", "point": key -> value, "status": "finished",
+                        "stopped early" or "failed", "error", "step" and "loss" of the last
+                        validation, "history": [(step, validation loss)], "seconds"}
+    log_keys            keys that are drawn on a logarithmic scale
+    winner              the winner's metrics.json
+    best_yaml           the winner as a run's own file
+"""
 
 from __future__ import annotations
 
@@ -23,8 +35,8 @@ def trial_cells(trials: Sequence[Trial]) -> Cells:
     rows = tuple(
         (
             trial["run"] or _MISSING,
-            *(_text(trial["point"].get(key)) for key in keys),
-            _text(trial["step"]),
+            *(value_text(trial["point"].get(key)) or _MISSING for key in keys),
+            value_text(trial["step"]) or _MISSING,
             _MISSING if trial["loss"] is None else f"{trial['loss']:.4f}",
             format_seconds(trial["seconds"]),
             f"{trial['status']}: {trial['error']}" if trial["error"] else trial["status"],
@@ -70,7 +82,8 @@ def print_trials(trials: Sequence[Trial], file: TextIO | None = None) -> None:
     show(lambda console: console.print(table), file or sys.stdout)
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """A setting in four digits; "" of none."""
     if value is None:
-        return _MISSING
+        return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

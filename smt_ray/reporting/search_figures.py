@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smt_ray.reporting.charts import svg_chart
 from smt_ray.reporting.figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's blue, orange and grey; markers tell them apart in print.
 _LOOKS = {
@@ -17,15 +19,62 @@ _LOOKS = {
     "stopped early": ("v", "#E69F00"),
     "failed": ("x", "#777777"),
 }
-_LOSS = "validation loss per supervised token (nats)"
+_LOSS = "validation loss (nats)"
 _SIZE = (7.0, 3.8)  # inches
+_HEIGHT = 3.3  # inches, in a page
 
 Trial = Mapping[str, Any]
 
 
-def draw_curves(trials: Sequence[Trial], path: Path) -> Path:
-    """Every trial's validation loss by step; the winner, the first, is the thick one."""
+def save_curves(trials: Sequence[Trial], path: Path) -> Path:
+    """Every trial's validation loss by step, as a PNG; the winner is the thick one.
+
+    Args:
+        trials: As :func:`smt_ray.orchestration.trial_outcomes.read_trials` gives them.
+        path: The picture.
+    """
+    return _save(path, lambda figure: _draw_curves(figure, trials))
+
+
+def save_key(trials: Sequence[Trial], key: str, path: Path, *, is_log: bool = False) -> Path:
+    """The last validation loss of every trial over one key, as a PNG.
+
+    Args:
+        trials: As for :func:`save_curves`.
+        key: The dotted key.
+        path: The picture.
+        is_log: Whether the key is drawn on a logarithmic scale.
+    """
+    return _save(path, lambda figure: _draw_key(figure, trials, key, is_log))
+
+
+def trials_chart(trials: Sequence[Trial], name: str) -> str:
+    """What :func:`save_curves` shows, for a page.
+
+    Args:
+        trials: As for :func:`save_curves`.
+        name: What tells its parts from those of the page's other charts.
+    """
+    label = "Validation loss of every trial over the optimizer steps"
+    return svg_chart(name, label, _HEIGHT, lambda figure: _draw_curves(figure, trials))
+
+
+def key_chart(trials: Sequence[Trial], key: str, name: str, *, is_log: bool = False) -> str:
+    """What :func:`save_key` shows, for a page."""
+    label = f"Validation loss of every trial over {key}"
+    return svg_chart(name, label, _HEIGHT, lambda figure: _draw_key(figure, trials, key, is_log))
+
+
+def _save(path: Path, draw: Callable[[Figure], None]) -> Path:
     figure = new_figure(*_SIZE)
+    draw(figure)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def _draw_curves(figure: Figure, trials: Sequence[Trial]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes = figure.subplots()
     for number, trial in reversed(list(enumerate(trials))):
         if not trial["history"]:
@@ -34,29 +83,17 @@ def draw_curves(trials: Sequence[Trial], path: Path) -> Path:
         steps, losses = zip(*trial["history"], strict=True)
         axes.plot(
             steps, losses, marker=marker, color=colour, markersize=4,
-            linewidth=1 if number else 2.5, alpha=1.0 if not number else 0.6,
+            linewidth=1 if number else 2.5, alpha=0.6 if number else 1.0,
         )  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel(_LOSS)
-    _finish(axes, trials)
-    figure.savefig(path, dpi=150)
-    return path
+    _finish(figure, axes, trials)
 
 
-def draw_key(trials: Sequence[Trial], key: str, path: Path, *, is_log: bool = False) -> Path:
-    """The last validation loss of every trial over one key.
-
-    Args:
-        trials: As :func:`smt_ray.orchestration.trial_outcomes.read_trials` gives them.
-        key: The dotted key.
-        path: The PNG.
-        is_log: Whether the key is drawn on a logarithmic scale.
-    """
-    figure = new_figure(*_SIZE)
+def _draw_key(figure: Figure, trials: Sequence[Trial], key: str, is_log: bool) -> None:
     axes = figure.subplots()
     shown = [trial for trial in trials if trial["loss"] is not None]
-    values = [trial["point"].get(key) for trial in shown]
-    places, names = _places(values)
+    places, names = _places([trial["point"].get(key) for trial in shown])
     for place, trial in zip(places, shown, strict=True):
         marker, colour = _LOOKS[trial["status"]]
         size = 90 if trial is trials[0] else 36
@@ -67,10 +104,7 @@ def draw_key(trials: Sequence[Trial], key: str, path: Path, *, is_log: bool = Fa
     elif is_log:
         axes.set_xscale("log")
     axes.set_xlabel(key)
-    axes.set_ylabel(_LOSS)
-    _finish(axes, trials)
-    figure.savefig(path, dpi=150)
-    return path
+    _finish(figure, axes, trials)
 
 
 def _places(values: Sequence[Any]) -> tuple[list[float], list[str]]:
@@ -87,10 +121,11 @@ def _places(values: Sequence[Any]) -> tuple[list[float], list[str]]:
     return [names.index(str(value)) for value in values], names
 
 
-def _finish(axes: Axes, trials: Sequence[Trial]) -> None:
+def _finish(figure: Figure, axes: Axes, trials: Sequence[Trial]) -> None:
     for status in dict.fromkeys(trial["status"] for trial in trials):
         marker, colour = _LOOKS[status]
         axes.plot([], [], marker, color=colour, label=status)
+    axes.set_ylabel(_LOSS)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, handletextpad=0.3)

@@ -84,9 +84,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     for name in (".venv", "smt_ray_storage", "mlruns", "models"):
         (folder / name).mkdir()
         (folder / name / "large.bin").write_bytes(b"0" * 1000)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    # The agent, which starts jobs, has a port of its own: by default the one of another Ray here.
+    port, agent_port = _free_port(), _free_port()
     # Ray's sockets lie below its folder, and their names must be short.
     session = Path(os.environ.get("TMPDIR", "/tmp")) / f"smt_ray_head_{port}"
     environment = {
@@ -99,7 +98,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     leader = processes.start(
         ["ray", "start", "--head", "--block", "--port=0", "--num-cpus=2", "--num-gpus=0",
          "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}",
-         f"--temp-dir={session}", "--disable-usage-stats"],
+         f"--dashboard-agent-listen-port={agent_port}", f"--temp-dir={session}",
+         "--disable-usage-stats"],
         scratch / "head.log", environment,
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
@@ -109,6 +109,13 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     finally:
         processes.kill(leader)
         shutil.rmtree(session, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def _wait_for(address: str, leader: Any, log: Path) -> None:

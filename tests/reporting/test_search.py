@@ -10,25 +10,13 @@ from typing import Any
 import pytest
 
 from smt_ray.reporting.search import print_trials, to_csv, to_markdown, trial_cells
-from smt_ray.reporting.search_figures import draw_curves, draw_key
-
-
-def trial(run: str | None, status: str, loss: float | None, **changes: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "run": run, "status": status, "loss": loss, "error": "", "step": 4, "seconds": 75.0,
-        "point": {"selection.block_size": 8, "training.learning_rate": 0.0012345},
-        "history": [] if loss is None else [(2, loss + 1), (4, loss)],
-    }  # fmt: skip
-    return {**values, **changes}
+from smt_ray.reporting.search_figures import save_curves, save_key
+from tests.reporting.searches import three_trials
 
 
 @pytest.fixture
 def trials() -> list[dict[str, Any]]:
-    return [
-        trial("s-1", "finished", 0.512345),
-        trial("s-2", "stopped early", 0.9, step=2),
-        trial(None, "failed", None, step=None, seconds=None, error="out of | memory"),
-    ]
+    return three_trials()
 
 
 def test_a_row_of_the_table_is_a_trial_with_its_settings_and_how_it_ended(
@@ -68,7 +56,7 @@ def test_pictures_are_drawn_of_numbers_and_names_and_where_nothing_finished(
     for shown in (trials, trials[2:]):
         for one in shown:
             one["point"]["selection.score"] = "random"
-        paths = [draw_curves(shown, tmp_path / "curves.png")]
+        paths = [save_curves(shown, tmp_path / "curves.png")]
         for key, is_log in (("selection.score", False), ("training.learning_rate", True)):
-            paths.append(draw_key(shown, key, tmp_path / f"{key}.png", is_log=is_log))
+            paths.append(save_key(shown, key, tmp_path / f"{key}.png", is_log=is_log))
         assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
