@@ -22,6 +22,7 @@ _LOOKS = {
 _LOSS = "validation loss (nats)"
 _SIZE = (7.0, 3.8)  # inches
 _HEIGHT = 3.3  # inches, in a page
+_FEW = 4
 
 Trial = Mapping[str, Any]
 
@@ -101,10 +102,24 @@ def _draw_key(figure: Figure, trials: Sequence[Trial], key: str, is_log: bool) -
     if names:
         axes.set_xticks(range(len(names)), names)
         axes.margins(x=0.15)
-    elif is_log:
-        axes.set_xscale("log")
+    elif shown:
+        _scale(axes, places, is_log)
     axes.set_xlabel(key)
     _finish(figure, axes, trials)
+
+
+def _scale(axes: Axes, values: Sequence[float], is_log: bool) -> None:
+    """An axis of numbers: of few, each has its tick; a logarithmic one has plain labels."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    distinct = sorted(set(values))
+    if is_log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    if len(distinct) <= _FEW:
+        axes.set_xticks(distinct)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
 def _places(values: Sequence[Any]) -> tuple[list[float], list[str]]:
