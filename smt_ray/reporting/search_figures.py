@@ -117,7 +117,7 @@ def _scale(axes: Axes, values: Sequence[float], is_log: bool) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    if len(distinct) <= _FEW:
+    elif len(distinct) <= _FEW:
         axes.set_xticks(distinct)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
