@@ -18,10 +18,9 @@ from pydantic import model_validator
 from smt_ray.config.fields import Section, execution, semantic
 from smt_ray.config.load import (
     apply_overrides,
-    read_values,
+    load_named,
     semantic_digest,
     validate_config,
-    validate_section,
 )
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
@@ -164,15 +163,5 @@ class ComparisonConfig(Section):
 
 
 def load_comparison(path: str | Path, overrides: list[str]) -> ComparisonConfig:
-    """Reads a comparison's YAML.
-
-    Args:
-        path: The file.
-        overrides: ``key.sub=value`` items on the comparison, such as ``run.storage=...``.
-
-    Raises:
-        UserError: The file cannot be read, or has a bad key or value.
-    """
-    values = apply_overrides(read_values(path), overrides)
-    values.setdefault("name", Path(path).stem)
-    return validate_section(ComparisonConfig, values)
+    """Reads a comparison's YAML; see :func:`smt_ray.config.load.load_named`."""
+    return load_named(ComparisonConfig, path, overrides)

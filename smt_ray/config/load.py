@@ -102,6 +102,22 @@ def validate_section(section: type[S], values: Mapping[str, Any]) -> S:
         raise _explain(error, section) from None
 
 
+def load_named(section: type[S], path: str | Path, overrides: Iterable[str]) -> S:
+    """Reads a section that has a file of its own, such as a comparison; its name is the file's.
+
+    Args:
+        section: The pydantic model; it has a field ``name``.
+        path: The YAML file.
+        overrides: ``key.sub=value`` items, such as ``run.storage=...``.
+
+    Raises:
+        UserError: The file cannot be read, or has a bad key or value.
+    """
+    values = apply_overrides(read_values(path), overrides)
+    values.setdefault("name", Path(path).stem)
+    return validate_section(section, values)
+
+
 def to_yaml(config: Section) -> str:
     """A complete configuration, defaults included, as YAML."""
     return values_to_yaml(config.model_dump(mode="json"))

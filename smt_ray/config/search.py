@@ -13,10 +13,9 @@ from smt_ray.config.comparison import Overrides
 from smt_ray.config.fields import Section, execution, semantic
 from smt_ray.config.load import (
     apply_overrides,
-    read_values,
+    load_named,
     semantic_digest,
     validate_config,
-    validate_section,
 )
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
@@ -169,15 +168,5 @@ def _check_domain(key: str, domain: dict[str, list[Any]]) -> None:
 
 
 def load_search(path: str | Path, overrides: list[str]) -> SearchConfig:
-    """Reads a search's YAML.
-
-    Args:
-        path: The file.
-        overrides: ``key.sub=value`` items on the search, such as ``run.storage=...``.
-
-    Raises:
-        UserError: The file cannot be read, or has a bad key or value.
-    """
-    values = apply_overrides(read_values(path), overrides)
-    values.setdefault("name", Path(path).stem)
-    return validate_section(SearchConfig, values)
+    """Reads a search's YAML; see :func:`smt_ray.config.load.load_named`."""
+    return load_named(SearchConfig, path, overrides)
