@@ -206,7 +206,10 @@ def _optuna(config: SearchConfig) -> Any:
         from ray.tune.search.optuna import OptunaSearch
     except ImportError:
         raise UserError(
-            "algorithm", "needs the package optuna", got="optuna", fix="pip install optuna"
+            "algorithm",
+            "needs the package optuna",
+            got="optuna",
+            fix="pip install 'smt-ray[optuna]'",
         ) from None
     return OptunaSearch(seed=config.seed)
 

@@ -77,6 +77,25 @@ def test_corners_have_every_value_of_a_list_and_both_ends_of_a_range() -> None:
     assert points == [{"a": 1, "b": 0.0}, {"a": 2, "b": 1.0}, {"a": 3, "b": 1.0}]
 
 
+def test_optuna_takes_the_domains_as_they_are() -> None:
+    from ray.tune.search.optuna import OptunaSearch
+
+    space = {
+        "selection.block_size": {"choice": [8, 16]},
+        "selection.budget": {"quniform": [0.01, 0.1, 0.005]},
+        "training.learning_rate": {"loguniform": [1e-5, 1e-2]},
+    }
+    optuna = OptunaSearch(seed=0)
+    assert optuna.set_search_properties("loss", "min", tune_domains(make(space)))
+    point = optuna.suggest("trial")
+    assert set(point) == set(space)
+    assert point["selection.block_size"] in (8, 16)
+    assert (point["selection.budget"] / 0.005) == pytest.approx(
+        round(point["selection.budget"] / 0.005)
+    )
+    assert 1e-5 <= point["training.learning_rate"] <= 1e-2
+
+
 CPU, GPU = ProcessResources(1, 0, None), ProcessResources(2, 1, None)
 
 
