@@ -35,6 +35,8 @@ class WarmupConfig(Section):
     num_shards: int = execution(1, ge=1)
     """Tasks that the steps are divided over; 1 with mode trained, whose ranks are training's.
     Semantic where ``reduction`` is score."""
+    gpus_per_shard: int = execution(1, ge=1)
+    """GPUs of a shard; above 1 the layers of a model that one cannot hold are spread over them."""
     accumulate_on: Literal["device", "host"] = execution("device")
     """Where the fp32 sums are kept."""
 
@@ -54,6 +56,11 @@ class WarmupConfig(Section):
                 "mode trained needs num_shards 1 and reduction gradient, as each step goes on from"
                 f" the one before (ranks are resources.num_workers); got {self.num_shards} and"
                 f" {self.reduction}"
+            )
+        if self.mode == "trained" and self.gpus_per_shard > 1:
+            raise ValueError(
+                "gpus_per_shard has no effect with mode trained, whose ranks are training's: set"
+                " resources.num_workers and deepspeed.zero_stage"
             )
         return self
 

@@ -46,12 +46,16 @@ def import_transformers() -> None:
     import transformers.modeling_utils  # noqa: F401
 
 
-def load_model(spec: dict[str, Any], device: torch.device | str = "cpu") -> nn.Module:
+def load_model(
+    spec: dict[str, Any], device: torch.device | str = "cpu", num_devices: int = 1
+) -> nn.Module:
     """Loads the base model in evaluation mode.
 
     Args:
         spec: The config's ``model`` section as plain values.
         device: Where its weights go.
+        num_devices: Above 1, its layers are spread over so many of that kind, all that this process
+            sees; inputs go to the first, and outputs come from there.
 
     Raises:
         UserError: The model cannot be found or read, or has no causal language model class.
@@ -65,13 +69,14 @@ def load_model(spec: dict[str, Any], device: torch.device | str = "cpu") -> nn.M
             path,
             dtype=DTYPES[spec["dtype"]],
             attn_implementation=spec["attn_implementation"],
+            **({"device_map": "balanced"} if num_devices > 1 else {}),
             **_common(spec),
         ),
     )
     _forget_gguf(model)
     if "://" in str(spec.get("path")):
         model.config._name_or_path = spec["path"]  # adapters say whose they are, not where it was
-    return model.to(device).eval()
+    return (model if num_devices > 1 else model.to(device)).eval()
 
 
 def load_tokenizer(spec: dict[str, Any]) -> Any:

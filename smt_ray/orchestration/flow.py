@@ -222,8 +222,9 @@ class Flow:
         assert stage is not None
         # Shards can take turns: one at a time is enough.
         resources = plan_processes(
-            config.resources, 1, ray.cluster_resources(), "warmup.num_shards"
-        )
+            config.resources, 1, ray.cluster_resources(), "warmup.num_shards",
+            gpus_each=warmup.gpus_per_shard,
+        )  # fmt: skip
         job = warmup_job(self.plan, self._preflight, resources)
         modules = list(self._preflight.shapes)
         with progress("warm-up", warmup.num_steps, lambda: self._done(PROGRESS)):

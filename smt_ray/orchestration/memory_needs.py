@@ -57,14 +57,19 @@ class MemoryNeeds:
         return self.rank(setting.zero_stage).peak(activations)
 
     def warmup_bytes(self, setting: Setting) -> int:
-        """The most that a shard's GPU holds; 0 where there is no warm-up."""
+        """The most that a shard's GPU holds; 0 where there is no warm-up.
+
+        Where a shard has several, layers and their sums are spread over them; activations are
+        counted on each, for they may all come at once.
+        """
         if not self.has_warmup:
             return 0
         sums = self.sum_bytes if setting.accumulate_on == "device" else 0
         if self.full_training is not None:
             return sums + self.full_training.training_bytes(setting)
         weights = self.value_bytes * self.counts.num_base
-        return weights + sums + self.warmup_activations(setting.max_tokens)
+        spread = -(-(weights + sums) // self.config.warmup.gpus_per_shard)
+        return spread + self.warmup_activations(setting.max_tokens)
 
     def activations(self, max_tokens: int, checkpointing: bool) -> int:
         """What a micro-batch of training needs besides parameters and gradients."""

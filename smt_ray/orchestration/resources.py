@@ -15,7 +15,7 @@ class ProcessResources:
 
     Attributes:
         num_cpus: CPUs, and threads rounded up.
-        num_gpus: 0 or 1.
+        num_gpus: GPUs; 0 to compute on the CPU.
         accelerator_type: Ray's name, or None for any.
     """
 
@@ -42,7 +42,11 @@ class ProcessResources:
 
 
 def plan_processes(
-    config: ResourcesConfig, num_at_once: int, cluster: Mapping[str, float], what: str
+    config: ResourcesConfig,
+    num_at_once: int,
+    cluster: Mapping[str, float],
+    what: str,
+    gpus_each: int = 1,
 ) -> ProcessResources:
     """What each of several processes gets, checked against the whole cluster.
 
@@ -51,6 +55,7 @@ def plan_processes(
         num_at_once: Processes that must run at the same time; 1 where they can take turns.
         cluster: ``ray.cluster_resources()``.
         what: The config key that sets ``num_at_once``, for the message.
+        gpus_each: GPUs of a process, where there are any.
 
     Raises:
         UserError: They can never all be placed, so that Ray would wait for ever.
@@ -64,6 +69,13 @@ def plan_processes(
             got=config.use_gpu,
             fix="set it to auto or false, or join a cluster that has GPUs",
         )
+    if gpus_each > 1 and not use_gpu:
+        raise UserError(
+            "warmup.gpus_per_shard",
+            "needs GPUs, and none are used",
+            got=gpus_each,
+            fix="leave it at 1 on the CPU",
+        )
     if config.cpus_per_worker > num_cpus:
         raise UserError(
             "resources.cpus_per_worker",
@@ -73,10 +85,11 @@ def plan_processes(
         )
     limits = {"CPUs": int(num_cpus // config.cpus_per_worker)}
     if use_gpu:
-        limits["GPUs"] = num_gpus
+        limits["GPUs"] = num_gpus // gpus_each
     scarce = min(limits, key=lambda kind: limits[kind])
     if num_at_once > limits[scarce]:
-        each = "a GPU" if scarce == "GPUs" else f"{config.cpus_per_worker:g} CPUs"
+        gpus = "a GPU" if gpus_each == 1 else f"{gpus_each} GPUs"
+        each = gpus if scarce == "GPUs" else f"{config.cpus_per_worker:g} CPUs"
         there = num_gpus if scarce == "GPUs" else num_cpus
         raise UserError(
             what,
@@ -84,4 +97,6 @@ def plan_processes(
             got=num_at_once,
             fix=f"set {what} to at most {limits[scarce]}, or change resources",
         )
-    return ProcessResources(config.cpus_per_worker, int(use_gpu), config.accelerator_type)
+    return ProcessResources(
+        config.cpus_per_worker, gpus_each if use_gpu else 0, config.accelerator_type
+    )

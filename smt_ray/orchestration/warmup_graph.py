@@ -44,6 +44,7 @@ def warmup_job(plan: RunPlan, preflight: Preflight, resources: ProcessResources)
         "model": plan.model,
         "num_threads": resources.num_threads,
         "device": resources.device,
+        "num_devices": max(1, resources.num_gpus),
         "num_steps": warmup.num_steps,
         "num_shards": warmup.num_shards,
         "target_modules": warmup.target_modules,
@@ -167,7 +168,7 @@ def _shard(job: dict[str, Any], index: int, board: Any) -> Iterator[dict[str, An
 
     by_statistics = job["reduction"] == "score"
     yield from stream_shard(
-        load_model(job["model"], device),
+        load_model(job["model"], device, job["num_devices"]),
         encoded,
         StepPlan(len(encoded), job["batch_size"], job["seed"]),
         steps,

@@ -44,8 +44,8 @@ def narrow_last_layer(model: nn.Module) -> bool:
 
 
 def pick(hidden: Tensor, positions: Tensor) -> Tensor:
-    """(B, S, H) at flattened positions (P,): (1, P, H)."""
-    return hidden.reshape(1, -1, hidden.shape[-1])[:, positions]
+    """(B, S, H) at flattened positions (P,), on whatever device they are: (1, P, H)."""
+    return hidden.reshape(1, -1, hidden.shape[-1])[:, positions.to(hidden.device)]
 
 
 class _Narrowed:

@@ -86,3 +86,12 @@ def test_what_no_single_process_can_get_is_named_itself(config: dict[str, Any], 
     key, value = next(iter(config.items()))
     assert (raised.value.field, raised.value.got) == (f"resources.{key}", value)
     assert raised.value.rule == rule
+
+
+def test_a_shard_of_several_gpus_gets_them_and_is_refused_without_any() -> None:
+    each = plan_processes(ResourcesConfig(), 2, NODE, "warmup.num_shards", gpus_each=4)
+    assert each.options() == {"num_cpus": 1, "num_gpus": 4}
+    with pytest.raises(UserError, match="3 processes of 4 GPUs each must fit the cluster's 8 GPUs"):
+        plan_processes(ResourcesConfig(), 3, NODE, "warmup.num_shards", gpus_each=4)
+    with pytest.raises(UserError, match=r"warmup\.gpus_per_shard: needs GPUs"):
+        plan_processes(ResourcesConfig(), 1, LAPTOP, "warmup.num_shards", gpus_each=2)

@@ -209,3 +209,22 @@ def test_a_loss_that_is_not_finite_names_its_step(make_llama: Make, encoded: Enc
     with pytest.raises(UserError, match=f"the loss of step 4 must be finite {named}; got nan"):
         stream(model, rows, range(1, 6, 2))
     assert len(stream(model, rows, range(0, 6, 2))) == 6
+
+
+@pytest.mark.parametrize("batching", ["padded", "prefix_packed"])
+def test_a_model_whose_layers_are_spread_sums_the_same_gradients(
+    make_llama: Make, encoded: EncodedRows, batching: str
+) -> None:
+    """With accelerate's hooks at every layer, here all on one device: there are no others."""
+    from accelerate import dispatch_model
+
+    spread = make_llama()
+    places = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"]
+    places += [f"model.layers.{i}" for i in range(len(spread.model.layers))]
+    dispatch_model(spread, dict.fromkeys(places, "cpu"), main_device="cpu", force_hooks=True)
+    steps = range(NUM_STEPS)
+    found = stream(spread, encoded, steps, batching=batching)
+    expected = stream(make_llama(), encoded, steps, batching=batching)
+    assert [item["module"] for item in found] == [item["module"] for item in expected]
+    for own, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(own["gradient"], other["gradient"])
