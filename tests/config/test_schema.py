@@ -42,6 +42,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "warmup.table_block_size": ("warmup.table_block_size=8",),
     "warmup.reduction": ("warmup.reduction=score",),
     "warmup.num_shards": ("warmup.num_shards=3",),
+    "warmup.gpus_per_shard": ("warmup.gpus_per_shard=2",),
     "warmup.accumulate_on": ("warmup.accumulate_on=host",),
     "selection.block_size": ("selection.block_size=32",),
     "selection.budget": ("selection.budget=0.01",),
