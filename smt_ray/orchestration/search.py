@@ -56,20 +56,21 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> dict[str, An
     points = draw_points(config) if config.algorithm == "random" else corner_points(config)
     runs = _make_runs(config, points)
     check_grid(runs)
+    check_same_search(config, runs)
     with ray_session(dashboard=True):
         parent = ParentRun("search", config.name, config.model_dump(mode="json"), runs[0])
-        check_same_search(parent, config, runs)
         try:
             _make_warmups(runs, parent.run_id)
             trials = _trials(config, points, runs, parent)
             best = _best(trials)
+            winner = Flow(config.make_run(best["point"]), parent.run_id).run("evaluation")
             results = {
                 "name": config.name,
                 "started_ms": started_ms,
                 "ended_ms": time.time_ns() // 1_000_000,
                 "trials": trials,
                 "log_keys": [key for key, domain in config.domains.items() if domain.is_log],
-                "winner": Flow(config.make_run(best["point"]), parent.run_id).run("evaluation"),
+                "winner": winner,
                 "best_yaml": best_yaml(config, best, len(trials)),
             }
             files = write_search(parent, config, results)
@@ -112,6 +113,8 @@ def _trials(
 ) -> list[dict[str, Any]]:
     """Runs what is left of the search; every trial's outcome."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # which prints even where verbose is 0
+    # An interrupt is ours to say: Tune would take it for an end, and a winner would be evaluated.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     place = parent.storage.uri(parent.folder, _FOLDER)
     plain, parent_run_id = config.model_dump(mode="json"), parent.run_id
 

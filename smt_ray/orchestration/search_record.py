@@ -7,39 +7,40 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from smt_ray.artifacts.storage import Storage
 from smt_ray.config.load import to_yaml, values_to_yaml
 from smt_ray.config.run import RunConfig
 from smt_ray.config.search import SearchConfig
 from smt_ray.errors import UserError
 from smt_ray.orchestration.parent_run import ParentRun
 from smt_ray.orchestration.run_report import REPORT, warn_where_it_fails
-from smt_ray.orchestration.search_report import CONFIG, RESULTS, write_report
+from smt_ray.orchestration.search_report import CONFIG, RESULTS, folder_of, write_report
 from smt_ray.reporting.search import to_csv, to_markdown
 from smt_ray.reporting.search_figures import save_curves, save_key
 
 _ASKED = "asked.json"
 
 
-def check_same_search(parent: ParentRun, config: SearchConfig, runs: Sequence[RunConfig]) -> None:
+def check_same_search(config: SearchConfig, runs: Sequence[RunConfig]) -> None:
     """Writes what was asked, or finds it there.
 
     Raises:
         UserError: Another search made the folder.
     """
-    place = f"{parent.folder}/{_ASKED}"
+    storage, place = Storage(runs[0].storage), f"{folder_of(config.name)}/{_ASKED}"
     asked = {**config.semantic(), "run": runs[0].semantic_tree()}
-    if parent.storage.exists(place):
-        before = parent.storage.read_json(place)
+    if storage.exists(place):
+        before = storage.read_json(place)
         if before != asked:
             differ = [key for key in asked if before.get(key) != asked[key]]
             raise UserError(
                 "name",
-                f"another search made {parent.storage.uri(parent.folder)}",
+                f"another search made {storage.uri(folder_of(config.name))}",
                 got=f"{config.name}, with other {', '.join(differ)}",
                 fix="give this one another name=..., or go back to that config",
             )
         return
-    parent.storage.write_json(place, asked)
+    storage.write_json(place, asked)
 
 
 def write_search(parent: ParentRun, config: SearchConfig, results: Mapping[str, Any]) -> list[str]:

@@ -90,16 +90,16 @@ def _read_trial(config: SearchConfig, result: Any, point: Overrides) -> dict[str
         run = config.make_run(point)
     except UserError as error:  # optuna may draw what cannot be
         return {**trial, "error": str(error)}
+    trained = make_plan(run).trained
     trial["run"] = run.name
-    trial["history"] = _history(Storage(run.storage), make_plan(run).trained.path(METRICS))
+    trial["history"] = _history(trained.storage, trained.path(METRICS))
     metrics = result.metrics or {}
     trial["seconds"] = metrics.get("time_total_s")
     if trial["history"]:
         trial["step"], trial["loss"] = trial["history"][-1]
     if result.error is not None:
         return {**trial, "error": _reason(result.error)}
-    finished = make_plan(run).trained.manifest() is not None
-    return {**trial, "status": FINISHED if finished else STOPPED}
+    return {**trial, "status": STOPPED if trained.manifest() is None else FINISHED}
 
 
 def _history(storage: Storage, place: str) -> list[tuple[int, float]]:

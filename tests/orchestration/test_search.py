@@ -149,5 +149,7 @@ def test_mlflow_shows_one_parent_with_a_child_for_each_trial(
 @pytest.mark.slow
 def test_another_search_of_the_name_is_refused(searched: Path) -> None:
     other = make(searched, space={KEY: {"grid_search": [1e-3]}})
+    before = (searched / "mlflow.db").read_bytes()
     with pytest.raises(UserError, match="another search made"):
         search(validate_section(SearchConfig, other))
+    assert (searched / "mlflow.db").read_bytes() == before
