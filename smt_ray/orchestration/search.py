@@ -140,7 +140,7 @@ def _new_tuner(
 ) -> tune.Tuner:  # fmt: skip
     drawn = config.algorithm == "random"  # all of them, beforehand
     num_points = len(points) if drawn else config.num_samples
-    at_once = _concurrent(config, runs)
+    at_once = concurrent_runs(config, runs)
     say(f"search {config.name}: {num_points} trials, {at_once} at a time")
     return tune.Tuner(
         trainable,
@@ -163,7 +163,7 @@ def _new_tuner(
     )
 
 
-def _concurrent(config: SearchConfig, runs: Sequence[RunConfig]) -> int:
+def concurrent_runs(config: SearchConfig, runs: Sequence[RunConfig]) -> int:
     """Trials at a time: as many as can train beside each other.
 
     Raises:

@@ -99,12 +99,7 @@ def fit(
     trainer = TorchTrainer(
         worker,
         train_loop_config={**job, "board": board},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=config.resources.num_workers,
-            use_gpu=bool(resources.num_gpus),
-            resources_per_worker={"CPU": resources.num_cpus} | _gpus(resources),
-            accelerator_type=resources.accelerator_type if resources.num_gpus else None,
-        ),
+        scaling_config=scaling(config.resources.num_workers, resources),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
             storage_path=stage.storage.uri(stage.folder),
@@ -147,8 +142,21 @@ def _retention(config: RunConfig) -> ray.train.CheckpointConfig:
     return ray.train.CheckpointConfig(num_to_keep=config.training.keep_checkpoints)
 
 
-def _gpus(resources: ProcessResources) -> dict[str, float]:
-    return {"GPU": resources.num_gpus} if resources.num_gpus else {}
+def scaling(num_workers: int, resources: ProcessResources) -> ray.train.ScalingConfig:
+    """Where ranks are placed: packed onto as few nodes as hold them.
+
+    Args:
+        num_workers: Ranks.
+        resources: Of each.
+    """
+    gpus = {"GPU": resources.num_gpus} if resources.num_gpus else {}
+    return ray.train.ScalingConfig(
+        num_workers=num_workers,
+        use_gpu=bool(resources.num_gpus),
+        resources_per_worker={"CPU": resources.num_cpus, **gpus},
+        accelerator_type=resources.accelerator_type if resources.num_gpus else None,
+        placement_strategy="PACK",
+    )
 
 
 def _loopback() -> dict[str, str]:
