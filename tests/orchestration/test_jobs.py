@@ -91,6 +91,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     environment = {
         **{key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
         "HOME": str(scratch),  # without a token of the machine's
+        "RAY_AUTH_MODE": "disabled",  # another Ray in this process may have asked for one
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RAY_worker_niceness": "0",
     }
