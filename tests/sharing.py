@@ -13,6 +13,7 @@ RAY_FILES = (
     "tests/orchestration/test_jobs.py",
     "tests/orchestration/test_methods.py",
     "tests/orchestration/test_mishaps.py",
+    "tests/orchestration/test_object_storage.py",
     "tests/orchestration/test_search.py",
     "tests/orchestration/test_survival.py",
     "tests/orchestration/test_trained_warmup.py",
