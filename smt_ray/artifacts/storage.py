@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
@@ -52,7 +53,7 @@ class Storage:
 
     def key(self, *parts: str) -> str:
         """The path of a place as the file system names it."""
-        return "/".join([self._base.rstrip("/"), *parts]).rstrip("/")
+        return "/".join([self._base.rstrip("/"), *filter(None, parts)])
 
     def check_writable(self) -> None:
         """Raises a UserError where nothing can be written, before anything is computed."""
@@ -184,6 +185,13 @@ def local_copy(place: str, *, without: tuple[str, ...] = ()) -> Iterator[Path]:
 
 
 def _resolve(uri: str) -> tuple[pafs.FileSystem, str]:
+    if urlsplit(uri).password is not None:  # the URI is logged, shown and kept with every run
+        raise UserError(
+            "storage",
+            "must not hold keys",
+            got=uri.partition("://")[0] + "://***@" + uri.partition("@")[2],
+            fix="set them in the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
     reason: Exception
     try:
         fs, path = pafs.FileSystem.from_uri(uri)

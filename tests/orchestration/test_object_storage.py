@@ -5,7 +5,6 @@ Secrets are in its environment: no log, artifact or MLflow entry may have them.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
