@@ -15,6 +15,7 @@ RAY_FILES = (
     "tests/orchestration/test_mishaps.py",
     "tests/orchestration/test_object_storage.py",
     "tests/orchestration/test_search.py",
+    "tests/orchestration/test_shared_places.py",
     "tests/orchestration/test_survival.py",
     "tests/orchestration/test_trained_warmup.py",
     "tests/orchestration/test_warmup_graph.py",
