@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_PREFIX, _LOCK = "smt_ray_", ".lock"
+_PREFIX, _LOCK = "smt_ray_scratch_", ".lock"
+_ANY = f"{_PREFIX}{'[0-9a-f]' * 32}{_LOCK}"  # and no folder that somebody else named
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def scratch_folder() -> Iterator[Path]:
 
 def _remove_left_behind(parent: Path) -> None:
     """Removes the folders whose processes are no more."""
-    for lock in parent.glob(f"{_PREFIX}*{_LOCK}"):
+    for lock in parent.glob(_ANY):
         try:
             holder = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
         except OSError:  # gone by now, or another user's
