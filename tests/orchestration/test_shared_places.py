@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -68,6 +69,7 @@ DRIVERS = {
     "HF_HOME": "/cache",
     "HF_HUB_OFFLINE": "1",
 }
+NOT_INHERITED = {*DRIVERS, "RAY_ADDRESS"}
 
 
 @pytest.fixture
@@ -83,11 +85,9 @@ def test_another_node_gets_the_drivers_variables_unlogged_and_says_what_it_does_
     folder: Path,
 ) -> None:
     script, log = Path(__file__).with_name("two_nodes.py"), folder / "driver.log"
-    driver = processes.start(
-        [sys.executable, script, folder],
-        log,
-        {"OF_THE_DRIVER": json.dumps(DRIVERS), "RAY_TMPDIR": str(folder)},
-    )
+    environment = {key: value for key, value in os.environ.items() if key not in NOT_INHERITED}
+    environment |= {"OF_THE_DRIVER": json.dumps(DRIVERS), "RAY_TMPDIR": str(folder)}
+    driver = processes.start([sys.executable, script, folder], log, environment)
     try:
         assert driver.wait(timeout=300) == 0, log.read_text()
     finally:
