@@ -113,7 +113,7 @@ def _predict(
 ) -> dict[str, Any]:  # fmt: skip
     began = time.monotonic()
     with ray_session():
-        check_shared(config)
+        check_shared(config, tracks=False)
         with evaluation_pool(config, make_board()) as pool:
             predictions = pool.evaluate(
                 "evaluate", tasks, protocol="generate", model=model, adapter=adapter

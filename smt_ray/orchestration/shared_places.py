@@ -24,17 +24,18 @@ _PATIENCE_S = 5.0  # for a network's file system to show what another node has j
 _ANSWER_S = 120.0  # for a node to start a process
 
 
-def check_shared(config: RunConfig) -> None:
+def check_shared(config: RunConfig, *, tracks: bool = True) -> None:
     """Refuses local files that other nodes of the cluster do not see, before anything long starts.
 
     Args:
         config: A run's configuration; Ray is connected.
+        tracks: Whether what is done under it is tracked, if the configuration says so.
 
     Raises:
         UserError: The storage, or the folder of an sqlite file, is not shared.
     """
     others = _other_nodes()
-    places = local_places(config)
+    places = local_places(config, tracks=tracks)
     if not others or not places:
         return
     with _probes(places) as probes:
@@ -42,12 +43,12 @@ def check_shared(config: RunConfig) -> None:
     refuse_unshared(places, missed, 1 + len(others))
 
 
-def local_places(config: RunConfig) -> dict[str, Path]:
-    """The local folders that a run writes to, by the field that says so."""
+def local_places(config: RunConfig, *, tracks: bool = True) -> dict[str, Path]:
+    """The local folders that are written to, by the field; see :func:`check_shared`."""
     storage, places = Storage(config.storage), {}
     if storage.is_local:
         places["storage"] = Path(storage.root)
-    if config.tracking.enabled:
+    if tracks and config.tracking.enabled:
         database = sqlite_path(resolve_tracking_uri(config.tracking.uri, storage.root))
         if database and not (storage.is_local and database.is_relative_to(storage.root)):
             places["tracking.uri"] = database.parent

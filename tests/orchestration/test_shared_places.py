@@ -42,6 +42,7 @@ def test_an_object_store_and_a_server_are_nowhere_local(make_config: MakeConfig)
     remote = "storage=memory://bucket/runs"
     assert not local_places(make_config(remote, "tracking.uri=http://there:5000"))
     assert not local_places(make_config(remote, "tracking.enabled=false"))
+    assert not local_places(make_config(remote), tracks=False)  # as an evaluation is not
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,7 @@ DRIVERS = {
     "HF_HOME": "/cache",
     "HF_HUB_OFFLINE": "1",
 }
+OF_THE_JOB = {"HF_HOME": "/of/the/job"}  # it wins over the driver's
 NOT_INHERITED = {*DRIVERS, "RAY_ADDRESS"}
 
 
@@ -86,7 +88,12 @@ def test_another_node_gets_the_drivers_variables_unlogged_and_says_what_it_does_
 ) -> None:
     script, log = Path(__file__).with_name("two_nodes.py"), folder / "driver.log"
     environment = {key: value for key, value in os.environ.items() if key not in NOT_INHERITED}
-    environment |= {"OF_THE_DRIVER": json.dumps(DRIVERS), "RAY_TMPDIR": str(folder)}
+    job = {"runtime_env": {"env_vars": OF_THE_JOB}, "metadata": {}}
+    environment |= {
+        "OF_THE_DRIVER": json.dumps(DRIVERS | {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job)}),
+        "ASKED": json.dumps(list(DRIVERS)),
+        "RAY_TMPDIR": str(folder),
+    }
     driver = processes.start([sys.executable, script, folder], log, environment)
     try:
         assert driver.wait(timeout=300) == 0, log.read_text()
@@ -94,7 +101,7 @@ def test_another_node_gets_the_drivers_variables_unlogged_and_says_what_it_does_
         processes.kill(driver)
     (line,) = [text for text in log.read_text().splitlines() if text.startswith("{")]
     answer = json.loads(line)
-    assert answer["environment"] == DRIVERS
+    assert answer["environment"] == DRIVERS | OF_THE_JOB
     assert answer["missed"] == {"storage": 0, "tracking.uri": 1}
     written = [p for p in folder.rglob("*") if p.is_file() and p != log and not p.is_symlink()]
     assert any(path.name.startswith("worker") for path in written)

@@ -20,6 +20,7 @@ def main(folder: Path) -> None:
     """Says what a task on the other node finds, and which files that node misses."""
     # The driver's alone: the nodes are started without them.
     variables = json.loads(os.environ.pop("OF_THE_DRIVER"))
+    asked = json.loads(os.environ.pop("ASKED"))
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
     )
@@ -32,7 +33,7 @@ def main(folder: Path) -> None:
         (other,) = shared_places._other_nodes()
         there = NodeAffinitySchedulingStrategy(other, soft=False)
         look = ray.remote(num_cpus=0)(_environment).options(scheduling_strategy=there)
-        found = ray.get(look.remote(list(variables)))
+        found = ray.get(look.remote(asked))
         (folder / "shared").touch()
         shared_places._PATIENCE_S = 0.0
         files = {"storage": folder / "shared", "tracking.uri": folder / "not there"}
