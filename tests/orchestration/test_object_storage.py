@@ -116,7 +116,7 @@ def _wait_for_checkpoint(storage: Storage, driver: subprocess.Popen[bytes], log:
         for place in storage.list_files("stages")
         if "/checkpoints/step-" in place
     ):
-        assert driver.poll() is None, log.read_text()
+        assert driver.poll() is None, f"ended with {driver.returncode}: {log.read_text()}"
         assert time.monotonic() < deadline, "no checkpoint"
         time.sleep(0.1)
 
