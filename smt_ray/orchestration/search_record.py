@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from smt_ray.artifacts.storage import Storage
 from smt_ray.artifacts.scratch import scratch_folder
+from smt_ray.artifacts.storage import Storage
 from smt_ray.config.load import to_yaml, values_to_yaml
 from smt_ray.config.run import RunConfig
 from smt_ray.config.search import SearchConfig
