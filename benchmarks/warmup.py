@@ -153,7 +153,8 @@ def _measure(
         def run(case: Case, number: int) -> dict[str, float]:
             path = f"tables/{number}/{case}.safetensors"
             found = _run(job | {**vars(case), "table": path}, preflight, resources)
-            tables[case] = ScoreTable.load(plan.storage.fetch(path))
+            with plan.storage.local(path) as file:
+                tables[case] = ScoreTable.load(file)
             return found | {
                 "bytes_moved": bytes_moved(
                     preflight.shapes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,9 @@ class Stage:
         """Where the stage lies."""
         return self.storage.uri(self.folder)
 
-    def fetch(self, file: str) -> Path:
-        """A local path that holds a file or folder of the stage."""
-        return self.storage.fetch(self.path(file))
+    def local(self, file: str) -> AbstractContextManager[Path]:
+        """A local path that holds a file or folder of the stage, for the block's time."""
+        return self.storage.local(self.path(file))
 
     def manifest(self) -> dict[str, Any] | None:
         """What the finished stage says of itself, or None where it is not done.

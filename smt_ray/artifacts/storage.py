@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-import tempfile
+import shutil
 import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
+from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.errors import UserError
+
+# They have no folders: making some would only be requests.
+_OBJECT_STORES = ("s3", "gcs", "abfs")
+_AT_ONCE, _CHUNK_BYTES = 8, 1 << 24
 
 
 class Storage:
@@ -32,15 +42,18 @@ class Storage:
             self._fs = pafs.LocalFileSystem()
             self._base = os.path.abspath(os.path.expanduser(root))
         self.is_local = isinstance(self._fs, pafs.LocalFileSystem)
-        self.root = (self._base if self.is_local else root).rstrip("/")
+        # What follows a ? are settings of the file system, such as ?endpoint_override=...
+        place, mark, settings = (self._base, "", "") if self.is_local else root.partition("?")
+        self._place, self._settings = place.rstrip("/"), mark + settings
+        self.root = self.uri()
 
     def uri(self, *parts: str) -> str:
         """The absolute path, or the URI, of a place in the storage."""
-        return "/".join([self.root, *parts])
+        return "/".join([self._place, *parts]) + self._settings
 
     def key(self, *parts: str) -> str:
         """The path of a place as the file system names it."""
-        return "/".join([self._base.rstrip("/"), *parts])
+        return "/".join([self._base.rstrip("/"), *filter(None, parts)])
 
     def check_writable(self) -> None:
         """Raises a UserError where nothing can be written, before anything is computed."""
@@ -67,12 +80,16 @@ class Storage:
 
     def write_bytes(self, path: str, content: bytes) -> None:
         """Writes a file whole or not at all."""
-        self._fs.create_dir(os.path.dirname(self.key(path)), recursive=True)
-        # A local file appears by renaming; an object store shows only complete objects.
+        self._write(path, io.BytesIO(content))
+
+    def _write(self, path: str, source: IO[bytes]) -> None:
         target = self.key(path)
+        if self._fs.type_name not in _OBJECT_STORES:
+            self._fs.create_dir(os.path.dirname(target), recursive=True)
+        # A local file appears by renaming; an object store shows only complete objects.
         written = f"{target}.{uuid.uuid4().hex[:8]}.part" if self.is_local else target
         with self._fs.open_output_stream(written) as stream:
-            stream.write(content)
+            shutil.copyfileobj(source, stream, _CHUNK_BYTES)
         if self.is_local:
             os.replace(written, target)
 
@@ -88,17 +105,40 @@ class Storage:
         """Copies a local file in; a no-op where it already lies there."""
         if self.is_local and os.path.abspath(local) == self.key(path):
             return
-        self.write_bytes(path, Path(local).read_bytes())
+        with open(local, "rb") as source:
+            self._write(path, source)
 
-    def fetch(self, path: str) -> Path:
-        """A local path that holds the file or folder: itself, or a fresh copy of a remote one."""
+    @contextmanager
+    def local(self, path: str, *, without: tuple[str, ...] = ()) -> Iterator[Path]:
+        """A local path that holds a file or folder: itself, or a copy for the block's time.
+
+        What was mapped into memory from a copy may be used after it is gone.
+
+        Args:
+            path: The file or folder.
+            without: Endings of files in the folder that need not be copied.
+
+        Raises:
+            FileNotFoundError: There is nothing there, and it would have to be copied.
+        """
         if self.is_local:
-            return Path(self.key(path))
-        target = Path(tempfile.mkdtemp(prefix="smt_ray_")) / os.path.basename(path)
-        if self._fs.get_file_info(self.key(path)).type == pafs.FileType.Directory:
-            target.mkdir()  # copying makes the folders within it alone
-        pafs.copy_files(self.key(path), str(target), source_filesystem=self._fs)
-        return target
+            yield Path(self.key(path))
+            return
+        with scratch_folder() as scratch:
+            target = scratch / (os.path.basename(self.key(path)) or "root")
+            if self._fs.get_file_info(self.key(path)).type == pafs.FileType.Directory:
+                target.mkdir()
+                files = [file for file in self.list_files(path) if not file.endswith(without)]
+                with ThreadPoolExecutor(_AT_ONCE) as pool:
+                    list(pool.map(lambda f: self._copy(self.key(path, f), target / f), files))
+            else:
+                self._copy(self.key(path), target)
+            yield target
+
+    def _copy(self, key: str, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self._fs.open_input_stream(key) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, _CHUNK_BYTES)
 
     def list_files(self, path: str) -> list[str]:
         """Files below a folder, relative to it, sorted; none where the folder is missing."""
@@ -129,12 +169,43 @@ class Storage:
         return {"bytes": size, "sha256": sha256.hexdigest()}
 
 
+@contextmanager
+def local_copy(place: str, *, without: tuple[str, ...] = ()) -> Iterator[Path]:
+    """A local path that holds what a path or URI names; see :meth:`Storage.local`.
+
+    Raises:
+        UserError: No file system serves the URI.
+        FileNotFoundError: There is nothing there, and it would have to be copied.
+    """
+    if "://" not in place:
+        yield Path(place)
+        return
+    with Storage(place).local("", without=without) as path:
+        yield path
+
+
 def _resolve(uri: str) -> tuple[pafs.FileSystem, str]:
+    if urlsplit(uri).password is not None:  # the URI is logged, shown and kept with every run
+        raise UserError(
+            "storage",
+            "must not hold keys",
+            got=uri.partition("://")[0] + "://***@" + uri.partition("@")[2],
+            fix="set them in the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
+    reason: Exception
     try:
         fs, path = pafs.FileSystem.from_uri(uri)
         return fs, path
-    except (ValueError, OSError):
-        pass
+    except ValueError as error:
+        reason = error  # pyarrow does not know the scheme, or not this form of it
+    except OSError as error:
+        raise UserError(
+            "storage",
+            f"cannot be reached ({error})",
+            got=uri,
+            fix="check the name of the bucket, AWS_REGION and, for a store other than AWS's,"
+            " AWS_ENDPOINT_URL",
+        ) from None
     try:
         import fsspec
 
@@ -142,7 +213,7 @@ def _resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     except (ValueError, ImportError) as error:
         raise UserError(
             "storage",
-            f"no file system serves this URI ({error})",
+            f"no file system serves this URI ({error}; {reason})",
             got=uri,
             fix="use a local folder, s3://, gs://, or install the fsspec driver",
         ) from None

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from smt_ray.errors import UserError
-from smt_ray.models.load import resolve_path
+from smt_ray.models.load import explained, hub_options, model_place
 from smt_ray.smt.model import check_untied, find_ties, is_plain_linear
 from smt_ray.smt.modules import match_modules, propose_modules
 
@@ -103,15 +103,13 @@ def model_identity(spec: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: It is neither a folder nor to be found on the hub.
     """
-    path = resolve_path(spec)
     chosen = {"gguf_file": spec.get("gguf_file"), "dtype": spec["dtype"]}
-    if Path(path).is_dir():
-        return {"sha256": _folder_hash(Path(path), spec.get("gguf_file")), **chosen}
+    with model_place(spec) as path:
+        if Path(path).is_dir():
+            return {"sha256": _folder_hash(Path(path), spec.get("gguf_file")), **chosen}
     from transformers import AutoConfig
 
-    from smt_ray.models.load import _common, _explained
-
-    config = _explained(spec, lambda: AutoConfig.from_pretrained(path, **_common(spec)))
+    config = explained(spec, lambda: AutoConfig.from_pretrained(path, **hub_options(spec)))
     return {"path": path, "commit": getattr(config, "_commit_hash", None), **chosen}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,42 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from smt_ray.artifacts.storage import Storage
+from smt_ray.artifacts.storage import Storage, local_copy
 from smt_ray.builtin import MODEL_DIR
 from smt_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5", ".msgpack", ".onnx")
 
 
-def resolve_path(spec: dict[str, Any]) -> str:
+@contextmanager
+def model_place(spec: dict[str, Any], *, weights: bool = True) -> Iterator[str]:
     """The folder or hub name of a model section (``ModelConfig.spec()``).
 
-    A folder in a remote storage is copied here, once a process.
+    A folder in a remote storage is copied here for the block's time.
+
+    Args:
+        spec: The config's ``model`` section as plain values.
+        weights: Whether they are needed too.
 
     Raises:
         UserError: It is a bare architecture, which lies nowhere, or the remote folder is not there.
     """
+    path = _named_place(spec)
+    if "://" not in path:
+        yield path
+        return
+    if not Storage(path).exists():
+        raise UserError("model.path", "must be a folder that is there", got=path)
+    # A GGUF file has the tokenizer and the configuration in it.
+    needed = weights or spec.get("gguf_file")
+    with local_copy(path, without=() if needed else _WEIGHTS) as folder:
+        yield str(folder)
+
+
+def _named_place(spec: dict[str, Any]) -> str:
     if spec.get("architecture"):
         raise UserError(
             "model.architecture",
@@ -35,10 +55,7 @@ def resolve_path(spec: dict[str, Any]) -> str:
             got=spec["architecture"].get("model_type"),
             fix="set model.path or model.builtin",
         )
-    if spec.get("builtin"):
-        return str(MODEL_DIR)
-    path = str(spec["path"])
-    return _copy_here(path) if "://" in path else path
+    return str(MODEL_DIR) if spec.get("builtin") else str(spec["path"])
 
 
 def import_transformers() -> None:
@@ -62,17 +79,17 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
-    path = resolve_path(spec)
-    model = _explained(
-        spec,
-        lambda: AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=DTYPES[spec["dtype"]],
-            attn_implementation=spec["attn_implementation"],
-            **({"device_map": "balanced"} if num_devices > 1 else {}),
-            **_common(spec),
-        ),
-    )
+    with model_place(spec) as path:
+        model = explained(
+            spec,
+            lambda: AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=DTYPES[spec["dtype"]],
+                attn_implementation=spec["attn_implementation"],
+                **({"device_map": "balanced"} if num_devices > 1 else {}),
+                **hub_options(spec),
+            ),
+        )
     _forget_gguf(model)
     if "://" in str(spec.get("path")):
         model.config._name_or_path = spec["path"]  # adapters say whose they are, not where it was
@@ -87,8 +104,10 @@ def load_tokenizer(spec: dict[str, Any]) -> Any:
     """
     from transformers import AutoTokenizer
 
-    path = resolve_path(spec)
-    tokenizer = _explained(spec, lambda: AutoTokenizer.from_pretrained(path, **_common(spec)))
+    with model_place(spec, weights=False) as path:
+        tokenizer = explained(
+            spec, lambda: AutoTokenizer.from_pretrained(path, **hub_options(spec))
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # masked wherever it stands
     return tokenizer
@@ -104,12 +123,12 @@ def load_skeleton(spec: dict[str, Any]) -> nn.Module:
 
     if spec.get("architecture"):
         values = dict(spec["architecture"])
-        config = _explained(spec, lambda: AutoConfig.for_model(values.pop("model_type"), **values))
+        config = explained(spec, lambda: AutoConfig.for_model(values.pop("model_type"), **values))
     else:
-        path = resolve_path(spec)
-        config = _explained(spec, lambda: AutoConfig.from_pretrained(path, **_common(spec)))
+        with model_place(spec, weights=False) as path:
+            config = explained(spec, lambda: AutoConfig.from_pretrained(path, **hub_options(spec)))
     with torch.device("meta"):
-        model = _explained(
+        model = explained(
             spec,
             lambda: AutoModelForCausalLM.from_config(
                 config, trust_remote_code=spec["trust_remote_code"]
@@ -119,16 +138,8 @@ def load_skeleton(spec: dict[str, Any]) -> nn.Module:
     return model
 
 
-@cache
-def _copy_here(uri: str) -> str:
-    root, _, name = uri.rstrip("/").rpartition("/")
-    storage = Storage(root)
-    if not storage.exists(name):
-        raise UserError("model.path", "must be a folder that is there", got=uri)
-    return str(storage.fetch(name))
-
-
-def _common(spec: dict[str, Any]) -> dict[str, Any]:
+def hub_options(spec: dict[str, Any]) -> dict[str, Any]:
+    """What ``from_pretrained`` is told besides the place."""
     chosen = {name: spec.get(name) for name in ("revision", "gguf_file") if spec.get(name)}
     return {**chosen, "trust_remote_code": spec["trust_remote_code"]}
 
@@ -148,10 +159,11 @@ def _forget_gguf(model: nn.Module) -> None:
                 delattr(owner, name)
 
 
-def _explained(spec: dict[str, Any], load: Any) -> Any:
+def explained(spec: dict[str, Any], load: Any) -> Any:
+    """What ``load()`` gives; a failure becomes a UserError that names the model."""
     bare = spec.get("architecture")
-    path = "" if bare else resolve_path(spec)
-    if _looks_local(path) and not Path(path).is_dir():
+    path = "" if bare else _named_place(spec)
+    if _looks_local(path) and "://" not in path and not Path(path).is_dir():
         raise UserError(
             "model.path", "must be a folder or a hub name", got=path, fix="check the path"
         )

@@ -14,6 +14,7 @@ from smt_ray.orchestration.comparison_results import Tuning, collect_results, va
 from smt_ray.orchestration.grid import Outcome, check_grid, run_grid
 from smt_ray.orchestration.parent_run import ParentRun
 from smt_ray.orchestration.session import ray_session
+from smt_ray.orchestration.shared_places import check_shared
 
 
 def compare(config: ComparisonConfig) -> dict[str, Any]:
@@ -36,6 +37,7 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
     check_grid([*runs, *_all_runs(config.cell_runs(guessed))])
     with ray_session():
         first = runs[0] if runs else config.make_run({}, config.seeds[0])
+        check_shared(first)
         parent = ParentRun("comparison", config.name, config.model_dump(mode="json"), first)
         try:
             # Test rows have no say in what is chosen: those runs are not evaluated.

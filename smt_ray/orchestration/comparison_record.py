@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.comparison import ComparisonConfig
 from smt_ray.config.load import to_yaml
@@ -37,8 +36,8 @@ def write_comparison(
     for name, table in results["tables"].items():
         files += [f"{folder}/{name}.csv", f"{folder}/{name}.png"]
         storage.write_bytes(files[-2], to_csv(table).encode())
-        with tempfile.TemporaryDirectory() as scratch:
-            storage.put_file(draw_table(table, Path(scratch) / "table.png"), files[-1])
+        with scratch_folder() as scratch:
+            storage.put_file(draw_table(table, scratch / "table.png"), files[-1])
     if warn_where_it_fails(lambda: write_report(storage, config.name), config.name, storage):
         files.append(f"{folder}/{REPORT}")
     return files

@@ -20,6 +20,7 @@ from smt_ray.orchestration.merge import starting_model, trained_adapter
 from smt_ray.orchestration.plan import evaluation_stage, read_tasks
 from smt_ray.orchestration.progress import say
 from smt_ray.orchestration.session import ray_session
+from smt_ray.orchestration.shared_places import check_shared
 
 
 def evaluate_run(
@@ -43,7 +44,7 @@ def evaluate_run(
     adapter = trained_adapter(run)
     stage_name = run.manifest()["stages"]["training"]["stage"]
     model = starting_model(run, config.model.spec())
-    return _evaluate(config, model, str(run.storage.fetch(adapter)), stage_name)
+    return _evaluate(config, model, run.storage.uri(adapter), stage_name)
 
 
 def evaluate_model(
@@ -112,6 +113,7 @@ def _predict(
 ) -> dict[str, Any]:  # fmt: skip
     began = time.monotonic()
     with ray_session():
+        check_shared(config, tracks=False)
         with evaluation_pool(config, make_board()) as pool:
             predictions = pool.evaluate(
                 "evaluate", tasks, protocol="generate", model=model, adapter=adapter

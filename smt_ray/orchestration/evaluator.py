@@ -57,7 +57,8 @@ class EvaluationPool:
             tasks: Rows by task name.
             protocol: ``generate`` or ``likelihood``.
             model: The model section of the model; what the workers hold already is not loaded anew.
-            adapter: Folder of an adapter to put on the model, or None for the model as it is.
+            adapter: Folder or URI of an adapter to put on the model, or None for the model as it
+                is.
         """
         from smt_ray.evaluation.predict import join
 
@@ -221,12 +222,12 @@ class _Evaluator:
         return found
 
     def _wear(self, adapter: str | None) -> None:
-        from pathlib import Path
-
+        from smt_ray.artifacts.storage import local_copy
         from smt_ray.methods.registry import find_method
 
         if adapter == self._adapter:
             return
         assert adapter is not None
-        find_method(Path(adapter)).load(self._model, Path(adapter))
+        with local_copy(adapter) as folder:
+            find_method(folder).load(self._model, folder)
         self._adapter = adapter

@@ -27,6 +27,7 @@ from smt_ray.orchestration.resources import ProcessResources, plan_processes
 from smt_ray.orchestration.run_report import try_to_write_report
 from smt_ray.orchestration.run_tracking import RunTracking
 from smt_ray.orchestration.session import ray_session
+from smt_ray.orchestration.shared_places import check_shared
 from smt_ray.orchestration.tokens import make_tokens
 from smt_ray.orchestration.train_worker import PROGRESS as TRAINING
 from smt_ray.orchestration.trained_warmup import run_trained_warmup
@@ -96,6 +97,7 @@ class Flow:
         try:
             self._tokens()
             with ray_session():
+                check_shared(self.config)
                 self.board = self.tracking.start()
                 try:
                     self._check_resources(until)
@@ -320,7 +322,8 @@ class Flow:
         protocol = stage.inputs["protocol"]
         model, adapter = self.plan.model, None
         if name == "tuned":
-            model, adapter = self.plan.starting_model, str(self.plan.trained.fetch(ADAPTER))
+            model = self.plan.starting_model
+            adapter = self.storage.uri(self.plan.trained.path(ADAPTER))
         predictions = pool.evaluate(
             f"evaluate {name}", self.plan.tasks, protocol=protocol, model=model, adapter=adapter
         )

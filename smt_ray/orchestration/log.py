@@ -27,8 +27,10 @@ def log_run(storage_root: str, name: str) -> str:
     if arguments is None:
         raise UserError("tracking.enabled", "must be true to send a run", got=False)
     tracker = open_tracker(**arguments)
-    run_id = replay(tracker, read_snapshot(run))
-    if not tracker.close(_PATIENCE_S):
+    with read_snapshot(run) as snapshot:
+        run_id = replay(tracker, snapshot)
+        complete = tracker.close(_PATIENCE_S)
+    if not complete:
         raise UserError(
             "tracking.uri",
             f"MLflow did not take the run ({tracker.last_error})",

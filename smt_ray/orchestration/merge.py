@@ -32,9 +32,10 @@ def merge_run(storage: Storage, name: str, out: Path) -> Path:
     with _written_whole(out.resolve()) as folder:
         adapter = trained_adapter(run)
         spec = starting_model(run, base)
-        directory = storage.fetch(adapter)
-        model, method = load_model(spec), find_method(directory)
-        method.load(model, directory)
+        model = load_model(spec)
+        with storage.local(adapter) as directory:
+            method = find_method(directory)
+            method.load(model, directory)
         method.merge(model)
         model.save_pretrained(folder)
         load_tokenizer(spec).save_pretrained(folder)

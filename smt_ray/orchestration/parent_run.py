@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import ray
@@ -67,15 +68,18 @@ class ParentRun:
         """
         if self._writer is None:
             return
-        snapshot = RunSnapshot(
-            **self._start(),
-            run_id=self.run_id,
-            status=status,
-            ended_ms=time.time_ns() // 1_000_000,
-            final_metrics=dict(final_metrics or {}),
-            artifacts=[(str(self.storage.fetch(file)), None) for file in files],
-        )
-        sent = ray.get(self._writer.finish.remote(snapshot, _PATIENCE_S))
+        with ExitStack() as copies:  # which the writer's process reads
+            snapshot = RunSnapshot(
+                **self._start(),
+                run_id=self.run_id,
+                status=status,
+                ended_ms=time.time_ns() // 1_000_000,
+                final_metrics=dict(final_metrics or {}),
+                artifacts=[
+                    (str(copies.enter_context(self.storage.local(file))), None) for file in files
+                ],
+            )
+            sent = ray.get(self._writer.finish.remote(snapshot, _PATIENCE_S))
         if not sent["sent"]:
             say(f"WARNING tracking: MLflow did not take everything ({sent['error']})")
 

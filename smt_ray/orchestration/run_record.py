@@ -6,13 +6,13 @@ import getpass
 import os
 import platform
 import subprocess
-import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from smt_ray.artifacts.runs import RunFolder
+from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.config.load import to_yaml
 from smt_ray.data.sources import digest_rows
 from smt_ray.errors import UserError
@@ -102,8 +102,8 @@ def add_page(folder: RunFolder, metrics: dict[str, Any], page: str | None) -> di
 
 def _draw_curves(folder: RunFolder, plan: RunPlan) -> None:
     records = parse_records(folder.storage.read_bytes(plan.trained.path(METRICS)).decode())
-    with tempfile.TemporaryDirectory() as scratch:
-        picture = curves_figure(records, Path(scratch) / "curves.png", title=folder.name)
+    with scratch_folder() as scratch:
+        picture = curves_figure(records, scratch / "curves.png", title=folder.name)
         folder.storage.put_file(picture, folder.path("curves.png"))
 
 

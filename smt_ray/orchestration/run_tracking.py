@@ -50,8 +50,8 @@ class RunTracking:
         if self._writer is None:
             return
         try:
-            snapshot = read_snapshot(self._folder)
-            sent = ray.get(self._writer.finish.remote(snapshot, _PATIENCE_S))
+            with read_snapshot(self._folder) as snapshot:
+                sent = ray.get(self._writer.finish.remote(snapshot, _PATIENCE_S))
         except Exception as error:  # whatever it is, the run itself is done
             sent = {"sent": False, "error": str(error).strip().rpartition("\n")[2]}
         if sent.get("run_id"):

@@ -30,6 +30,7 @@ from smt_ray.orchestration.search_space import (
     tune_domains,
 )
 from smt_ray.orchestration.session import ray_session
+from smt_ray.orchestration.shared_places import check_shared
 from smt_ray.orchestration.trial import METRIC, STEP, run_trial
 from smt_ray.orchestration.trial_outcomes import FINISHED, TrialLines, close_trials, read_trials
 
@@ -58,6 +59,7 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> dict[str, An
     check_grid(runs)
     check_same_search(config, runs)
     with ray_session(dashboard=True):
+        check_shared(runs[0])
         parent = ParentRun("search", config.name, config.model_dump(mode="json"), runs[0])
         try:
             _make_warmups(runs, parent.run_id)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.load import to_yaml, values_to_yaml
 from smt_ray.config.run import RunConfig
@@ -67,10 +66,10 @@ def write_search(parent: ParentRun, config: SearchConfig, results: Mapping[str, 
     for name, text in texts.items():
         files.append(f"{folder}/{name}")
         storage.write_bytes(files[-1], text.encode())
-    with tempfile.TemporaryDirectory() as scratch:
-        pictures = [save_curves(trials, Path(scratch) / "trials.png")]
+    with scratch_folder() as scratch:
+        pictures = [save_curves(trials, scratch / "trials.png")]
         for key, domain in config.domains.items():
-            path = Path(scratch) / f"loss_over_{key}.png"
+            path = scratch / f"loss_over_{key}.png"
             pictures.append(save_key(trials, key, path, is_log=domain.is_log))
         for picture in pictures:
             files.append(f"{folder}/{picture.name}")

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 
 import ray
 
-# What workers need to reach models and the tracking server, wherever they run.
+from smt_ray.orchestration.credentials import setup_hook
+
+# What workers need to know, wherever they run; secrets travel otherwise (credentials.py).
 _FORWARDED = (
     "HF_HOME",
     "HF_HUB_CACHE",
@@ -52,7 +54,7 @@ def ray_session(*, dashboard: bool = False) -> Iterator[None]:
         dashboard_port=port,
         log_to_driver=False,
         logging_level="warning",
-        runtime_env={"env_vars": environment},
+        runtime_env={"env_vars": environment, **setup_hook()},
     )
     try:
         yield

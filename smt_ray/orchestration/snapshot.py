@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from smt_ray.artifacts.runs import RunFolder
@@ -35,8 +38,14 @@ def start_arguments(run: RunFolder, config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_snapshot(run: RunFolder) -> RunSnapshot:
-    """Everything that is on disk for a run."""
+@contextmanager
+def read_snapshot(run: RunFolder) -> Iterator[RunSnapshot]:
+    """Everything that is on disk for a run; its files can be read during the block alone."""
+    with ExitStack() as copies:
+        yield _read_snapshot(run, lambda path: copies.enter_context(run.storage.local(path)))
+
+
+def _read_snapshot(run: RunFolder, local: Callable[[str], Path]) -> RunSnapshot:
     manifest, storage = run.manifest(), run.storage
     start = start_arguments(run, manifest["config"])
     stages = {kind: entry["stage"] for kind, entry in manifest["stages"].items()}
@@ -51,7 +60,7 @@ def read_snapshot(run: RunFolder) -> RunSnapshot:
         final_metrics=_final_metrics(metrics),
         datasets=[Dataset(**dataset) for dataset in manifest["datasets"]],
         artifacts=[
-            (str(storage.fetch(path)), folder)
+            (str(local(path)), folder)
             for path, folder in _artifacts(run, stages)
             if storage.exists(path)
         ],

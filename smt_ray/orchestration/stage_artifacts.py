@@ -39,7 +39,8 @@ class StageArtifacts:
             return []
         from smt_ray.smt.selection import Selection
 
-        selection = Selection.load(self._storage.fetch(place))
+        with self._storage.local(place) as file:
+            selection = Selection.load(file)
         return [
             Weight(
                 name,

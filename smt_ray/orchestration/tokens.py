@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
+from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.data.cache import FILE as TOKENS
 from smt_ray.data.cache import save_tokens
 from smt_ray.data.encoding import EncodedRows, encode_rows
@@ -31,9 +30,9 @@ def make_tokens(plan: RunPlan) -> dict[str, Any]:
     for name, rows in (("training", plan.training), ("validation", plan.validation)):
         if rows:
             sets[name], summary[name] = _encode(plan, tokenizer, name, rows)
-    with tempfile.TemporaryDirectory() as scratch:
-        save_tokens(Path(scratch) / TOKENS, sets)
-        plan.storage.put_file(Path(scratch) / TOKENS, stage.path(TOKENS))
+    with scratch_folder() as scratch:
+        save_tokens(scratch / TOKENS, sets)
+        plan.storage.put_file(scratch / TOKENS, stage.path(TOKENS))
     return stage.publish([TOKENS], summary, time.monotonic() - began)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import ray.train
 import torch
 
+from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.data.batches import StepPlan
 from smt_ray.data.cache import load_tokens
@@ -100,16 +100,17 @@ class TrainingRank:
         }
 
     def _load_tokens(self) -> tuple[EncodedRows, EncodedRows | None]:
-        path = self.storage.fetch(self.job["tokens"])
-        training = load_tokens(path, "training")
-        assert training is not None
-        return training, load_tokens(path, "validation")
+        with self.storage.local(self.job["tokens"]) as path:
+            training = load_tokens(path, "training")
+            assert training is not None
+            return training, load_tokens(path, "validation")
 
     def _make_method(self) -> Method:
-        settings = dict(self.job["method_settings"])
-        if "selection" in settings:
-            settings["selection"] = self.storage.fetch(settings["selection"])
-        return make_method(self.job["method"], settings)
+        name, settings = self.job["method"], self.job["method_settings"]
+        if "selection" not in settings:
+            return make_method(name, settings)
+        with self.storage.local(settings["selection"]) as file:
+            return make_method(name, {**settings, "selection": file})
 
     def _build(self) -> tuple[torch.nn.Module, Engine]:
         zero_stage = self.job["engine"]["zero_stage"]
@@ -166,14 +167,14 @@ class TrainingRank:
 
     def _checkpoint(self, done: int, metrics: Mapping[str, float]) -> None:
         state = self._export_state()
-        with tempfile.TemporaryDirectory() as scratch:
+        with scratch_folder() as scratch:
             checkpoint = None
             if self.rank == 0:
                 assert self.log is not None
                 if sent := self.log.flush():
                     self.board.records.remote(sent)
-                save_state(Path(scratch), state, done)
-                self.best.offer(Path(scratch), done, metrics.get(VALIDATION_LOSS))
+                save_state(scratch, state, done)
+                self.best.offer(scratch, done, metrics.get(VALIDATION_LOSS))
                 checkpoint = ray.train.Checkpoint.from_directory(scratch)
             ray.train.report(
                 {"step": done, "num_steps": self.job["loop"]["num_steps"], **metrics},
@@ -193,9 +194,9 @@ class TrainingRank:
         """
         if self.rank != 0:
             return
-        with tempfile.TemporaryDirectory() as scratch:
-            self.method.save(self.model, parameters, Path(scratch))
-            self._put_folder(Path(scratch), self.job["adapter"])
+        with scratch_folder() as scratch:
+            self.method.save(self.model, parameters, scratch)
+            self._put_folder(scratch, self.job["adapter"])
 
     def _put_folder(self, folder: Path, place: str) -> None:
         for file in sorted(os.listdir(folder)):

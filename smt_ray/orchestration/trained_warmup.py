@@ -7,13 +7,12 @@ gradients that its steps saw, and SMT goes on from the weights that they made.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.data.cache import FILE as TOKENS
 from smt_ray.data.encoding import EncodedRows
 from smt_ray.errors import UserError
@@ -160,8 +159,8 @@ class WarmupRank(TrainingRank):
             num_steps=job["loop"]["num_steps"],
             provenance=job["provenance"],
         )
-        with tempfile.TemporaryDirectory() as scratch:
-            table.save(Path(scratch) / TABLE)
-            self.storage.put_file(Path(scratch) / TABLE, job["table"])
-            save_model(job["model"], parameters, Path(scratch) / MODEL)
-            self._put_folder(Path(scratch) / MODEL, job["kept_model"])
+        with scratch_folder() as scratch:
+            table.save(scratch / TABLE)
+            self.storage.put_file(scratch / TABLE, job["table"])
+            save_model(job["model"], parameters, scratch / MODEL)
+            self._put_folder(scratch / MODEL, job["kept_model"])

@@ -11,13 +11,12 @@ none of it. A lost task is simply run again: every task is a function of its arg
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 
+from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.stages import Stage
 from smt_ray.data.cache import FILE as TOKENS
 from smt_ray.orchestration.board import announce
@@ -157,7 +156,8 @@ def _shard(job: dict[str, Any], index: int, board: Any) -> Iterator[dict[str, An
     announce(board, PROGRESS, index)
     torch.set_num_threads(job["num_threads"])
     device = torch.device(job["device"])
-    encoded = load_tokens(Storage(job["storage"]).fetch(job["tokens"]), "training")
+    with Storage(job["storage"]).local(job["tokens"]) as file:
+        encoded = load_tokens(file, "training")
     assert encoded is not None
     steps = shard_steps(job["num_steps"], job["num_shards"], index)
     done = iter(range(1, len(steps) + 1))
@@ -206,9 +206,9 @@ def _table(job: dict[str, Any], *rows: dict[str, Any]) -> dict[str, Any]:
         num_steps=job["num_steps"],
         provenance=job["provenance"],
     )
-    with tempfile.TemporaryDirectory() as scratch:
-        table.save(Path(scratch) / TABLE)
-        Storage(job["storage"]).put_file(Path(scratch) / TABLE, job["table"])
+    with scratch_folder() as scratch:
+        table.save(scratch / TABLE)
+        Storage(job["storage"]).put_file(scratch / TABLE, job["table"])
     return {
         "num_modules": len(rows),
         "block_size": table.block_size,
@@ -229,7 +229,8 @@ def _select(job: dict[str, Any]) -> dict[str, Any]:
     if job["table"] is None:
         selection = _select_control(job)
     else:
-        selection = select_blocks(ScoreTable.load(storage.fetch(job["table"])), **job["selection"])
+        with storage.local(job["table"]) as file:
+            selection = select_blocks(ScoreTable.load(file), **job["selection"])
     totals = {
         name: module.shape[0] * module.shape[1] // selection.block_size**2
         for name, module in selection.modules.items()
@@ -238,11 +239,11 @@ def _select(job: dict[str, Any]) -> dict[str, Any]:
         f"{job['title']}\n{selection.num_blocks} blocks of {selection.block_size} x"
         f" {selection.block_size}, {selection.budget:.2%} of the base model"
     )
-    with tempfile.TemporaryDirectory() as scratch:
-        selection.save(Path(scratch) / SELECTION)
-        selection_figure(selection.counts(), totals, Path(scratch) / "selection.png", title)
+    with scratch_folder() as scratch:
+        selection.save(scratch / SELECTION)
+        selection_figure(selection.counts(), totals, scratch / "selection.png", title)
         for file in (SELECTION, "selection.png"):
-            storage.put_file(Path(scratch) / file, f"{job['folder']}/{file}")
+            storage.put_file(scratch / file, f"{job['folder']}/{file}")
     return {
         "num_blocks": selection.num_blocks,
         "block_size": selection.block_size,

@@ -156,7 +156,8 @@ def test_a_stage_is_opened_by_its_name_alone(done: Stage) -> None:
     opened = Stage.open(done.storage, done.name)
     assert (opened.kind, opened.name, opened.inputs) == ("tokens", done.name, done.inputs)
     assert opened.manifest() == done.manifest()
-    assert opened.fetch("deep/b.bin").read_bytes() == b"abc"
+    with opened.local("deep/b.bin") as file:
+        assert file.read_bytes() == b"abc"
 
 
 def test_a_stage_that_is_not_there_cannot_be_opened(storage: Storage) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
+import tempfile
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,15 @@ import fsspec
 import pyarrow.fs as pafs
 import pytest
 
-from smt_ray.artifacts.storage import Storage
+from smt_ray.artifacts.storage import Storage, local_copy
 from smt_ray.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _own_temporary_directory(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
 
 
 @pytest.fixture(params=["folder", "file://", "memory://"])
@@ -56,12 +65,40 @@ def test_a_digest_is_size_and_sha256(storage: Storage) -> None:
 def test_a_folder_is_fetched_to_a_local_path(storage: Storage) -> None:
     storage.write_bytes("adapter/config.json", b"{}")
     storage.write_bytes("adapter/deep/weights", b"w")
-    local = storage.fetch("adapter")
-    assert (local / "config.json").read_bytes() == b"{}"
-    assert (local / "deep" / "weights").read_bytes() == b"w"
-    assert storage.fetch("adapter/config.json").read_bytes() == b"{}"
-    storage.write_bytes("flat/file", b"x")  # of files alone
-    assert (storage.fetch("flat") / "file").read_bytes() == b"x"
+    with storage.local("adapter") as local:
+        assert (local / "config.json").read_bytes() == b"{}"
+        assert (local / "deep" / "weights").read_bytes() == b"w"
+    with storage.local("adapter/config.json") as local:
+        assert local.read_bytes() == b"{}"
+    with local_copy(storage.uri("adapter")) as local:
+        assert (local / "deep" / "weights").read_bytes() == b"w"
+
+
+def test_a_copy_is_gone_after_its_block_and_what_lies_here_stays(storage: Storage) -> None:
+    storage.write_bytes("adapter/config.json", b"{}")
+    storage.write_bytes("adapter/deep/weights", b"w")
+    with pytest.raises(RuntimeError), storage.local("adapter") as local:  # noqa: PT012
+        assert (local / "deep" / "weights").exists()
+        raise RuntimeError
+    assert local.exists() == storage.is_local
+    assert not list(Path(tempfile.gettempdir()).iterdir())
+
+
+def test_a_copy_may_be_of_some_files_alone(storage: Storage) -> None:
+    storage.write_bytes("model/config.json", b"{}")
+    storage.write_bytes("model/model.safetensors", b"large")
+    with storage.local("model", without=(".safetensors",)) as local:
+        assert (local / "config.json").read_bytes() == b"{}"
+        assert (local / "model.safetensors").exists() == storage.is_local
+
+
+def test_what_was_mapped_from_a_copy_outlives_it() -> None:
+    storage = Storage(f"memory://bucket-{uuid.uuid4().hex}")
+    storage.write_bytes("file", b"content")
+    with storage.local("file") as local, local.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    assert not local.exists()
+    assert mapped[:] == b"content"
 
 
 def test_a_local_file_is_put_in(storage: Storage, tmp_path: Path) -> None:
@@ -69,7 +106,7 @@ def test_a_local_file_is_put_in(storage: Storage, tmp_path: Path) -> None:
     storage.put_file(tmp_path / "made", "x/there")
     assert storage.read_bytes("x/there") == b"content"
     if storage.is_local:  # where it lies already, nothing is done
-        storage.put_file(storage.fetch("x/there"), "x/there")
+        storage.put_file(storage.uri("x/there"), "x/there")
         assert storage.read_bytes("x/there") == b"content"
 
 

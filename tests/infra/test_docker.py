@@ -114,8 +114,8 @@ def test_no_package_is_locked_twice_otherwise(
     infra: Path, locked: dict[str, str], cuda: dict[str, str]
 ) -> None:
     cloud = read_lock(infra / "docker" / "cloud-requirements.txt")
-    assert not (set(cuda) | set(cloud)) & set(locked)
-    assert cloud["boto3"]
+    assert not (set(cuda) | set(cloud) - {"boto3"}) & set(locked)
+    assert cloud["boto3"] == locked["boto3"]  # installed in the image, and by the tests
     assert cloud["google-api-python-client"]
 
 

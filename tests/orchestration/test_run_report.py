@@ -81,7 +81,8 @@ def test_the_page_is_written_into_the_runs_folder_and_sent_with_it(run: RunFolde
     page = Path(place).read_text(encoding="utf-8")
     assert "2 of 6 blocks" in page
     assert "1 of the tuned model's 1 answers are wrong" in page
-    assert (place, None) in read_snapshot(run).artifacts
+    with read_snapshot(run) as snapshot:
+        assert (place, None) in snapshot.artifacts
 
 
 def test_an_artifact_that_is_gone_is_named_and_the_rest_is_shown(run: RunFolder) -> None:

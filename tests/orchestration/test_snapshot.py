@@ -60,7 +60,8 @@ def finish(run: RunFolder, plan: RunPlan, **more: Any) -> None:
 def test_a_run_that_just_began_has_its_params_and_rows_and_nothing_else(
     run: RunFolder, plan: RunPlan
 ) -> None:
-    snapshot = read_snapshot(run)
+    with read_snapshot(run) as snapshot:
+        pass
     assert (snapshot.status, snapshot.ended_ms) == ("RUNNING", None)
     assert snapshot.params["training.learning_rate"] == 1e-4
     assert snapshot.tags["method"] == "smt"
@@ -78,7 +79,8 @@ def test_a_finished_run_has_its_curves_its_accuracies_and_its_adapter(
     run: RunFolder, plan: RunPlan
 ) -> None:
     finish(run, plan)
-    snapshot = read_snapshot(run)
+    with read_snapshot(run) as snapshot:
+        pass
     assert snapshot.status == "FINISHED"
     assert snapshot.ended_ms >= snapshot.started_ms
     curve = [(r["step"], r["metrics"]["train/loss"]) for r in snapshot.records]
@@ -96,7 +98,9 @@ def test_a_finished_run_has_its_curves_its_accuracies_and_its_adapter(
 
 def test_two_snapshots_of_one_folder_are_equal(run: RunFolder, plan: RunPlan) -> None:
     finish(run, plan)
-    assert read_snapshot(run) == read_snapshot(RunFolder.open(Storage(plan.storage.root), "small"))
+    again = RunFolder.open(Storage(plan.storage.root), "small")
+    with read_snapshot(run) as one, read_snapshot(again) as other:
+        assert one == other
 
 
 def test_a_run_keeps_its_key_when_it_is_started_again(run: RunFolder, plan: RunPlan) -> None:
@@ -137,7 +141,8 @@ def test_a_method_without_a_selection_says_what_it_trained(
     run_record.begin(run, plan)
     lora = {"rank": 4, "alpha": 8, "dropout": 0.05, "target_modules": ["q_proj"], "seed": 0}
     finish(run, plan, trainable=COUNTS, **({"lora": lora} if method == "lora" else {}))
-    snapshot = read_snapshot(run)
+    with read_snapshot(run) as snapshot:
+        pass
     assert snapshot.final_metrics["trainable/parameters"] == 20
     assert snapshot.final_metrics["trainable/percent_of_base"] == 2.0
     assert snapshot.final_metrics["trainable/percent_of_total"] == 1.96

@@ -57,7 +57,7 @@ def test_a_rank_that_is_killed_ends_with_the_undisturbed_adapter(
     flow, killed = Flow(quick(stages_of(BEFORE_TRAINING))), []
 
     def kill() -> None:
-        wait_for_checkpoint(flow.plan.trained.fetch("checkpoints"))
+        wait_for_checkpoint(Path(flow.plan.trained.uri) / "checkpoints")
         killed.append(ray.get(flow.board.starts.remote("training"))[0][0])
         os.kill(killed[0], signal.SIGKILL)
 
@@ -71,7 +71,7 @@ def test_a_rank_that_is_killed_ends_with_the_undisturbed_adapter(
     manifest = flow.plan.trained.manifest()
     assert manifest is not None
     assert 0 < manifest["summary"]["resumed_from"] < NUM_STEPS
-    folder = flow.plan.trained.fetch("")
+    folder = Path(flow.plan.trained.uri)
     assert {p.name: p.read_bytes() for p in (folder / "adapter").iterdir()} == whole.adapter
     assert losses(folder) == losses(whole.stage("training"))
 
@@ -192,10 +192,10 @@ def test_a_loss_that_diverges_ends_the_run_at_once_and_leaves_the_last_checkpoin
     assert "Traceback" not in "\n".join(said)
     pids = ray.get(flow.board.starts.remote("training"))[0]
     assert len(pids) == 1
-    state, num_steps = load_state(flow.plan.trained.fetch("checkpoints") / "step-0000001")
+    state, num_steps = load_state(Path(flow.plan.trained.uri) / "checkpoints/step-0000001")
     assert num_steps == 1
     assert state
-    assert losses(flow.plan.trained.fetch("")).keys() == {1}
+    assert losses(Path(flow.plan.trained.uri)).keys() == {1}
     manifest = flow.folder.manifest()
     assert manifest["status"] == "FAILED"
     assert "training" not in manifest["stages"]

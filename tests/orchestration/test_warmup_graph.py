@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-from smt_ray.artifacts.storage import Storage
 from smt_ray.config.run import RunConfig
 from smt_ray.smt.scores import ScoreTable
 from smt_ray.smt.selection import Selection, select_blocks
@@ -79,7 +78,7 @@ def test_any_number_of_shards_gives_the_same_table_and_selection_and_the_driver_
     assert summary["num_shards"] == num_shards
     gradients = sum(4 * rows * columns for rows, columns in preflight.shapes.values())
     assert sum(fetched) < 4096 < gradients / 50
-    table = ScoreTable.load(Storage(str(whole.storage)).fetch(job["table"]))
+    table = ScoreTable.load(whole.storage / job["table"])
     for name, sums in reference.statistics.items():
         torch.testing.assert_close(table.statistics[name], sums, rtol=1e-4, atol=1e-6)
         distance = (table.statistics[name] - sums).norm() / sums.norm()
@@ -122,9 +121,9 @@ def test_a_shard_that_is_killed_is_run_again_and_changes_nothing(
     manifest = flow.plan.warmup.manifest()
     assert manifest is not None
     assert manifest["summary"]["attempts"] == {"0": 1, "1": 2}
-    assert same_table(ScoreTable.load(flow.plan.warmup.fetch(TABLE)), reference)
+    assert same_table(ScoreTable.load(Path(flow.plan.warmup.uri) / TABLE), reference)
     ours, theirs = (
         (stage / "selection.safetensors").read_bytes()
-        for stage in (flow.plan.selection.fetch(""), whole.stage("selection"))
+        for stage in (Path(flow.plan.selection.uri), whole.stage("selection"))
     )
     assert ours == theirs
