@@ -212,9 +212,9 @@ def test_a_name_that_nothing_bears_is_refused_with_the_names_there_are(
     storage = Storage(config.run["storage"])
     with pytest.raises(UserError) as refused:
         write_report_of(storage.root, "yours")
-    for place in ("runs", "comparisons"):
+    for place in ("runs", "comparisons", "searches"):
         assert storage.uri(place) in str(refused.value)
-    assert "comparisons: mine" in str(refused.value)
+    assert "comparisons there: mine" in str(refused.value)
 
 
 def test_a_run_comes_before_a_comparison_of_its_name(
