@@ -85,6 +85,7 @@ class Flow:
         self.folder = RunFolder(self.storage, config.name)
         self.tracking = RunTracking(self.folder, config)
         self.began = time.monotonic()
+        self.board: Any = None  # until it is started
 
     def run(self, until: str) -> dict[str, Any]:
         """See :func:`run`."""

@@ -46,6 +46,7 @@ class Attempt:
         self.ledger = CheckpointManager(_retention(config), self.storage)
         self.rank = TrainingRank.__new__(TrainingRank)
         self.rank.rank, self.rank.log = 0, SimpleNamespace(flush=list)
+        self.rank.job = {"loop": {"num_steps": 60}}
         self.rank.best = BestCheckpoint(Storage(str(folder)), BEST_FOLDER)
 
     def report(
