@@ -7,8 +7,6 @@ several, are one.
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +14,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from smt_ray.config.fields import Section, execution, semantic
-from smt_ray.config.load import (
-    apply_overrides,
-    load_named,
-    semantic_digest,
-    validate_config,
-)
+from smt_ray.config.load import load_named, validate_member, with_settings
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 
@@ -106,12 +99,7 @@ class ComparisonConfig(Section):
         Raises:
             UserError: A setting is bad.
         """
-        values = copy.deepcopy(self.run)
-        items = [f"{key}={json.dumps(value)}" for key, value in {**overrides, "seed": seed}.items()]
-        apply_overrides(values, items)
-        digest = semantic_digest(values)[:8]
-        method = values.get("method", "smt")
-        return validate_config({**values, "name": f"{self.name}-{method}-{digest}"})
+        return validate_member(with_settings(self.run, {**overrides, "seed": seed}), self.name)
 
     def tuning_runs(self) -> dict[str, dict[float, RunConfig]]:
         """Method -> learning rate -> the run that tries it, of the methods that cells have."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import json
@@ -100,6 +101,26 @@ def validate_section(section: type[S], values: Mapping[str, Any]) -> S:
         return section.model_validate(dict(values))
     except ValidationError as error:
         raise _explain(error, section) from None
+
+
+def with_settings(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a plain config in which dotted keys are set to values.
+
+    Raises:
+        UserError: A key leads through a value.
+    """
+    items = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    return apply_overrides(copy.deepcopy(dict(values)), items)
+
+
+def validate_member(values: Mapping[str, Any], group: str) -> RunConfig:
+    """A run of a comparison or a search, named after the group, its method and what it is.
+
+    Raises:
+        UserError: A key is unknown or a value breaks its rule.
+    """
+    name = f"{group}-{values.get('method', 'smt')}-{semantic_digest(values)[:8]}"
+    return validate_config({**values, "name": name})
 
 
 def load_named(section: type[S], path: str | Path, overrides: Iterable[str]) -> S:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,12 +9,7 @@ from pydantic import model_validator
 
 from smt_ray.config.comparison import Overrides
 from smt_ray.config.fields import Section, execution, semantic
-from smt_ray.config.load import (
-    apply_overrides,
-    load_named,
-    semantic_digest,
-    validate_config,
-)
+from smt_ray.config.load import load_named, validate_member, with_settings
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 
@@ -116,17 +109,13 @@ class SearchConfig(Section):
         Raises:
             UserError: The point breaks a rule of the run's config, or the scheduler cannot work.
         """
-        values = self.run_values(point)
-        method = values.get("method", "smt")
-        name = f"{self.name}-{method}-{semantic_digest(values)[:8]}"
-        run = validate_config({**values, "name": name})
+        run = validate_member(self.run_values(point), self.name)
         self._check_run(run)
         return run
 
     def run_values(self, point: Overrides) -> dict[str, Any]:
         """A point's run as plain values, without a name and without defaults."""
-        values: dict[str, Any] = copy.deepcopy(self.run)
-        apply_overrides(values, [f"{key}={json.dumps(value)}" for key, value in point.items()])
+        values = with_settings(self.run, point)
         training = values.setdefault("training", {})
         # A trial says where it is at its checkpoints.
         training.setdefault("checkpoint_every_steps", training.get("validate_every_steps"))
