@@ -47,6 +47,7 @@ class LiveBytes(TorchDispatchMode):
     def __enter__(self) -> LiveBytes:
         self.now = self.peak = 0
         self._known.clear()
+        gc.collect()  # else the end of what is garbage already would be taken off meanwhile
         for storage in _storages(o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)):
             self._watch(storage, storage.nbytes())
         self._open = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,15 @@ def test_views_of_what_was_there_before_cost_nothing_and_its_end_is_taken_off() 
         before.clear()
         assert live.now == -KIB
     assert live.peak == 0
+
+
+def test_garbage_from_before_changes_nothing() -> None:
+    cycle: list[Any] = [torch.zeros(KIB, dtype=torch.uint8)]
+    cycle.append(cycle)
+    del cycle
+    with LiveBytes() as live:
+        gc.collect()
+        assert live.now == 0
 
 
 def test_tensors_on_the_meta_device_hold_nothing() -> None:
