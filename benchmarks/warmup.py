@@ -35,7 +35,7 @@ from smt_ray.config.load import load_config
 from smt_ray.config.run import RunConfig
 from smt_ray.orchestration.board import make_board
 from smt_ray.orchestration.plan import make_plan
-from smt_ray.orchestration.preflight import Preflight, check_model
+from smt_ray.orchestration.preflight import Preflight, check_model, skeleton_of
 from smt_ray.orchestration.resources import plan_processes
 from smt_ray.orchestration.session import ray_session
 from smt_ray.orchestration.tokens import make_tokens
@@ -142,7 +142,7 @@ def _measure(
 ) -> tuple[list[dict[Case, dict[str, float]]], dict[Case, ScoreTable]]:
     plan = make_plan(config)
     make_tokens(plan)
-    preflight = check_model(config, plan.model)
+    preflight = check_model(config, skeleton_of(plan))
     tables: dict[Case, ScoreTable] = {}
     with ray_session():
         resources = plan_processes(

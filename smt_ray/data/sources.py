@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,18 @@ def read_file(path: Path) -> list[Row]:
         UserError: It cannot be read, is empty, or holds a bad row; the row and field are named.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        stat = path.stat()
+        return list(_parse_file(path, (stat.st_ino, stat.st_mtime_ns, stat.st_size)))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
             str(path), f"must be a readable JSON or JSONL file ({reason})", fix="check data.dir"
         ) from None
+
+
+@lru_cache(maxsize=32)  # each run of a comparison reads the same files
+def _parse_file(path: Path, _version: tuple[int, ...]) -> list[Row]:
+    text = path.read_text(encoding="utf-8")
     records = _parse_lines(text, path) if path.suffix == ".jsonl" else _parse_list(text, path)
     return parse_rows(records, str(path))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,13 @@ def _folder_hash(folder: Path, gguf_file: str | None) -> str:
     for file in sorted(folder.iterdir()):
         wanted = file.name == gguf_file if gguf_file else file.suffix in _HASHED_SUFFIXES
         if file.is_file() and wanted:
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            stat = file.stat()
+            digest = _file_hash(file, (stat.st_ino, stat.st_mtime_ns, stat.st_size))
             total.update(json.dumps([file.name, digest]).encode())
     return total.hexdigest()
+
+
+@lru_cache(maxsize=256)  # each run of a comparison asks what its model is: gigabytes to read
+def _file_hash(file: Path, _version: tuple[int, ...]) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

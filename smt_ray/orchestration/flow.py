@@ -21,7 +21,7 @@ from smt_ray.orchestration import run_record
 from smt_ray.orchestration.evaluator import evaluation_pool, publish_predictions
 from smt_ray.orchestration.imports import large_imports
 from smt_ray.orchestration.plan import MODEL, RunPlan, make_plan
-from smt_ray.orchestration.preflight import Preflight, check_lora, check_model
+from smt_ray.orchestration.preflight import Preflight, check_lora, check_model, skeleton_of
 from smt_ray.orchestration.progress import progress, say
 from smt_ray.orchestration.resources import ProcessResources, plan_processes
 from smt_ray.orchestration.run_report import try_to_write_report
@@ -181,16 +181,16 @@ class Flow:
 
     @cached_property
     def _preflight(self) -> Preflight:
-        """What the model makes of the config; checking it loads a skeleton, so it is done once."""
+        """What the model makes of the config."""
         with large_imports():
             import_transformers()
-        return check_model(self.config, self.plan.model)
+        return check_model(self.config, skeleton_of(self.plan))
 
     @cached_property
     def _method_settings(self) -> dict[str, Any]:
         """What the method trains with, as plain values; checked on the model before it is used."""
         if self.config.method in ("lora", "dora"):
-            return check_lora(self.config, self.plan.model)
+            return check_lora(self.config, skeleton_of(self.plan))
         return {"selection": self.plan.selection.path(SELECTION)} if self.plan.selection else {}
 
     def _check_resources(self, until: str) -> None:

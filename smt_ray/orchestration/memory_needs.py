@@ -103,14 +103,14 @@ class MemoryNeeds:
     @cached_property
     def preflight(self) -> Preflight | None:
         """The eligible modules and how many blocks are chosen; None unless the method is smt."""
-        return check_model(self.config, self._spec) if self.config.method == "smt" else None
+        return check_model(self.config, self._skeleton()) if self.config.method == "smt" else None
 
     @cached_property
     def lora(self) -> dict[str, Any] | None:
         """LoRA's or DoRA's settings; None with other methods."""
         if self.config.method not in ("lora", "dora"):
             return None
-        return check_lora(self.config, self._spec)
+        return check_lora(self.config, self._skeleton())
 
     @property
     def has_warmup(self) -> bool:

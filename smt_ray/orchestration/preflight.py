@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+from torch import nn
 
 from smt_ray.config.run import RunConfig
 from smt_ray.methods.lora import choose_rank, default_alpha, find_targets, target_shapes
 from smt_ray.models.inspect import count_parameters, find_eligible
 from smt_ray.models.load import load_skeleton
+from smt_ray.orchestration.plan import RunPlan
 from smt_ray.smt.grid import check_block_size, common_block_size, resolve_block_size
 from smt_ray.smt.modules import match_groups, match_modules
 from smt_ray.smt.ranking import number_of_blocks, share_of_each
@@ -36,13 +41,26 @@ class Preflight:
     groups: tuple[tuple[tuple[str, ...], int], ...]
 
 
-def check_model(config: RunConfig, model: dict[str, Any]) -> Preflight:
+def skeleton_of(plan: RunPlan) -> nn.Module:
+    """The base model on the meta device: to be looked at alone, for runs of one model share it.
+
+    Raises:
+        UserError: Its configuration cannot be read.
+    """
+    return _skeleton(json.dumps(plan.model), json.dumps(plan.identity))
+
+
+@lru_cache(maxsize=1)  # reading a GGUF's takes seconds, and every run of a comparison asks for it
+def _skeleton(model: str, _identity: str) -> nn.Module:
+    return load_skeleton(json.loads(model))
+
+
+def check_model(config: RunConfig, skeleton: nn.Module) -> Preflight:
     """Checks target modules, block sizes and the budget.
 
     Raises:
         UserError: One of them cannot be met; the message says what could.
     """
-    skeleton = load_skeleton(model)
     eligible = find_eligible(skeleton, config.warmup.target_modules)
     shapes = {name: (m.out_features, m.in_features) for name, m in eligible.items()}
     num_parameters = count_parameters(skeleton)
@@ -51,7 +69,7 @@ def check_model(config: RunConfig, model: dict[str, Any]) -> Preflight:
     return Preflight(shapes, num_parameters, finest, size, groups)
 
 
-def check_lora(config: RunConfig, model: dict[str, Any]) -> dict[str, Any]:
+def check_lora(config: RunConfig, skeleton: nn.Module) -> dict[str, Any]:
     """Checks LoRA's or DoRA's target modules, and makes a budget a rank.
 
     Returns:
@@ -61,7 +79,6 @@ def check_lora(config: RunConfig, model: dict[str, Any]) -> dict[str, Any]:
         UserError: A target matches no linear, or the budget comes to no rank.
     """
     lora = config.lora
-    skeleton = load_skeleton(model)
     shapes = target_shapes(find_targets(skeleton, lora.target_modules))
     rank = lora.rank
     if rank is None:

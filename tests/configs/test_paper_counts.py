@@ -13,7 +13,7 @@ from smt_ray.methods.lora import find_targets, target_shapes
 from smt_ray.methods.protocol import Counts
 from smt_ray.models.inspect import count_parameters
 from smt_ray.models.load import load_skeleton
-from smt_ray.orchestration import preflight
+from smt_ray.orchestration.preflight import check_lora, check_model
 from tests.configs.recipes import MODELS, RECIPES, ROOT, Recipe
 
 _LLAMA = {"model_type": "llama", "vocab_size": 32_000}
@@ -67,15 +67,9 @@ def skeleton(model: str) -> nn.Module:
     return load_skeleton({"architecture": ARCHITECTURES[model], "trust_remote_code": False})
 
 
-@pytest.fixture
-def skeletons(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the run's own checks look at skeletons that are built once each."""
-    monkeypatch.setattr(preflight, "load_skeleton", lambda spec: skeleton(spec["path"]))
-
-
 def num_blocks(recipe: Recipe) -> int:
     """As many as the run's own check comes to."""
-    found = preflight.check_model(recipe.config, {"path": recipe.model})
+    found = check_model(recipe.config, skeleton(recipe.model))
     assert found.block_size == BLOCK_SIZE
     ((_, number),) = found.groups
     return number
@@ -89,7 +83,7 @@ def count(recipe: Recipe) -> Counts:
     if recipe.method == "smt":
         num_trainable = num_blocks(recipe) * BLOCK_SIZE**2
     else:
-        rank = preflight.check_lora(recipe.config, {"path": recipe.model})["rank"]
+        rank = check_lora(recipe.config, skeleton(recipe.model))["rank"]
         num_trainable = num_factors(recipe, rank)
     return Counts(num_trainable, num_base, num_base + num_trainable)
 
@@ -118,7 +112,6 @@ def test_a_recipe_loads_with_its_architecture_inline(recipe: Recipe) -> None:
     assert config.model.architecture == ARCHITECTURES[recipe.model]
 
 
-@pytest.mark.usefixtures("skeletons")
 @pytest.mark.parametrize("recipe", of_method("smt"), ids=str)
 def test_smt_trains_the_papers_blocks_and_percentage_of_the_base(recipe: Recipe) -> None:
     assert recipe.budget is not None
@@ -126,7 +119,6 @@ def test_smt_trains_the_papers_blocks_and_percentage_of_the_base(recipe: Recipe)
     assert round(count(recipe).summary()["percent_of_base"], 2) == recipe.budget
 
 
-@pytest.mark.usefixtures("skeletons")
 @pytest.mark.parametrize(
     "recipe", [recipe for recipe in RECIPES if str(recipe) in PRINTED], ids=str
 )
@@ -134,7 +126,6 @@ def test_factors_are_the_papers_percentage_of_base_and_adapter(recipe: Recipe) -
     assert round(count(recipe).summary()["percent_of_total"], 2) == PRINTED[str(recipe)]
 
 
-@pytest.mark.usefixtures("skeletons")
 @pytest.mark.parametrize("recipe", of_method("lora", "dora"), ids=str)
 def test_a_models_factors_are_the_same_on_both_suites(recipe: Recipe) -> None:
     other = next(
@@ -162,7 +153,6 @@ def test_table_5s_percentage_of_lora_is_that_of_no_rank() -> None:
     assert recipe.config.lora.rank == 32
 
 
-@pytest.mark.usefixtures("skeletons")
 def test_the_document_has_every_count() -> None:
     document = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     for recipe in of_method("smt"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,16 @@ def test_a_line_of_jsonl_ends_at_a_line_feed_and_not_at_what_unicode_calls_one(
     line = json.dumps(record, ensure_ascii=False)
     path.write_bytes((line + end + line + end).encode())
     assert read_file(path) == [Row(**record)] * 2
+
+
+def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    for minute, mark in enumerate("ab"):
+        os.utime(write(path, records(1, mark)), ns=(0, minute))
+        found = read_file(path)
+        assert found == rows(1, mark)
+        found.clear()  # the caller's own list
+    assert len(read_file(path)) == 1
 
 
 def test_a_folder_of_training_and_task_files_is_read_like_a_clone(folder: Path) -> None:

@@ -63,12 +63,12 @@ def test_any_number_of_shards_gives_the_same_table_and_selection_and_the_driver_
 ) -> None:  # fmt: skip
     from smt_ray.orchestration.board import make_board
     from smt_ray.orchestration.plan import make_plan
-    from smt_ray.orchestration.preflight import check_model
+    from smt_ray.orchestration.preflight import check_model, skeleton_of
     from smt_ray.orchestration.resources import ProcessResources
     from smt_ray.orchestration.warmup_graph import run_warmup, warmup_job
 
     plan = make_plan(quick(whole.storage, f"warmup.num_shards={num_shards}"))
-    preflight = check_model(plan.config, plan.model)
+    preflight = check_model(plan.config, skeleton_of(plan))
     # Four shards take turns on two CPUs.
     resources = ProcessResources(num_cpus=1, num_gpus=0, accelerator_type=None)
     job = warmup_job(plan, preflight, resources) | {"table": f"scratch/{num_shards}/{TABLE}"}
