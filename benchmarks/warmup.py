@@ -34,6 +34,7 @@ from benchmarks.process_memory import ProcessMemory
 from smt_ray.config.load import load_config
 from smt_ray.config.run import RunConfig
 from smt_ray.orchestration.board import make_board
+from smt_ray.orchestration.nodes import cluster_nodes
 from smt_ray.orchestration.plan import make_plan
 from smt_ray.orchestration.preflight import Preflight, check_model, skeleton_of
 from smt_ray.orchestration.resources import plan_processes
@@ -144,10 +145,8 @@ def _measure(
     make_tokens(plan)
     preflight = check_model(config, skeleton_of(plan))
     tables: dict[Case, ScoreTable] = {}
-    with ray_session():
-        resources = plan_processes(
-            config.resources, 1, ray.cluster_resources(), "warmup.num_shards"
-        )
+    with ray_session(config):
+        resources = plan_processes(config.resources, 1, cluster_nodes(), "warmup.num_shards")
         job = warmup_job(plan, preflight, resources)
 
         def run(case: Case, number: int) -> dict[str, float]:

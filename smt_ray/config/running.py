@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import model_validator
+
 from smt_ray.config.fields import Section, execution, semantic
 
 
@@ -41,6 +43,18 @@ class ResourcesConfig(Section):
     """Ray accelerator type such as H100; null for any."""
     max_failures: int = execution(3, ge=0)
     """How often lost training workers are replaced."""
+    autoscale_timeout_s: float = execution(0, ge=0)
+    """Seconds that a cluster's autoscaler is given to start the nodes that the workers need; they
+    stay until the run's end. 0 takes the cluster as it is."""
+
+    @model_validator(mode="after")
+    def _known_what_to_ask_for(self) -> ResourcesConfig:
+        if self.autoscale_timeout_s and self.use_gpu == "auto":
+            raise ValueError(
+                "autoscale_timeout_s needs use_gpu to be true or false, as auto goes by what is"
+                f" there already; got {self.autoscale_timeout_s:g}"
+            )
+        return self
 
 
 class EvaluationConfig(Section):

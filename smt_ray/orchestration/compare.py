@@ -35,8 +35,8 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
     guessed = {method: next(iter(rates)) for method, rates in tuning.items()}
     runs = [run for rates in tuning.values() for run in rates.values()]
     check_grid([*runs, *_all_runs(config.cell_runs(guessed))])
-    with ray_session():
-        first = runs[0] if runs else config.make_run({}, config.seeds[0])
+    first = runs[0] if runs else config.make_run({}, config.seeds[0])
+    with ray_session(first):
         check_shared(first)
         parent = ParentRun("comparison", config.name, config.model_dump(mode="json"), first)
         try:

@@ -112,7 +112,7 @@ def _predict(
     adapter: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     began = time.monotonic()
-    with ray_session():
+    with ray_session(config):
         check_shared(config, tracks=False)
         with evaluation_pool(config, make_board()) as pool:
             predictions = pool.evaluate(

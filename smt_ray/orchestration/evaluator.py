@@ -16,6 +16,7 @@ from smt_ray.config.run import RunConfig
 from smt_ray.data.rows import Row
 from smt_ray.orchestration.board import announce
 from smt_ray.orchestration.imports import large_imports
+from smt_ray.orchestration.nodes import cluster_nodes
 from smt_ray.orchestration.progress import progress
 from smt_ray.orchestration.resources import plan_processes
 
@@ -94,7 +95,7 @@ def evaluation_pool(config: RunConfig, board: Any) -> Iterator[EvaluationPool]:
     """
     num_workers = config.resources.num_workers
     resources = plan_processes(
-        config.resources, num_workers, ray.cluster_resources(), "resources.num_workers"
+        config.resources, num_workers, cluster_nodes(), "resources.num_workers"
     )
     settings = {
         "prompt_form": config.data.prompt,

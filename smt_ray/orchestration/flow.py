@@ -20,6 +20,7 @@ from smt_ray.models.load import import_transformers
 from smt_ray.orchestration import run_record
 from smt_ray.orchestration.evaluator import evaluation_pool, publish_predictions
 from smt_ray.orchestration.imports import large_imports
+from smt_ray.orchestration.nodes import cluster_nodes
 from smt_ray.orchestration.plan import MODEL, RunPlan, make_plan
 from smt_ray.orchestration.preflight import Preflight, check_lora, check_model, skeleton_of
 from smt_ray.orchestration.progress import progress, say
@@ -97,7 +98,7 @@ class Flow:
         status: Status = "FAILED"
         try:
             self._tokens()
-            with ray_session():
+            with ray_session(self.config):
                 check_shared(self.config)
                 self.board = self.tracking.start()
                 try:
@@ -202,7 +203,7 @@ class Flow:
         """What each of the ranks, or of the evaluation workers, gets."""
         resources = self.config.resources
         return plan_processes(
-            resources, resources.num_workers, ray.cluster_resources(), "resources.num_workers"
+            resources, resources.num_workers, cluster_nodes(), "resources.num_workers"
         )
 
     def needs_warmup(self) -> bool:
@@ -225,7 +226,7 @@ class Flow:
         assert stage is not None
         # Shards can take turns: one at a time is enough.
         resources = plan_processes(
-            config.resources, 1, ray.cluster_resources(), "warmup.num_shards",
+            config.resources, 1, cluster_nodes(), "warmup.num_shards",
             gpus_each=warmup.gpus_per_shard,
         )  # fmt: skip
         job = warmup_job(self.plan, self._preflight, resources)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
@@ -19,12 +19,12 @@ from smt_ray.errors import UserError
 from smt_ray.orchestration.flow import Flow
 from smt_ray.orchestration.grid import check_grid
 from smt_ray.orchestration.merge import check_out, merge_run
+from smt_ray.orchestration.nodes import cluster_nodes
 from smt_ray.orchestration.parent_run import ParentRun
 from smt_ray.orchestration.progress import say
-from smt_ray.orchestration.resources import plan_processes
+from smt_ray.orchestration.resources import count_places, plan_processes
 from smt_ray.orchestration.search_record import best_yaml, check_same_search, write_search
 from smt_ray.orchestration.search_space import (
-    concurrent_trials,
     corner_points,
     draw_points,
     tune_domains,
@@ -58,7 +58,8 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> dict[str, An
     runs = _make_runs(config, points)
     check_grid(runs)
     check_same_search(config, runs)
-    with ray_session(dashboard=True):
+    at_once = config.max_concurrent_trials or 1
+    with ray_session(runs[0], num_runs=at_once, dashboard=True):
         check_shared(runs[0])
         parent = ParentRun("search", config.name, config.model_dump(mode="json"), runs[0])
         try:
@@ -168,25 +169,16 @@ def _new_tuner(
 def concurrent_runs(config: SearchConfig, runs: Sequence[RunConfig]) -> int:
     """Trials at a time: as many as can train beside each other.
 
+    No trial then waits for what another holds.
+
     Raises:
         UserError: The cluster cannot hold one.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    limits = []
+    nodes, most = cluster_nodes(), sys.maxsize
     for run in runs:
         workers = run.resources.num_workers
-        each = plan_processes(
-            run.resources, workers, ray.cluster_resources(), "resources.num_workers"
-        )
-        limits.append(concurrent_trials(nodes, each, workers))
-    most = min(limits)
-    if not most:
-        raise UserError(
-            "run.resources.num_workers",
-            "a trial's workers must fit the cluster's nodes together",
-            got=max(run.resources.num_workers for run in runs),
-            fix="set it lower, or resources.cpus_per_worker",
-        )
+        each = plan_processes(run.resources, workers, nodes, "run.resources.num_workers")
+        most = min(most, count_places(nodes, each) // workers)
     return min(most, config.max_concurrent_trials or most)
 
 

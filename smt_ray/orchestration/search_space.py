@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,6 @@ import numpy as np
 from smt_ray.config.comparison import Overrides
 from smt_ray.config.search import Domain, SearchConfig
 from smt_ray.errors import UserError
-from smt_ray.orchestration.resources import ProcessResources
 
 
 def tune_domains(config: SearchConfig) -> dict[str, Any]:
@@ -55,28 +52,6 @@ def corner_points(config: SearchConfig) -> list[Overrides]:
     most = max(map(len, ends.values()))
     return [{key: values[min(i, len(values) - 1)] for key, values in ends.items()}
             for i in range(most)]  # fmt: skip
-
-
-def concurrent_trials(
-    nodes: Sequence[Mapping[str, float]], resources: ProcessResources, num_workers: int
-) -> int:
-    """How many trainings a cluster holds at once: no trial then waits for what another holds.
-
-    Args:
-        nodes: Resources of each node; a process does not spread over two.
-        resources: Of one process.
-        num_workers: Processes of a training.
-
-    Returns:
-        0 where it holds not even one.
-    """
-    places = 0
-    for node in nodes:
-        fits = [math.floor(node.get("CPU", 0.0) / resources.num_cpus + 1e-9)]
-        if resources.num_gpus:
-            fits.append(math.floor(node.get("GPU", 0.0) / resources.num_gpus))
-        places += min(fits)
-    return places // num_workers
 
 
 def _tune_domain(key: str, domain: Domain) -> Any:

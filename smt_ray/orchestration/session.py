@@ -7,11 +7,13 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import ray
 
+from smt_ray.config.run import RunConfig
 from smt_ray.orchestration.credentials import setup_hook
+from smt_ray.orchestration.nodes import nodes_for
 
 # What workers need to know, wherever they run; secrets travel otherwise (credentials.py).
 _FORWARDED = (
@@ -29,12 +31,16 @@ _FORWARDED = (
 
 
 @contextmanager
-def ray_session(*, dashboard: bool = False) -> Iterator[None]:
+def ray_session(
+    config: RunConfig | None = None, *, num_runs: int = 1, dashboard: bool = False
+) -> Iterator[None]:
     """Connects to the cluster of RAY_ADDRESS, or starts Ray here and stops it at the end.
 
     A Ray that is connected already is used and left as it is.
 
     Args:
+        config: Of the run that comes; what it needs is asked of an autoscaler, where it says so.
+        num_runs: How many such runs train at the same time.
         dashboard: Whether a Ray that is started here has its dashboard. What cleans up after a
             trial that Ray Tune stopped asks it: without one, the next waits for its resources.
     """
@@ -57,7 +63,8 @@ def ray_session(*, dashboard: bool = False) -> Iterator[None]:
         runtime_env={"env_vars": environment, **setup_hook()},
     )
     try:
-        yield
+        with nodes_for(config, num_runs) if config else nullcontext():
+            yield
     finally:
         ray.shutdown()
 

@@ -177,5 +177,5 @@ def test_a_submitted_working_directory_leaves_filled_in_secrets_behind(
         package = tmp_path / f"{directory.name}.zip"
         create_package(str(directory), package, include_gitignore=True)
         names = zipfile.ZipFile(package).namelist()
-        assert any(name.endswith("ask_for_gpus.py") for name in names)
+        assert any(name.endswith("raycluster.yaml") for name in names)
         assert not [name for name in names if name.endswith(".env")]

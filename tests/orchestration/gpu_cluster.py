@@ -17,6 +17,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from smt_ray.config.load import validate_section
 from smt_ray.config.running import ResourcesConfig
 from smt_ray.config.search import SearchConfig
+from smt_ray.orchestration.nodes import cluster_nodes
 from smt_ray.orchestration.resources import plan_processes
 from smt_ray.orchestration.search import concurrent_runs
 from smt_ray.orchestration.trainer import scaling
@@ -49,9 +50,9 @@ def main() -> dict[str, Any]:
         address="local", num_cpus=8, num_gpus=8, resources={"accelerator_type:H100": 8},
         include_dashboard=False, log_to_driver=False, logging_level="warning",
     )  # fmt: skip
-    config, cluster = ResourcesConfig(**SEARCH["run"]["resources"]), ray.cluster_resources()
-    rank = plan_processes(config, 2, cluster, "resources.num_workers")
-    shard = plan_processes(config, 1, cluster, "warmup.num_shards", gpus_each=4)
+    config, nodes = ResourcesConfig(**SEARCH["run"]["resources"]), cluster_nodes()
+    rank = plan_processes(config, 2, nodes, "resources.num_workers")
+    shard = plan_processes(config, 1, nodes, "warmup.num_shards", gpus_each=4)
     task = ray.remote(_shard).options(**shard.options())
     shards = ray.get([task.remote() for _ in range(2)])
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import yaml
 
 from tests import processes
 from tests.orchestration.conftest import QUICK
+from tests.ranks import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +85,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         (folder / name).mkdir()
         (folder / name / "large.bin").write_bytes(b"0" * 1000)
     # The agent, which starts jobs, has a port of its own: by default the one of another Ray here.
-    port, agent_port = _free_port(), _free_port()
+    port, agent_port = free_port(), free_port()
     # Ray's sockets lie below its folder, and their names must be short.
     session = Path(os.environ.get("TMPDIR", "/tmp")) / f"smt_ray_head_{port}"
     environment = {
@@ -110,13 +110,6 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     finally:
         processes.kill(leader)
         shutil.rmtree(session, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def _wait_for(address: str, leader: Any, log: Path) -> None:

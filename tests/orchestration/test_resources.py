@@ -8,15 +8,15 @@ import pytest
 
 from smt_ray.config.running import ResourcesConfig
 from smt_ray.errors import UserError
-from smt_ray.orchestration.resources import ProcessResources, plan_processes
+from smt_ray.orchestration.resources import ProcessResources, count_places, plan_processes
 
 LAPTOP = {"CPU": 2.0, "memory": 1e9}
 NODE = {"CPU": 16.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
 
 
-def plan(cluster: dict[str, float], num_at_once: int = 2, **config: Any) -> ProcessResources:
+def plan(*nodes: dict[str, float], num_at_once: int = 2, **config: Any) -> ProcessResources:
     resources = ResourcesConfig(**config)
-    return plan_processes(resources, num_at_once, cluster, "resources.num_workers")
+    return plan_processes(resources, num_at_once, nodes, "resources.num_workers")
 
 
 @pytest.mark.parametrize(
@@ -48,25 +48,28 @@ def test_threads_follow_cpus_and_are_never_none(cpus: float, threads: int) -> No
 
 
 def test_exactly_as_many_as_fit_are_allowed() -> None:
-    assert plan(LAPTOP, 2).num_cpus == 1
-    assert plan(LAPTOP, 4, cpus_per_worker=0.5).num_cpus == 0.5
-    assert plan(NODE, 8).num_gpus == 1
+    assert plan(LAPTOP).num_cpus == 1
+    assert plan(LAPTOP, num_at_once=4, cpus_per_worker=0.5).num_cpus == 0.5
+    assert plan(NODE, num_at_once=8).num_gpus == 1
 
 
 @pytest.mark.parametrize(
-    ("cluster", "num_at_once", "config", "rule", "fix"),
+    ("nodes", "num_at_once", "config", "rule", "fix"),
     [
-        (LAPTOP, 3, {}, "3 processes of 1 CPUs each must fit the cluster's 2 CPUs", "at most 2"),
-        (LAPTOP, 2, {"cpus_per_worker": 1.5}, "must fit the cluster's 2 CPUs", "at most 1"),
-        (NODE, 9, {}, "9 processes of a GPU each must fit the cluster's 8 GPUs", "at most 8"),
-        (NODE, 8, {"cpus_per_worker": 3}, "must fit the cluster's 16 CPUs", "at most 5"),
+        ([LAPTOP], 3, {}, "3 processes of 1 CPU each must fit the cluster's 2 CPUs", "at most 2"),
+        ([LAPTOP], 2, {"cpus_per_worker": 1.5}, "must fit the cluster's 2 CPUs", "at most 1"),
+        ([NODE], 9, {}, "9 processes of 1 CPU and a GPU each must fit", "at most 8"),
+        ([NODE], 8, {"cpus_per_worker": 3}, "the cluster's 16 CPUs and 8 GPUs", "at most 5"),
+        # A process does not spread over two nodes.
+        ([LAPTOP] * 3, 4, {"cpus_per_worker": 1.5}, "6 CPUs on 3 nodes", "at most 3"),
+        ([LAPTOP, {"GPU": 2.0}], 1, {}, "1 processes of 1 CPU and a GPU", "change resources"),
     ],
 )
 def test_what_ray_would_wait_for_for_ever_is_refused_with_what_would_do(
-    cluster: dict[str, float], num_at_once: int, config: dict[str, Any], rule: str, fix: str
+    nodes: list[dict[str, float]], num_at_once: int, config: dict[str, Any], rule: str, fix: str
 ) -> None:
     with pytest.raises(UserError) as raised:
-        plan(cluster, num_at_once, **config)
+        plan(*nodes, num_at_once=num_at_once, **config)
     error = raised.value
     assert (error.field, error.got) == ("resources.num_workers", num_at_once)
     assert rule in error.rule
@@ -77,21 +80,62 @@ def test_what_ray_would_wait_for_for_ever_is_refused_with_what_would_do(
     ("config", "rule"),
     [
         ({"use_gpu": True}, "needs a GPU, and the cluster has none"),
-        ({"cpus_per_worker": 3.0}, "must fit the cluster's 2 CPUs"),
+        ({"cpus_per_worker": 3.0}, "must fit the 2 CPUs of a node"),
     ],
 )
 def test_what_no_single_process_can_get_is_named_itself(config: dict[str, Any], rule: str) -> None:
     with pytest.raises(UserError) as raised:
-        plan(LAPTOP, 1, **config)
+        plan(LAPTOP, num_at_once=1, **config)
     key, value = next(iter(config.items()))
     assert (raised.value.field, raised.value.got) == (f"resources.{key}", value)
     assert raised.value.rule == rule
 
 
+def plan_shards(*nodes: dict[str, float], num_at_once: int, gpus_each: int) -> ProcessResources:
+    return plan_processes(ResourcesConfig(), num_at_once, nodes, "warmup.num_shards", gpus_each)
+
+
 def test_a_shard_of_several_gpus_gets_them_and_is_refused_without_any() -> None:
-    each = plan_processes(ResourcesConfig(), 2, NODE, "warmup.num_shards", gpus_each=4)
+    each = plan_shards(NODE, num_at_once=2, gpus_each=4)
     assert each.options() == {"num_cpus": 1, "num_gpus": 4}
-    with pytest.raises(UserError, match="3 processes of 4 GPUs each must fit the cluster's 8 GPUs"):
-        plan_processes(ResourcesConfig(), 3, NODE, "warmup.num_shards", gpus_each=4)
+    with pytest.raises(UserError, match="3 processes of 1 CPU and 4 GPUs each must fit"):
+        plan_shards(NODE, num_at_once=3, gpus_each=4)
     with pytest.raises(UserError, match=r"warmup\.gpus_per_shard: needs GPUs"):
-        plan_processes(ResourcesConfig(), 1, LAPTOP, "warmup.num_shards", gpus_each=2)
+        plan_shards(LAPTOP, num_at_once=1, gpus_each=2)
+
+
+def test_a_shard_needs_its_gpus_on_one_node() -> None:
+    single = {"CPU": 8.0, "GPU": 1.0}
+    with pytest.raises(UserError, match="the 1 GPUs of a node") as raised:
+        plan_shards(*[single] * 8, num_at_once=1, gpus_each=2)
+    assert (raised.value.field, raised.value.got) == ("warmup.gpus_per_shard", 2)
+
+
+def test_an_accelerator_type_that_no_node_has_is_refused_with_those_there_are() -> None:
+    other = {"CPU": 8.0, "GPU": 8.0, "accelerator_type:A100": 1.0}
+    assert plan(NODE, other, num_at_once=8, accelerator_type="A100").num_gpus == 1
+    with pytest.raises(UserError, match="types there: A100, H100") as raised:
+        plan(NODE, other, accelerator_type="T4")
+    assert raised.value.field == "resources.accelerator_type"
+    with pytest.raises(UserError, match="at most 8"):  # the others do not count
+        plan(NODE, other, num_at_once=9, accelerator_type="A100")
+
+
+CPU, GPU = ProcessResources(1, 0, None), ProcessResources(2, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "each", "places"),
+    [
+        ([{"CPU": 2}], CPU, 2),
+        ([{"CPU": 3}, {"CPU": 3}], ProcessResources(2, 0, None), 2),  # not (3 + 3) // 2
+        ([{"CPU": 64, "GPU": 8}] * 2, GPU, 16),
+        ([{"CPU": 8, "GPU": 8}] * 2, GPU, 8),  # CPUs are what is scarce
+        ([{"CPU": 64}, {"CPU": 64, "GPU": 4}], GPU, 4),
+        ([{"CPU": 0.3}], ProcessResources(0.1, 0, None), 3),  # rounding takes no place away
+    ],
+)
+def test_places_are_counted_node_by_node(
+    nodes: list[dict[str, float]], each: ProcessResources, places: int
+) -> None:
+    assert count_places(nodes, each) == places

@@ -9,9 +9,7 @@ import pytest
 from smt_ray.config.load import validate_section
 from smt_ray.config.search import SearchConfig
 from smt_ray.errors import UserError
-from smt_ray.orchestration.resources import ProcessResources
 from smt_ray.orchestration.search_space import (
-    concurrent_trials,
     corner_points,
     draw_points,
     tune_domains,
@@ -94,25 +92,3 @@ def test_optuna_takes_the_domains_as_they_are() -> None:
         round(point["selection.budget"] / 0.005)
     )
     assert 1e-5 <= point["training.learning_rate"] <= 1e-2
-
-
-CPU, GPU = ProcessResources(1, 0, None), ProcessResources(2, 1, None)
-
-
-@pytest.mark.parametrize(
-    ("nodes", "each", "workers", "trials"),
-    [
-        ([{"CPU": 2}], CPU, 2, 1),
-        ([{"CPU": 2}], CPU, 1, 2),
-        ([{"CPU": 2}], CPU, 3, 0),
-        ([{"CPU": 3}, {"CPU": 3}], ProcessResources(2, 0, None), 1, 2),  # not (3 + 3) // 2
-        ([{"CPU": 64, "GPU": 8}] * 2, GPU, 4, 4),
-        ([{"CPU": 8, "GPU": 8}] * 2, GPU, 4, 2),  # CPUs are what is scarce
-        ([{"CPU": 64}, {"CPU": 64, "GPU": 4}], GPU, 4, 1),
-        ([{"CPU": 0.3}], ProcessResources(0.1, 0, None), 1, 3),  # rounding takes no place away
-    ],
-)
-def test_as_many_trials_as_can_train_beside_each_other(
-    nodes: list[dict[str, float]], each: ProcessResources, workers: int, trials: int
-) -> None:
-    assert concurrent_trials(nodes, each, workers) == trials

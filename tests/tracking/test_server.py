@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,15 +21,9 @@ from smt_ray.tracking.mlflow_tracker import MlflowTracker
 from smt_ray.tracking.records import Record
 from smt_ray.tracking.replay import RunSnapshot, replay
 from smt_ray.tracking.robust import RobustTracker
+from tests.ranks import free_port
 
 pytestmark = pytest.mark.slow
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -70,7 +63,7 @@ def test_a_run_outlives_its_server_and_is_completed_afterwards(
     records: list[Record],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    port = _free_port()
+    port = free_port()
     with _server(tmp_path, port) as uri:
         robust = RobustTracker(lambda: MlflowTracker(uri, "exp"), retry_seconds=1.0)
         run_id = robust.start_run("smt-a", key="store/smt-a/1", wait_seconds=60)
