@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -47,28 +50,41 @@ def test_an_impossible_point_is_refused_by_name_before_anything_starts(tmp_path:
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The storage of a search that was killed after its first trial, and started again."""
+    """The storage of a search that was killed after its first trial, started again, interrupted as
+    a terminal does it, and started once more."""
     storage = tmp_path_factory.mktemp("searched")
     (storage / "search.yaml").write_text(yaml.safe_dump(make(storage)))
     command = [sys.executable, "-m", "smt_ray", "tune", storage / "search.yaml"]
     driver = processes.start(command, storage / "killed.log")
     try:
-        deadline = time.monotonic() + 240
-        while "trial 2 of 3" not in (storage / "killed.log").read_text():
-            assert driver.poll() is None, (storage / "killed.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        _wait_until("trial 2 of 3", driver, storage / "killed.log")
         assert not (storage / "searches/mine/search.json").exists()
     finally:
         processes.kill(driver)
     (finished,) = storage.glob("stages/training-*/manifest.json")
     shutil.copy(finished, storage / "first_trial.json")
+    driver = processes.start(command, storage / "interrupted.log")
+    try:
+        _wait_until("goes on from", driver, storage / "interrupted.log")
+        time.sleep(2)  # Tune has begun by then, or the trial
+        os.killpg(driver.pid, signal.SIGINT)
+        (storage / "exit_code.txt").write_text(str(driver.wait(timeout=60)))
+    finally:
+        processes.kill(driver)
     again = processes.start(command, storage / "again.log")
     try:
         assert again.wait(timeout=400) == 0, (storage / "again.log").read_text()
     finally:
         processes.kill(again)
     return storage
+
+
+def _wait_until(said: str, driver: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 240
+    while said not in log.read_text():
+        assert driver.poll() is None, log.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -92,10 +108,20 @@ def test_a_search_that_was_killed_keeps_its_finished_trials_and_goes_on(
 
 
 @pytest.mark.slow
+def test_an_interrupt_ends_a_search_at_once_and_says_how_to_go_on(searched: Path) -> None:
+    assert (searched / "exit_code.txt").read_text() == "130"
+    assert (
+        (searched / "interrupted.log")
+        .read_text()
+        .endswith("interrupted: the same command goes on from here\n")
+    )
+
+
+@pytest.mark.slow
 def test_one_warm_up_serves_all_trials_and_the_start_after_the_kill(searched: Path) -> None:
     kinds = [path.name.partition("-")[0] for path in (searched / "stages").iterdir()]
     assert (kinds.count("tokens"), kinds.count("warmup")) == (1, 1)
-    logs = [(searched / f"{name}.log").read_text() for name in ("killed", "again")]
+    logs = [(searched / f"{name}.log").read_text() for name in ("killed", "interrupted", "again")]
     assert sum(log.count("warmup: done") for log in logs) == 1
 
 
