@@ -10,11 +10,13 @@ from smt_ray.config.comparison import ComparisonConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.orchestration.comparison_record import write_comparison
+from smt_ray.orchestration.comparison_report import folder_of
 from smt_ray.orchestration.comparison_results import Tuning, collect_results, validation_loss
 from smt_ray.orchestration.grid import Outcome, check_grid, run_grid
 from smt_ray.orchestration.parent_run import ParentRun
 from smt_ray.orchestration.session import ray_session
 from smt_ray.orchestration.shared_places import check_shared
+from smt_ray.reporting.comparison import to_markdown
 
 
 def compare(config: ComparisonConfig) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
     first = runs[0] if runs else config.make_run({}, config.seeds[0])
     with ray_session(first):
         check_shared(first)
-        parent = ParentRun("comparison", config.name, config.model_dump(mode="json"), first)
+        parent = ParentRun(config, folder_of(config.name), first)
         try:
             # Test rows have no say in what is chosen: those runs are not evaluated.
             rates = run_grid(runs, parent_run_id=parent.run_id, until="training")
@@ -52,7 +54,7 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
         except BaseException as error:
             parent.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
-        parent.end("FINISHED", _final_metrics(results), files)
+        parent.end("FINISHED", _final_metrics(results), files, to_markdown(results))
     return results
 
 
@@ -78,10 +80,23 @@ def _best(method: str, tried: dict[float, RunConfig], outcomes: dict[str, Outcom
 
 
 def _final_metrics(results: dict[str, Any]) -> dict[str, float]:
-    return {
-        f"{name}/{row}" + (f"/{column}" if column else ""): cell["average"]["value"]
-        for name, table in results.get("tables", {}).items()
-        for row, columns in table["rows"].items()
-        for column, cell in columns.items()
-        if "average" in cell
-    }
+    """What each cell shows: ``accuracy/<table>/<row>/<column>``, for instance."""
+    found: dict[str, float] = {}
+    for name, table in results.get("tables", {}).items():
+        for row, columns in table["rows"].items():
+            for column, cell in columns.items():
+                place = [part.removesuffix("%") for part in (name, row, column) if part]
+                for (kind, *rest), value in _shown(table["columns"], cell).items():
+                    found["/".join((kind, *place, *rest))] = value
+    return found
+
+
+def _shown(columns: str | list[str], cell: dict[str, Any]) -> dict[tuple[str, ...], float]:
+    """A cell's numbers by what they are of; none where its runs failed."""
+    if columns == "speed":
+        found = {("step_seconds",): cell.get("step_seconds")}
+    elif columns == "projections":
+        found = {("blocks", name): n for name, n in cell.get("projections", {}).items()}
+    else:
+        found = {("accuracy",): cell.get("average", {}).get("value")}
+    return {key: value for key, value in found.items() if value is not None}

@@ -5,48 +5,45 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Literal
+from typing import Any
 
 import ray
 
 from smt_ray.artifacts.storage import Storage
+from smt_ray.config.comparison import ComparisonConfig
 from smt_ray.config.run import RunConfig
+from smt_ray.config.search import SearchConfig
 from smt_ray.orchestration.board import make_writer
 from smt_ray.orchestration.progress import say
+from smt_ray.orchestration.run_record import user_name
 from smt_ray.orchestration.tracker import tracker_arguments
-from smt_ray.tracking.params import flatten
+from smt_ray.tracking.params import as_description, config_params
 from smt_ray.tracking.protocol import Status
 from smt_ray.tracking.replay import RunSnapshot
 
 _PATIENCE_S = 60.0
-_FOLDERS = {"comparison": "comparisons", "search": "searches"}
 
 
 class ParentRun:
     """A group of runs: its folder in the storage and, where they are tracked, its own run.
 
     Args:
-        kind: What the group is.
-        name: The group's.
-        config: Its configuration as plain values.
+        config: The group's configuration.
+        folder: Its folder, as the storage names it.
         run: One of its runs, which says where storage and tracking are.
 
     Attributes:
         storage: Where its folder lies.
-        folder: The folder, as the storage names it.
+        folder: As given.
         run_id: MLflow's, which its runs name; None where nothing is tracked.
     """
 
     def __init__(
-        self,
-        kind: Literal["comparison", "search"],
-        name: str,
-        config: Mapping[str, Any],
-        run: RunConfig,
+        self, config: ComparisonConfig | SearchConfig, folder: str, run: RunConfig
     ) -> None:
-        self.storage, self.folder = Storage(run.storage), f"{_FOLDERS[kind]}/{name}"
+        self.storage, self.folder = Storage(run.storage), folder
         self.run_id: str | None = None
-        self._kind, self._name, self._config = kind, name, config
+        self._config = config
         self._started_ms = time.time_ns() // 1_000_000
         self._writer: Any = None
         if tracker := tracker_arguments(run, self.storage):
@@ -58,6 +55,7 @@ class ParentRun:
         status: Status,
         final_metrics: Mapping[str, float] | None = None,
         files: Sequence[str] = (),
+        summary: str = "",
     ) -> None:
         """Sends what came out, and closes the run.
 
@@ -65,12 +63,16 @@ class ParentRun:
             status: How it ended.
             final_metrics: By name.
             files: Artifacts, as the storage names them.
+            summary: What the run's page shows above all else, as Markdown.
         """
         if self._writer is None:
             return
+        start = self._start()
+        if summary:
+            start["tags"]["mlflow.note.content"] = as_description(summary)
         with ExitStack() as copies:  # which the writer's process reads
             snapshot = RunSnapshot(
-                **self._start(),
+                **start,
                 run_id=self.run_id,
                 status=status,
                 ended_ms=time.time_ns() // 1_000_000,
@@ -84,10 +86,11 @@ class ParentRun:
             say(f"WARNING tracking: MLflow did not take everything ({sent['error']})")
 
     def _start(self) -> dict[str, Any]:
+        kind = "search" if isinstance(self._config, SearchConfig) else "comparison"
         return {
-            "name": self._name,
+            "name": f"{self._config.name} ({kind})",  # a search may have a comparison's name
             "key": self.storage.uri(self.folder),
-            "params": flatten(dict(self._config)),
-            "tags": {"kind": self._kind},
+            "params": config_params(self._config.model_dump(mode="json")),
+            "tags": {"kind": kind, "mlflow.source.name": "smt-ray", "mlflow.user": user_name()},
             "started_ms": self._started_ms,
         }

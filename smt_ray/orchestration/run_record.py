@@ -66,7 +66,7 @@ def begin(folder: RunFolder, plan: RunPlan) -> None:
             "commit": environment["commit"] or "unknown",
             "smt_ray": environment["packages"]["smt-ray"] or "unknown",
             "mlflow.source.name": "smt-ray",
-            "mlflow.user": _user(),
+            "mlflow.user": user_name(),
         },
     )
 
@@ -107,9 +107,9 @@ def _draw_curves(folder: RunFolder, plan: RunPlan) -> None:
         folder.storage.put_file(picture, folder.path("curves.png"))
 
 
-def end(folder: RunFolder, status: str) -> None:
-    """Writes how the run ended, and when."""
-    folder.update(status=status, ended_ms=_now_ms())
+def end(folder: RunFolder, status: str, ended_ms: int | None = None) -> None:
+    """Writes how the run ended, and when; now, unless that is said."""
+    folder.update(status=status, ended_ms=ended_ms or _now_ms())
 
 
 def collect_metrics(folder: RunFolder, plan: RunPlan, seconds: float) -> dict[str, Any]:
@@ -242,7 +242,8 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Whose process this is."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

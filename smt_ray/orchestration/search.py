@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from smt_ray.orchestration.parent_run import ParentRun
 from smt_ray.orchestration.progress import say
 from smt_ray.orchestration.resources import count_places, plan_processes
 from smt_ray.orchestration.search_record import best_yaml, check_same_search, write_search
+from smt_ray.orchestration.search_report import folder_of
 from smt_ray.orchestration.search_space import (
     corner_points,
     draw_points,
@@ -31,8 +33,10 @@ from smt_ray.orchestration.search_space import (
 )
 from smt_ray.orchestration.session import ray_session
 from smt_ray.orchestration.shared_places import check_shared
+from smt_ray.orchestration.snapshot import final_metrics
 from smt_ray.orchestration.trial import METRIC, STEP, run_trial
 from smt_ray.orchestration.trial_outcomes import FINISHED, TrialLines, close_trials, read_trials
+from smt_ray.reporting.search import to_markdown
 
 _POINT, _FOLDER = "point", "tune"
 
@@ -61,7 +65,7 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> dict[str, An
     at_once = config.max_concurrent_trials or 1
     with ray_session(runs[0], num_runs=at_once, dashboard=True):
         check_shared(runs[0])
-        parent = ParentRun("search", config.name, config.model_dump(mode="json"), runs[0])
+        parent = ParentRun(config, folder_of(config.name), runs[0])
         try:
             _make_warmups(runs, parent.run_id)
             trials = _trials(config, points, runs, parent)
@@ -80,7 +84,7 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> dict[str, An
         except BaseException as error:
             parent.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
-        parent.end("FINISHED", {f"best/{METRIC}": best["loss"]}, files)
+        parent.end("FINISHED", _final_metrics(results), files, to_markdown(results))
     if merge_into is not None:
         say(f"merged: {merge_run(parent.storage, best['run'], merge_into)}")
     return results
@@ -209,6 +213,19 @@ def _optuna(config: SearchConfig) -> Any:
             fix="pip install 'smt-ray[optuna]'",
         ) from None
     return OptunaSearch(seed=config.seed)
+
+
+def _final_metrics(results: dict[str, Any]) -> dict[str, float]:
+    """The winner's loss, its point and its accuracies; how many trials ended how."""
+    best, winner = results["trials"][0], final_metrics(results["winner"])
+    point = {key: x for key, x in best["point"].items() if isinstance(x, int | float)}
+    statuses = Counter(trial["status"] for trial in results["trials"])
+    return {
+        f"best/{METRIC}": best["loss"],
+        **{f"best/{key}": float(value) for key, value in point.items()},
+        **{f"best/{key}": value for key, value in winner.items() if key.startswith("eval/")},
+        **{f"trials/{status}": float(number) for status, number in statuses.items()},
+    }
 
 
 def _best(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -8,10 +8,12 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import ray
 
 from smt_ray.config.run import RunConfig
+from smt_ray.errors import UserError
 from smt_ray.orchestration.credentials import setup_hook
 from smt_ray.orchestration.nodes import nodes_for
 
@@ -28,6 +30,10 @@ _FORWARDED = (
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER",
 )
+
+
+_TRIES = 3
+_TOO_LATE = "timed out during startup"  # what Ray says of a node whose processes were too slow
 
 
 @contextmanager
@@ -53,7 +59,7 @@ def ray_session(
         port = _free_port()
         # Found by a search otherwise, which fails where another Ray runs on this machine.
         environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-    ray.init(
+    _connect(
         # Without an address Ray would join whatever cluster it finds on this machine.
         address="local" if is_alone() else None,
         include_dashboard=dashboard if is_alone() else None,
@@ -67,6 +73,30 @@ def ray_session(
             yield
     finally:
         ray.shutdown()
+
+
+def _connect(**options: Any) -> None:
+    """Calls ``ray.init``; what goes wrong there for want of a cluster, or of time, is a user's."""
+    for _ in range(_TRIES):
+        try:
+            ray.init(**options)
+            return
+        except ConnectionError as error:
+            raise UserError(
+                "RAY_ADDRESS",
+                f"must be a cluster that answers ({' '.join(str(error).split())})",
+                got=os.environ.get("RAY_ADDRESS"),
+                fix="start one (ray start --head), or unset it: Ray is then started here",
+            ) from error
+        except Exception as error:  # Ray has no class of its own for it
+            if not is_alone() or _TOO_LATE not in str(error):
+                raise
+            ray.shutdown()
+    raise UserError(
+        "ray",
+        f"its processes must start within Ray's 30 s, and did not in {_TRIES} tries",
+        fix="this machine is very busy or short of memory: end what else runs, and start again",
+    )
 
 
 def worker_environment() -> dict[str, str]:

@@ -11,7 +11,7 @@ from smt_ray.artifacts.runs import RunFolder
 from smt_ray.orchestration.run_report import REPORT
 from smt_ray.orchestration.trainer import ADAPTER, METRICS
 from smt_ray.reporting.table import mean, to_markdown
-from smt_ray.tracking.params import flatten
+from smt_ray.tracking.params import as_description, config_params
 from smt_ray.tracking.protocol import Dataset
 from smt_ray.tracking.records import parse_records
 from smt_ray.tracking.replay import RunSnapshot
@@ -32,7 +32,7 @@ def start_arguments(run: RunFolder, config: dict[str, Any]) -> dict[str, Any]:
         "key": f"{run.uri}@{manifest['started_ms']}",
         "run_id": manifest.get("mlflow_run_id"),
         "parent_run_id": manifest.get("mlflow_parent_run_id"),
-        "params": flatten(config),
+        "params": config_params(config),
         "tags": manifest["tags"],
         "started_ms": manifest["started_ms"],
     }
@@ -51,13 +51,13 @@ def _read_snapshot(run: RunFolder, local: Callable[[str], Path]) -> RunSnapshot:
     stages = {kind: entry["stage"] for kind, entry in manifest["stages"].items()}
     metrics = _json(run, "metrics.json")
     if metrics:
-        start["tags"] |= {"mlflow.note.content": to_markdown(metrics)}
+        start["tags"] |= {"mlflow.note.content": as_description(to_markdown(metrics))}
     return RunSnapshot(
         **start,
         status=manifest["status"],
         ended_ms=manifest.get("ended_ms"),
         records=_records(run, stages),
-        final_metrics=_final_metrics(metrics),
+        final_metrics=final_metrics(metrics),
         datasets=[Dataset(**dataset) for dataset in manifest["datasets"]],
         artifacts=[
             (str(local(path)), folder)
@@ -102,7 +102,12 @@ def _artifacts(run: RunFolder, stages: dict[str, str]) -> list[tuple[str, str | 
     return found
 
 
-def _final_metrics(metrics: dict[str, Any]) -> dict[str, float]:
+def final_metrics(metrics: dict[str, Any]) -> dict[str, float]:
+    """What a run came to, by MLflow's names: accuracies, seconds, what was trained.
+
+    Args:
+        metrics: What its ``metrics.json`` holds.
+    """
     found: dict[str, float] = {}
     tasks = metrics.get("tasks", {})
     for task, results in tasks.items():

@@ -123,7 +123,12 @@ def close_trials(storage: Storage, trials: Sequence[dict[str, Any]]) -> None:
         manifest = folder.manifest()
         if manifest.get("status") != "RUNNING":
             continue
-        run_record.end(folder, "FAILED" if trial["status"] == FAILED else "KILLED")
+        took_ms = round(1000 * trial["seconds"]) if trial["seconds"] else None
+        run_record.end(
+            folder,
+            "FAILED" if trial["status"] == FAILED else "KILLED",
+            took_ms and manifest["started_ms"] + took_ms,
+        )
         folder.update(tags={**manifest["tags"], "trial": trial["status"]})
         _send(folder, manifest)
 

@@ -13,6 +13,7 @@ from typing import Any
 MAX_KEY_CHARS = 250
 MAX_PARAM_CHARS = 6000
 MAX_TAG_CHARS = 8000
+_CUT = "The rest is among the artifacts."
 _FORBIDDEN = re.compile(r"[^\w\-. :/]", flags=re.ASCII)
 
 
@@ -41,6 +42,34 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+def config_params(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as parameters: what is set, without what a run's page says by itself.
+
+    A name that differs from run to run would be the first axis of every comparison.
+    """
+    said = ("name", "storage", "run.storage")
+    return {k: v for k, v in flatten(config).items() if v is not None and k not in said}
+
+
+def as_description(markdown: str) -> str:
+    """Markdown as the tag that a run's page shows: without pictures, which it would not find.
+
+    Where a tag does not hold all of it, whole paragraphs and tables are left out at the end.
+    """
+    parts = [part for part in markdown.strip().split("\n\n") if not part.startswith("![")]
+    if sum(len(part) + 2 for part in parts) <= MAX_TAG_CHARS:
+        return "\n\n".join(parts)
+    kept, room = [], MAX_TAG_CHARS - len(_CUT)
+    for part in parts:
+        room -= len(part) + 2
+        if room < 0:
+            break
+        kept.append(part)
+    while kept and kept[-1].startswith("#"):  # the heading of what is left out
+        kept.pop()
+    return "\n\n".join([*kept, _CUT])
 
 
 def shorten(text: str, max_chars: int) -> str:

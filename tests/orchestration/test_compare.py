@@ -99,11 +99,12 @@ def test_mlflow_shows_the_runs_under_the_comparison(
     client = MlflowClient(resolve_tracking_uri(None, comparison.run["storage"]))
     (experiment,) = (e for e in client.search_experiments() if e.name == "smt_ray")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    parent = runs.pop("mine")
+    parent = runs.pop("mine (comparison)")
     assert len(runs) == 2
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
     value = compared["tables"]["rates"]["rows"]["low"][""]["average"]["value"]
-    assert parent.data.metrics["rates/low"] == value
+    assert parent.data.metrics["accuracy/rates/low"] == value
+    assert compared["tables"]["rates"]["title"] in parent.data.tags["mlflow.note.content"]
     names = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"comparison.md", "comparison.json", "rates.csv", "rates.png", "report.html"} <= names
     assert parent.info.status == "FINISHED"

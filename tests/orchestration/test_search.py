@@ -160,12 +160,16 @@ def test_mlflow_shows_one_parent_with_a_child_for_each_trial(
     client = MlflowClient(resolve_tracking_uri(None, str(searched)))
     (experiment,) = [e for e in client.search_experiments() if e.name == "smt_ray"]
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert set(runs) == {"mine", *(trial["run"] for trial in trials.values())}
-    parent = runs.pop("mine")
+    assert set(runs) == {"mine (search)", *(trial["run"] for trial in trials.values())}
+    parent = runs.pop("mine (search)")
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["best/validation/loss"] == min(
         trial["loss"] for trial in trials.values() if trial["status"] == "finished"
     )
+    assert parent.data.metrics[f"best/{KEY}"] in RATES
+    assert (parent.data.metrics["trials/finished"], parent.data.metrics["trials/failed"]) == (2, 1)
+    assert "best/eval/average/tuned" in parent.data.metrics
+    assert "the winner" in parent.data.tags["mlflow.note.content"]
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"best.yaml", "trials.csv", "trials.png", f"loss_over_{KEY}.png"} <= files
     for trial in trials.values():

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from smt_ray.errors import UserError
+from smt_ray.orchestration import session
 from smt_ray.orchestration.credentials import carried_variables, setup_hook
 from smt_ray.orchestration.session import worker_environment
 
@@ -21,6 +25,61 @@ def test_what_a_submitted_job_sets_is_left_to_it(monkeypatch: pytest.MonkeyPatch
     assert worker_environment() == {k: v for k, v in alone.items() if k != "HF_HOME"}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": None}))
     assert worker_environment() == alone
+
+
+class Ray:
+    """Takes ray's place: each start ends as told."""
+
+    def __init__(self, *outcomes: Exception | None) -> None:
+        self.outcomes = list(outcomes)
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **_: Any) -> None:
+        outcome = self.outcomes.pop(0)
+        if outcome:
+            raise outcome
+
+    def shutdown(self) -> None:
+        pass
+
+
+TOO_LATE = Exception("The current node timed out during startup. This could happen because ...")
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ray]:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(session, "_quieten", lambda: None)  # it sets variables for good
+
+    def start(*outcomes: Exception | None) -> Ray:
+        ray = Ray(*outcomes)
+        monkeypatch.setattr(session, "ray", ray)
+        with session.ray_session():
+            return ray
+
+    return start
+
+
+def test_a_ray_that_started_too_slowly_is_started_again(start: Callable[..., Ray]) -> None:
+    assert start(TOO_LATE, None).outcomes == []
+    with pytest.raises(UserError, match="very busy"):
+        start(TOO_LATE, TOO_LATE, TOO_LATE, None)
+
+
+def test_another_failure_to_start_is_nobodys_but_ours(start: Callable[..., Ray]) -> None:
+    with pytest.raises(ValueError, match="a defect"):
+        start(ValueError("a defect"), None)
+
+
+def test_a_cluster_that_does_not_answer_is_named(
+    start: Callable[..., Ray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(UserError, match="no such cluster") as raised:
+        start(ConnectionError("no such\ncluster"))
+    assert (raised.value.field, raised.value.got) == ("RAY_ADDRESS", "10.0.0.1:6379")
 
 
 def test_secrets_are_not_put_into_what_ray_shows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from smt_ray.tracking.params import as_text, clean_key, flatten, shorten
+from smt_ray.tracking.params import (
+    MAX_TAG_CHARS,
+    as_description,
+    as_text,
+    clean_key,
+    config_params,
+    flatten,
+    shorten,
+)
 
 
 def test_flattening_keeps_every_leaf_and_lists_whole() -> None:
@@ -12,6 +20,22 @@ def test_flattening_keeps_every_leaf_and_lists_whole() -> None:
         "selection.groups": {},
         "data.train": ["a", "b"],
     }
+
+
+def test_parameters_are_what_is_set_without_what_the_page_says_by_itself() -> None:
+    config = {"name": "a", "storage": "b", "seed": 0, "lora": {"rank": None, "alpha": 8},
+              "run": {"storage": "c", "data": {"dir": False}}}  # fmt: skip
+    assert config_params(config) == {"seed": 0, "lora.alpha": 8, "run.data.dir": False}
+
+
+def test_a_description_has_no_pictures_and_ends_with_a_whole_table() -> None:
+    assert (
+        as_description("# a\n\n| b |\n\n![c](c.png)\n![d](d.png)\n\nend\n") == "# a\n\n| b |\n\nend"
+    )
+    tables = [f"## {i}\n\n{'|' * 3000}" for i in range(4)]
+    cut = as_description("\n\n".join(tables))
+    assert cut == "\n\n".join([*tables[:2], "The rest is among the artifacts."])
+    assert len(as_description("x" * 9000)) < MAX_TAG_CHARS
 
 
 def test_keys_keep_the_characters_that_mlflow_takes() -> None:
