@@ -145,7 +145,7 @@ def _measure(
     make_tokens(plan)
     preflight = check_model(config, skeleton_of(plan))
     tables: dict[Case, ScoreTable] = {}
-    with ray_session(config):
+    with ray_session():
         resources = plan_processes(config.resources, 1, cluster_nodes(), "warmup.num_shards")
         job = warmup_job(plan, preflight, resources)
 

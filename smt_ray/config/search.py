@@ -61,7 +61,7 @@ class SearchConfig(Section):
     """
 
     name: str = execution()
-    """The folder under ``<storage>/searches`` and the parent run's name in MLflow."""
+    """The folder under ``<storage>/searches`` and of the parent run in MLflow."""
     run: dict[str, Any] = semantic()
     """The run that every trial starts from, as in a run's own file."""
     space: dict[str, dict[str, list[Any]]] = semantic(min_length=1)
@@ -80,7 +80,8 @@ class SearchConfig(Section):
     seed: int = semantic(0)
     """Of the draws; the runs' own is ``run.seed``."""
     max_concurrent_trials: int | None = execution(None, ge=1)
-    """Trials at a time; null for as many as the cluster holds."""
+    """Trials at a time; null for as many as the cluster holds. An autoscaler is asked for so many
+    trials' nodes, or for one trial's."""
 
     @model_validator(mode="after")
     def _check_space(self) -> SearchConfig:

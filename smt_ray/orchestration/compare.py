@@ -13,6 +13,7 @@ from smt_ray.orchestration.comparison_record import write_comparison
 from smt_ray.orchestration.comparison_report import folder_of
 from smt_ray.orchestration.comparison_results import Tuning, collect_results, validation_loss
 from smt_ray.orchestration.grid import Outcome, check_grid, run_grid
+from smt_ray.orchestration.nodes import nodes_for
 from smt_ray.orchestration.parent_run import ParentRun
 from smt_ray.orchestration.session import ray_session
 from smt_ray.orchestration.shared_places import check_shared
@@ -36,9 +37,9 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
     tuning = config.tuning_runs()
     guessed = {method: next(iter(rates)) for method, rates in tuning.items()}
     runs = [run for rates in tuning.values() for run in rates.values()]
-    check_grid([*runs, *_all_runs(config.cell_runs(guessed))])
+    check_grid(all_runs := [*runs, *_all_runs(config.cell_runs(guessed))])
     first = runs[0] if runs else config.make_run({}, config.seeds[0])
-    with ray_session(first):
+    with ray_session() as connected, nodes_for(all_runs if connected else []):
         check_shared(first)
         parent = ParentRun(config, folder_of(config.name), first)
         try:
@@ -51,10 +52,11 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
                 config, Tuning(tuning, rates, chosen), cells, outcomes, started_ms
             )
             files = write_comparison(parent.storage, config, results)
+            numbers, summary = final_metrics(results), to_markdown(results)
         except BaseException as error:
             parent.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
-        parent.end("FINISHED", _final_metrics(results), files, to_markdown(results))
+        parent.end("FINISHED", numbers, files, summary)
     return results
 
 
@@ -79,7 +81,7 @@ def _best(method: str, tried: dict[float, RunConfig], outcomes: dict[str, Outcom
     return min(losses, key=losses.__getitem__)
 
 
-def _final_metrics(results: dict[str, Any]) -> dict[str, float]:
+def final_metrics(results: dict[str, Any]) -> dict[str, float]:
     """What each cell shows: ``accuracy/<table>/<row>/<column>``, for instance."""
     found: dict[str, float] = {}
     for name, table in results.get("tables", {}).items():
@@ -96,7 +98,7 @@ def _shown(columns: str | list[str], cell: dict[str, Any]) -> dict[tuple[str, ..
     if columns == "speed":
         found = {("step_seconds",): cell.get("step_seconds")}
     elif columns == "projections":
-        found = {("blocks", name): n for name, n in cell.get("projections", {}).items()}
+        found = {("blocks", name): n for name, n in (cell.get("projections") or {}).items()}
     else:
-        found = {("accuracy",): cell.get("average", {}).get("value")}
+        found = {("accuracy",): (cell.get("average") or {}).get("value")}
     return {key: value for key, value in found.items() if value is not None}

@@ -20,7 +20,7 @@ from smt_ray.models.load import import_transformers
 from smt_ray.orchestration import run_record
 from smt_ray.orchestration.evaluator import evaluation_pool, publish_predictions
 from smt_ray.orchestration.imports import large_imports
-from smt_ray.orchestration.nodes import cluster_nodes
+from smt_ray.orchestration.nodes import cluster_nodes, nodes_for
 from smt_ray.orchestration.plan import MODEL, RunPlan, make_plan
 from smt_ray.orchestration.preflight import Preflight, check_lora, check_model, skeleton_of
 from smt_ray.orchestration.progress import progress, say
@@ -98,7 +98,7 @@ class Flow:
         status: Status = "FAILED"
         try:
             self._tokens()
-            with ray_session(self.config):
+            with ray_session() as connected, nodes_for(self._asking(until) if connected else []):
                 check_shared(self.config)
                 self.board = self.tracking.start()
                 try:
@@ -135,6 +135,14 @@ class Flow:
                 got=until,
                 fix="leave it out, or choose another method or score",
             )
+
+    def _asking(self, until: str) -> list[RunConfig]:
+        """The run, where anything of it is still to be made."""
+        if until in ("warmup", "selection"):
+            unfinished = self.plan.stages[until].manifest() is None
+        else:
+            unfinished = bool(self.plan.unfinished())
+        return [self.config] if unfinished else []
 
     def _stages(self, until: str) -> None:
         if self.plan.warmup:

@@ -50,7 +50,8 @@ class ProcessResources:
     def __str__(self) -> str:
         cpus = f"{self.num_cpus:g} CPU{'' if self.num_cpus == 1 else 's'}"
         gpus = {0: "", 1: " and a GPU"}.get(self.num_gpus, f" and {self.num_gpus} GPUs")
-        return cpus + gpus
+        kind = f" ({self.accelerator_type})" if self.num_gpus and self.accelerator_type else ""
+        return cpus + gpus + kind
 
     def options(self) -> dict[str, object]:
         """The keywords of ``.options()``."""
@@ -117,7 +118,7 @@ def _check_one(
             "resources.use_gpu",
             "needs a GPU, and the cluster has none",
             got=config.use_gpu,
-            fix="set it to auto or false, or join a cluster that has GPUs",
+            fix="set it to false, or join a cluster that has GPUs",
         )
     if gpus_each > 1 and not each.num_gpus:
         raise UserError(

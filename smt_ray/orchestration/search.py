@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
+from smt_ray.artifacts.storage import Storage
 from smt_ray.config.comparison import Overrides
 from smt_ray.config.run import RunConfig
 from smt_ray.config.search import SearchConfig
@@ -20,12 +20,12 @@ from smt_ray.errors import UserError
 from smt_ray.orchestration.flow import Flow
 from smt_ray.orchestration.grid import check_grid
 from smt_ray.orchestration.merge import check_out, merge_run
-from smt_ray.orchestration.nodes import cluster_nodes
+from smt_ray.orchestration.nodes import cluster_nodes, nodes_for
 from smt_ray.orchestration.parent_run import ParentRun
 from smt_ray.orchestration.progress import say
 from smt_ray.orchestration.resources import count_places, plan_processes
 from smt_ray.orchestration.search_record import best_yaml, check_same_search, write_search
-from smt_ray.orchestration.search_report import folder_of
+from smt_ray.orchestration.search_report import RESULTS, folder_of
 from smt_ray.orchestration.search_space import (
     corner_points,
     draw_points,
@@ -33,9 +33,16 @@ from smt_ray.orchestration.search_space import (
 )
 from smt_ray.orchestration.session import ray_session
 from smt_ray.orchestration.shared_places import check_shared
-from smt_ray.orchestration.snapshot import final_metrics
+from smt_ray.orchestration.snapshot import final_metrics as metrics_of_run
 from smt_ray.orchestration.trial import METRIC, STEP, run_trial
-from smt_ray.orchestration.trial_outcomes import FINISHED, TrialLines, close_trials, read_trials
+from smt_ray.orchestration.trial_outcomes import (
+    FAILED,
+    FINISHED,
+    STOPPED,
+    TrialLines,
+    close_trials,
+    read_trials,
+)
 from smt_ray.reporting.search import to_markdown
 
 _POINT, _FOLDER = "point", "tune"
@@ -62,8 +69,12 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> dict[str, An
     runs = _make_runs(config, points)
     check_grid(runs)
     check_same_search(config, runs)
-    at_once = config.max_concurrent_trials or 1
-    with ray_session(runs[0], num_runs=at_once, dashboard=True):
+    asking = [] if Storage(runs[0].storage).exists(folder_of(config.name), RESULTS) else runs
+    at_once = min(config.max_concurrent_trials or 1, _num_trials(config, points))
+    with (
+        ray_session(dashboard=True) as connected,
+        nodes_for(asking if connected else [], at_once),
+    ):
         check_shared(runs[0])
         parent = ParentRun(config, folder_of(config.name), runs[0])
         try:
@@ -81,10 +92,11 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> dict[str, An
                 "best_yaml": best_yaml(config, best, len(trials)),
             }
             files = write_search(parent, config, results)
+            numbers, summary = final_metrics(results), to_markdown(results)
         except BaseException as error:
             parent.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
-        parent.end("FINISHED", _final_metrics(results), files, to_markdown(results))
+        parent.end("FINISHED", numbers, files, summary)
     if merge_into is not None:
         say(f"merged: {merge_run(parent.storage, best['run'], merge_into)}")
     return results
@@ -146,7 +158,7 @@ def _new_tuner(
     parent: ParentRun,
 ) -> tune.Tuner:  # fmt: skip
     drawn = config.algorithm == "random"  # all of them, beforehand
-    num_points = len(points) if drawn else config.num_samples
+    num_points = _num_trials(config, points)
     at_once = concurrent_runs(config, runs)
     say(f"search {config.name}: {num_points} trials, {at_once} at a time")
     return tune.Tuner(
@@ -168,6 +180,10 @@ def _new_tuner(
             callbacks=[TrialLines(num_points)],
         ),
     )
+
+
+def _num_trials(config: SearchConfig, points: Sequence[Overrides]) -> int:
+    return len(points) if config.algorithm == "random" else config.num_samples
 
 
 def concurrent_runs(config: SearchConfig, runs: Sequence[RunConfig]) -> int:
@@ -215,16 +231,16 @@ def _optuna(config: SearchConfig) -> Any:
     return OptunaSearch(seed=config.seed)
 
 
-def _final_metrics(results: dict[str, Any]) -> dict[str, float]:
+def final_metrics(results: dict[str, Any]) -> dict[str, float]:
     """The winner's loss, its point and its accuracies; how many trials ended how."""
-    best, winner = results["trials"][0], final_metrics(results["winner"])
+    best, winner = results["trials"][0], metrics_of_run(results["winner"])
     point = {key: x for key, x in best["point"].items() if isinstance(x, int | float)}
-    statuses = Counter(trial["status"] for trial in results["trials"])
+    statuses = [trial["status"] for trial in results["trials"]]
     return {
         f"best/{METRIC}": best["loss"],
         **{f"best/{key}": float(value) for key, value in point.items()},
         **{f"best/{key}": value for key, value in winner.items() if key.startswith("eval/")},
-        **{f"trials/{status}": float(number) for status, number in statuses.items()},
+        **{f"trials/{s}": float(statuses.count(s)) for s in (FINISHED, STOPPED, FAILED)},
     }
 
 

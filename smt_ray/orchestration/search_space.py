@@ -1,4 +1,4 @@
-"""A search's space in Ray Tune's terms: its domains, the points drawn from it, how many at once."""
+"""A search's space in Ray Tune's terms: its domains, the points drawn from it."""
 
 from __future__ import annotations
 

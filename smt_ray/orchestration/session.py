@@ -6,16 +6,15 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import psutil
 import ray
 
-from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.orchestration.credentials import setup_hook
-from smt_ray.orchestration.nodes import nodes_for
 
 # What workers need to know, wherever they run; secrets travel otherwise (credentials.py).
 _FORWARDED = (
@@ -37,66 +36,79 @@ _TOO_LATE = "timed out during startup"  # what Ray says of a node whose processe
 
 
 @contextmanager
-def ray_session(
-    config: RunConfig | None = None, *, num_runs: int = 1, dashboard: bool = False
-) -> Iterator[None]:
+def ray_session(*, dashboard: bool = False) -> Iterator[bool]:
     """Connects to the cluster of RAY_ADDRESS, or starts Ray here and stops it at the end.
 
     A Ray that is connected already is used and left as it is.
 
     Args:
-        config: Of the run that comes; what it needs is asked of an autoscaler, where it says so.
-        num_runs: How many such runs train at the same time.
         dashboard: Whether a Ray that is started here has its dashboard. What cleans up after a
             trial that Ray Tune stopped asks it: without one, the next waits for its resources.
+
+    Yields:
+        Whether it was connected here.
+
+    Raises:
+        UserError: There is no cluster at RAY_ADDRESS, or Ray does not start here in time.
     """
     if ray.is_initialized():
-        yield
+        yield False
         return
     _quieten()
-    environment, port = worker_environment(), None
-    if is_alone() and dashboard:
-        port = _free_port()
-        # Found by a search otherwise, which fails where another Ray runs on this machine.
-        environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-    _connect(
-        # Without an address Ray would join whatever cluster it finds on this machine.
-        address="local" if is_alone() else None,
-        include_dashboard=dashboard if is_alone() else None,
-        dashboard_port=port,
-        log_to_driver=False,
-        logging_level="warning",
-        runtime_env={"env_vars": environment, **setup_hook()},
-    )
+    _connect(dashboard)
     try:
-        with nodes_for(config, num_runs) if config else nullcontext():
-            yield
+        yield True
     finally:
         ray.shutdown()
 
 
-def _connect(**options: Any) -> None:
-    """Calls ``ray.init``; what goes wrong there for want of a cluster, or of time, is a user's."""
+def _connect(dashboard: bool) -> None:
     for _ in range(_TRIES):
+        before = set(psutil.Process().children(recursive=True))
         try:
-            ray.init(**options)
+            ray.init(**_options(dashboard))
             return
-        except ConnectionError as error:
-            raise UserError(
-                "RAY_ADDRESS",
-                f"must be a cluster that answers ({' '.join(str(error).split())})",
-                got=os.environ.get("RAY_ADDRESS"),
-                fix="start one (ray start --head), or unset it: Ray is then started here",
-            ) from error
-        except Exception as error:  # Ray has no class of its own for it
+        except Exception as error:
+            if not is_alone() and isinstance(error, ConnectionError):
+                raise UserError(
+                    "RAY_ADDRESS",
+                    f"must be a cluster that answers ({' '.join(str(error).split())})",
+                    got=os.environ["RAY_ADDRESS"],
+                    fix="start one (ray start --head), or unset it: Ray is then started here",
+                ) from error
             if not is_alone() or _TOO_LATE not in str(error):
                 raise
-            ray.shutdown()
+            # Ray has forgotten what it started, which would make the next try slower still.
+            _end(set(psutil.Process().children(recursive=True)) - before)
     raise UserError(
         "ray",
         f"its processes must start within Ray's 30 s, and did not in {_TRIES} tries",
         fix="this machine is very busy or short of memory: end what else runs, and start again",
     )
+
+
+def _options(dashboard: bool) -> dict[str, Any]:
+    """What ``ray.init`` is told."""
+    environment, port = worker_environment(), None
+    if is_alone() and dashboard:
+        port = _free_port()
+        # Found by a search otherwise, which fails where another Ray runs on this machine.
+        environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+    return {
+        # Without an address Ray would join whatever cluster it finds on this machine.
+        "address": "local" if is_alone() else None,
+        "include_dashboard": dashboard if is_alone() else None,
+        "dashboard_port": port,
+        "log_to_driver": False,
+        "logging_level": "warning",
+        "runtime_env": {"env_vars": environment, **setup_hook()},
+    }
+
+
+def _end(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def worker_environment() -> dict[str, str]:

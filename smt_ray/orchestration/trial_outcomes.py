@@ -20,7 +20,7 @@ from smt_ray.orchestration.progress import say
 from smt_ray.orchestration.trainer import METRICS
 from smt_ray.orchestration.trial import METRIC, STEP
 from smt_ray.reporting.search import value_text
-from smt_ray.tracking.records import parse_records
+from smt_ray.tracking.records import Record, parse_records
 
 FINISHED, STOPPED, FAILED = "finished", "stopped early", "failed"
 
@@ -69,7 +69,8 @@ def read_trials(
 
     Returns:
         ``run``, ``point``, ``status``, ``error``, ``step`` and ``loss`` of the last validation,
-        ``history`` of (step, validation loss) pairs, ``seconds``.
+        ``history`` of (step, validation loss) pairs, ``ended_ms`` of the last thing measured,
+        ``seconds``.
     """
     found = [results[i] for i in range(len(results))]
     trials = [_read_trial(config, result, point_of(result.config or {})) for result in found]
@@ -84,7 +85,7 @@ def _rank(trial: dict[str, Any]) -> tuple[int, float]:
 def _read_trial(config: SearchConfig, result: Any, point: Overrides) -> dict[str, Any]:
     trial: dict[str, Any] = {
         "run": None, "point": dict(point), "status": FAILED, "error": "", "step": None,
-        "loss": None, "history": [], "seconds": None,
+        "loss": None, "history": [], "ended_ms": None, "seconds": None,
     }  # fmt: skip
     try:
         run = config.make_run(point)
@@ -92,7 +93,11 @@ def _read_trial(config: SearchConfig, result: Any, point: Overrides) -> dict[str
         return {**trial, "error": str(error)}
     trained = make_plan(run).trained
     trial["run"] = run.name
-    trial["history"] = _history(trained.storage, trained.path(METRICS))
+    records = _records(trained.storage, trained.path(METRICS))
+    trial["history"] = [
+        (r["step"], r["metrics"][METRIC]) for r in records if METRIC in r["metrics"]
+    ]
+    trial["ended_ms"] = max((r["time_ms"] for r in records), default=None)
     metrics = result.metrics or {}
     trial["seconds"] = metrics.get("time_total_s")
     if trial["history"]:
@@ -102,11 +107,8 @@ def _read_trial(config: SearchConfig, result: Any, point: Overrides) -> dict[str
     return {**trial, "status": STOPPED if trained.manifest() is None else FINISHED}
 
 
-def _history(storage: Storage, place: str) -> list[tuple[int, float]]:
-    if not storage.exists(place):
-        return []
-    records = parse_records(storage.read_bytes(place).decode())
-    return [(r["step"], r["metrics"][METRIC]) for r in records if METRIC in r["metrics"]]
+def _records(storage: Storage, place: str) -> list[Record]:
+    return parse_records(storage.read_bytes(place).decode()) if storage.exists(place) else []
 
 
 def _reason(error: BaseException) -> str:
@@ -123,12 +125,8 @@ def close_trials(storage: Storage, trials: Sequence[dict[str, Any]]) -> None:
         manifest = folder.manifest()
         if manifest.get("status") != "RUNNING":
             continue
-        took_ms = round(1000 * trial["seconds"]) if trial["seconds"] else None
-        run_record.end(
-            folder,
-            "FAILED" if trial["status"] == FAILED else "KILLED",
-            took_ms and manifest["started_ms"] + took_ms,
-        )
+        status = "FAILED" if trial["status"] == FAILED else "KILLED"
+        run_record.end(folder, status, trial["ended_ms"])
         folder.update(tags={**manifest["tags"], "trial": trial["status"]})
         _send(folder, manifest)
 

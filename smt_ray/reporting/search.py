@@ -6,7 +6,8 @@
     started_ms, ended_ms  milliseconds since the epoch
     trials              the winner first: {"run", "point": key -> value, "status": "finished",
                         "stopped early" or "failed", "error", "step" and "loss" of the last
-                        validation, "history": [(step, validation loss)], "seconds"}
+                        validation, "history": [(step, validation loss)], "ended_ms" of the
+                        last thing measured, "seconds"}
     log_keys            keys that are drawn on a logarithmic scale
     winner              the winner's metrics.json
     best_yaml           the winner as a run's own file

@@ -158,7 +158,10 @@ class MlflowTracker:
 
     @_final_errors
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Send parameters. MLflow's never change: other values are mentioned and not sent."""
+        """Send parameters that are not None.
+
+        MLflow's never change: other values, None too, are mentioned and not sent.
+        """
         from mlflow.entities import Param
 
         kept = self._client.get_run(self._current()).data.params
@@ -169,7 +172,8 @@ class MlflowTracker:
                 "MLflow keeps the first value of: %s.",
                 ", ".join(f"{key} ({kept[key]}, now {values[key]})" for key in sorted(changed)),
             )
-        new = [Param(key, value) for key, value in values.items() if key not in kept]
+        unset = {clean_key(key) for key, value in params.items() if value is None}
+        new = [Param(k, value) for k, value in values.items() if k not in kept and k not in unset]
         for chunk in _chunks(new, _MAX_PARAMS):
             self._client.log_batch(self._current(), params=chunk)
 

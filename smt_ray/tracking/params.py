@@ -45,12 +45,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def config_params(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as parameters: what is set, without what a run's page says by itself.
+    """A configuration as parameters, without what a run's page says by itself.
 
     A name that differs from run to run would be the first axis of every comparison.
     """
     said = ("name", "storage", "run.storage")
-    return {k: v for k, v in flatten(config).items() if v is not None and k not in said}
+    return {key: value for key, value in flatten(config).items() if key not in said}
 
 
 def as_description(markdown: str) -> str:

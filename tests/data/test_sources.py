@@ -71,14 +71,21 @@ def test_a_line_of_jsonl_ends_at_a_line_feed_and_not_at_what_unicode_calls_one(
     assert read_file(path) == [Row(**record)] * 2
 
 
-def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
-    path = tmp_path / "rows.json"
+def test_a_file_is_read_once_and_when_it_was_written_anew_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = tmp_path / "rows.json", []
+    read_text = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda self, **how: read.append(self) or read_text(self, **how)
+    )
     for minute, mark in enumerate("ab"):
         os.utime(write(path, records(1, mark)), ns=(0, minute))
         found = read_file(path)
         assert found == rows(1, mark)
         found.clear()  # the caller's own list
     assert len(read_file(path)) == 1
+    assert len(read) == 2
 
 
 def test_a_folder_of_training_and_task_files_is_read_like_a_clone(folder: Path) -> None:

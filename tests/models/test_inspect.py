@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -119,6 +120,14 @@ def test_identity_changes_with_any_file_of_the_model(spec: Spec, folder: Path) -
         file.write_bytes(bytes(content))
         seen.add(str(model_identity(spec(path=str(folder)))))
     assert len(seen) == 4
+
+
+def test_a_models_files_are_hashed_once(
+    spec: Spec, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = model_identity(spec(path=str(folder)))
+    monkeypatch.setattr(hashlib, "file_digest", None)
+    assert model_identity(spec(path=str(folder))) == before
 
 
 def test_identity_is_the_content_and_neither_place_nor_time(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from smt_ray.config.load import load_config
-from smt_ray.orchestration.nodes import cluster_nodes
+from smt_ray.orchestration.nodes import cluster_nodes, nodes_for
 from smt_ray.orchestration.resources import ProcessResources, count_places
 from smt_ray.orchestration.session import ray_session
 
@@ -31,7 +31,7 @@ def main() -> dict[str, int]:
     found = {}
     with ray_session():
         found["before"] = places()
-    with ray_session(load_config(None, ASKING)):
+    with ray_session(), nodes_for([load_config(None, ASKING)]):
         found["within"] = places()
     return found
 

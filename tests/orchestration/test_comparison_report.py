@@ -15,6 +15,7 @@ from smt_ray.artifacts.storage import Storage
 from smt_ray.config.comparison import ComparisonConfig, load_comparison
 from smt_ray.config.load import validate_section
 from smt_ray.errors import UserError
+from smt_ray.orchestration.compare import final_metrics
 from smt_ray.orchestration.comparison_record import write_comparison
 from smt_ray.orchestration.comparison_report import read_contents
 from smt_ray.orchestration.comparison_results import Tuning, collect_results
@@ -223,3 +224,24 @@ def test_a_run_comes_before_a_comparison_of_its_name(
     storage = Storage(config.run["storage"])
     RunFolder(storage, "mine").update(status="FINISHED", config={}, tags={}, datasets=[])
     assert write_report_of(storage.root, "mine") == storage.uri("runs/mine/report.html")
+
+
+def test_mlflow_gets_what_each_cell_shows_and_nothing_of_failed_ones() -> None:
+    average, failed = {"average": {"value": 0.5, "low": 0.4, "high": 0.6}}, {"errors": ["why"]}
+    tables = {
+        "budgets": {"columns": ["5%", "10%"], "rows": {"smt": {"5%": average, "10%": failed}}},
+        "speed": {"columns": "speed", "rows": {"lora": {"": {"step_seconds": 0.1, **average}}}},
+        "where": {
+            "columns": "projections",
+            "rows": {
+                "smt": {"": {"projections": {"q_proj": 3}}},
+                "lora": {"": {"projections": None}},
+                "gone": {"": failed},
+            },
+        },
+    }
+    assert final_metrics({"tables": tables}) == {
+        "accuracy/budgets/smt/5": 0.5,
+        "step_seconds/speed/lora": 0.1,
+        "blocks/where/smt/q_proj": 3,
+    }

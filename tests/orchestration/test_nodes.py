@@ -44,21 +44,35 @@ CLUSTER: dict[str, Any] = {
 }  # fmt: skip
 
 
-def asked(*overrides: str) -> list[ProcessResources]:
-    config = load_config(None, [*ASKS, *overrides])
-    return nodes.processes_of(config, config.resources.num_workers)
+def asked(*overrides: str, num_ranks: int = 3) -> tuple[dict[ProcessResources, int], Any]:
+    return nodes.wanted(load_config(None, [*ASKS, *overrides]), num_ranks, warms_up=True)
+
+
+RANK = ProcessResources(1, 1, None)
 
 
 def test_ranks_are_asked_for_one_by_one_and_a_shard_of_several_gpus_in_one_piece() -> None:
-    rank = ProcessResources(1, 1, None)
-    assert asked("resources.num_workers=3") == [rank] * 3
-    shared = asked("resources.num_workers=3", "warmup.gpus_per_shard=2")
-    assert shared == [ProcessResources(2, 2, None), rank]  # two ranks follow where the shard was
-    larger = asked("resources.num_workers=1", "warmup.gpus_per_shard=4")
-    assert larger == [ProcessResources(1, 4, None)]
-    assert asked("resources.use_gpu=false", "resources.num_workers=1") == [
-        ProcessResources(1, 0, None)
-    ]
+    assert asked() == ({RANK: 3}, [RANK.bundle] * 3)
+    # Two of the three ranks train where the shard was.
+    shard = ProcessResources(1, 2, None)
+    place = {"CPU": 2, "GPU": 2}
+    assert asked("warmup.gpus_per_shard=2") == ({RANK: 3, shard: 1}, [place, RANK.bundle])
+    larger = ProcessResources(1, 4, None)
+    assert asked("warmup.gpus_per_shard=4", num_ranks=1) == (
+        {RANK: 1, larger: 1}, [larger.bundle],
+    )  # fmt: skip
+    without = ProcessResources(1, 0, None)
+    assert asked("resources.use_gpu=false") == ({without: 3}, [{"CPU": 1}] * 3)
+
+
+@pytest.mark.parametrize("without", ["method=lora", "selection.score=random"])
+def test_what_warms_nothing_up_asks_for_no_shard(without: str) -> None:
+    assert asked("warmup.gpus_per_shard=2", without) == asked()
+
+
+def test_an_accelerator_type_is_asked_for_by_name() -> None:
+    _, bundles = asked("resources.accelerator_type=A100")
+    assert bundles == [{"CPU": 1, "GPU": 1, "accelerator_type:A100": 0.001}] * 3
 
 
 def test_what_is_there_already_does_not_say_what_to_ask_for() -> None:
@@ -66,20 +80,60 @@ def test_what_is_there_already_does_not_say_what_to_ask_for() -> None:
         load_config(None, ["resources.autoscale_timeout_s=600"])
 
 
+class Cluster:
+    """Takes the place of one whose autoscaler starts a node of two GPUs each time it is asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int = 99) -> None:
+        self.nodes: list[dict[str, float]] = [{"CPU": 4.0}]
+        self.requests: list[Any] = []
+        self._most = most
+        monkeypatch.setattr(nodes, "request_resources", self.ask)
+        monkeypatch.setattr(nodes, "cluster_nodes", lambda: self.nodes)
+        monkeypatch.setattr(nodes, "_ASK_EVERY_S", 0.0)
+
+    def ask(self, bundles: Any) -> None:
+        self.requests.append(bundles)
+        if bundles and len(self.nodes) <= self._most:
+            self.nodes = [*self.nodes, {"CPU": 4.0, "GPU": 2.0}]
+
+
+def test_all_ranks_and_the_shard_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch)
+    run = load_config(None, [*ASKS, "resources.num_workers=3", "warmup.gpus_per_shard=2"])
+    smaller = load_config(None, [*ASKS, "resources.num_workers=1"])
+    with nodes.nodes_for([smaller, run], num_runs=2):
+        assert sum(node.get("GPU", 0) for node in cluster.nodes) == 6
+    assert cluster.requests[:-1] == [cluster.requests[0]] * 3
+
+
+def test_what_does_not_come_is_waited_for_no_longer_than_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Cluster(monkeypatch, most=1)
+    run = load_config(None, [*ASKS, "resources.num_workers=3", "resources.autoscale_timeout_s=0.1"])
+    with nodes.nodes_for([run]):
+        assert len(cluster.nodes) == 2
+
+
 def test_what_was_asked_for_is_asked_for_no_more_at_the_end_however_that_comes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls: list[list[dict[str, float]]] = []
-    monkeypatch.setattr(nodes, "request_resources", lambda bundles: calls.append(bundles))
-    monkeypatch.setattr(nodes, "cluster_nodes", lambda: [{"CPU": 8.0, "GPU": 8.0}])
-    with pytest.raises(KeyboardInterrupt), nodes.nodes_for(load_config(None, ASKS), num_runs=2):
+    cluster = Cluster(monkeypatch)
+    with pytest.raises(KeyboardInterrupt), nodes.nodes_for([load_config(None, ASKS)]):
         raise KeyboardInterrupt
-    assert calls == [[{"CPU": 1, "GPU": 1}] * 4, []]
+    assert cluster.requests[-1] == []
+
+
+def test_a_cluster_that_is_gone_hides_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch)
+    with nodes.nodes_for([load_config(None, ASKS)]):
+        monkeypatch.setattr(nodes, "request_resources", None)
+    assert cluster.requests[-1]
 
 
 def test_nothing_is_asked_for_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nodes, "request_resources", None)
-    with nodes.nodes_for(load_config(None)):
+    with nodes.nodes_for([load_config(None)]), nodes.nodes_for([]):
         pass
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -32,17 +35,21 @@ class Ray:
 
     def __init__(self, *outcomes: Exception | None) -> None:
         self.outcomes = list(outcomes)
+        self.ports: list[int] = []
+        self.started: list[subprocess.Popen[bytes]] = []
 
     def is_initialized(self) -> bool:
         return False
 
-    def init(self, **_: Any) -> None:
+    def init(self, *, dashboard_port: int, **_: Any) -> None:
+        self.ports.append(dashboard_port)
+        self.started.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=PIPE))
         outcome = self.outcomes.pop(0)
         if outcome:
             raise outcome
 
     def shutdown(self) -> None:
-        pass
+        self.started[-1].kill()
 
 
 TOO_LATE = Exception("The current node timed out during startup. This could happen because ...")
@@ -56,14 +63,16 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ray]:
     def start(*outcomes: Exception | None) -> Ray:
         ray = Ray(*outcomes)
         monkeypatch.setattr(session, "ray", ray)
-        with session.ray_session():
+        with session.ray_session(dashboard=True):
             return ray
 
     return start
 
 
 def test_a_ray_that_started_too_slowly_is_started_again(start: Callable[..., Ray]) -> None:
-    assert start(TOO_LATE, None).outcomes == []
+    ray = start(TOO_LATE, None)
+    assert len(set(ray.ports)) == 2
+    assert ray.started[0].wait(timeout=10) < 0, "what the first try had started is ended"
     with pytest.raises(UserError, match="very busy"):
         start(TOO_LATE, TOO_LATE, TOO_LATE, None)
 

@@ -125,12 +125,16 @@ def test_more_than_one_batch_of_metrics_and_params_arrives(tracker: MlflowTracke
 def test_a_param_keeps_its_first_value_and_the_other_is_mentioned(
     tracker: MlflowTracker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_id = tracker.start_run("a", params={"zero_stage": 2, "long": "v" * 7000})
+    first = {"zero_stage": 2, "long": "v" * 7000, "rank": 8, "seed": None}
+    run_id = tracker.start_run("a", params=first)
     with caplog.at_level(logging.WARNING, logger="smt_ray.tracking"):
-        tracker.log_params({"zero_stage": 3, "long": "v" * 7000, "new": True})
+        tracker.log_params({**first, "zero_stage": 3, "rank": None, "new": True})
     params = _everything(tracker, run_id)["params"]
-    assert (params["zero_stage"], params["new"], len(params["long"])) == ("2", "true", 6000)
-    assert caplog.messages == ["MLflow keeps the first value of: zero_stage (2, now 3)."]
+    assert len(params.pop("long")) == 6000
+    assert params == {"zero_stage": "2", "rank": "8", "new": "true"}, "and none that is not set"
+    assert caplog.messages == [
+        "MLflow keeps the first value of: rank (8, now null), zero_stage (2, now 3)."
+    ]
 
 
 def test_an_id_that_is_gone_makes_a_new_run_and_says_so(
