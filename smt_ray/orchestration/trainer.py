@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray.train
@@ -115,7 +118,8 @@ def fit(
         ),
     )
     try:
-        result = trainer.fit()
+        with _interrupts_as_before():
+            result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         if _raised_by_our_code(error):
             raise
@@ -125,6 +129,25 @@ def fit(
         field, rule, got, fix = outcome["user_error"]
         raise UserError(field, rule, got=got, fix=fix)
     return outcome
+
+
+@contextmanager
+def _interrupts_as_before() -> Iterator[None]:
+    """Has an interrupt raise KeyboardInterrupt, in training and after it.
+
+    Ray Train handles it for good from its start on: it ends the process with exit code 0 while
+    ranks train, and does nothing afterwards.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as end:
+        if end.code:  # another signal's
+            raise
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 def _workers_lost(kind: str, max_failures: int, error: BaseException) -> UserError:

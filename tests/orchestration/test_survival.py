@@ -31,10 +31,12 @@ KILL_AT = 10  # where a checkpoint is being kept: the one before surely is
 Quick = Callable[..., RunConfig]
 
 
-def wait_for_checkpoint(folder: Path, alive: Callable[[], bool] = lambda: True) -> None:
-    """Waits until a training is about to have kept the checkpoint of step ``KILL_AT``."""
+def wait_for_checkpoint(
+    folder: Path, alive: Callable[[], bool] = lambda: True, step: int = KILL_AT
+) -> None:
+    """Waits until a training is about to have kept the checkpoint of a step."""
     deadline = time.monotonic() + 240
-    while not any(int(p.name.split("-")[1]) >= KILL_AT for p in folder.glob("step-*")):
+    while not any(int(p.name.split("-")[1]) >= step for p in folder.glob("step-*")):
         assert alive(), "it ended before"
         assert time.monotonic() < deadline, f"no checkpoint in {folder}"
         time.sleep(0.02)
@@ -78,14 +80,16 @@ def test_a_rank_that_is_killed_ends_with_the_undisturbed_adapter(
 
 @dataclass(frozen=True)
 class CutOff:
-    """A run whose driver was killed in mid-training.
+    """A run that was interrupted in mid-training, gone on with, and whose driver was killed.
 
     Attributes:
+        interrupted: Exit code, last line and status of the interrupted driver.
         storage: Where it was.
         copy: The same, to go on from in another way.
         stage: Name of its training stage.
     """
 
+    interrupted: tuple[int, str, str]
     storage: Path
     copy: Path
     stage: str
@@ -98,21 +102,37 @@ def cut_off(whole: Any, quick: Quick, tmp_path_factory: pytest.TempPathFactory) 
     for kind in BEFORE_TRAINING:
         shutil.copytree(whole.stage(kind), storage / "stages" / whole.stage(kind).name)
     (storage / "run.yaml").write_text(to_yaml(quick(storage)))
-    driver = processes.start(
-        [sys.executable, "-m", "smt_ray", "run", storage / "run.yaml", "--until", "training"],
-        storage / "driver.log",
-    )
+    command = [sys.executable, "-m", "smt_ray", "run", storage / "run.yaml", "--until", "training"]
+    checkpoints, log = storage / "stages" / name / "checkpoints", storage / "driver.log"
+    manifest = storage / "runs/quick/run.json"
+    driver = processes.start(command, log)
     try:
-        checkpoints = storage / "stages" / name / "checkpoints"
+        wait_for_checkpoint(checkpoints, alive=lambda: driver.poll() is None, step=1)
+        os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
+        code = driver.wait(timeout=90)
+    finally:
+        processes.kill(driver)
+    status = json.loads(manifest.read_text())["status"]
+    interrupted = (code, log.read_text().splitlines()[-1], status)
+    driver = processes.start(command, log)
+    try:
         wait_for_checkpoint(checkpoints, alive=lambda: driver.poll() is None)
     finally:
         # Its workers too, which would go on for the seconds until they miss it.
         processes.kill(driver)
     assert not (storage / "stages" / name / "manifest.json").exists()
-    assert json.loads((storage / "runs/quick/run.json").read_text())["status"] == "RUNNING"
+    assert json.loads(manifest.read_text())["status"] == "RUNNING"
     copy = storage.with_name(f"{storage.name}-copy")
     shutil.copytree(storage, copy)
-    return CutOff(storage, copy, name)
+    return CutOff(interrupted, storage, copy, name)
+
+
+def test_an_interrupt_in_training_ends_the_run_as_killed_and_says_how_to_go_on(
+    cut_off: CutOff,
+) -> None:
+    assert cut_off.interrupted == (
+        130, "interrupted: the same command goes on from here", "KILLED",
+    )  # fmt: skip
 
 
 def test_a_driver_that_is_killed_and_started_again_ends_with_the_undisturbed_adapter(
