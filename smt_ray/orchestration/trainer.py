@@ -135,15 +135,13 @@ def fit(
 def _interrupts_as_before() -> Iterator[None]:
     """Has an interrupt raise KeyboardInterrupt, in training and after it.
 
-    Ray Train handles it for good from its start on: it ends the process with exit code 0 while
-    ranks train, and does nothing afterwards.
+    Ray Train handles it for good from its start on: it exits while ranks train, and does nothing
+    afterwards. What stops a submitted job exits likewise.
     """
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
-    except SystemExit as end:
-        if end.code:  # another signal's
-            raise
+    except SystemExit:  # its code does not say whose it is
         raise KeyboardInterrupt from None
     finally:
         if threading.current_thread() is threading.main_thread():

@@ -54,11 +54,12 @@ def config_params(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_description(markdown: str) -> str:
-    """Markdown as the tag that a run's page shows: without pictures, which it would not find.
+    """Markdown as the tag that a run's page shows: without its title, which stands above already,
+    and pictures, which it would not find.
 
     Where a tag does not hold all of it, whole paragraphs and tables are left out at the end.
     """
-    parts = [part for part in markdown.strip().split("\n\n") if not part.startswith("![")]
+    parts = [part for part in markdown.strip().split("\n\n") if not part.startswith(("# ", "!["))]
     if sum(len(part) + 2 for part in parts) <= MAX_TAG_CHARS:
         return "\n\n".join(parts)
     kept, room = [], MAX_TAG_CHARS - len(_CUT)

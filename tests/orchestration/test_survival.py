@@ -107,7 +107,7 @@ def cut_off(whole: Any, quick: Quick, tmp_path_factory: pytest.TempPathFactory) 
     manifest = storage / "runs/quick/run.json"
     driver = processes.start(command, log)
     try:
-        wait_for_checkpoint(checkpoints, alive=lambda: driver.poll() is None, step=1)
+        wait_for_checkpoint(checkpoints, alive=lambda: driver.poll() is None)
         os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
         code = driver.wait(timeout=90)
     finally:
@@ -116,7 +116,7 @@ def cut_off(whole: Any, quick: Quick, tmp_path_factory: pytest.TempPathFactory) 
     interrupted = (code, log.read_text().splitlines()[-1], status)
     driver = processes.start(command, log)
     try:
-        wait_for_checkpoint(checkpoints, alive=lambda: driver.poll() is None)
+        wait_for_checkpoint(checkpoints, alive=lambda: driver.poll() is None, step=2 * KILL_AT)
     finally:
         # Its workers too, which would go on for the seconds until they miss it.
         processes.kill(driver)

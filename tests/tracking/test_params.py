@@ -28,9 +28,7 @@ def test_parameters_are_without_what_the_page_says_by_itself() -> None:
 
 
 def test_a_description_has_no_pictures_and_ends_with_a_whole_table() -> None:
-    assert (
-        as_description("# a\n\n| b |\n\n![c](c.png)\n![d](d.png)\n\nend\n") == "# a\n\n| b |\n\nend"
-    )
+    assert as_description("# a\n\n| b |\n\n![c](c.png)\n![d](d.png)\n\nend\n") == "| b |\n\nend"
     tables = [f"## {i}\n\n{'|' * 3000}" for i in range(4)]
     cut = as_description("\n\n".join(tables))
     assert cut == "\n\n".join([*tables[:2], "The rest is among the artifacts."])
