@@ -154,8 +154,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
     log = folder / "head.log"
     leader = processes.start(
         [Path(sys.executable).parent / "ray", "start", "--head", "--block", f"--port={port}",
-         "--node-ip-address=127.0.0.1", "--num-cpus=0", "--num-gpus=0", f"--autoscaling-config={folder / 'cluster.yaml'}",
-         "--include-dashboard=false", f"--temp-dir={session}", "--disable-usage-stats"],
+         "--node-ip-address=127.0.0.1", "--num-cpus=0", "--num-gpus=0",
+         f"--autoscaling-config={folder / 'cluster.yaml'}", "--include-dashboard=false",
+         f"--temp-dir={session}", "--disable-usage-stats"],
         log, {key: value for key, value in environment.items() if key != "RAY_ADDRESS"},
     )  # fmt: skip
     try:

@@ -65,8 +65,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(finished, storage / "first_trial.json")
     driver = processes.start(command, storage / "interrupted.log")
     try:
-        _wait_until("goes on from", driver, storage / "interrupted.log")
-        time.sleep(2)  # Tune has begun by then, or the trial
+        _wait_until("trial 2 of 3", driver, storage / "interrupted.log")
         os.killpg(driver.pid, signal.SIGINT)
         (storage / "exit_code.txt").write_text(str(driver.wait(timeout=60)))
     finally:

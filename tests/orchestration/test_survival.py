@@ -107,16 +107,17 @@ def cut_off(whole: Any, quick: Quick, tmp_path_factory: pytest.TempPathFactory) 
     manifest = storage / "runs/quick/run.json"
     driver = processes.start(command, log)
     try:
-        wait_for_checkpoint(checkpoints, alive=lambda: driver.poll() is None)
+        wait_for_checkpoint(checkpoints, alive=lambda: driver.poll() is None, step=1)
         os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
         code = driver.wait(timeout=90)
     finally:
         processes.kill(driver)
     status = json.loads(manifest.read_text())["status"]
     interrupted = (code, log.read_text().splitlines()[-1], status)
+    reached = max(int(path.name.split("-")[1]) for path in checkpoints.glob("step-*"))
     driver = processes.start(command, log)
     try:
-        wait_for_checkpoint(checkpoints, alive=lambda: driver.poll() is None, step=2 * KILL_AT)
+        wait_for_checkpoint(checkpoints, alive=lambda: driver.poll() is None, step=reached + 1)
     finally:
         # Its workers too, which would go on for the seconds until they miss it.
         processes.kill(driver)
