@@ -74,7 +74,7 @@ class ComparisonConfig(Section):
     """A whole comparison; one YAML file is one of these."""
 
     name: str = execution()
-    """The folder under ``<storage>/comparisons`` and of the parent run in MLflow."""
+    """Names the folder under ``<storage>/comparisons`` and the parent run in MLflow."""
     run: dict[str, Any] = semantic()
     """The run that every cell starts from, as in a run's own file."""
     seeds: list[int] = semantic([0], min_length=1)

@@ -61,7 +61,7 @@ class SearchConfig(Section):
     """
 
     name: str = execution()
-    """The folder under ``<storage>/searches`` and of the parent run in MLflow."""
+    """Names the folder under ``<storage>/searches`` and the parent run in MLflow."""
     run: dict[str, Any] = semantic()
     """The run that every trial starts from, as in a run's own file."""
     space: dict[str, dict[str, list[Any]]] = semantic(min_length=1)
