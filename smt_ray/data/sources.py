@@ -7,10 +7,10 @@ import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from smt_ray.artifacts.versions import kept_per_version
 from smt_ray.data.hub import read_hub_source, read_hub_task
 from smt_ray.data.rows import Row, parse_rows
 from smt_ray.errors import UserError
@@ -71,8 +71,7 @@ def read_file(path: Path) -> list[Row]:
         UserError: It cannot be read, is empty, or holds a bad row; the row and field are named.
     """
     try:
-        stat = path.stat()
-        return list(_parse_file(path, (stat.st_ino, stat.st_mtime_ns, stat.st_size)))
+        return list(_parse_file(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
@@ -80,8 +79,8 @@ def read_file(path: Path) -> list[Row]:
         ) from None
 
 
-@lru_cache(maxsize=32)  # each run of a comparison reads the same files
-def _parse_file(path: Path, _version: tuple[int, ...]) -> list[Row]:
+@kept_per_version(maxsize=32)
+def _parse_file(path: Path) -> list[Row]:
     text = path.read_text(encoding="utf-8")
     records = _parse_lines(text, path) if path.suffix == ".jsonl" else _parse_list(text, path)
     return parse_rows(records, str(path))

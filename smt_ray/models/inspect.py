@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from smt_ray.artifacts.versions import kept_per_version
 from smt_ray.errors import UserError
 from smt_ray.models.load import explained, hub_options, model_place
 from smt_ray.smt.model import check_untied, find_ties, is_plain_linear
@@ -124,13 +124,11 @@ def _folder_hash(folder: Path, gguf_file: str | None) -> str:
     for file in sorted(folder.iterdir()):
         wanted = file.name == gguf_file if gguf_file else file.suffix in _HASHED_SUFFIXES
         if file.is_file() and wanted:
-            stat = file.stat()
-            digest = _file_hash(file, (stat.st_ino, stat.st_mtime_ns, stat.st_size))
-            total.update(json.dumps([file.name, digest]).encode())
+            total.update(json.dumps([file.name, _file_hash(file)]).encode())
     return total.hexdigest()
 
 
-@lru_cache(maxsize=256)  # each run of a comparison asks what its model is: gigabytes to read
-def _file_hash(file: Path, _version: tuple[int, ...]) -> str:
+@kept_per_version(maxsize=256)
+def _file_hash(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -13,9 +13,8 @@ from smt_ray.orchestration.comparison_record import write_comparison
 from smt_ray.orchestration.comparison_report import folder_of
 from smt_ray.orchestration.comparison_results import Tuning, collect_results, validation_loss
 from smt_ray.orchestration.grid import Outcome, check_grid, run_grid
-from smt_ray.orchestration.nodes import nodes_for
+from smt_ray.orchestration.nodes import ray_for
 from smt_ray.orchestration.parent_run import ParentRun
-from smt_ray.orchestration.session import ray_session
 from smt_ray.orchestration.shared_places import check_shared
 from smt_ray.reporting.comparison import to_markdown
 
@@ -39,7 +38,7 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
     runs = [run for rates in tuning.values() for run in rates.values()]
     check_grid(all_runs := [*runs, *_all_runs(config.cell_runs(guessed))])
     first = runs[0] if runs else config.make_run({}, config.seeds[0])
-    with ray_session() as connected, nodes_for(all_runs if connected else []):
+    with ray_for(all_runs):
         check_shared(first)
         parent = ParentRun(config, folder_of(config.name), first)
         try:

@@ -17,10 +17,9 @@ from smt_ray.models.inspect import model_identity
 from smt_ray.orchestration.board import make_board
 from smt_ray.orchestration.evaluator import evaluation_pool, publish_predictions
 from smt_ray.orchestration.merge import starting_model, trained_adapter
-from smt_ray.orchestration.nodes import nodes_for
+from smt_ray.orchestration.nodes import ray_for
 from smt_ray.orchestration.plan import evaluation_stage, read_tasks
 from smt_ray.orchestration.progress import say
-from smt_ray.orchestration.session import ray_session
 from smt_ray.orchestration.shared_places import check_shared
 
 
@@ -113,7 +112,7 @@ def _predict(
     adapter: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     began = time.monotonic()
-    with ray_session() as connected, nodes_for([config] if connected else [], warms_up=False):
+    with ray_for([config], warms_up=False):
         check_shared(config, tracks=False)
         with evaluation_pool(config, make_board()) as pool:
             predictions = pool.evaluate(

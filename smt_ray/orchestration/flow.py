@@ -20,14 +20,13 @@ from smt_ray.models.load import import_transformers
 from smt_ray.orchestration import run_record
 from smt_ray.orchestration.evaluator import evaluation_pool, publish_predictions
 from smt_ray.orchestration.imports import large_imports
-from smt_ray.orchestration.nodes import cluster_nodes, nodes_for
+from smt_ray.orchestration.nodes import cluster_nodes, ray_for
 from smt_ray.orchestration.plan import MODEL, RunPlan, make_plan
 from smt_ray.orchestration.preflight import Preflight, check_lora, check_model, skeleton_of
 from smt_ray.orchestration.progress import progress, say
 from smt_ray.orchestration.resources import ProcessResources, plan_processes
 from smt_ray.orchestration.run_report import try_to_write_report
 from smt_ray.orchestration.run_tracking import RunTracking
-from smt_ray.orchestration.session import ray_session
 from smt_ray.orchestration.shared_places import check_shared
 from smt_ray.orchestration.tokens import make_tokens
 from smt_ray.orchestration.train_worker import PROGRESS as TRAINING
@@ -98,7 +97,7 @@ class Flow:
         status: Status = "FAILED"
         try:
             self._tokens()
-            with ray_session() as connected, nodes_for(self._asking(until) if connected else []):
+            with ray_for(self._asking(until)):
                 check_shared(self.config)
                 self.board = self.tracking.start()
                 try:

@@ -12,6 +12,7 @@ from ray.autoscaler.sdk import request_resources
 from smt_ray.config.run import RunConfig
 from smt_ray.orchestration.progress import say
 from smt_ray.orchestration.resources import ProcessResources, count_places
+from smt_ray.orchestration.session import ray_session
 
 _ASK_EVERY_S, _SAY_EVERY_S = 2.0, 30.0
 
@@ -21,6 +22,25 @@ Bundles = list[dict[str, float]]
 def cluster_nodes() -> list[dict[str, float]]:
     """The resources of each node that is alive, by Ray's names."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+@contextmanager
+def ray_for(
+    configs: Sequence[RunConfig],
+    num_runs: int = 1,
+    *,
+    warms_up: bool = True,
+    dashboard: bool = False,
+) -> Iterator[None]:
+    """Ray (:func:`ray_session`) with the nodes that runs need (:func:`nodes_for`).
+
+    A run of a search or a comparison is connected already: nodes were asked for all of them.
+    """
+    with (
+        ray_session(dashboard=dashboard) as connected,
+        nodes_for(configs if connected else [], num_runs, warms_up=warms_up),
+    ):
+        yield
 
 
 @contextmanager

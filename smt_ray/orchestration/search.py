@@ -20,7 +20,7 @@ from smt_ray.errors import UserError
 from smt_ray.orchestration.flow import Flow
 from smt_ray.orchestration.grid import check_grid
 from smt_ray.orchestration.merge import check_out, merge_run
-from smt_ray.orchestration.nodes import cluster_nodes, nodes_for
+from smt_ray.orchestration.nodes import cluster_nodes, ray_for
 from smt_ray.orchestration.parent_run import ParentRun
 from smt_ray.orchestration.progress import say
 from smt_ray.orchestration.resources import count_places, plan_processes
@@ -31,7 +31,6 @@ from smt_ray.orchestration.search_space import (
     draw_points,
     tune_domains,
 )
-from smt_ray.orchestration.session import ray_session
 from smt_ray.orchestration.shared_places import check_shared
 from smt_ray.orchestration.snapshot import final_metrics as metrics_of_run
 from smt_ray.orchestration.trial import METRIC, STEP, run_trial
@@ -71,10 +70,7 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> dict[str, An
     check_same_search(config, runs)
     asking = [] if Storage(runs[0].storage).exists(folder_of(config.name), RESULTS) else runs
     at_once = min(config.max_concurrent_trials or 1, _num_trials(config, points))
-    with (
-        ray_session(dashboard=True) as connected,
-        nodes_for(asking if connected else [], at_once),
-    ):
+    with ray_for(asking, at_once, dashboard=True):
         check_shared(runs[0])
         parent = ParentRun(config, folder_of(config.name), runs[0])
         try:
