@@ -3,7 +3,7 @@
 A row's candidates mostly begin alike ("the correct answer is ..."). So a row is its prompt with
 that common beginning, run once, and a short tail for each candidate; a tail's first token is
 already predicted by that run, and only tails of two tokens or more are run, all together, against
-the row's cached keys and values.
+the row's cached keys and values. What a batch's rows begin with alike is run once for all of them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from smt_ray.evaluation.batches import (
     padding_id,
     plan_batches,
 )
+from smt_ray.evaluation.prefix import prefill
 
 
 class Likelihoods(NamedTuple):
@@ -162,13 +163,18 @@ def _encode(
 def _score(
     model: Any, questions: list[_Question], pad_id: int, batch_tokens: int
 ) -> list[list[float]]:
-    """Mean log-likelihoods of a batch of questions: one forward pass, and one for longer tails."""
-    input_ids, mask = pad([q.prefix for q in questions], pad_id, model.device, left=True)
+    """Mean log-likelihoods of a batch: a forward pass, one for longer tails, one for beginnings."""
     num_kept = 1 + max(q.num_common for q in questions)
+    input_ids, mask, beginning = prefill(
+        model, [q.prefix for q in questions], pad_id, num_left=num_kept
+    )
+    num_before = beginning.get_seq_length() if beginning else 0
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
     output = model(
-        input_ids=input_ids,
+        input_ids=input_ids[:, num_before:],
         attention_mask=mask,
-        position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+        position_ids=positions[:, num_before:],
+        past_key_values=beginning,
         use_cache=True,
         logits_to_keep=num_kept,
     )

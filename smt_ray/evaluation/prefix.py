@@ -20,24 +20,31 @@ _WORTHWHILE = 8  # tokens; below, one more forward costs more than it saves
 
 
 def prefill(
-    model: Any, prompts: Sequence[Sequence[int]], pad_id: int, num_beams: int = 1
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    pad_id: int,
+    num_beams: int = 1,
+    *,
+    num_left: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor, Any]:
-    """A batch's inputs for ``generate``.
+    """A batch's inputs for ``generate``, or for a forward pass of what is left.
 
     Args:
         model: A transformers causal language model.
         prompts: Token ids of each.
         pad_id: What to fill up with.
         num_beams: Of each prompt.
+        num_left: At least so many tokens of each prompt are left.
 
     Returns:
         Token ids and the mask of the real ones, each (B, longest) int64, and the keys and values of
-        the beginning for every beam, or None where none is shared. At least a token of each prompt
-        is left.
+        the beginning for every beam, or None where none is shared.
     """
-    shared = min(common_prefix(prompts), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
+    shortest = min(map(len, prompts))
+    shared = min(common_prefix(prompts), shortest - num_left) if len(prompts) > 1 else 0
+    shared = shared if shared >= _WORTHWHILE else 0
     beginning = torch.tensor([list(prompts[0][:shared])], device=model.device)
-    cache = _run(model, beginning) if shared >= _WORTHWHILE else None
+    cache = _run(model, beginning) if shared else None
     if cache is None:
         return *pad(prompts, pad_id, model.device, left=True), None
     cache.batch_repeat_interleave(len(prompts) * num_beams)

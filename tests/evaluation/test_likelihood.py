@@ -73,6 +73,40 @@ def test_likelihood_under_a_sliding_window_equals_the_full_forward(tokenizer, pr
         assert row == pytest.approx(expected, abs=2e-5)
 
 
+HEADER = "Below is an instruction. "
+
+
+@pytest.mark.parametrize("batch_tokens", [150, 10_000])
+def test_likelihood_after_a_shared_beginning_equals_the_full_forward(
+    model, tokenizer, prompts, batch_tokens: int
+) -> None:
+    headed = [HEADER + prompt for prompt in prompts]
+    scores = candidate_log_likelihoods(
+        model, tokenizer, headed, CANDIDATES, batch_tokens=batch_tokens
+    )
+    for prompt, candidates, row in zip(headed, CANDIDATES, scores, strict=True):
+        expected = [naive(model, tokenizer, prompt, c, False) for c in candidates]
+        assert row == pytest.approx(expected, abs=2e-5)
+
+
+def test_what_rows_begin_with_alike_is_run_once_and_what_scores_need_is_left(
+    model, tokenizer
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+    model.model.embed_tokens.register_forward_pre_hook(
+        lambda _, args: shapes.append(tuple(args[0].shape))
+    )
+    candidates = [["the answer is 1", "the answer is 2"]] * 3
+    num_header = len(tokenizer(HEADER)["input_ids"])
+    num_common = len(tokenizer("the answer is ", add_special_tokens=False)["input_ids"])
+    candidate_log_likelihoods(model, tokenizer, [HEADER + end for end in "xyz"], candidates)
+    assert shapes == [(1, num_header), (3, 1 + num_common)]
+    shapes.clear()
+    alike = candidate_log_likelihoods(model, tokenizer, [HEADER + "x"] * 3, candidates)
+    assert shapes == [(1, num_header), (3, 1 + num_common)]
+    assert alike[0] == pytest.approx(alike[2], abs=1e-6)
+
+
 def test_a_hundred_candidates_cost_two_forward_passes(model, tokenizer) -> None:
     calls: list[int] = []
     model.register_forward_hook(lambda *_: calls.append(1))
