@@ -24,9 +24,12 @@ def wilson_interval(num_correct: int, num_rows: int, z: float = _Z95) -> tuple[f
     Returns:
         Lower and upper bound; (0, 1) of no rows.
     """
-    if not num_rows:
-        return 0.0, 1.0
-    share, spread = num_correct / num_rows, z * z / num_rows
+    return wilson_bounds(num_correct / num_rows, num_rows, z) if num_rows else (0.0, 1.0)
+
+
+def wilson_bounds(share: float, number: float, z: float) -> tuple[float, float]:
+    """The same of a share of so many independent answers, which need not be a whole number."""
+    spread = z * z / number
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
     return max(0.0, middle - half), min(1.0, middle + half)
