@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from smt_ray.config.fields import Section, execution, semantic
 from smt_ray.config.load import load_named, validate_member, with_settings
@@ -24,15 +24,35 @@ Overrides = dict[str, Any]
 LEARNING_RATE = "training.learning_rate"
 
 
-class Claim(Section):
-    """That one row of a table is better than another, by average accuracy."""
+Cell = tuple[str, str]
+"""Row and column; the column is "" where columns are what a run measures."""
 
-    better: str = semantic()
-    """Name of the row that is claimed to be better."""
-    worse: str = semantic()
-    """Name of the other."""
+_Side = str | Annotated[list[str], Field(min_length=2, max_length=2)]
+
+
+class Claim(Section):
+    """That one cell of a table is better than another.
+
+    By average accuracy; where columns are ``speed``, by seconds a step; where they are
+    ``projections``, by the share of the blocks.
+    """
+
+    better: _Side = semantic()
+    """The row that is claimed to be better; [row, column] where columns are settings, [row,
+    projection] where they are projections."""
+    worse: _Side = semantic()
+    """The other."""
     source: str = execution("")
     """Where it is claimed, such as "Table 2"."""
+
+    @property
+    def cells(self) -> tuple[Cell, Cell]:
+        """The better, the other."""
+        return _cell(self.better), _cell(self.worse)
+
+
+def _cell(side: _Side) -> Cell:
+    return (side, "") if isinstance(side, str) else (side[0], side[1])
 
 
 class TableConfig(Section):
@@ -49,15 +69,27 @@ class TableConfig(Section):
     """Orderings that the comparison answers: held, reversed or not resolved."""
 
     @model_validator(mode="after")
-    def _claims_name_rows(self) -> TableConfig:
-        if self.claims and isinstance(self.columns, dict):
-            raise ValueError("claims are of a table whose columns are tasks, not settings")
+    def _claims_name_cells(self) -> TableConfig:
         for claim in self.claims:
-            for name in (claim.better, claim.worse):
-                if name not in self.rows:
+            for row, column in claim.cells:
+                if row not in self.rows:
                     known = ", ".join(self.rows)
-                    raise ValueError(f"claims must name rows, which are {known}; got {name}")
+                    raise ValueError(f"claims must name rows, which are {known}; got {row}")
+                self._check_column(column)
         return self
+
+    def _check_column(self, column: str) -> None:
+        if isinstance(self.columns, dict):
+            if column not in self.columns:
+                known = ", ".join(self.columns)
+                raise ValueError(
+                    f"claims must be of [row, column], columns being {known}; got {column or None}"
+                )
+        elif bool(column) != (self.columns == "projections"):
+            wanted = "[row, projection]" if self.columns == "projections" else "a row"
+            raise ValueError(
+                f"claims of a table of {self.columns} must name {wanted}; got {column or None}"
+            )
 
     def cells(self) -> Iterator[tuple[str, str, Overrides]]:
         """Row, column and what the cell's runs set; a column's settings come after its row's.

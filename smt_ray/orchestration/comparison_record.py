@@ -11,8 +11,16 @@ from smt_ray.config.comparison import ComparisonConfig
 from smt_ray.config.load import to_yaml
 from smt_ray.orchestration.comparison_report import CONFIG, RESULTS, folder_of, write_report
 from smt_ray.orchestration.run_report import REPORT, warn_where_it_fails
-from smt_ray.reporting.comparison import to_csv, to_markdown
+from smt_ray.reporting.comparison import (
+    layer_lines,
+    layered_rows,
+    layers_picture,
+    to_csv,
+    to_markdown,
+    write_csv,
+)
 from smt_ray.reporting.comparison_figures import draw_table
+from smt_ray.reporting.figures import selection_figure
 
 
 def write_comparison(
@@ -38,6 +46,23 @@ def write_comparison(
         storage.write_bytes(files[-2], to_csv(table).encode())
         with scratch_folder() as scratch:
             storage.put_file(draw_table(table, scratch / "table.png"), files[-1])
+        files += _write_layers(storage, f"{folder}/{name}", table)
     if warn_where_it_fails(lambda: write_report(storage, config.name), config.name, storage):
         files.append(f"{folder}/{REPORT}")
+    return files
+
+
+def _write_layers(storage: Storage, place: str, table: Mapping[str, Any]) -> list[str]:
+    """Where the blocks are, of a table that knows it: as CSV, and a picture of each row."""
+    if not (lines := layer_lines(table)):
+        return []
+    files = [f"{place}_layers.csv"]
+    storage.write_bytes(files[0], write_csv(lines).encode())
+    for row, cell in layered_rows(table).items():
+        chosen = {module["module"]: module["chosen"] for module in cell["modules"]}
+        blocks = {module["module"]: module["blocks"] for module in cell["modules"]}
+        files.append(layers_picture(place, row))
+        with scratch_folder() as scratch:
+            picture = selection_figure(chosen, blocks, scratch / "layers.png", f"Blocks of {row}")
+            storage.put_file(picture, files[-1])
     return files

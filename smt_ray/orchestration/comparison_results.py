@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from smt_ray.config.comparison import LEARNING_RATE, ComparisonConfig, TableConfig
+from smt_ray.config.comparison import LEARNING_RATE, ComparisonConfig
 from smt_ray.config.run import RunConfig
-from smt_ray.evaluation.paired import Correct, accuracies, paired_difference, verdict
+from smt_ray.evaluation.paired import Correct, accuracies
+from smt_ray.orchestration.comparison_claims import Measured, answer_claims
 from smt_ray.orchestration.grid import Outcome
+from smt_ray.orchestration.stage_artifacts import StageArtifacts
 from smt_ray.orchestration.trainer import METRICS
+from smt_ray.reporting.figures import parse_module_name
 from smt_ray.reporting.table import mean
 from smt_ray.tracking.records import parse_records
 from smt_ray.training.loop import VALIDATION_LOSS
@@ -95,36 +98,52 @@ def _tables(
         }
         for name, table in config.tables.items()
     }
-    correct: dict[tuple[str, str], Correct] = {}
+    measured: dict[str, dict[tuple[str, str], Measured]] = {name: {} for name in tables}
     for name, row, column, runs in cells:
         done = [outcomes[run.name] for run in runs]
-        tables[name]["rows"].setdefault(row, {})[column] = _cell(runs, done)
-        if not column and all(outcome.metrics.get("tasks") for outcome in done):
-            correct[name, row] = _correct(done)
+        cell = {
+            "runs": [run.name for run in runs],
+            "learning_rate": runs[0].training.learning_rate,
+            "errors": [outcome.error for outcome in done if outcome.error],
+        }
+        tables[name]["rows"].setdefault(row, {})[column] = cell
+        if cell["errors"]:
+            continue
+        if config.tables[name].columns == "projections":
+            cell["modules"] = _modules(done[0])
+        found = measured[name][row, column] = _measure(done, cell.get("modules", ()))
+        cell |= _cell(done, found)
     for name, table in config.tables.items():
-        tables[name]["claims"] = _claims(name, table, correct)
+        tables[name]["claims"] = answer_claims(table, measured[name])
     return tables
 
 
-def _cell(runs: list[RunConfig], outcomes: list[Outcome]) -> dict[str, Any]:
-    """What a cell's runs, one a seed, come to."""
-    cell: dict[str, Any] = {
-        "runs": [run.name for run in runs],
-        "learning_rate": runs[0].training.learning_rate,
-        "errors": [outcome.error for outcome in outcomes if outcome.error],
-    }
-    if cell["errors"]:
-        return cell
+def _measure(outcomes: list[Outcome], modules: Iterable[Mapping[str, Any]]) -> Measured:
+    """What a cell's runs, one a seed, came to."""
+    seconds = [_step_seconds(outcome) for outcome in outcomes]
+    return Measured(
+        _correct(outcomes) if all(outcome.metrics.get("tasks") for outcome in outcomes) else None,
+        [found for found in seconds if found] if all(seconds) else None,
+        _shares(outcomes, [parse_module_name(module["module"])[1] for module in modules]),
+    )
+
+
+def _cell(outcomes: list[Outcome], measured: Measured) -> dict[str, Any]:
+    """What its runs, one a seed, came to, for the tables."""
     first = outcomes[0].metrics
-    cell["percent_of_base"] = (first.get("trainable") or {}).get("percent_of_base")
+    cell: dict[str, Any] = {
+        "percent_of_base": (first.get("trainable") or {}).get("percent_of_base"),
+        "projections": (first.get("selection") or {}).get("projections"),
+        "shares": measured.shares,
+        "batching": (first.get("ran") or {}).get("batching"),
+    }
     losses = [validation_loss(outcome) for outcome in outcomes]
     if None not in losses:
         cell["validation_loss"] = mean(losses)
-    cell["projections"] = (first.get("selection") or {}).get("projections")
-    if seconds := [found for outcome in outcomes if (found := _step_seconds(outcome))]:
+    if seconds := measured.step_seconds:
         cell["step_seconds"] = float(np.median(seconds))
-    if first.get("tasks"):
-        correct = _correct(outcomes)
+        cell["step_seconds_by_seed"] = seconds
+    if correct := measured.correct:
         found = accuracies(correct)
         cell["tasks"] = {task: estimate.value for task, estimate in found.tasks.items()}
         cell["task_intervals"] = {task: [e.low, e.high] for task, e in found.tasks.items()}
@@ -162,20 +181,29 @@ def _step_seconds(outcome: Outcome) -> float | None:
     return float(np.median(seconds[int(_RAMP * len(seconds)) :])) if seconds else None
 
 
-def _claims(
-    name: str, table: TableConfig, correct: dict[tuple[str, str], Correct]
-) -> list[dict[str, Any]]:
-    answered = []
-    for claim in table.claims:
-        both = [correct.get((name, row)) for row in (claim.better, claim.worse)]
-        answer: dict[str, Any] = claim.model_dump()
-        if both[0] is None or both[1] is None:
-            answer["verdict"] = "not resolved"
-        else:
-            difference = paired_difference(both[0], both[1])
-            answer |= {"verdict": verdict(difference), "difference": difference._asdict()}
-        answered.append(answer)
-    return answered
+def _shares(outcomes: list[Outcome], eligible: list[str]) -> list[dict[str, float]] | None:
+    """Of the chosen blocks, by projection; None where a run has chosen none.
+
+    Args:
+        outcomes: The runs, one a seed.
+        eligible: Projections that have a share though no block of theirs was chosen.
+    """
+    counts = [
+        (outcome.metrics.get("selection") or {}).get("projections") or {} for outcome in outcomes
+    ]
+    if not all(counts):
+        return None
+    names = dict.fromkeys([*eligible, *(name for found in counts for name in found)])
+    return [{name: found.get(name, 0) / sum(found.values()) for name in names} for found in counts]
+
+
+def _modules(outcome: Outcome) -> list[dict[str, Any]]:
+    """Of every eligible weight of a run how many blocks there are, and how many were chosen."""
+    weights = StageArtifacts(outcome.folder.storage, outcome.metrics["stages"]).weights()
+    return [
+        {"module": weight.name, "chosen": len(weight.blocks), "blocks": weight.num_blocks}
+        for weight in weights
+    ]
 
 
 def _runs(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from smt_ray.reporting.comparison import difference_parts
+from smt_ray.reporting.comparison import difference_parts, relation
 
 WIDTH, HEIGHT = 160, 20
 """Of an interval's drawing, in its own units."""
@@ -28,7 +28,7 @@ def answered_claims(tables: Mapping[str, Any], anchors: Mapping[str, str]) -> di
     ends = [
         100 * claim["difference"][end]
         for _, claim in claims
-        if claim.get("difference")
+        if _in_points(claim)
         for end in ("low", "high")
     ]
     scale = _Scale(min([0.0, *ends]), max([0.0, *ends]))
@@ -64,13 +64,20 @@ class _Scale:
         return [f"{end:+.0f}" if end else "0" for end in (self.low, self.high)]
 
 
+def _in_points(claim: Claim) -> bool:
+    """Whether it has a place on the one scale: a ratio has none."""
+    return bool(claim.get("difference")) and claim.get("unit") != "times"
+
+
 def _row(name: str, claim: Claim, anchors: Mapping[str, str], scale: _Scale) -> dict[str, Any]:
-    difference = claim.get("difference")
+    difference = claim["difference"] if _in_points(claim) else None
     return {
         "table": name,
         "anchor": anchors[name],
         "better": claim["better"],
+        "relation": relation(claim),
         "worse": claim["worse"],
+        "reason": claim.get("reason", ""),
         "source": claim["source"],
         "verdict": claim["verdict"],
         "difference": difference_parts(claim),

@@ -78,7 +78,17 @@ def test_a_chosen_learning_rate_is_every_cells_of_its_method_unless_it_sets_its_
         (
             {"tables": {"one": {"title": "", "rows": {"a": {}}, "columns": {"1%": {}},
                                 "claims": [{"better": "a", "worse": "a"}]}}},
-            "claims are of a table whose columns are tasks",
+            r"claims must be of \[row, column\], columns being 1%; got None",
+        ),
+        (
+            {"tables": {"one": {"title": "", "rows": {"a": {}},
+                                "claims": [{"better": ["a", "boolq"], "worse": "a"}]}}},
+            "claims of a table of tasks must name a row; got boolq",
+        ),
+        (
+            {"tables": {"one": {"title": "", "rows": {"a": {}}, "columns": "projections",
+                                "claims": [{"better": "a", "worse": "a"}]}}},
+            r"claims of a table of projections must name \[row, projection\]; got None",
         ),
     ],
 )  # fmt: skip
@@ -103,5 +113,7 @@ def test_the_shipped_comparison_has_the_papers_tables_and_shares_its_runs() -> N
     cells = list(comparison.cell_runs(dict.fromkeys(comparison.learning_rates, 1e-3)))
     runs = [run for *_, of_cell in cells for run in of_cell]
     assert {run.storage for run in runs} == {"elsewhere"}
-    assert len(cells) == 34
-    assert len({run.name for run in runs}) == 3 * 22
+    assert len(cells) == 36
+    assert len({run.name for run in runs}) == 3 * 24
+    sources = {claim.source for table in comparison.tables.values() for claim in table.claims}
+    assert sources - {""} == {"Table 1", "Table 2", "Table 3", "Table 4", "Table 6", "Figure 5"}
