@@ -43,7 +43,7 @@ from smt_ray.models.load import load_model, load_tokenizer
 
 SUITES = {
     "commonsense": "ft-training_set/commonsense_15k.json",
-    "math": "ft-training_set/math_9k.json",
+    "math": "ft-training_set/math_10k.json",
 }
 BUILTIN_SUITES = ("builtin:tiny_commonsense", "builtin:tiny_arithmetic")
 
@@ -60,8 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     tokenizer = load_tokenizer(spec)
     suites = options.suites or (BUILTIN_SUITES if options.model == "builtin" else tuple(SUITES))
     found: dict[str, Any] = {}
-    for suite in suites:
-        found[suite] = _measure(base, _rows(suite, tokenizer, options), options, device)
+    for named in suites:
+        suite, _, file = named.partition("=")
+        source = file or SUITES.get(suite, suite)
+        found[suite] = _measure(base, _rows(source, tokenizer, options), options, device)
         print(report(suite, found[suite]), flush=True)
     print(f"\n{machine_line(machine)}")
     write_json(options.json, "step", options, machine, {"suites": found})
@@ -77,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     add_common_options(parser, rounds=3)
     add_model_options(parser)
     parser.add_argument("--layers", type=int, help="use only the model's first layers")
-    parser.add_argument("--suites", nargs="+", help=f"of {', '.join(SUITES)}, builtin:TASK")
+    parser.add_argument(
+        "--suites", nargs="+", help=f"of {', '.join(SUITES)}, NAME=FILE, builtin:TASK"
+    )
     parser.add_argument("--configurations", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--batch-size", type=int, default=16, help="rows a step")
     parser.add_argument("--micro-batch-rows", type=int, default=4, help="of a padded micro-batch")
@@ -97,9 +101,8 @@ def _first_layers(model: Any, num_layers: int | None) -> nn.Module:
     return model
 
 
-def _rows(suite: str, tokenizer: Any, options: argparse.Namespace) -> Batching:
+def _rows(source: str, tokenizer: Any, options: argparse.Namespace) -> Batching:
     """As many rows as the steps need, drawn by the seed and tokenised."""
-    source = SUITES.get(suite, suite)
     num_steps = options.warmup_steps + 1 + options.rounds
     rows, _ = split_rows(
         read_training_rows([source], options.data),

@@ -54,7 +54,7 @@ def run(
         str, typer.Option(help="Last stage: warmup, selection, training or evaluation.")
     ] = "evaluation",
 ) -> None:
-    """Warm up, select, train, evaluate. Finished stages are skipped; a cut-off run goes on."""
+    """Warm up, select, train, evaluate. Finished stages are skipped; a cut-off run resumes."""
     from smt_ray.config.load import load_config
 
     resolved = load_config(*_split(config))
@@ -97,7 +97,12 @@ def plan(
 def compare(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A comparison's YAML file.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY.SUB=VALUE]...",
+            help="Overrides; keys of the run begin with run., such as run.storage=DIR.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Run a grid of methods, budgets and seeds; write its tables. Finished runs are skipped."""
@@ -118,13 +123,18 @@ def compare(
 def tune(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A search's YAML file.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY.SUB=VALUE]...",
+            help="Overrides; keys of the run begin with run., such as run.storage=DIR.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="A new folder for the winner as a plain model.")
     ] = None,
 ) -> None:
-    """Search settings by validation loss; evaluate the winner. A cut-off search goes on."""
+    """Search settings by validation loss; evaluate the winner. A cut-off search resumes."""
     from smt_ray.config.search import load_search
 
     resolved = load_search(config, list(overrides or []))
@@ -178,7 +188,7 @@ def check_data(
         Path | None, typer.Option("--json", help="File for every question found.")
     ] = None,
 ) -> None:
-    """Say which test questions stand in the training rows, by task."""
+    """Say which test questions are in the training rows, by task."""
     from smt_ray.config.load import load_config
 
     resolved = load_config(*_split(config))
@@ -217,10 +227,12 @@ def log(
 
 @app.command()
 def report(
-    name: Annotated[str, typer.Argument(help="The run or comparison whose page is written.")],
+    name: Annotated[
+        str, typer.Argument(help="The run, comparison or search whose page is written.")
+    ],
     storage: StorageOption = _DEFAULT_STORAGE,
 ) -> None:
-    """Write the report.html of a run or a comparison anew, from what is on disk of it."""
+    """Write the report.html of a run, a comparison or a search anew, from what is stored of it."""
     from smt_ray.orchestration.report import write_report_of
 
     print(write_report_of(storage, name))
@@ -267,7 +279,7 @@ def exit_with(command: Callable[[], Any]) -> Any:
     try:
         return command()
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
+        print("interrupted: the same command resumes from here", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         user_error = find_user_error(error)

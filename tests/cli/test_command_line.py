@@ -77,7 +77,7 @@ def test_an_interrupted_command_says_how_to_go_on_and_ends_with_130(tmp_path: Pa
         out, error = command.communicate()
         os.close(writing)
     assert command.returncode == 130
-    assert (out, error) == ("", "interrupted: the same command goes on from here\n")
+    assert (out, error) == ("", "interrupted: the same command resumes from here\n")
 
 
 def test_a_defect_of_ours_keeps_its_traceback() -> None:

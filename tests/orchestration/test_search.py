@@ -112,7 +112,7 @@ def test_an_interrupt_ends_a_search_at_once_and_says_how_to_go_on(searched: Path
     assert (
         (searched / "interrupted.log")
         .read_text()
-        .endswith("interrupted: the same command goes on from here\n")
+        .endswith("interrupted: the same command resumes from here\n")
     )
 
 

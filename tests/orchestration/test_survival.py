@@ -132,7 +132,7 @@ def test_an_interrupt_in_training_ends_the_run_as_killed_and_says_how_to_go_on(
     cut_off: CutOff,
 ) -> None:
     assert cut_off.interrupted == (
-        130, "interrupted: the same command goes on from here", "KILLED",
+        130, "interrupted: the same command resumes from here", "KILLED",
     )  # fmt: skip
 
 
