@@ -24,15 +24,20 @@ _LETTER = re.compile(r"\b[A-E]\b")
 _NEXT_SECTION = "### Response:"
 
 
-def extract(task: Task, text: str) -> str | None:
+def extract(task: Task, text: str, *, lower_case: bool = False) -> str | None:
     """The answer that the text gives by the task's rule, or None where it gives none.
 
     Args:
         task: Says which rule.
         text: What the model wrote after the prompt. A model that goes on to write a further
             ``### Response:`` of its own is read up to there, as published.
+        lower_case: Whether what stands up to there is read in lower case. AQuA's letters are upper
+            case and always read as they stand: in lower case there would be none.
     """
-    return _RULES[task.answer](task, text.split(_NEXT_SECTION, 1)[0])
+    text = _first_response(text)
+    if lower_case and task.answer != "letter":
+        text = text.lower()
+    return _RULES[task.answer](task, text)
 
 
 def stated_letter(task: Task, text: str) -> str | None:
@@ -46,7 +51,7 @@ def stated_letter(task: Task, text: str) -> str | None:
         text: See :func:`extract`.
     """
     assert task.answer == "letter"
-    text = text.split(_NEXT_SECTION, 1)[0]
+    text = _first_response(text)
     if stated := _STATED_LETTER.findall(text):
         return str(stated[-1])
     letters = set(_LETTER.findall(text))
@@ -75,6 +80,11 @@ def parse_number(text: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
+
+
+def _first_response(text: str) -> str:
+    # The heading is recognised as the prompt writes it, so before any change of case.
+    return text.split(_NEXT_SECTION, 1)[0]
 
 
 def _first_label(task: Task, text: str) -> str | None:

@@ -121,9 +121,7 @@ def _read(task: Task, generated: Generated, lower_case: bool) -> Prediction:
         "num_prompt_tokens": generated.num_prompt_tokens,
         "num_new_tokens": generated.num_new_tokens,
     }
-    # AQuA's letters are upper case: in lower case there would be none to read.
-    text = text.lower() if lower_case and task.answer != "letter" else text
-    found["extracted"] = extract(task, text)
+    found["extracted"] = extract(task, text, lower_case=lower_case)
     if task.answer == "letter":
         found["corrected"] = stated_letter(task, text)
     return found

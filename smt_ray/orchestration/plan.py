@@ -237,7 +237,8 @@ def evaluation_stage(
         if decoding["repetition_penalty"] != 1:
             inputs["repetition_penalty"] = decoding["repetition_penalty"]
         if decoding["lower_case"]:
-            inputs["lower_case"] = True
+            # Not True, as where texts were not cut at a further response first.
+            inputs["lower_case"] = "after the cut"
     return Stage(storage, "evaluation", inputs)
 
 

@@ -131,6 +131,25 @@ def test_letters_are_read_by_both_rules_and_labels_in_lower_case_where_asked(
         assert all(p["output"] == text for p in found.values())
 
 
+@pytest.mark.parametrize(
+    ("task", "text", "answer"),
+    [
+        ("gsm8k", "The answer is 4.\n\n### Response:\nThe answer is 5.", "4."),
+        ("boolq", "I do not know.\n\n### Response:\nThe answer is True", None),
+        ("ARC-Easy", "The correct answer is Answer2\n\n### Response:\nAnswer1", "answer2"),
+    ],
+)
+def test_reading_in_lower_case_still_ends_where_the_model_writes_a_further_response(
+    model, tokenizer, monkeypatch, task: str, text: str, answer: str | None
+) -> None:
+    monkeypatch.setattr(predict_module, "generate_texts", lambda *_, **__: [Generated(text, 5, 3)])
+    row = Row("?", "!", answer="4")
+    decoding = Decoding(lower_case=True)
+    (found,) = predict(model, tokenizer, [row], TASKS[task], decoding=decoding)
+    assert found["extracted"] == answer
+    assert found["output"] == text
+
+
 def test_a_summary_counts_the_corrected_rule_beside_the_published_one() -> None:
     predictions = [
         {**record(0, "A", "C"), "corrected": "C"},
