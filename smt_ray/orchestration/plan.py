@@ -102,7 +102,11 @@ def make_plan(config: RunConfig) -> RunPlan:
     identity = model_identity(spec)
     data = {k: v for k, v in config.data.semantic().items() if k not in _ROW_KEYS}
     rows = {"training": digest_rows(training), "validation": digest_rows(validation)}
-    tokens = Stage(storage, "tokens", {"rows": rows, "data": data, "model": identity})
+    tokens = Stage(
+        storage,
+        "tokens",
+        {"rows": rows, "data": data, "model": identity, **_tokenised(training, validation)},
+    )
     warmup: Stage | None = None
     selection: Stage | None = None
     if config.method == "smt":
@@ -125,6 +129,11 @@ def make_plan(config: RunConfig) -> RunPlan:
         config, storage, identity, training, validation, tasks,
         tokens, warmup, selection, trained, evaluations,
     )  # fmt: skip
+
+
+def _tokenised(*sets: list[Row]) -> dict[str, str]:
+    """How conversations are tokenised, where there are any: once piece by piece, now whole."""
+    return {"chat": "whole"} if any(row.messages for rows in sets for row in rows) else {}
 
 
 def _choice(

@@ -49,10 +49,20 @@ def byte_level(template: str | None) -> Tokenizer:
     return with_template(raw, template)
 
 
-def metaspace(template: str | None) -> Tokenizer:
-    """As Llama's first tokenizers have it: ▁ for spaces and one before every text."""
+def metaspace(template: str | None, prepend: str | None = None) -> Tokenizer:
+    """As Llama's first tokenizers have it: ▁ for spaces and one before every text.
+
+    Args:
+        template: See :func:`with_template`.
+        prepend: As its later ones have it: ``always`` or before the ``first`` text alone, not after
+            special tokens.
+    """
     raw = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
-    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    if prepend:
+        raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend, split=False)
+    else:
+        spaces = normalizers.Replace(" ", "▁")
+        raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces])
     raw.decoder = decoders.Sequence(
         [
             decoders.Replace("▁", " "),
@@ -83,6 +93,8 @@ KINDS: dict[str, Callable[[], Tokenizer]] = {
     "bytes, appends EOS": lambda: byte_level("$A </s>"),
     "metaspace, adds BOS": lambda: metaspace("<s> $A"),
     "metaspace, adds BOS, appends EOS": lambda: metaspace("<s> $A </s>"),
+    "metaspace always, adds BOS": lambda: metaspace("<s> $A", "always"),
+    "metaspace first, adds BOS": lambda: metaspace("<s> $A", "first"),
 }
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import processors
+from transformers import AddedToken
 
 from smt_ray.data.batches import step_micro_batches
 from smt_ray.data.cache import load_tokens, save_tokens
@@ -33,10 +36,35 @@ def chat(*turns: tuple[str, str]) -> Row:
 
 
 @pytest.fixture
-def tokenizer(make_tokenizer: Callable[[str], Any]) -> Any:
-    made = make_tokenizer("bytes")
+def tokenizer(kind: str, make_tokenizer: Callable[[str], Any]) -> Any:
+    made = copy.deepcopy(make_tokenizer(kind))
     made.chat_template = TEMPLATE
     return made
+
+
+class Slow:
+    """A tokenizer that cannot say where in the text its tokens lie."""
+
+    is_fast = False
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, *texts: Any, **options: Any) -> Any:
+        assert not options.pop("return_offsets_mapping", False)
+        return self._tokenizer(*texts, **options)
+
+
+def tokenised(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def rendered(tokenizer: Any, *turns: tuple[str, str], to_speak: bool = False) -> str:
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=to_speak)
 
 
 def learned(tokenizer: Any, row: Row, **options: Any) -> list[str]:
@@ -58,12 +86,63 @@ def test_every_turn_of_the_assistant_is_learned_with_its_end_and_nothing_else(
     assert learned(tokenizer, chat(*TURNS)) == [f"Yo{eos}", f"four{eos}"]
 
 
-def test_a_row_is_what_the_template_writes_up_to_its_last_eos(tokenizer: Any) -> None:
+def test_a_row_is_what_the_template_writes_tokenised_whole_up_to_its_last_eos(
+    tokenizer: Any,
+) -> None:
     encoded, _ = encode_rows(tokenizer, [chat(*TURNS)])
-    messages = [{"role": role, "content": content} for role, content in TURNS]
-    whole = tokenizer.apply_chat_template(messages, tokenize=False)
-    ids = tokenizer(whole.removesuffix("\n"), add_special_tokens=False)["input_ids"]
-    assert encoded.row(0).tolist() == ids
+    whole = rendered(tokenizer, *TURNS)
+    assert encoded.row(0).tolist() == tokenised(tokenizer, whole.removesuffix("\n"))
+
+
+def test_what_precedes_a_turn_is_what_the_model_will_be_given_to_answer(tokenizer: Any) -> None:
+    encoded, _ = encode_rows(tokenizer, [chat(*TURNS)])
+    ids, places = encoded.row(0).tolist(), encoded.targets(0, False).tolist()
+    begins = [place for place in places if place - 1 not in places]
+    for begin, turn in zip(begins, (2, 4), strict=True):
+        assert ids[:begin] == tokenised(
+            tokenizer, rendered(tokenizer, *TURNS[:turn], to_speak=True)
+        )
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, TEMPLATE.replace(">", "> ")])
+def test_a_tokenizer_without_offsets_gives_the_same_row(tokenizer: Any, template: str) -> None:
+    tokenizer.chat_template = template
+    fast, slow = (encode_rows(made, [chat(*TURNS)])[0] for made in (tokenizer, Slow(tokenizer)))
+    assert slow.row(0).tolist() == fast.row(0).tolist()
+    assert slow.targets(0, False).tolist() == fast.targets(0, False).tolist()
+
+
+@pytest.mark.parametrize("trim", [False, True])
+def test_a_token_over_a_border_is_cut_there_as_between_prompt_and_completion(
+    make_tokenizer: Callable[[str], Any], trim: bool
+) -> None:
+    tokenizer = copy.deepcopy(make_tokenizer("bytes"))
+    # Offsets may leave out the space that a token begins with.
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim)
+    tokenizer.chat_template = TEMPLATE.replace(">", "> ")
+    turns = [("user", "Is it?"), ("assistant", "the answer"), ("user", "So?"),
+             ("assistant", "the correct")]  # fmt: skip
+    opened = [rendered(tokenizer, *turns[:n], to_speak=True) for n in (1, 3)]
+    assert tokenised(tokenizer, opened[0] + "the")[-2] != tokenised(tokenizer, opened[0])[-1]
+    first = [*tokenised(tokenizer, opened[0]), *tokenised(tokenizer, "the answer</s>\n<user> So?")]
+    encoded, _ = encode_rows(tokenizer, [chat(*turns)])
+    assert encoded.row(0).tolist()[: len(first)] == first
+    assert learned(tokenizer, chat(*turns)) == ["the answer</s>", "the correct</s>"]
+
+
+@pytest.mark.parametrize("trim", [False, True])
+def test_spaces_that_a_special_token_swallows_cut_no_row(
+    make_tokenizer: Callable[[str], Any], trim: bool
+) -> None:
+    tokenizer = copy.deepcopy(make_tokenizer("bytes"))
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim)
+    swallowing = AddedToken("<assistant>", rstrip=True, special=True, normalized=False)
+    tokenizer.add_tokens([swallowing], special_tokens=True)
+    tokenizer.chat_template = TEMPLATE.replace(">", ">\n")
+    encoded, _ = encode_rows(tokenizer, [chat(*TURNS)])
+    whole = rendered(tokenizer, *TURNS)
+    assert encoded.row(0).tolist() == tokenised(tokenizer, whole.removesuffix("\n"))
+    assert learned(tokenizer, chat(*TURNS)) == ["Yo</s>", "four</s>"]
 
 
 def test_a_template_without_eos_still_ends_with_it(tokenizer: Any) -> None:
@@ -83,7 +162,7 @@ def test_the_first_token_is_no_target_where_the_assistant_says_it(tokenizer: Any
 
 def test_a_cut_row_keeps_the_turns_before_the_cut(tokenizer: Any) -> None:
     whole, _ = encode_rows(tokenizer, [chat(*TURNS)])
-    length = int(whole.lengths[0]) - 3
+    length = int(whole.lengths[0]) - 2
     first, second = learned(tokenizer, chat(*TURNS), max_length=length)
     assert first == f"Yo{tokenizer.eos_token}"
     assert second

@@ -285,6 +285,17 @@ def test_a_plan_of_smt_says_no_more_of_its_training_than_before_there_were_other
     }  # fmt: skip
 
 
+def test_tokens_of_conversations_alone_say_how_they_were_cut(
+    make_config: Make, tmp_path: Path
+) -> None:
+    plain = make_plan(make_config()).tokens.inputs
+    assert set(plain) == {"version", "rows", "data", "model"}
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+    (tmp_path / "chat.json").write_text(json.dumps([{"messages": turns}] * 9))
+    chat = make_plan(make_config(f"data.train=['{tmp_path / 'chat.json'}']")).tokens.inputs
+    assert chat["chat"] == "whole"
+
+
 def test_the_adapter_is_evaluated_last(make_config: Make) -> None:
     assert list(make_plan(make_config()).evaluations) == ["base", "base_likelihood", "tuned"]
 
