@@ -161,6 +161,9 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Folder with dataset/<task>/test.json, or hub.")
     ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="generate, or likelihood: the likeliest of the answers on offer.")
+    ] = "generate",
     storage: StorageOption = _DEFAULT_STORAGE,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Config override.")
@@ -174,10 +177,10 @@ def evaluate(
     if run is not None:
         if adapter is not None:
             raise UserError("--adapter", "goes with --model; a run has its own", got=adapter)
-        results = evaluate_run(storage, run, task, data, set_ or [])
+        results = evaluate_run(storage, run, task, data, set_ or [], protocol)
     else:
         assert model is not None
-        results = evaluate_model(storage, model, adapter, task, data, set_ or [])
+        results = evaluate_model(storage, model, adapter, task, data, set_ or [], protocol)
     print(json.dumps(results, indent=2))
 
 

@@ -77,8 +77,17 @@ class EvaluationConfig(Section):
     """Whether the base model is evaluated too."""
     base_likelihood: bool = semantic(False)
     """Whether the base is also scored by likelihood, which needs no format learning."""
+    tuned_likelihood: bool = semantic(False)
+    """Whether the tuned model is scored by likelihood too, beside what it generates."""
     batch_tokens: int = execution(8192, ge=1)
     """Tokens of a generation batch, padding and new tokens included."""
+
+    def semantic(self) -> dict[str, Any]:
+        """As declared; ``tuned_likelihood`` if wanted, so that older runs keep their names."""
+        values = super().semantic()
+        if not self.tuned_likelihood:
+            del values["tuned_likelihood"]
+        return values
 
     def decoding(self) -> dict[str, Any]:
         """How texts are generated and read, as plain values."""

@@ -13,19 +13,23 @@ from smt_ray.artifacts.storage import Storage
 from smt_ray.config.load import apply_overrides, validate_config
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
+from smt_ray.evaluation.tasks import find_tasks
 from smt_ray.models.inspect import model_identity
 from smt_ray.orchestration.board import make_board
 from smt_ray.orchestration.evaluator import evaluation_pool, publish_predictions
 from smt_ray.orchestration.merge import starting_model, trained_adapter
 from smt_ray.orchestration.nodes import ray_for
-from smt_ray.orchestration.plan import evaluation_stage, read_tasks
+from smt_ray.orchestration.plan import check_candidates, evaluation_stage, read_tasks
 from smt_ray.orchestration.progress import say
 from smt_ray.orchestration.shared_places import check_shared
 
+PROTOCOLS = ("generate", "likelihood")
+
 
 def evaluate_run(
-    storage_root: str, name: str, tasks: Sequence[str], data: str | None, overrides: Sequence[str]
-) -> dict[str, Any]:
+    storage_root: str, name: str, tasks: Sequence[str], data: str | None, overrides: Sequence[str],
+    protocol: str = "generate",
+) -> dict[str, Any]:  # fmt: skip
     """Evaluates a run's tuned model on all rows, otherwise under the run's own settings.
 
     Args:
@@ -34,9 +38,11 @@ def evaluate_run(
         tasks: Task or suite names.
         data: Folder with ``dataset/<task>/test.json``, or ``hub``; by default the run's.
         overrides: ``key=value`` items on the run's config.
+        protocol: ``generate`` lets the model write its answer, ``likelihood`` takes the candidate
+            that it holds likeliest.
 
     Raises:
-        UserError: The run, a task or its rows cannot be found.
+        UserError: The run, a task or its rows cannot be found, or a task has no candidates.
     """
     run = RunFolder.open(Storage(storage_root), name)
     values = {**run.manifest()["config"], "storage": storage_root}
@@ -44,7 +50,7 @@ def evaluate_run(
     adapter = trained_adapter(run)
     stage_name = run.manifest()["stages"]["training"]["stage"]
     model = starting_model(run, config.model.spec())
-    return _evaluate(config, model, run.storage.uri(adapter), stage_name)
+    return _evaluate(config, model, run.storage.uri(adapter), stage_name, protocol)
 
 
 def evaluate_model(
@@ -54,6 +60,7 @@ def evaluate_model(
     tasks: Sequence[str],
     data: str | None,
     overrides: Sequence[str],
+    protocol: str = "generate",
 ) -> dict[str, Any]:
     """Evaluates a model folder or hub name, with or without an adapter; see :func:`evaluate_run`.
 
@@ -69,7 +76,7 @@ def evaluate_model(
     config = _with_tasks(values, tasks, data, overrides)
     digest = None if adapter is None else _digest(Path(adapter))
     adapter = adapter and str(Path(adapter).absolute())
-    return _evaluate(config, config.model.spec(), adapter, digest)
+    return _evaluate(config, config.model.spec(), adapter, digest, protocol)
 
 
 def _with_tasks(
@@ -77,7 +84,7 @@ def _with_tasks(
 ) -> RunConfig:
     values["evaluation"] = {
         **values.get("evaluation", {}),
-        "tasks": list(tasks), "base_likelihood": False, "max_rows": None,
+        "tasks": list(tasks), "base_likelihood": False, "tuned_likelihood": False, "max_rows": None,
     }  # fmt: skip
     if data is not None:
         values["data"] = {**values["data"], "dir": data}
@@ -85,8 +92,10 @@ def _with_tasks(
 
 
 def _evaluate(
-    config: RunConfig, model: dict[str, Any], adapter: str | None, tuned: str | None
-) -> dict[str, Any]:
+    config: RunConfig, model: dict[str, Any], adapter: str | None, tuned: str | None,
+    protocol: str,
+) -> dict[str, Any]:  # fmt: skip
+    _check_protocol(protocol, config.evaluation.tasks)
     storage, tasks = Storage(config.storage), read_tasks(config)
     storage.check_writable()
     stage = evaluation_stage(
@@ -94,7 +103,7 @@ def _evaluate(
         identity=model_identity(config.model.spec()),
         tuned=tuned,
         tasks=tasks,
-        protocol="generate",
+        protocol=protocol,
         prompt=config.data.prompt,
         decoding=config.evaluation.decoding(),
     )
@@ -111,14 +120,22 @@ def _predict(
     config: RunConfig, stage: Stage, tasks: dict[str, Any], model: dict[str, Any],
     adapter: str | None,
 ) -> dict[str, Any]:  # fmt: skip
-    began = time.monotonic()
+    began, protocol = time.monotonic(), stage.inputs["protocol"]
     with ray_for([config], warms_up=False):
         check_shared(config, tracks=False)
         with evaluation_pool(config, make_board()) as pool:
             predictions = pool.evaluate(
-                "evaluate", tasks, protocol="generate", model=model, adapter=adapter
+                "evaluate", tasks, protocol=protocol, model=model, adapter=adapter
             )
-        return publish_predictions(stage, "generate", predictions, time.monotonic() - began)
+        return publish_predictions(stage, protocol, predictions, time.monotonic() - began)
+
+
+def _check_protocol(protocol: str, tasks: Sequence[str]) -> None:
+    if protocol not in PROTOCOLS:
+        raise UserError("--protocol", f"must be one of {', '.join(PROTOCOLS)}", got=protocol)
+    if protocol == "likelihood":
+        for task in find_tasks(tasks):
+            check_candidates(task, "--protocol", got=protocol, fix="leave it out")
 
 
 def _digest(adapter: Path) -> str:

@@ -330,7 +330,7 @@ class Flow:
         began = time.monotonic()
         protocol = stage.inputs["protocol"]
         model, adapter = self.plan.model, None
-        if name == "tuned":
+        if name in ("tuned", "tuned_likelihood"):
             model = self.plan.starting_model
             adapter = self.storage.uri(self.plan.trained.path(ADAPTER))
         predictions = pool.evaluate(

@@ -15,7 +15,7 @@ from smt_ray.config.run import RunConfig
 from smt_ray.data.rows import Row
 from smt_ray.data.sources import digest_rows, read_task_rows, read_training_rows, split_rows
 from smt_ray.errors import UserError
-from smt_ray.evaluation.tasks import find_task, find_tasks
+from smt_ray.evaluation.tasks import Task, find_task, find_tasks
 from smt_ray.models.inspect import model_identity
 
 # Keys of the data section that decide which rows there are; the rows' own digest stands for them.
@@ -37,7 +37,8 @@ class RunPlan:
         warmup: None unless the method is smt, and its score one of gradients or its warm-up one
             that trains.
         selection: None unless the method is smt.
-        evaluations: ``base``, ``base_likelihood``, ``tuned`` -> its stage, where wanted.
+        evaluations: ``base``, ``base_likelihood``, ``tuned``, ``tuned_likelihood`` -> its stage,
+            where wanted.
     """
 
     config: RunConfig
@@ -198,16 +199,32 @@ def read_tasks(config: RunConfig) -> dict[str, list[Row]]:
     """
     found = {}
     for task in find_tasks(config.evaluation.tasks):
-        if config.evaluation.base_likelihood and task.candidates is None:
-            raise UserError(
-                "evaluation.base_likelihood",
-                f"{task.name} has no closed set of answers to choose from",
-                got=True,
-                fix="set it to false, or leave the task out",
-            )
+        for key in ("base_likelihood", "tuned_likelihood"):
+            if getattr(config.evaluation, key):
+                check_candidates(task, f"evaluation.{key}", got=True, fix="set it to false")
         rows = read_task_rows(task.name, config.data.dir, builtin=task.suite == "builtin")
         found[task.name] = rows[: config.evaluation.max_rows]
     return found
+
+
+def check_candidates(task: Task, field: str, *, got: Any, fix: str) -> None:
+    """Refuses to score a task by likelihood that has no candidates.
+
+    Args:
+        task: What is to be scored.
+        field: What asks for it, with the value ``got``.
+        fix: How to ask for something else.
+
+    Raises:
+        UserError: It is answered in prose.
+    """
+    if task.candidates is None:
+        raise UserError(
+            field,
+            f"{task.name} has no closed set of answers to choose from",
+            got=got,
+            fix=f"{fix}, or leave the task out",
+        )
 
 
 def evaluation_stage(
@@ -264,6 +281,8 @@ def _evaluations(
     if config.evaluation.base_likelihood:
         wanted["base_likelihood"] = ("likelihood", None)
     wanted["tuned"] = ("generate", trained.name)
+    if config.evaluation.tuned_likelihood:
+        wanted["tuned_likelihood"] = ("likelihood", trained.name)
     return {
         name: evaluation_stage(
             storage,

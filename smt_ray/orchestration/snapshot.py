@@ -16,7 +16,7 @@ from smt_ray.tracking.protocol import Dataset
 from smt_ray.tracking.records import parse_records
 from smt_ray.tracking.replay import RunSnapshot
 
-_WHO = ("base", "base_likelihood", "tuned")
+_WHO = ("base", "base_likelihood", "tuned", "tuned_likelihood")
 
 
 def start_arguments(run: RunFolder, config: dict[str, Any]) -> dict[str, Any]:
@@ -140,6 +140,7 @@ def _tables(metrics: dict[str, Any]) -> dict[str, dict[str, list[Any]]]:
         return {}
     columns: dict[str, list[Any]] = {"task": list(tasks)}
     for who in _WHO:
-        columns[who] = [(results.get(who) or {}).get("accuracy") for results in tasks.values()]
+        if any(results.get(who) for results in tasks.values()):
+            columns[who] = [(results.get(who) or {}).get("accuracy") for results in tasks.values()]
     columns["majority"] = [results["majority"] for results in tasks.values()]
     return {"tasks.json": columns}

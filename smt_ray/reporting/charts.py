@@ -51,6 +51,7 @@ Estimate = tuple[float, float, float]
 WHO = {
     "majority": Series("most frequent answer", "#555555", "|"),
     "base_likelihood": Series("base, by likelihood", "#CC79A7", "s", filled=False),
+    "tuned_likelihood": Series("tuned, by likelihood", "#009E73", "D", filled=False),
     "base": Series("base", "#D55E00", "o", filled=False),
     "tuned": Series("tuned", "#0072B2", "D"),
 }

@@ -5,9 +5,10 @@ is missing is not shown::
 
     name, method        "smt-quickstart", "smt"
     model               {"name", "num_parameters"}
-    tasks               task -> {"num_rows", "majority", "base", "base_likelihood", "tuned"}
+    tasks               task -> {"num_rows", "majority", "base", "base_likelihood", "tuned",
+                        "tuned_likelihood"}
                         majority: accuracy of always giving the most frequent answer
-                        base, base_likelihood, tuned: {"accuracy", "interval": [low, high]}
+                        base, ..., tuned_likelihood: {"accuracy", "interval": [low, high]}
     trainable           {"num_trainable", "num_base", "percent_of_base", "percent_of_total"}
                         percentages in points; total = base + adapter, which peft divides by
     selection           {"num_blocks", "block_size", "num_modules", "projections": name -> blocks,
@@ -172,6 +173,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Metrics], Any], Callable[[Metrics], str]], 
         lambda task: _show(task.get("majority"), "{:.1f}", 100),
     ),
     ("base by likelihood", _accuracy("base_likelihood"), _with_interval("base_likelihood")),
+    ("tuned by likelihood", _accuracy("tuned_likelihood"), _with_interval("tuned_likelihood")),
     ("base", _accuracy("base"), _with_interval("base")),
     ("tuned", _accuracy("tuned"), _with_interval("tuned")),
     ("gain", _gain, lambda task: _show(_gain(task), "{:+.1f}", 100)),

@@ -94,6 +94,14 @@ def test_log_of_a_run_without_tracking_is_refused(refused: Refused, trained: Run
             ["--adapter: must be an adapter's folder; got 'a'"],
         ),
         (
+            ["--task", "tiny_arithmetic", "--run", "mine", "--protocol", "beams"],
+            ["--protocol: must be one of generate, likelihood; got 'beams'"],
+        ),
+        (
+            ["--task", "math", "--run", "mine", "--protocol", "likelihood"],
+            ["--protocol: MultiArith has no closed set of answers", "got 'likelihood'", "leave it"],
+        ),
+        (
             ["--task", "tiny_arithmetic", "--run", "mine", "--set", "evaluation.beams=4"],
             ["evaluation.beams: unknown key", "num_beams"],
         ),

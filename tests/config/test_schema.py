@@ -90,6 +90,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "evaluation.lower_case": ("evaluation.lower_case=true",),
     "evaluation.base": ("evaluation.base=false",),
     "evaluation.base_likelihood": ("evaluation.base_likelihood=false",),
+    "evaluation.tuned_likelihood": ("evaluation.tuned_likelihood=true",),
     "evaluation.batch_tokens": ("evaluation.batch_tokens=64",),
     "tracking.enabled": ("tracking.enabled=false",),
     "tracking.uri": ("tracking.uri=http://h:1",),
@@ -171,6 +172,13 @@ def test_a_warm_up_at_the_base_weights_says_no_more_than_before_there_was_anothe
         assert set(load_config(None, overrides).warmup.semantic()) == {
             "num_steps", "target_modules", "table_block_size", "reduction"
         }  # fmt: skip
+
+
+def test_an_evaluation_says_no_more_than_before_the_tuned_model_had_two() -> None:
+    assert set(load_config().evaluation.semantic()) == {
+        "tasks", "max_rows", "num_beams", "repetition_penalty", "max_new_tokens", "lower_case",
+        "base", "base_likelihood",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["smt", "lora", "dora", "full"])

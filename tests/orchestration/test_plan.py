@@ -355,6 +355,19 @@ def test_only_what_is_wanted_is_evaluated(make_config: Make) -> None:
     assert evaluations("evaluation.tasks=[]", "evaluation.base_likelihood=false") == []
 
 
+def test_the_tuned_model_by_likelihood_is_one_stage_more_and_changes_none(
+    make_config: Make,
+) -> None:
+    before, after = (
+        make_plan(make_config()),
+        make_plan(make_config("evaluation.tuned_likelihood=true")),
+    )
+    assert list(after.evaluations) == [*before.evaluations, "tuned_likelihood"]
+    added = after.evaluations["tuned_likelihood"]
+    assert {**names(before), "tuned_likelihood": added.name} == names(after)
+    assert (added.inputs["protocol"], added.inputs["tuned"]) == ("likelihood", after.trained.name)
+
+
 def test_a_search_shares_the_warm_up_and_the_base_evaluation(make_config: Make) -> None:
     plans = [
         names(make_plan(make_config("name=trial-1", "selection.budget=0.02"))),
@@ -370,6 +383,10 @@ def test_a_search_shares_the_warm_up_and_the_base_evaluation(make_config: Make) 
     [
         ("evaluation.tasks=[nothing]", "evaluation.tasks"),
         ("evaluation.tasks=[gsm8k]", "evaluation.base_likelihood"),
+        (
+            "evaluation={tasks: [gsm8k], tuned_likelihood: true}",
+            "evaluation.tuned_likelihood",
+        ),
         ("data.train=[missing.json]", "missing.json"),
         ("data.dir=null", "train.json"),
         ("model.path=/nowhere/at/all", "model.path"),

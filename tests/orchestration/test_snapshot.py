@@ -94,6 +94,7 @@ def test_a_finished_run_has_its_curves_its_accuracies_and_its_adapter(
     assert "| boolq |" in run.storage.read_bytes(run.path("table.md")).decode()
     (table,) = snapshot.tables.values()
     assert table["tuned"] == [0.75]
+    assert set(table) == {"task", "base", "tuned", "majority"}  # what was asked for alone
 
 
 def test_two_snapshots_of_one_folder_are_equal(run: RunFolder, plan: RunPlan) -> None:

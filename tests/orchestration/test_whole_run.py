@@ -223,6 +223,33 @@ def test_evaluating_a_run_and_its_adapter_by_hand_gives_the_runs_predictions(
     assert answers[0]["predictions"] != answers[1]["predictions"]
 
 
+def test_the_tuned_model_is_asked_by_likelihood_where_it_is_wanted_and_by_command(
+    whole: Any,
+    smt_ray: Callable[..., str],
+    stages_of: Callable[[Sequence[str]], Path],
+    quick: Callable[..., RunConfig],
+) -> None:
+    from smt_ray.orchestration import flow
+
+    storage, likelihood = stages_of(STAGES), "evaluation of tuned_likelihood"
+    metrics = flow.run(quick(storage, "evaluation.tuned_likelihood=true"))
+    assert [kind for kind, stage in metrics["stages"].items() if not stage["reused"]] == [
+        likelihood
+    ]
+    folder = Path(metrics["stages"][likelihood]["directory"])
+    tuned, base = predictions(folder, TASKS[0]), whole.stage("evaluation of base_likelihood")
+    assert all(prediction["scores"] for prediction in tuned)
+    assert [p["scores"] for p in tuned] != [p["scores"] for p in predictions(base, TASKS[0])]
+    asked = ["--protocol", "likelihood", "--storage", storage, "--set", "evaluation.max_rows=8"]
+    for task in TASKS:
+        asked += ["--task", task]
+    answer = json.loads(smt_ray("evaluate", "--run", whole.name, *asked))
+    assert Path(answer["predictions"]) == folder  # the run's own: nothing was computed again
+    for task in TASKS:
+        shown = metrics["tasks"][task]["tuned_likelihood"]["accuracy"]
+        assert answer["tasks"][task]["accuracy"] == shown
+
+
 def test_a_tracking_server_that_is_away_fails_no_run_and_gets_it_later(
     whole: Any,
     smt_ray: Callable[..., str],

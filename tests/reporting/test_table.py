@@ -62,6 +62,17 @@ def metrics() -> dict[str, Any]:
     }
 
 
+def test_the_tuned_model_by_likelihood_stands_beside_the_base_by_likelihood(
+    metrics: dict[str, Any],
+) -> None:
+    metrics["tasks"]["boolq"]["tuned_likelihood"] = _result(0.8)
+    cells = table.accuracy_cells(metrics)
+    assert cells is not None
+    place = cells.head.index("tuned by likelihood")
+    assert cells.head[place - 1] == "base by likelihood"
+    assert [row[place] for row in cells.rows[:2]] == ["80.0 (78.0-81.0)", "-"]
+
+
 def test_every_number_of_a_task_stands_in_its_row(metrics: dict[str, Any]) -> None:
     cells = table.accuracy_cells(metrics)
     assert cells is not None
