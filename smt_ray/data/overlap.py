@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from smt_ray.data.rows import Row
+from smt_ray.data.rows import USER, Row
 
 _WORD = re.compile(r"\w+")
 
@@ -34,7 +34,8 @@ def find_overlaps(
 ) -> list[Overlap]:
     """The test rows whose question is a training row's, in their order.
 
-    A question is instruction and input; case, spaces and punctuation make no difference.
+    A question is instruction and input, or what a user says in one turn or in all; case, spaces and
+    punctuation make no difference. A conversation gives no short answer to compare.
 
     Args:
         training: The rows that are trained on.
@@ -43,7 +44,8 @@ def find_overlaps(
     """
     asked: dict[str, list[Row]] = {}
     for row in training:
-        asked.setdefault(question_key(row), []).append(row)
+        for key in question_keys(row):
+            asked.setdefault(key, []).append(row)
     return [
         Overlap(
             index, same[0].position, any(same_answer(known.answer, row.answer) for known in same)
@@ -53,6 +55,22 @@ def find_overlaps(
     ]
 
 
+def question_keys(row: Row) -> list[str]:
+    """The key of each question that a row asks, once.
+
+    A conversation's are its user's: a system prompt or a tool's output is no part of what a test
+    row asks. Each turn may be one, or all of them together.
+    """
+    if not row.messages:
+        return [question_key(row)]
+    turns = [message.content for message in row.messages if message.role == USER]
+    return list(dict.fromkeys(map(_words, [*turns, "\n".join(turns)])))
+
+
 def question_key(row: Row) -> str:
     """What two rows that ask the same have in common: the words of instruction and input."""
-    return " ".join(_WORD.findall(f"{row.instruction}\n{row.input}".casefold()))
+    return _words(f"{row.instruction}\n{row.input}")
+
+
+def _words(text: str) -> str:
+    return " ".join(_WORD.findall(text.casefold()))

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from smt_ray.errors import UserError
 
-ASSISTANT = "assistant"
-_ROLES = ("system", "user", ASSISTANT, "tool")
+USER, ASSISTANT = "user", "assistant"
+_ROLES = ("system", USER, ASSISTANT, "tool")
 
 
 class Message(NamedTuple):

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
-from smt_ray.data.overlap import Overlap, find_overlaps, question_key
-from smt_ray.data.rows import Row
+from smt_ray.data.overlap import Overlap, find_overlaps, question_key, question_keys
+from smt_ray.data.rows import Message, Row
 
 
 def row(question: str, answer: str, position: int = 0, context: str = "") -> Row:
     return Row(question, "!", context, answer, position=position)
+
+
+def chat(*turns: tuple[str, str], position: int = 0) -> Row:
+    others = "\n".join(content for role, content in turns if role != "assistant")
+    messages = tuple(Message(*turn) for turn in turns)
+    return Row(others, turns[-1][1], messages=messages, position=position)
+
+
+def test_a_conversation_asks_what_its_user_says_and_not_what_a_system_prompt_says() -> None:
+    turns = [("system", "Be brief."), ("user", "How many pens?"), ("assistant", "3"),
+             ("user", "And then one more?"), ("tool", "4"), ("assistant", "4")]  # fmt: skip
+    test = [
+        row("How many pens", "3"),
+        row("and then one more", "4"),
+        row("How many pens? And then one more?", "4"),
+        row("Be brief. How many pens?", "3"),
+        row("Be brief", "!"),
+        row("3", "3"),
+    ]
+    found = find_overlaps([row("New?", "1"), chat(*turns, position=5)], test)
+    assert found == [Overlap(index, 5, False) for index in (0, 1, 2)]
+
+
+def test_a_conversation_that_asks_the_same_twice_is_one_training_row() -> None:
+    twice = chat(("user", "Hi?"), ("assistant", "Yo"), ("user", "Hi"), ("assistant", "Yo"))
+    assert question_keys(twice) == ["hi", "hi hi"]
 
 
 def test_case_spaces_and_punctuation_make_no_difference() -> None:
