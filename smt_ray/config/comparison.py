@@ -13,6 +13,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from smt_ray.config.comparison_checks import (
+    cell_place,
+    check_distinct,
+    check_methods,
+    check_validation,
+)
 from smt_ray.config.fields import Section, execution, semantic
 from smt_ray.config.load import load_named, validate_member, with_settings
 from smt_ray.config.run import RunConfig
@@ -125,6 +131,16 @@ class ComparisonConfig(Section):
             raise ValueError(f"learning_rates must be as many for each method; got {numbers}")
         return self
 
+    @model_validator(mode="after")
+    def _can_be_carried_out(self) -> ComparisonConfig:
+        check_distinct("seeds", self.seeds)
+        for method, rates in self.learning_rates.items():
+            check_distinct(f"learning_rates.{method}", rates)
+        first = {(name, row, column): runs[0] for name, row, column, runs in self.cell_runs({})}
+        check_methods(self.learning_rates, {run.method for run in first.values()})
+        check_validation([run for tried in self.tuning_runs().values() for run in tried.values()])
+        return self
+
     def make_run(self, overrides: Overrides, seed: int) -> RunConfig:
         """The run that some settings come to, named after what it is.
 
@@ -134,19 +150,14 @@ class ComparisonConfig(Section):
         return validate_member(with_settings(self.run, {**overrides, "seed": seed}), self.name)
 
     def tuning_runs(self) -> dict[str, dict[float, RunConfig]]:
-        """Method -> learning rate -> the run that tries it, of the methods that cells have."""
-        seed = self.seeds[0]
-        methods = {
-            self.make_run(overrides, seed).method
-            for table in self.tables.values()
-            for _, _, overrides in table.cells()
-        }
+        """Method -> learning rate -> the run that tries it.
+
+        Raises:
+            UserError: A learning rate is bad; its method is named.
+        """
         return {
-            method: {
-                rate: self.make_run({"method": method, LEARNING_RATE: rate}, seed) for rate in rates
-            }
+            method: {rate: self._tuning_run(method, rate) for rate in rates}
             for method, rates in self.learning_rates.items()
-            if method in methods
         }
 
     def cell_runs(
@@ -171,15 +182,23 @@ class ComparisonConfig(Section):
                         [self._with_rate(overrides, seed, chosen) for seed in self.seeds],
                     )
                 except UserError as error:
-                    place = f"tables.{name}.{' x '.join(filter(None, (row, column)))}"
-                    raise UserError(
-                        f"{place}: {error.field}", error.rule, got=error.got, fix=error.fix
-                    ) from None
+                    raise _placed(cell_place(name, row, column), error) from None
+
+    def _tuning_run(self, method: str, rate: float) -> RunConfig:
+        try:
+            return self.make_run({"method": method, LEARNING_RATE: rate}, self.seeds[0])
+        except UserError as error:
+            raise _placed(f"learning_rates.{method}", error) from None
 
     def _with_rate(self, overrides: Overrides, seed: int, chosen: dict[str, float]) -> RunConfig:
         method = self.make_run(overrides, seed).method
         tuned = {LEARNING_RATE: chosen[method]} if method in chosen else {}
         return self.make_run({**tuned, **overrides}, seed)
+
+
+def _placed(place: str, error: UserError) -> UserError:
+    """A run's error with the place that the run stands for."""
+    return UserError(f"{place}: {error.field}", error.rule, got=error.got, fix=error.fix)
 
 
 def load_comparison(path: str | Path, overrides: list[str]) -> ComparisonConfig:

@@ -224,6 +224,8 @@ def _parse_value(key: str, text: str) -> Any:
 
 def _explain(error: ValidationError, root: type[BaseModel]) -> UserError:
     first, num_others = _choose(error)
+    if isinstance(said := first.get("ctx", {}).get("error"), UserError):
+        return said  # by a section's own check, which names the field
     location = _location(first)
     field = ".".join(str(part) for part in location) or "config"
     if first["type"] == "extra_forbidden":

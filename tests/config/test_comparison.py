@@ -12,7 +12,9 @@ from smt_ray.config.load import validate_section
 from smt_ray.errors import UserError
 
 TINY = Path(__file__).parents[2] / "configs" / "compare" / "tiny.yaml"
-RUN = {"model": {"builtin": "tiny"}, "data": {"train": ["builtin:tiny_arithmetic"]}}
+DATA = {"train": ["builtin:tiny_arithmetic"]}
+RUN = {"model": {"builtin": "tiny"}, "data": DATA}
+WITH_VALIDATION = {**RUN, "data": {**DATA, "validation_rows": 8}}
 
 
 def make(**changes: Any) -> ComparisonConfig:
@@ -52,7 +54,8 @@ def test_cells_that_come_to_the_same_run_have_one_name_and_others_their_own() ->
 def test_a_chosen_learning_rate_is_every_cells_of_its_method_unless_it_sets_its_own() -> None:
     rows = {"smt": {}, "lora": {"method": "lora"}, "own": {"training.learning_rate": 0.5}}
     comparison = make(
-        learning_rates={"smt": [1e-3, 2e-3], "full": [1e-4, 2e-4]},
+        run=WITH_VALIDATION,
+        learning_rates={"smt": [1e-3, 2e-3]},
         tables={"one": {"title": "One", "rows": rows}},
     )
     tuning = comparison.tuning_runs()
@@ -99,9 +102,8 @@ def test_a_bad_comparison_is_refused(changes: dict[str, Any], message: str) -> N
 
 def test_a_bad_cell_is_named() -> None:
     rows = {"good": {}, "bad": {"training.learning_rate": -1}}
-    comparison = make(tables={"one": {"title": "One", "rows": rows}})
     with pytest.raises(UserError, match=r"tables\.one\.bad: training\.learning_rate"):
-        list(comparison.cell_runs({}))
+        make(tables={"one": {"title": "One", "rows": rows}})
 
 
 def test_the_shipped_comparison_has_the_papers_tables_and_shares_its_runs() -> None:
