@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from smt_ray.config.comparison_checks import (
     cell_place,
+    check_claim,
     check_distinct,
     check_methods,
     check_validation,
@@ -97,6 +98,11 @@ class TableConfig(Section):
                 f"claims of a table of {self.columns} must name {wanted}; got {column or None}"
             )
 
+    @property
+    def shows_accuracies(self) -> bool:
+        """Whether cells are accuracies, of which claims are answered by pairing them."""
+        return self.columns not in ("speed", "projections")
+
     def cells(self) -> Iterator[tuple[str, str, Overrides]]:
         """Row, column and what the cell's runs set; a column's settings come after its row's.
 
@@ -139,6 +145,10 @@ class ComparisonConfig(Section):
         first = {(name, row, column): runs[0] for name, row, column, runs in self.cell_runs({})}
         check_methods(self.learning_rates, {run.method for run in first.values()})
         check_validation([run for tried in self.tuning_runs().values() for run in tried.values()])
+        for name, table in self.tables.items():
+            for claim in table.claims if table.shows_accuracies else ():
+                cells = {" x ".join(filter(None, cell)): first[name, *cell] for cell in claim.cells}
+                check_claim(name, cells)
         return self
 
     def make_run(self, overrides: Overrides, seed: int) -> RunConfig:

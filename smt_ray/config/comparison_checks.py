@@ -5,9 +5,14 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
+
+# What decides which test rows are answered, and in which order: answers are paired by their place.
+# How rows are asked and answers are read may differ; that is a comparison of its own.
+_QUESTIONS = ("evaluation.tasks", "evaluation.max_rows", "data.dir")
 
 
 def check_distinct(field: str, values: Sequence[float]) -> None:
@@ -63,6 +68,31 @@ def check_validation(runs: Sequence[RunConfig]) -> None:
             )
 
 
+def check_claim(table: str, cells: Mapping[str, RunConfig]) -> None:
+    """Refuses a claim between cells that answer other questions: nothing could be paired.
+
+    Args:
+        table: The table's name.
+        cells: The better cell and the worse -> their first runs.
+
+    Raises:
+        UserError: They differ in what is evaluated; the first such key is named.
+    """
+    values = {cell: _flat(run.model_dump(mode="json")) for cell, run in cells.items()}
+    for key in _QUESTIONS:
+        got = {cell: of_cell[key] for cell, of_cell in values.items()}
+        # Answers are paired within a task, so that the order of the tasks is free.
+        asked = [set(value) if isinstance(value, list) else value for value in got.values()]
+        if asked[0] != asked[-1]:
+            raise UserError(
+                f"tables.{table}.claims",
+                f"{' above '.join(cells)} must be of cells with the same {key}, as answers to the"
+                " same questions are compared",
+                got=got,
+                fix=f"set {key} alike in both, or leave the claim out",
+            )
+
+
 def cell_place(table: str, row: str, column: str) -> str:
     """Where a cell stands in the config.
 
@@ -70,3 +100,14 @@ def cell_place(table: str, row: str, column: str) -> str:
     'tables.budgets.smt x 1%'
     """
     return f"tables.{table}.{' x '.join(filter(None, (row, column)))}"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Sections as dotted keys; a section that is null is one key."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found

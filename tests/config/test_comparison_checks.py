@@ -9,11 +9,21 @@ import pytest
 from smt_ray.errors import UserError
 from tests.config.test_comparison import RUN, WITH_VALIDATION, make
 
+TASKS = {"evaluation.tasks": ["boolq", "piqa"], "data.dir": "rows"}
+
 
 def refused(**changes: Any) -> UserError:
     with pytest.raises(UserError) as refusal:
         make(**changes)
     return refusal.value
+
+
+def of_rows(rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {"one": {"title": "One", "rows": rows, **changes}}
+
+
+def claimed(better: dict[str, Any], worse: dict[str, Any]) -> dict[str, Any]:
+    return of_rows({"a": better, "b": worse}, claims=[{"better": "a", "worse": "b"}])
 
 
 def test_learning_rates_need_validation_rows_to_be_chosen_by() -> None:
@@ -50,6 +60,44 @@ def test_a_number_that_stands_there_twice_is_refused(
     error = refused(**{"run": WITH_VALIDATION, **changes})
     assert (error.field, error.got) == (field, got)
     assert error.rule == "each number must stand there once"
+
+
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [("evaluation.tasks", ["boolq"]), ("evaluation.max_rows", 4), ("data.dir", "elsewhere")],
+)
+def test_a_claim_between_cells_that_answer_other_questions_is_refused(key: str, other: Any) -> None:
+    error = refused(tables=claimed(TASKS, {**TASKS, "method": "lora", key: other}))
+    assert error.field == "tables.one.claims"
+    assert f"a above b must be of cells with the same {key}" in error.rule
+    assert error.got == {"a": TASKS.get(key), "b": other}
+
+
+def test_a_claim_between_columns_that_answer_other_questions_is_refused() -> None:
+    columns = {"few": {"evaluation.max_rows": 4}, "all": {}}
+    claim = {"better": ["a", "all"], "worse": ["a", "few"]}
+    error = refused(tables=of_rows({"a": TASKS}, columns=columns, claims=[claim]))
+    assert error.got == {"a x all": None, "a x few": 4}
+
+
+def test_a_claim_of_speed_may_be_of_rows_that_answer_other_questions() -> None:
+    rows = {"a": TASKS, "b": {"method": "lora"}}
+    claims = [{"better": "a", "worse": "b"}]
+    make(tables=of_rows(rows, columns="speed", claims=claims))
+
+
+def test_a_claim_may_be_of_other_prompts_other_decoding_and_tasks_in_another_order() -> None:
+    for key, value in {
+        "data.prompt": "legacy",
+        "evaluation.num_beams": 4,
+        "evaluation.base": False,
+        "evaluation.tasks": ["piqa", "boolq"],
+    }.items():
+        make(tables=claimed(TASKS, {**TASKS, key: value}))
+
+
+def test_rows_that_answer_other_questions_may_stand_in_one_table_unclaimed() -> None:
+    make(tables=of_rows({"a": TASKS, "b": {**TASKS, "evaluation.max_rows": 4}}))
 
 
 def test_a_cell_that_cannot_be_a_run_is_refused_where_the_comparison_is_loaded() -> None:
