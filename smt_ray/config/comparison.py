@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from smt_ray.config.comparison_checks import (
     cell_place,
+    check_cells,
     check_claim,
     check_distinct,
     check_methods,
@@ -145,6 +146,7 @@ class ComparisonConfig(Section):
         first = {(name, row, column): runs[0] for name, row, column, runs in self.cell_runs({})}
         check_methods(self.learning_rates, {run.method for run in first.values()})
         check_validation([run for tried in self.tuning_runs().values() for run in tried.values()])
+        check_cells(first)
         for name, table in self.tables.items():
             for claim in table.claims if table.shows_accuracies else ():
                 cells = {" x ".join(filter(None, cell)): first[name, *cell] for cell in claim.cells}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from smt_ray.config.run import RunConfig
@@ -68,6 +69,35 @@ def check_validation(runs: Sequence[RunConfig]) -> None:
             )
 
 
+def check_cells(runs: Mapping[tuple[str, str, str], RunConfig]) -> None:
+    """Refuses cells that are set differently and yet are one run.
+
+    Its one measurement would stand in both. What a column, or another table, sets for other methods
+    alone is no such case: full fine-tuning has one run, and so one accuracy, at every budget.
+
+    Args:
+        runs: (table, row, column) -> the cell's first run.
+
+    Raises:
+        UserError: There are two such cells; the keys are named.
+    """
+    for (place, run), (other_place, other) in combinations(runs.items(), 2):
+        if run.name != other.name:
+            continue
+        keys = dict(_differing(other, run))
+        if place[::2] != other_place[::2]:  # not rows of one column
+            idle = other.idle_sections
+            keys = {key: value for key, value in keys.items() if key.partition(".")[0] not in idle}
+        if keys:
+            raise UserError(
+                cell_place(*other_place),
+                f"must not be the run that {cell_place(*place)} is: {', '.join(keys)} cannot change"
+                " a result, so both would show one measurement",
+                got=keys,
+                fix="leave one of the two out, or set them alike",
+            )
+
+
 def check_claim(table: str, cells: Mapping[str, RunConfig]) -> None:
     """Refuses a claim between cells that answer other questions: nothing could be paired.
 
@@ -100,6 +130,14 @@ def cell_place(table: str, row: str, column: str) -> str:
     'tables.budgets.smt x 1%'
     """
     return f"tables.{table}.{' x '.join(filter(None, (row, column)))}"
+
+
+def _differing(run: RunConfig, other: RunConfig) -> Iterator[tuple[str, Any]]:
+    """Dotted keys in which the first run is not as the other, and its values."""
+    of_other = _flat(other.model_dump(mode="json"))
+    for key, value in _flat(run.model_dump(mode="json")).items():
+        if key not in of_other or value != of_other[key]:
+            yield key, value
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

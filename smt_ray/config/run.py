@@ -52,11 +52,16 @@ class RunConfig(Section):
         tree: dict[str, Any] = {"seed": self.seed, "method": self.method}
         for name in type(self).model_fields:
             section = getattr(self, name)
-            if self.method not in _SECTIONS_OF.get(name, (self.method,)):
+            if name in self.idle_sections:
                 continue
             if isinstance(section, Section) and (values := section.semantic()):
                 tree[name] = values
         return tree
+
+    @property
+    def idle_sections(self) -> tuple[str, ...]:
+        """The sections that are other methods' alone."""
+        return tuple(name for name, methods in _SECTIONS_OF.items() if self.method not in methods)
 
     @property
     def trained_warmup(self) -> bool:

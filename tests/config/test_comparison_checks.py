@@ -100,6 +100,43 @@ def test_rows_that_answer_other_questions_may_stand_in_one_table_unclaimed() -> 
     make(tables=of_rows({"a": TASKS, "b": {**TASKS, "evaluation.max_rows": 4}}))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("batching.mode", "padded"), ("resources.num_workers", 2), ("deepspeed.zero_stage", 1)],
+)
+def test_rows_that_differ_in_what_changes_no_result_are_one_run_and_refused(
+    key: str, value: Any
+) -> None:
+    error = refused(tables=of_rows({"a": {}, "b": {key: value}}, columns="speed"))
+    assert error.field == "tables.one.b"
+    assert error.got == {key: value}
+    assert f"tables.one.a is: {key} cannot change a result" in error.rule
+    assert error.fix == "leave one of the two out, or set them alike"
+
+
+def test_columns_and_tables_that_change_no_result_are_refused_too() -> None:
+    workers = {"resources.num_workers": 2}
+    error = refused(tables=of_rows({"a": {}}, columns={"1": {}, "2": workers}))
+    assert error.field == "tables.one.a x 2"
+    two = {"title": "Two", "rows": {"b": workers}}
+    error = refused(tables={**of_rows({"a": {}}), "two": two})
+    assert error.field == "tables.two.b"
+
+
+def test_rows_apart_in_another_methods_settings_alone_are_refused() -> None:
+    error = refused(tables=of_rows({"a": {}, "b": {"lora.rank": 4}}))
+    assert list(error.got) == ["lora.rank"]
+
+
+def test_one_run_may_stand_in_several_rows_tables_and_columns() -> None:
+    budgets = {"1%": {"lora.budget": 0.01}, "2%": {"lora.budget": 0.02}}
+    rows = {"full": {"method": "full"}, "lora": {"method": "lora"}}
+    make(tables=of_rows(rows, columns=budgets))
+    make(tables=of_rows({"a": {}, "b": {"method": "smt"}}))
+    two = {"title": "Two", "rows": {"a": {"lora.rank": 4}}}
+    make(tables={**of_rows({"a": {}}), "two": two})
+
+
 def test_a_cell_that_cannot_be_a_run_is_refused_where_the_comparison_is_loaded() -> None:
     error = refused(run={**RUN, "seed": 0, "sead": 1})
     assert error.field == "tables.one.smt: sead"
