@@ -8,14 +8,14 @@ from typing import Any
 
 from smt_ray.config.comparison import ComparisonConfig
 from smt_ray.config.run import RunConfig
-from smt_ray.errors import UserError
 from smt_ray.orchestration.comparison_record import write_comparison
 from smt_ray.orchestration.comparison_report import folder_of
-from smt_ray.orchestration.comparison_results import Tuning, collect_results, validation_loss
-from smt_ray.orchestration.grid import Outcome, check_grid, run_grid
+from smt_ray.orchestration.comparison_results import collect_results
+from smt_ray.orchestration.grid import check_grid, run_grid
 from smt_ray.orchestration.nodes import ray_for
 from smt_ray.orchestration.parent_run import ParentRun
 from smt_ray.orchestration.shared_places import check_shared
+from smt_ray.orchestration.tuning import choose_rates, set_untuned_apart
 from smt_ray.reporting.comparison import to_markdown
 
 
@@ -33,9 +33,9 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
         UserError: A cell cannot work; nothing has been started then.
     """
     started_ms = time.time_ns() // 1_000_000
-    tuning = config.tuning_runs()
-    guessed = {method: next(iter(rates)) for method, rates in tuning.items()}
-    runs = [run for rates in tuning.values() for run in rates.values()]
+    tried = config.tuning_runs()
+    guessed = {method: next(iter(rates)) for method, rates in tried.items()}
+    runs = [run for rates in tried.values() for run in rates.values()]
     check_grid(all_runs := [*runs, *_all_runs(config.cell_runs(guessed))])
     first = runs[0] if runs else config.make_run({}, config.seeds[0])
     with ray_for(all_runs):
@@ -44,12 +44,11 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
         try:
             # Test rows have no say in what is chosen: those runs are not evaluated.
             rates = run_grid(runs, parent_run_id=parent.run_id, until="training")
-            chosen = {method: _best(method, tried, rates) for method, tried in tuning.items()}
-            cells = list(config.cell_runs(chosen))
-            outcomes = run_grid(_all_runs(cells), parent_run_id=parent.run_id)
-            results = collect_results(
-                config, Tuning(tuning, rates, chosen), cells, outcomes, started_ms
-            )
+            tuning = choose_rates(tried, rates)
+            cells, failed = set_untuned_apart(config, list(config.cell_runs(tuning.chosen)), tuning)
+            wanted = [run for run in _all_runs(cells) if run.name not in failed]
+            outcomes = failed | run_grid(wanted, parent_run_id=parent.run_id)
+            results = collect_results(config, tuning, cells, outcomes, started_ms)
             files = write_comparison(parent.storage, config, results)
             numbers, summary = final_metrics(results), to_markdown(results)
         except BaseException as error:
@@ -61,23 +60,6 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
 
 def _all_runs(cells: Iterable[tuple[str, str, str, list[RunConfig]]]) -> list[RunConfig]:
     return [run for *_, runs in cells for run in runs]
-
-
-def _best(method: str, tried: dict[float, RunConfig], outcomes: dict[str, Outcome]) -> float:
-    """The learning rate of the lowest validation loss."""
-    losses = {
-        rate: loss
-        for rate, run in tried.items()
-        if (loss := validation_loss(outcomes[run.name])) is not None
-    }
-    if not losses:
-        raise UserError(
-            f"learning_rates.{method}",
-            "at least one must train to a finite validation loss",
-            got=list(tried),
-            fix="set run.data.validation_rows, and look at the runs' errors above",
-        )
-    return min(losses, key=losses.__getitem__)
 
 
 def final_metrics(results: dict[str, Any]) -> dict[str, float]:

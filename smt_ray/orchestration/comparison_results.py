@@ -33,7 +33,7 @@ class Tuning(NamedTuple):
     Attributes:
         runs: Method -> learning rate -> the run that tried it.
         outcomes: What became of these runs, by name.
-        chosen: Method -> learning rate.
+        chosen: Method -> learning rate; not of a method of which none could be trained.
     """
 
     runs: dict[str, dict[float, RunConfig]]
@@ -77,7 +77,7 @@ def validation_loss(outcome: Outcome) -> float | None:
 def _tried(tuning: Tuning) -> dict[str, Any]:
     return {
         method: {
-            "chosen": tuning.chosen[method],
+            "chosen": tuning.chosen.get(method),
             "validation_loss": {
                 f"{rate:g}": validation_loss(tuning.outcomes[run.name])
                 for rate, run in tried.items()
@@ -103,7 +103,7 @@ def _tables(
         done = [outcomes[run.name] for run in runs]
         cell = {
             "runs": [run.name for run in runs],
-            "learning_rate": runs[0].training.learning_rate,
+            "learning_rate": _learning_rate(runs[0], done[0]),
             "errors": [outcome.error for outcome in done if outcome.error],
         }
         tables[name]["rows"].setdefault(row, {})[column] = cell
@@ -153,6 +153,11 @@ def _cell(outcomes: list[Outcome], measured: Measured) -> dict[str, Any]:
             for i in range(len(outcomes))
         ]
     return cell
+
+
+def _learning_rate(run: RunConfig, outcome: Outcome) -> float | None:
+    """None where none could be chosen."""
+    return run.training.learning_rate if outcome.started else None
 
 
 def _correct(outcomes: list[Outcome]) -> Correct:
@@ -229,7 +234,7 @@ def _run(run: RunConfig, sets: Mapping[str, Any], outcome: Outcome) -> dict[str,
     tasks = (outcome.metrics.get("tasks") or {}).values()
     return {
         "method": run.method,
-        "learning_rate": run.training.learning_rate,
+        "learning_rate": _learning_rate(run, outcome),
         "seed": run.seed,
         "sets": {k: v for k, v in sets.items() if k not in ("method", LEARNING_RATE)},
         "accuracy": mean([(task.get("tuned") or {}).get("accuracy") for task in tasks]),

@@ -26,12 +26,14 @@ class Outcome(NamedTuple):
         metrics: What its ``metrics.json`` holds; empty where it failed.
         error: Why it failed, in a line; "" where it did not.
         reused: Whether it was finished before.
+        started: Whether it was tried at all; where not, an error says why.
     """
 
     folder: RunFolder
     metrics: dict[str, Any]
     error: str = ""
     reused: bool = False
+    started: bool = True
 
 
 def check_grid(configs: Iterable[RunConfig]) -> None:

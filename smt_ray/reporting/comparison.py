@@ -6,6 +6,8 @@ with one has none either::
     name, seeds         "tiny", [0, 1, 2]
     started_ms, ended_ms  milliseconds since the epoch, of the last time it was carried out
     learning_rates      method -> {"chosen", "validation_loss": rate -> loss or null}
+                        chosen: null where none could be trained; the method's cells failed then,
+                        and have no learning rate, unless they set one
     tables              name -> {"title", "columns", "rows", "claims"}
         columns         "tasks", "speed", "projections", or the names of its columns
         rows            row -> column ("" where columns are what a run measures) -> cell
@@ -148,7 +150,7 @@ def _task_lines(table: Table, intervals: bool) -> Lines:
         lines.append(
             [
                 row,
-                f"{cell['learning_rate']:g}",
+                _number(cell["learning_rate"], "{:g}"),
                 _number(cell.get("percent_of_base"), "{:.3f}"),
                 *([_number(cell.get("validation_loss"), "{:.4f}")] if losses else []),
                 *(accuracies.get(task, "-") for task in tasks),
@@ -233,7 +235,7 @@ def _rate_lines(rates: Mapping[str, Any]) -> Lines:
         losses = [
             f"{rate}: {_number(loss, '{:.4f}')}" for rate, loss in tried["validation_loss"].items()
         ]
-        lines.append([method, ", ".join(losses), f"{tried['chosen']:g}"])
+        lines.append([method, ", ".join(losses), _number(tried["chosen"], "{:g}")])
     return lines
 
 

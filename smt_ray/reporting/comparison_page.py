@@ -139,7 +139,7 @@ def _rates(rates: Mapping[str, Any]) -> list[dict[str, Any]]:
     lines = []
     for method, tried in rates.items():
         losses = tried["validation_loss"]
-        chosen = f"{tried['chosen']:g}"
+        chosen = "" if tried["chosen"] is None else f"{tried['chosen']:g}"
         ends = {min(losses, key=float): "lowest", max(losses, key=float): "highest"}
         lines.append(
             {
