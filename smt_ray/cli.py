@@ -105,7 +105,11 @@ def compare(
         ),
     ] = None,
 ) -> None:
-    """Run a grid of methods, budgets and seeds; write its tables. Finished runs are skipped."""
+    """Run a grid of methods, budgets and seeds; write its tables. Finished runs are skipped.
+
+    Where runs fail, the others go on and all is written; the exit code is 1, and the same command
+    tries the failed ones again.
+    """
     from smt_ray.config.comparison import load_comparison
 
     resolved = load_comparison(config, list(overrides or []))
@@ -114,9 +118,14 @@ def compare(
 
     with large_imports():
         from smt_ray.orchestration.compare import compare as run_comparison
+        from smt_ray.orchestration.comparison_record import failure_text
     from smt_ray.reporting.comparison import to_markdown
 
-    print(to_markdown(run_comparison(resolved)))
+    results = run_comparison(resolved)
+    print(to_markdown(results))
+    if failures := failure_text(resolved, results):
+        print(f"error: {failures}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import Any
 
 from smt_ray.config.comparison import ComparisonConfig
 from smt_ray.config.run import RunConfig
-from smt_ray.orchestration.comparison_record import write_comparison
+from smt_ray.orchestration.comparison_record import failure_text, write_comparison
 from smt_ray.orchestration.comparison_report import folder_of
 from smt_ray.orchestration.comparison_results import collect_results
 from smt_ray.orchestration.grid import check_grid, run_grid
@@ -54,7 +54,8 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
         except BaseException as error:
             parent.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
-        parent.end("FINISHED", numbers, files, summary)
+        failed = bool(failure_text(config, results))
+        parent.end("FAILED" if failed else "FINISHED", numbers, files, summary)
     return results
 
 

@@ -52,6 +52,30 @@ def write_comparison(
     return files
 
 
+def failure_text(config: ComparisonConfig, results: Mapping[str, Any]) -> str:
+    """How many of the cells' runs failed, and where it is said why; "" where none did.
+
+    A learning rate that could not be trained is no such failure, as long as another one could.
+
+    Args:
+        config: The comparison.
+        results: What :func:`smt_ray.orchestration.compare.compare` returns.
+    """
+    names = {
+        name
+        for table in results["tables"].values()
+        for columns in table["rows"].values()
+        for cell in columns.values()
+        for name in cell["runs"]
+    }
+    failed = [name for name in names if results["runs"][name]["error"]]
+    if not failed:
+        return ""
+    storage, folder = Storage(config.make_run({}, config.seeds[0]).storage), folder_of(config.name)
+    page = REPORT if storage.exists(f"{folder}/{REPORT}") else "comparison.md"
+    return f"{len(failed)} of {len(names)} runs failed: see {storage.uri(folder, page)}"
+
+
 def _write_layers(storage: Storage, place: str, table: Mapping[str, Any]) -> list[str]:
     """Where the blocks are, of a table that knows it: as CSV, and a picture of each row."""
     if not (lines := layer_lines(table)):

@@ -97,10 +97,10 @@ def _finished(config: RunConfig, until: str) -> Outcome | None:
 
 
 def _carry_out(config: RunConfig, parent_run_id: str | None, until: str) -> Outcome:
-    flow = Flow(config, parent_run_id=parent_run_id)
+    folder = RunFolder(Storage(config.storage), config.name)
     try:
-        return Outcome(flow.folder, flow.run(until))
+        return Outcome(folder, Flow(config, parent_run_id=parent_run_id).run(until))
     except Exception as error:  # a run's failure is an outcome: the others go on
         reason = " ".join(str(error).split())
         say(f"FAILED {config.name}: {reason}")
-        return Outcome(flow.folder, {}, error=reason or type(error).__name__)
+        return Outcome(folder, {}, error=reason or type(error).__name__)

@@ -8,15 +8,18 @@ from __future__ import annotations
 import copy
 import json
 import math
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from smt_ray import cli
+from smt_ray.artifacts.storage import Storage
 from smt_ray.config.comparison import ComparisonConfig
-from smt_ray.config.load import validate_section
+from smt_ray.config.load import to_yaml, validate_section
 from smt_ray.orchestration.compare import compare
 from smt_ray.tracking.records import encode_record, make_record
 from smt_ray.training.loop import VALIDATION_LOSS
@@ -103,6 +106,26 @@ class Stub:
         stage.publish(list(texts), {}, 1.0)
 
 
+class Parent:
+    """In MLflow's place: how it ended, and with how many numbers and files."""
+
+    run_id = "parent"
+    ended: ClassVar[list[tuple[str, int, int]]] = []
+
+    def __init__(self, config: ComparisonConfig, folder: str, run: Any) -> None:
+        self.storage = Storage(run.storage)
+
+    def end(self, status: str, numbers: Any = (), files: Any = (), summary: str = "") -> None:
+        self.ended.append((status, len(numbers), len(files)))
+
+
+@pytest.fixture
+def parent(monkeypatch: pytest.MonkeyPatch) -> type[Parent]:
+    monkeypatch.setattr("smt_ray.orchestration.compare.ParentRun", Parent)
+    monkeypatch.setattr(Parent, "ended", [])
+    return Parent
+
+
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
     stub = Stub()
@@ -139,8 +162,9 @@ def test_a_method_of_which_no_learning_rate_trains_fails_alone(
         "chosen": None, "validation_loss": {"0.03": None, "0.04": None},
     }  # fmt: skip
     assert results["learning_rates"]["smt"]["chosen"] == 0.01
-    verdicts = [claim["verdict"] for claim in results["tables"]["methods"]["claims"]]
-    assert verdicts == ["not resolved"] * 2
+    first, second = results["tables"]["methods"]["claims"]
+    assert (first["verdict"], first["reason"]) == ("not resolved", "a run failed")
+    assert second["difference"]["value"] == 0.0
     rates = {run.training.learning_rate for run in stub.started if run.method == "dora"}
     assert rates == {0.03, 0.04, 0.5}, "no cell was started at a rate that nobody chose"
 
@@ -196,3 +220,95 @@ def test_where_every_method_fails_all_of_it_is_written(
     assert {file.name for file in folder.iterdir()} >= {
         "comparison.md", "comparison.json", "comparison.yaml", "report.html", "methods.png",
     }  # fmt: skip
+
+
+Command = Callable[[], tuple[int, str, list[str]]]
+
+
+@pytest.fixture
+def command(
+    config: ComparisonConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Command:
+    """Runs ``smt-ray compare`` on it: exit code, output, lines on standard error."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(to_yaml(config))
+    monkeypatch.setattr(sys, "argv", ["smt-ray", "compare", str(file)])
+
+    def run() -> tuple[int, str, list[str]]:
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err.splitlines()
+
+    return run
+
+
+def test_failed_runs_end_a_comparison_with_1_once_all_is_written(
+    stub: Stub, parent: type[Parent], command: Command, config: ComparisonConfig
+) -> None:
+    stub.error = lambda run: "no more memory" if run.selection.score == "random" else ""
+    code, text, errors = command()
+    page = Path(config.run["storage"]) / "comparisons" / "mine" / "report.html"
+    assert code == 1
+    assert errors[-1] == f"error: 2 of 12 runs failed: see {page}"
+    assert page.exists()
+    assert not any("Traceback" in line for line in errors)
+    assert text.startswith("# mine")
+    ((status, num_numbers, num_files),) = parent.ended
+    assert status == "FAILED"
+    assert min(num_numbers, num_files) > 0, "what came out is sent all the same"
+
+
+def test_the_same_command_tries_the_failed_runs_again_and_no_others(
+    stub: Stub, parent: type[Parent], command: Command
+) -> None:
+    stub.error = lambda run: "no more memory" if run.method == "dora" else ""
+    assert command()[0] == 1
+    stub.started.clear()
+    assert command()[0] == 1
+    assert {run.method for run in stub.started} == {"dora"}
+    stub.started.clear()
+    stub.error = lambda _: ""
+    code, text, errors = command()
+    assert code == 0
+    assert not any(line.startswith("error") for line in errors)
+    assert "failed" not in text.lower()
+    assert {run.method for run in stub.started} == {"dora"}
+    assert [status for status, *_ in parent.ended] == ["FAILED", "FAILED", "FINISHED"]
+
+
+def test_a_learning_rate_that_fails_beside_one_that_trains_is_no_failure(
+    stub: Stub, parent: type[Parent], command: Command
+) -> None:
+    stub.error = lambda run: "diverged" if run.training.learning_rate == 0.04 else ""
+    code, text, _ = command()
+    assert code == 0
+    assert "| dora | 0.03: 0.0300, 0.04: - | 0.03 |" in text
+    assert "diverged" in text, "it is told of"
+    assert parent.ended[0][0] == "FINISHED"
+
+
+def test_a_comparison_of_which_nothing_could_be_done_says_so(
+    stub: Stub, parent: type[Parent], command: Command
+) -> None:
+    stub.error = lambda _: "the disk is full"
+    code, text, errors = command()
+    assert code == 1
+    assert errors[-1].startswith("error: 12 of 12 runs failed: see ")
+    assert "no learning rate of smt could be trained: the disk is full" in text
+
+
+def test_a_run_that_cannot_even_be_planned_is_a_failed_one(
+    stub: Stub, parent: type[Parent], config: ComparisonConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(run: Any) -> Any:
+        raise OSError("the rows are gone")
+
+    monkeypatch.setattr("smt_ray.orchestration.flow.make_plan", gone)
+    results = compare(config)
+    assert {run["error"].rpartition(": ")[2] for run in results["runs"].values()} == {
+        "the rows are gone"
+    }
