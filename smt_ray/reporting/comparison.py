@@ -40,6 +40,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from smt_ray.reporting.figures import parse_module_name
+from smt_ray.reporting.learning_rates import rates_text
 
 Table = Mapping[str, Any]
 Lines = list[list[str]]
@@ -52,7 +53,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     parts = [f"# {results['name']}"]
     parts.append(legend_text(results))
     if rates := results.get("learning_rates"):
-        parts += ["## Learning rates", _markdown(_rate_lines(rates))]
+        parts += ["## Learning rates", _markdown(_rate_lines(rates)), rates_text(results)]
     for name, table in results["tables"].items():
         lines = table_lines(table, intervals=True)
         parts += [f"## {table['title']}", _markdown(lines), f"![{name}]({name}.png)"]

@@ -17,6 +17,7 @@ from smt_ray.reporting.comparison import (
 )
 from smt_ray.reporting.comparison_figures import losses_chart, table_chart, tasks_chart
 from smt_ray.reporting.console import Cells
+from smt_ray.reporting.learning_rates import rates_text
 from smt_ray.reporting.page import drawing, moment, render_page
 from smt_ray.reporting.run_page import NUM_WRONG_ANSWERS, RunContents, run_facts
 from smt_ray.reporting.runs_table import RunLine, runs_table, settings_text
@@ -73,7 +74,8 @@ def comparison_page(contents: ComparisonContents) -> str:
         reference=reference,
         reference_page=contents.pages.get(reference.name, ""),
         facts=_facts(results, reference),
-        rates=_rates(results.get("learning_rates") or {}),
+        rates=_rates(rates := results.get("learning_rates") or {}),
+        rates_text=rates_text(results) if rates else "",
         table_sections=[(anchor, name, True) for name, anchor in anchors.items()],
         tables=[_table(name, anchors[name], contents) for name in results["tables"]],
         loss=drawing(losses_chart(contents.records, "loss")),

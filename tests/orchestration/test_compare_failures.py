@@ -190,6 +190,7 @@ def test_a_failed_method_stands_in_every_file(stub: Stub, config: ComparisonConf
     text = (folder / "comparison.md").read_text()
     assert "| dora | - | - | - | - | failed |  |" in text
     assert "| dora | 0.03: -, 0.04: - | - |" in text
+    assert "Not tuned themselves: methods (random). Of dora none could be trained." in text
     assert "no learning rate of dora could be trained: out of memory" in text
     assert json.loads((folder / "comparison.json").read_text())["tables"]
     for table in config.tables:
