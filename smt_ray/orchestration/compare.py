@@ -54,8 +54,8 @@ def compare(config: ComparisonConfig) -> dict[str, Any]:
         except BaseException as error:
             parent.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
-        failed = bool(failure_text(config, results))
-        parent.end("FAILED" if failed else "FINISHED", numbers, files, summary)
+        status = "FAILED" if failure_text(config, results) else "FINISHED"
+        parent.end(status, numbers, files, summary)
     return results
 
 
