@@ -13,15 +13,19 @@ from typing import Any
 
 
 def start(
-    arguments: list[Any], log: Path, environment: Mapping[str, str] | None = None
+    arguments: list[Any],
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """A process in a session of its own, which starts a Ray of its own if any."""
     if environment is None:
         environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     with log.open("w") as file:
         return subprocess.Popen(
-            arguments, stdout=file, stderr=file, start_new_session=True, env=environment
-        )
+            arguments, stdout=file, stderr=file, start_new_session=True, env=environment,
+            cwd=folder,
+        )  # fmt: skip
 
 
 def kill(leader: subprocess.Popen[bytes]) -> None:

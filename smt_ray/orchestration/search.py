@@ -132,9 +132,10 @@ def _trials(
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     place = parent.storage.uri(parent.folder, _FOLDER)
     plain, parent_run_id = config.model_dump(mode="json"), parent.run_id
+    here = str(Path.cwd())
 
     def trial(space: dict[str, Any]) -> None:
-        run_trial(plain, space.get(_POINT, space), parent_run_id)
+        run_trial(plain, space.get(_POINT, space), parent_run_id, here)
 
     # Its processes ask for CPUs themselves: a trial that held any would keep them from its own.
     trainable = tune.with_resources(trial, {"memory": 1e8})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ class ReportOnTheWay(TuneReportCallback):
 
 
 def run_trial(
-    search: Mapping[str, Any], point: Mapping[str, Any], parent_run_id: str | None
+    search: Mapping[str, Any], point: Mapping[str, Any], parent_run_id: str | None, folder: str
 ) -> None:
     """Trains the run of a point and reports its validation loss.
 
@@ -41,11 +42,25 @@ def run_trial(
         search: The search's configuration as plain values.
         point: Dotted keys of the run, and their values.
         parent_run_id: MLflow's id of the search.
+        folder: Where the search was started: what its relative paths are relative to.
 
     Raises:
         UserError: The point breaks a rule, or the loss is not finite.
     """
+    _work_in(folder)
     run = validate_section(SearchConfig, search).make_run(point)
     metrics = Flow(run, parent_run_id, [ReportOnTheWay()]).run("training")
     training = metrics["training"]
     tune.report({STEP: training["num_steps"], METRIC: training[METRIC]})
+
+
+def _work_in(folder: str) -> None:
+    """Leaves the folder of the trial, into which Tune has put its process.
+
+    A node that lacks the search's folder may have what was submitted with the job elsewhere: where
+    the process was before.
+    """
+    for place in (folder, os.environ.get("TUNE_ORIG_WORKING_DIR", "")):
+        if os.path.isdir(place):
+            os.chdir(place)
+            return

@@ -51,11 +51,13 @@ def test_an_impossible_point_is_refused_by_name_before_anything_starts(tmp_path:
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The storage of a search that was killed after its first trial, started again, interrupted as
-    a terminal does it, and started once more."""
-    storage = tmp_path_factory.mktemp("searched")
-    (storage / "search.yaml").write_text(yaml.safe_dump(make(storage)))
-    command = [sys.executable, "-m", "smt_ray", "tune", storage / "search.yaml"]
-    driver = processes.start(command, storage / "killed.log")
+    a terminal does it, and started once more. Its paths are relative."""
+    folder = tmp_path_factory.mktemp("searched")
+    storage = folder / "kept"
+    storage.mkdir()
+    (folder / "search.yaml").write_text(yaml.safe_dump(make(Path("kept"))))
+    command = [sys.executable, "-m", "smt_ray", "tune", "search.yaml"]
+    driver = processes.start(command, storage / "killed.log", folder=folder)
     try:
         _wait_until("trial 2 of 3", driver, storage / "killed.log")
         assert not (storage / "searches/mine/search.json").exists()
@@ -63,14 +65,14 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
         processes.kill(driver)
     (finished,) = storage.glob("stages/training-*/manifest.json")
     shutil.copy(finished, storage / "first_trial.json")
-    driver = processes.start(command, storage / "interrupted.log")
+    driver = processes.start(command, storage / "interrupted.log", folder=folder)
     try:
         _wait_until("trial 2 of 3", driver, storage / "interrupted.log")
         os.killpg(driver.pid, signal.SIGINT)
         (storage / "exit_code.txt").write_text(str(driver.wait(timeout=60)))
     finally:
         processes.kill(driver)
-    again = processes.start(command, storage / "again.log")
+    again = processes.start(command, storage / "again.log", folder=folder)
     try:
         assert again.wait(timeout=400) == 0, (storage / "again.log").read_text()
     finally:
