@@ -16,6 +16,7 @@ from smt_ray.training.loop import VALIDATION_LOSS
 
 STEP = "step"
 METRIC = VALIDATION_LOSS
+TRAINED = "trained"  # of a trial's last report, whose training is kept
 
 
 class ReportOnTheWay(TuneReportCallback):
@@ -51,7 +52,7 @@ def run_trial(
     run = validate_section(SearchConfig, search).make_run(point)
     metrics = Flow(run, parent_run_id, [ReportOnTheWay()]).run("training")
     training = metrics["training"]
-    tune.report({STEP: training["num_steps"], METRIC: training[METRIC]})
+    tune.report({STEP: training["num_steps"], METRIC: training[METRIC], TRAINED: True})
 
 
 def _work_in(folder: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from ray import tune
@@ -18,31 +20,42 @@ from smt_ray.orchestration.log import log_run
 from smt_ray.orchestration.plan import make_plan
 from smt_ray.orchestration.progress import say
 from smt_ray.orchestration.trainer import METRICS
-from smt_ray.orchestration.trial import METRIC, STEP
+from smt_ray.orchestration.trial import METRIC, STEP, TRAINED
+from smt_ray.orchestration.trial_record import (
+    FAILED,
+    FINISHED,
+    RUNNING,
+    STOPPED,
+    Entry,
+    TrialRecord,
+    make_entry,
+)
 from smt_ray.reporting.search import value_text
 from smt_ray.tracking.records import Record, parse_records
 
-FINISHED, STOPPED, FAILED = "finished", "stopped early", "failed"
-
 
 class TrialLines(tune.Callback):
-    """A line for each thing that a trial does.
+    """Says, in a line each, what trials do, and writes down what becomes of them.
 
     Args:
+        record: Where; it has the trials that were done before.
         num_trials: Of the search.
     """
 
-    def __init__(self, num_trials: int) -> None:
+    def __init__(self, record: TrialRecord, num_trials: int) -> None:
+        self._record, self._num_before = record, len(record.entries)
         self._num_trials = num_trials
         self._numbers: dict[str, int] = {}
+        self._started: dict[str, float] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial begins, or goes on."""
-        numbers = {other.trial_id: number for number, other in enumerate(trials, 1)}
+        """A trial begins."""
+        numbers = {each.trial_id: i for i, each in enumerate(trials, self._num_before + 1)}
         self._numbers |= numbers
-        point = trial.config.get("point", trial.config)
-        settings = ", ".join(f"{key} {value_text(value)}" for key, value in point.items())
+        self._started[trial.trial_id] = time.monotonic()
+        settings = ", ".join(f"{key} {value_text(value)}" for key, value in _point(trial).items())
         say(f"trial {numbers[trial.trial_id]} of {self._num_trials}: {settings}")
+        self._record.put(make_entry(trial.trial_id, _point(trial), RUNNING))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -52,29 +65,92 @@ class TrialLines(tune.Callback):
             number = self._numbers.get(trial.trial_id)
             say(f"trial {number}: step {result[STEP]}, validation loss {result[METRIC]:.4f}")
 
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial trained to its end, or was stopped."""
+        self._end(trial, FINISHED if trial.last_result.get(TRAINED) else STOPPED)
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed; the others go on."""
         say(f"trial {self._numbers.get(trial.trial_id)}: FAILED")
+        self._end(trial, FAILED, _reason(trial.get_pickled_error() or trial.get_error()))
+
+    def _end(self, trial: Any, status: str, error: str = "") -> None:
+        started = self._started.get(trial.trial_id)
+        seconds = None if started is None else round(time.monotonic() - started, 1)
+        self._record.put(make_entry(trial.trial_id, _point(trial), status, error, seconds))
 
 
-def read_trials(
-    config: SearchConfig, results: tune.ResultGrid, point_of: Callable[[dict[str, Any]], Overrides]
-) -> list[dict[str, Any]]:
-    """Every trial as plain values: finished ones first, then stopped ones, by their losses.
+def _point(trial: Any) -> Overrides:
+    point: Overrides = trial.config.get("point", trial.config)
+    return point
+
+
+def _reason(error: Any) -> str:
+    """The last line of what was raised within a trial."""
+    return str(error).strip().rpartition("\n")[2]
+
+
+def settle(
+    config: SearchConfig, record: TrialRecord, drawn: Sequence[Overrides] | None
+) -> list[Overrides]:
+    """Keeps what trials of an earlier start came to; the points that are to be tried again.
+
+    A trial is finished where its run is, whatever was written down; one that was stopped stays so.
 
     Args:
         config: The search.
-        results: What Ray Tune came to.
-        point_of: The point in a trial's config.
+        record: Of its trials; what is not kept is taken out.
+        drawn: All the search's points, and those not tried yet are among the answer; None where
+            each is drawn after those before it.
+    """
+    entries = record.entries
+    if drawn is not None:
+        before = {json.dumps(entry["point"]): entry for entry in entries}
+        entries = [
+            before.get(json.dumps(point)) or make_entry("", point, RUNNING) for point in drawn
+        ]
+    kept, again = [], []
+    for entry in entries:
+        if done := _done(config, entry):
+            kept.append(done)
+        else:
+            again.append(entry["point"])
+    record.replace(kept)
+    return again
+
+
+def _done(config: SearchConfig, entry: Entry) -> Entry | None:
+    """A trial that is not to be tried again, as it stands."""
+    try:
+        run = config.make_run(entry["point"])
+    except UserError:  # optuna may draw what cannot be
+        return None
+    trained = make_plan(run).trained
+    if trained.manifest() is None:
+        return entry if entry["status"] == STOPPED else None
+    ended = entry["status"] != RUNNING or _is_finished(trained.storage, run.name)
+    return (
+        {**entry, "id": entry["id"] or run.name, "status": FINISHED, "error": ""} if ended else None
+    )
+
+
+def _is_finished(storage: Storage, run: str) -> bool:
+    return bool(RunFolder(storage, run).manifest().get("status") == "FINISHED")
+
+
+def read_trials(config: SearchConfig, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Trials as plain values: finished ones first, then stopped ones, by their losses.
+
+    Args:
+        config: The search.
+        entries: Of its record.
 
     Returns:
         ``run``, ``point``, ``status``, ``error``, ``step`` and ``loss`` of the last validation,
         ``history`` of (step, validation loss) pairs, ``ended_ms`` of the last thing measured,
         ``seconds``.
     """
-    found = [results[i] for i in range(len(results))]
-    trials = [_read_trial(config, result, point_of(result.config or {})) for result in found]
-    return sorted(trials, key=_rank)
+    return sorted((_read_trial(config, entry) for entry in entries), key=_rank)
 
 
 def _rank(trial: dict[str, Any]) -> tuple[int, float]:
@@ -82,13 +158,13 @@ def _rank(trial: dict[str, Any]) -> tuple[int, float]:
     return (FINISHED, STOPPED, FAILED).index(trial["status"]), math.inf if loss is None else loss
 
 
-def _read_trial(config: SearchConfig, result: Any, point: Overrides) -> dict[str, Any]:
+def _read_trial(config: SearchConfig, entry: Entry) -> dict[str, Any]:
     trial: dict[str, Any] = {
-        "run": None, "point": dict(point), "status": FAILED, "error": "", "step": None,
-        "loss": None, "history": [], "ended_ms": None, "seconds": None,
+        "run": None, "point": dict(entry["point"]), "status": FAILED, "error": entry["error"],
+        "step": None, "loss": None, "history": [], "ended_ms": None, "seconds": entry["seconds"],
     }  # fmt: skip
     try:
-        run = config.make_run(point)
+        run = config.make_run(entry["point"])
     except UserError as error:  # optuna may draw what cannot be
         return {**trial, "error": str(error)}
     trained = make_plan(run).trained
@@ -98,22 +174,15 @@ def _read_trial(config: SearchConfig, result: Any, point: Overrides) -> dict[str
         (r["step"], r["metrics"][METRIC]) for r in records if METRIC in r["metrics"]
     ]
     trial["ended_ms"] = max((r["time_ms"] for r in records), default=None)
-    metrics = result.metrics or {}
-    trial["seconds"] = metrics.get("time_total_s")
     if trial["history"]:
         trial["step"], trial["loss"] = trial["history"][-1]
-    if result.error is not None:
-        return {**trial, "error": _reason(result.error)}
+    if entry["status"] == FAILED:
+        return trial
     return {**trial, "status": STOPPED if trained.manifest() is None else FINISHED}
 
 
 def _records(storage: Storage, place: str) -> list[Record]:
     return parse_records(storage.read_bytes(place).decode()) if storage.exists(place) else []
-
-
-def _reason(error: BaseException) -> str:
-    """The last line of what was raised within a trial."""
-    return str(error).strip().rpartition("\n")[2]
 
 
 def close_trials(storage: Storage, trials: Sequence[dict[str, Any]]) -> None:

@@ -19,7 +19,7 @@ from smt_ray.config.running import ResourcesConfig
 from smt_ray.config.search import SearchConfig
 from smt_ray.orchestration.nodes import cluster_nodes
 from smt_ray.orchestration.resources import plan_processes
-from smt_ray.orchestration.search import concurrent_runs
+from smt_ray.orchestration.search_tuner import concurrent_runs
 from smt_ray.orchestration.trainer import scaling
 
 SEARCH: dict[str, Any] = {
