@@ -18,6 +18,7 @@ RAY_FILES = (
     "tests/orchestration/test_shared_places.py",
     "tests/orchestration/test_survival.py",
     "tests/orchestration/test_trained_warmup.py",
+    "tests/orchestration/test_turns.py",
     "tests/orchestration/test_warmup_graph.py",
     "tests/orchestration/test_whole_run.py",
 )

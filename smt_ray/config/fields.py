@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 _ROLE = "role"
 
@@ -27,8 +28,7 @@ class Section(BaseModel):
         return {
             name: dumped[name]
             for name, field in type(self).model_fields.items()
-            if isinstance(field.json_schema_extra, dict)
-            and field.json_schema_extra.get(_ROLE) == "semantic"
+            if role_of(field) == "semantic"
         }
 
 
@@ -40,3 +40,9 @@ def semantic(default: Any = ..., **constraints: Any) -> Any:
 def execution(default: Any = ..., **constraints: Any) -> Any:
     """A field that changes no result."""
     return Field(default, json_schema_extra={_ROLE: "execution"}, **constraints)
+
+
+def role_of(field: FieldInfo) -> Any:
+    """``semantic`` or ``execution``; None of a field that is no part of a config."""
+    extra = field.json_schema_extra
+    return extra.get(_ROLE) if isinstance(extra, dict) else None

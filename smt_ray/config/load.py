@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from smt_ray.config.fields import Section
+from smt_ray.config.fields import Section, role_of
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 
@@ -137,6 +137,11 @@ def load_named(section: type[S], path: str | Path, overrides: Iterable[str]) -> 
     values = apply_overrides(read_values(path), overrides)
     values.setdefault("name", Path(path).stem)
     return validate_section(section, values)
+
+
+def is_execution_key(key: str) -> bool:
+    """Whether a dotted key of a run changes none of its results; False of one that there is not."""
+    return any(role_of(field) == "execution" for field in _fields(key.split("."), RunConfig))
 
 
 def to_yaml(config: Section) -> str:
@@ -278,7 +283,7 @@ def _hint(location: list[int | str], root: type[BaseModel]) -> str:
     return " ".join((fields[-1].description or "").split()) if fields else ""
 
 
-def _fields(location: list[int | str], root: type[BaseModel]) -> list[FieldInfo]:
+def _fields(location: Sequence[int | str], root: type[BaseModel]) -> list[FieldInfo]:
     """The fields that a location leads through; places in lists are none."""
     found: list[FieldInfo] = []
     section: type[BaseModel] | None = root

@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from smt_ray.config.comparison import Overrides
 from smt_ray.config.fields import Section, execution, semantic
-from smt_ray.config.load import load_named, validate_member, with_settings
+from smt_ray.config.load import is_execution_key, load_named, validate_member, with_settings
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 
@@ -86,6 +86,7 @@ class SearchConfig(Section):
     @model_validator(mode="after")
     def _check_space(self) -> SearchConfig:
         for key, written in self.space.items():
+            _check_key(key)
             _check_domain(key, written)
         if self.algorithm == "optuna":
             for key, domain in self.domains.items():
@@ -137,6 +138,15 @@ class SearchConfig(Section):
                 got=None,
                 fix="set it to a fraction of the steps, or scheduler: none",
             )
+
+
+def _check_key(key: str) -> None:
+    if is_execution_key(key):
+        raise ValueError(f"space.{key} changes no result: set run.{key} instead")
+    if key.partition(".")[0] == "evaluation":
+        raise ValueError(
+            f"space.{key} changes no validation loss, which a search chooses by: set run.{key}"
+        )
 
 
 def _check_domain(key: str, domain: dict[str, list[Any]]) -> None:

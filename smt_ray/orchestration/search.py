@@ -20,7 +20,7 @@ from smt_ray.orchestration.parent_run import ParentRun
 from smt_ray.orchestration.progress import say
 from smt_ray.orchestration.search_record import best_yaml, check_same_search, write_search
 from smt_ray.orchestration.search_report import RESULTS, folder_of
-from smt_ray.orchestration.search_space import corner_points, draw_points
+from smt_ray.orchestration.search_space import corner_points, distinct_trainings, draw_points
 from smt_ray.orchestration.search_tuner import count_trials, make_searcher, run_trials
 from smt_ray.orchestration.shared_places import check_shared
 from smt_ray.orchestration.snapshot import final_metrics as metrics_of_run
@@ -50,6 +50,8 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> dict[str, An
     runs = _make_runs(config, points)
     check_grid(runs)
     check_same_search(config, runs)
+    if config.algorithm == "random":
+        points, runs = _distinct(config, points, runs)
     asking = [] if Storage(runs[0].storage).exists(folder_of(config.name), RESULTS) else runs
     at_once = min(config.max_concurrent_trials or 1, count_trials(config, points))
     with ray_for(asking, at_once, dashboard=True):
@@ -95,6 +97,19 @@ def _make_runs(config: SearchConfig, points: Sequence[Overrides]) -> list[RunCon
                 f"space at {point}: {error.field}", error.rule, got=error.got, fix=error.fix
             ) from None
     return runs
+
+
+def _distinct(
+    config: SearchConfig, points: Sequence[Overrides], runs: Sequence[RunConfig]
+) -> tuple[list[Overrides], list[RunConfig]]:
+    """Points of which no two would train the same beside each other."""
+    kept, their_runs = distinct_trainings(points, runs)
+    if left_out := len(points) - len(kept):
+        say(
+            f"search {config.name}: {left_out} of {len(points)} points come to the same training as"
+            " another, and are left out"
+        )
+    return kept, their_runs
 
 
 def _make_warmups(runs: Sequence[RunConfig], parent_run_id: str | None) -> None:

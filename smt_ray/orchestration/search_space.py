@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from smt_ray.config.comparison import Overrides
+from smt_ray.config.run import RunConfig
 from smt_ray.config.search import Domain, SearchConfig
 from smt_ray.errors import UserError
+from smt_ray.orchestration.plan import make_plan
 
 
 def tune_domains(config: SearchConfig) -> dict[str, Any]:
@@ -41,6 +44,23 @@ def draw_points(config: SearchConfig) -> list[Overrides]:
             }
             points.append({key: {**chosen, **drawn}[key] for key in domains})
     return [point for i, point in enumerate(points) if point not in points[:i]]
+
+
+def distinct_trainings(
+    points: Sequence[Overrides], runs: Sequence[RunConfig]
+) -> tuple[list[Overrides], list[RunConfig]]:
+    """The first point of each training, and its run.
+
+    Other points may come to the same: what a method does not read makes none its own.
+
+    Args:
+        points: A search's.
+        runs: Theirs.
+    """
+    kept: dict[str, tuple[Overrides, RunConfig]] = {}
+    for point, run in zip(points, runs, strict=True):
+        kept.setdefault(make_plan(run).trained.name, (point, run))
+    return [point for point, _ in kept.values()], [run for _, run in kept.values()]
 
 
 def corner_points(config: SearchConfig) -> list[Overrides]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from ray import tune
@@ -12,6 +13,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from smt_ray.config.load import validate_section
 from smt_ray.config.search import SearchConfig
 from smt_ray.orchestration.flow import Flow
+from smt_ray.orchestration.turns import turn
 from smt_ray.training.loop import VALIDATION_LOSS
 
 STEP = "step"
@@ -49,8 +51,12 @@ def run_trial(
         UserError: The point breaks a rule, or the loss is not finite.
     """
     _work_in(folder)
-    run = validate_section(SearchConfig, search).make_run(point)
-    metrics = Flow(run, parent_run_id, [ReportOnTheWay()]).run("training")
+    config = validate_section(SearchConfig, search)
+    flow = Flow(config.make_run(point), parent_run_id, [ReportOnTheWay()])
+    # What draws as it goes may draw a point again: its trial waits, and finds what came out.
+    alone = turn(flow.plan.trained.name) if config.algorithm == "optuna" else nullcontext()
+    with alone:
+        metrics = flow.run("training")
     training = metrics["training"]
     tune.report({STEP: training["num_steps"], METRIC: training[METRIC], TRAINED: True})
 

@@ -141,6 +141,8 @@ def _is_finished(storage: Storage, run: str) -> bool:
 def read_trials(config: SearchConfig, entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """Trials as plain values: finished ones first, then stopped ones, by their losses.
 
+    Of trials that drew the same run, the best stands for all.
+
     Args:
         config: The search.
         entries: Of its record.
@@ -150,7 +152,9 @@ def read_trials(config: SearchConfig, entries: Sequence[Entry]) -> list[dict[str
         ``history`` of (step, validation loss) pairs, ``ended_ms`` of the last thing measured,
         ``seconds``.
     """
-    return sorted((_read_trial(config, entry) for entry in entries), key=_rank)
+    trials = sorted((_read_trial(config, entry) for entry in entries), key=_rank)
+    runs = [trial["run"] for trial in trials]
+    return [t for i, t in enumerate(trials) if t["run"] is None or t["run"] not in runs[:i]]
 
 
 def _rank(trial: dict[str, Any]) -> tuple[int, float]:

@@ -67,6 +67,25 @@ def test_a_domain_that_is_none_is_refused_with_its_key(domain: dict[str, Any], r
         make(space={RATE: domain})
 
 
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("deepspeed.zero_stage", "changes no result"),
+        ("resources.num_workers", "changes no result"),
+        ("storage", "changes no result"),
+        ("evaluation.num_beams", "changes no validation loss"),
+    ],
+)
+def test_a_key_that_no_trial_would_differ_by_is_refused(key: str, reason: str) -> None:
+    with pytest.raises(UserError, match=rf"space\.{key} {reason}"):
+        make(space={key: {"choice": [1, 2]}})
+
+
+def test_a_key_that_changes_results_is_taken() -> None:
+    keys = ("deepspeed.extra", "lora", "seed", "selection.budget", "warmup.num_steps")
+    assert set(make(space={key: {"choice": [1]} for key in keys}).domains) == set(keys)
+
+
 def test_optuna_takes_no_grid_and_no_lists() -> None:
     with pytest.raises(UserError, match="optuna draws no grid"):
         make(space={RATE: {"grid_search": [0.1]}}, algorithm="optuna")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from smt_ray.config.search import SearchConfig
 from smt_ray.errors import UserError
 from smt_ray.orchestration.search_space import (
     corner_points,
+    distinct_trainings,
     draw_points,
     tune_domains,
 )
+from tests.orchestration.searches import make_search
 
 
 def make(space: dict[str, Any], **changes: Any) -> SearchConfig:
@@ -61,6 +64,31 @@ def test_grids_are_crossed_and_each_combination_is_drawn_as_often_as_asked() -> 
 
 def test_a_point_that_is_drawn_twice_is_one_trial() -> None:
     assert len(draw_points(make({"a": {"choice": [1, 2]}}, num_samples=20))) == 2
+
+
+def test_points_of_one_training_are_one_trial_the_first(tmp_path: Path) -> None:
+    space = {"method": {"grid_search": ["smt", "lora"]}, "lora.rank": {"grid_search": [8, 16]}}
+    search = make_search(tmp_path, space=space)
+    points = draw_points(search)
+    kept, runs = distinct_trainings(points, [search.make_run(point) for point in points])
+    assert kept == [
+        {"method": "smt", "lora.rank": 8},
+        {"method": "lora", "lora.rank": 8},
+        {"method": "lora", "lora.rank": 16},
+    ]
+    assert [run.name for run in runs] == [search.make_run(point).name for point in kept]
+
+
+def test_points_that_differ_in_what_their_selection_does_not_read_are_one_trial(
+    tmp_path: Path,
+) -> None:
+    space = {"warmup.num_steps": {"grid_search": [5, 10]}}
+    run = {"selection": {"score": "magnitude"}}
+    search = make_search(tmp_path, space=space, run=run)
+    points = draw_points(search)
+    runs = [search.make_run(point) for point in points]
+    assert runs[0].name != runs[1].name
+    assert distinct_trainings(points, runs) == (points[:1], runs[:1])
 
 
 def test_numbers_that_ray_tune_refuses_are_a_users_error_with_the_key() -> None:

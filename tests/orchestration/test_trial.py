@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -23,6 +26,7 @@ SEARCH: dict[str, Any] = {
     },
     "space": {"training.learning_rate": {"choice": [0.1, 0.2]}},
 }
+RESULT = {"training": {"num_steps": 4, trial.METRIC: 0.5}}
 POINT = {"training.learning_rate": 0.1}
 
 
@@ -33,6 +37,7 @@ class StubFlow:
 
     def __init__(self, config: RunConfig, *of_tune: Any) -> None:
         training, validation = read_rows(config)
+        self.plan = SimpleNamespace(trained=SimpleNamespace(name="training-1"))
         self.seen |= {
             "storage": Storage(config.storage).root,
             "rows": len(training) + len(validation),
@@ -40,7 +45,7 @@ class StubFlow:
 
     def run(self, until: str) -> dict[str, Any]:
         """As a finished training."""
-        return {"training": {"num_steps": 4, trial.METRIC: 0.5}}
+        return RESULT
 
 
 @pytest.fixture
@@ -80,3 +85,21 @@ def test_a_node_without_that_folder_goes_by_the_processs_own(
     monkeypatch.setenv("TUNE_ORIG_WORKING_DIR", str(own))
     trial.run_trial(SEARCH, POINT, None, str(tmp_path / "elsewhere"))
     assert StubFlow.seen == {"storage": str(own / "kept"), "rows": 6}
+
+
+def test_a_trial_of_optuna_waits_for_another_of_the_same_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: list[dict[str, Any]]
+) -> None:
+    happened = []
+
+    @contextmanager
+    def turn(name: str) -> Iterator[None]:
+        happened.append(f"turn of {name}")
+        yield
+        happened.append(f"end of {name}")
+
+    monkeypatch.setattr(trial, "turn", turn)
+    monkeypatch.setattr(StubFlow, "run", lambda self, until: happened.append(until) or RESULT)
+    folder = str(make_folder(tmp_path / "started"))
+    trial.run_trial({**SEARCH, "algorithm": "optuna"}, POINT, None, folder)
+    assert happened == ["turn of training-1", "training", "end of training-1"]

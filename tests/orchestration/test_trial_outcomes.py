@@ -107,3 +107,11 @@ def test_trials_are_read_from_the_stages_the_best_first(tmp_path: Path) -> None:
         (POINTS[1], FINISHED, 0.5), (POINTS[0], FINISHED, 0.6), (POINTS[2], STOPPED, 0.1),
     ]  # fmt: skip
     assert found[0]["history"] == [(2, 0.8), (8, 0.5)]
+
+
+def test_trials_that_drew_the_same_run_are_one_that_finished(tmp_path: Path) -> None:
+    config = make_search(tmp_path)
+    leave_run(config, POINTS[0], {8: 0.5})
+    drawn = [make_entry("t0", POINTS[0], FAILED, "first"), make_entry("t1", POINTS[0], FINISHED)]
+    (found,) = read_trials(config, drawn)
+    assert (found["status"], found["loss"]) == (FINISHED, 0.5)
