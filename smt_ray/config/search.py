@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ _RANGES = {"uniform": 2, "loguniform": 2, "quniform": 3, "qloguniform": 3, "rand
 """Ray Tune's names of ranges, and how many numbers each has: low, high and, if any, the quantum."""
 _LISTS = ("choice", "grid_search")
 DOMAINS = (*_LISTS, *_RANGES)
+_ENDLESS = 10**9  # steps
 
 
 class Domain(NamedTuple):
@@ -122,6 +124,33 @@ class SearchConfig(Section):
         # A trial says where it is at its checkpoints.
         training.setdefault("checkpoint_every_steps", training.get("validate_every_steps"))
         return values
+
+    def asha_steps(self, runs: Iterable[RunConfig]) -> tuple[int, int]:
+        """Steps that asha gives every trial, and the most that any has.
+
+        Args:
+            runs: The search's.
+
+        Raises:
+            UserError: Training ends before asha would look at it.
+        """
+        trainings = [run.training for run in runs]
+        # Where passes over the rows are given, their steps are known only once they are read.
+        most = max(training.max_steps or _ENDLESS for training in trainings)
+        grace, field = self.asha.grace_period, "asha.grace_period"
+        if grace is None:
+            grace, field = (
+                trainings[0].validate_every_steps or 1,
+                "run.training.validate_every_steps",
+            )
+        if grace > most:
+            raise UserError(
+                field,
+                f"must be within the steps of training ({most}): asha stops no trial before it",
+                got=grace,
+                fix=f"at most {most}, such as a quarter of it, or scheduler=none",
+            )
+        return grace, most
 
     def _check_run(self, run: RunConfig) -> None:
         if not run.data.validation_rows:

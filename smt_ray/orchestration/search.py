@@ -21,7 +21,12 @@ from smt_ray.orchestration.progress import say
 from smt_ray.orchestration.search_record import best_yaml, check_same_search, write_search
 from smt_ray.orchestration.search_report import RESULTS, folder_of
 from smt_ray.orchestration.search_space import corner_points, distinct_trainings, draw_points
-from smt_ray.orchestration.search_tuner import count_trials, make_searcher, run_trials
+from smt_ray.orchestration.search_tuner import (
+    count_trials,
+    make_scheduler,
+    make_searcher,
+    run_trials,
+)
 from smt_ray.orchestration.shared_places import check_shared
 from smt_ray.orchestration.snapshot import final_metrics as metrics_of_run
 from smt_ray.orchestration.trial import METRIC
@@ -48,6 +53,7 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> dict[str, An
     make_searcher(config)  # which may lack its package
     points = draw_points(config) if config.algorithm == "random" else corner_points(config)
     runs = _make_runs(config, points)
+    make_scheduler(config, runs)  # which may not fit the runs' steps
     check_grid(runs)
     check_same_search(config, runs)
     if config.algorithm == "random":

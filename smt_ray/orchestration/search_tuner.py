@@ -139,17 +139,20 @@ def make_scheduler(
         config: The search.
         runs: Its runs.
         done: Trials of earlier starts, whose losses count as if they came now.
+
+    Raises:
+        UserError: Training ends before the scheduler would look at it.
     """
     if config.scheduler == "none":
         return None
-    first = runs[0].training
+    grace_period, max_t = config.asha_steps(runs)
     scheduler = ASHAScheduler(
         time_attr=STEP,
         metric=METRIC,
         mode="min",
         # A trial's last loss comes when all is kept: to be stopped there costs it nothing.
-        max_t=first.max_steps or 10**9,
-        grace_period=config.asha.grace_period or first.validate_every_steps or 1,
+        max_t=max_t,
+        grace_period=grace_period,
         reduction_factor=config.asha.reduction_factor,
     )
     for trial in done:

@@ -104,6 +104,30 @@ def test_a_search_without_validation_rows_or_losses_on_the_way_is_refused() -> N
     assert make(run=without_losses, scheduler="none").make_run({})
 
 
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({}, r"run\.training\.validate_every_steps"),
+        ({"asha": {"grace_period": 12}}, r"asha\.grace_period"),
+    ],
+)
+def test_a_training_shorter_than_what_asha_gives_every_trial_is_refused(
+    changes: dict[str, Any], field: str
+) -> None:
+    run = {**RUN, "training": {"max_steps": 10, "validate_every_steps": 15}}
+    search = make(run=run, **changes)
+    with pytest.raises(UserError, match=rf"{field}: must be within the steps of training \(10\)"):
+        search.asha_steps([search.make_run({})])
+
+
+def test_asha_goes_by_the_longest_of_the_trainings_that_are_searched() -> None:
+    search = make(space={"training.max_steps": {"choice": [4, 40, 20]}})
+    runs = [search.make_run({"training.max_steps": steps}) for steps in (4, 40, 20)]
+    assert search.asha_steps(runs) == (2, 40)
+    epochs = make(run={**RUN, "training": {"num_epochs": 1, "validate_every_steps": 2}})
+    assert epochs.asha_steps([epochs.make_run({})])[1] >= 10**9
+
+
 def test_the_ends_of_a_domain_are_all_its_values_or_both_its_ends() -> None:
     space = {"a": {"choice": [1, 2, 3]}, "b": {"uniform": [0.0, 1.0]}, "c": {"randint": [2, 9]}}
     ends = {key: domain.ends() for key, domain in make(space=space).domains.items()}

@@ -48,6 +48,16 @@ def test_an_impossible_point_is_refused_by_name_before_anything_starts(tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_scheduler_that_does_not_fit_the_training_is_refused_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    values = make(tmp_path, scheduler="asha")
+    values["run"]["training"] = {"max_steps": 3, "validate_every_steps": 4}
+    with pytest.raises(UserError, match=r"run\.training\.validate_every_steps.*got 4"):
+        search(validate_section(SearchConfig, values))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The storage of a search that was killed after its first trial, started again, interrupted as
