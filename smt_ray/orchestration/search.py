@@ -20,6 +20,7 @@ from smt_ray.orchestration.parent_run import ParentRun
 from smt_ray.orchestration.progress import say
 from smt_ray.orchestration.search_record import best_yaml, check_same_search, write_search
 from smt_ray.orchestration.search_report import RESULTS, folder_of
+from smt_ray.orchestration.search_shared import make_shared
 from smt_ray.orchestration.search_space import corner_points, distinct_trainings, draw_points
 from smt_ray.orchestration.search_tuner import (
     count_trials,
@@ -64,7 +65,7 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> dict[str, An
         check_shared(runs[0])
         parent = ParentRun(config, folder_of(config.name), runs[0])
         try:
-            _make_warmups(runs, parent.run_id)
+            make_shared(runs, parent.run_id, all_are_trials=config.algorithm == "random")
             trials = run_trials(config, points, runs, parent)
             best = _best(trials)
             winner = Flow(config.make_run(best["point"]), parent.run_id).run("evaluation")
@@ -116,14 +117,6 @@ def _distinct(
             " another, and are left out"
         )
     return kept, their_runs
-
-
-def _make_warmups(runs: Sequence[RunConfig], parent_run_id: str | None) -> None:
-    """Each distinct warm-up once, before trials beside each other would all make it."""
-    for run in runs:
-        flow = Flow(run, parent_run_id)
-        if flow.plan.warmup and flow.plan.warmup.manifest() is None and flow.needs_warmup():
-            flow.run("warmup")
 
 
 def final_metrics(results: dict[str, Any]) -> dict[str, float]:

@@ -111,7 +111,6 @@ def selection_job(plan: RunPlan, stage: Stage, preflight: Preflight) -> dict[str
         "storage": plan.storage.root,
         "folder": stage.folder,
         "selection": plan.config.selection.semantic(),
-        "title": plan.config.name,
     }
     if plan.config.selection.needs_gradients:
         assert plan.warmup is not None
@@ -235,9 +234,11 @@ def _select(job: dict[str, Any]) -> dict[str, Any]:
         name: module.shape[0] * module.shape[1] // selection.block_size**2
         for name, module in selection.modules.items()
     }
+    # Of no run: others share the selection, and whoever makes it makes the same bytes.
     title = (
-        f"{job['title']}\n{selection.num_blocks} blocks of {selection.block_size} x"
-        f" {selection.block_size}, {selection.budget:.2%} of the base model"
+        f"chosen by {selection.score}, scope {selection.scope}\n"
+        f"{selection.num_blocks} blocks of {selection.block_size} x {selection.block_size},"
+        f" {selection.budget:.2%} of the base model"
     )
     with scratch_folder() as scratch:
         selection.save(scratch / SELECTION)
