@@ -71,8 +71,9 @@ class TrialLines(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed; the others go on."""
-        say(f"trial {self._numbers.get(trial.trial_id)}: FAILED")
-        self._end(trial, FAILED, _reason(trial.get_pickled_error() or trial.get_error()))
+        reason = _reason(trial.get_pickled_error() or trial.get_error())
+        say(f"trial {self._numbers.get(trial.trial_id)}: FAILED ({reason})")
+        self._end(trial, FAILED, reason)
 
     def _end(self, trial: Any, status: str, error: str = "") -> None:
         started = self._started.get(trial.trial_id)
@@ -86,8 +87,10 @@ def _point(trial: Any) -> Overrides:
 
 
 def _reason(error: Any) -> str:
-    """The last line of what was raised within a trial."""
-    return str(error).strip().rpartition("\n")[2]
+    """What was raised within a trial, in a line: the last one where it has a traceback."""
+    cause = getattr(error, "cause", None)  # of Ray's errors: what a process of it raised
+    raised = cause if isinstance(cause, UserError) else error
+    return str(raised).strip().rpartition("\n")[2]
 
 
 def settle(

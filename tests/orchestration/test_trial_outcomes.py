@@ -6,6 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+import ray
+
+from smt_ray.errors import UserError
 from smt_ray.orchestration.trial import METRIC, STEP, TRAINED
 from smt_ray.orchestration.trial_outcomes import TrialLines, read_trials, settle
 from smt_ray.orchestration.trial_record import (
@@ -19,6 +23,7 @@ from smt_ray.orchestration.trial_record import (
 from tests.orchestration.searches import KEY, RATES, leave_run, make_search
 
 POINTS = [{KEY: rate} for rate in RATES]
+MISTAKE = UserError("training", "its loss must be finite", got="nan", fix="a lower learning rate")
 
 
 def make_record(storage: Path, *statuses: str) -> TrialRecord:
@@ -54,6 +59,20 @@ def test_what_becomes_of_trials_is_written_as_it_happens(tmp_path: Path) -> None
     lines.on_trial_error(0, trials, trials[2])
     last = TrialRecord(str(tmp_path), "searches/mine").entries[-1]
     assert (last["point"], last["status"], last["error"]) == (POINTS[2], FAILED, "it went wrong")
+
+
+def test_a_trial_that_fails_says_why_in_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raised = ray.exceptions.RayTaskError("train", "Traceback\n  far away", MISTAKE)
+    trials = [of_tune(POINTS[0], {}, raised), of_tune(POINTS[1], {}, ValueError("a\nb is bad"))]
+    lines = TrialLines(TrialRecord(str(tmp_path), "searches/mine"), 2)
+    for trial in trials:
+        lines.on_trial_start(0, trials, trial)
+        lines.on_trial_error(0, trials, trial)
+    said = capsys.readouterr().err
+    assert f"trial 1: FAILED ({MISTAKE})" in said
+    assert "trial 2: FAILED (b is bad)" in said
 
 
 def test_a_later_start_tries_what_failed_what_was_cut_off_and_what_never_began(
