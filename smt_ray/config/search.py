@@ -68,12 +68,14 @@ class SearchConfig(Section):
     """The run that every trial starts from, as in a run's own file."""
     space: dict[str, dict[str, list[Any]]] = semantic(min_length=1)
     """Dotted key of the run -> {kind: values}: choice, grid_search, uniform, loguniform, quniform,
-    qloguniform, randint, lograndint, qrandint, qlograndint as Ray Tune has them."""
+    qloguniform, randint, lograndint, qrandint, qlograndint as Ray Tune has them. Keys that change no
+    validation loss (execution, ``evaluation``) are refused; points of one training are one trial."""
     num_samples: int = semantic(1, ge=1)
     """Points that are drawn; grid_search keys are crossed, and each of their combinations is drawn
     this often."""
     algorithm: Literal["random", "optuna"] = semantic("random")
-    """random draws all points beforehand; optuna draws each after those before it."""
+    """random draws all points beforehand; optuna draws each after those before it, maybe again one
+    that it drew before, which is then trained once."""
     scheduler: Literal["asha", "none"] = semantic("asha")
     """asha stops trials that are behind the others; it needs ``run.training.validate_every_steps``.
     none trains all to the end."""

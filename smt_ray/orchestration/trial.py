@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 from ray import tune
@@ -53,12 +52,29 @@ def run_trial(
     _work_in(folder)
     config = validate_section(SearchConfig, search)
     flow = Flow(config.make_run(point), parent_run_id, [ReportOnTheWay()])
-    # What draws as it goes may draw a point again: its trial waits, and finds what came out.
-    alone = turn(flow.plan.trained.name) if config.algorithm == "optuna" else nullcontext()
-    with alone:
-        metrics = flow.run("training")
+    metrics = _train_in_turn(flow) if config.algorithm == "optuna" else flow.run("training")
     training = metrics["training"]
     tune.report({STEP: training["num_steps"], METRIC: training[METRIC], TRAINED: True})
+
+
+def _train_in_turn(flow: Flow) -> dict[str, Any]:
+    """Trains where other trials may need the same.
+
+    What draws as it goes may draw a point again, whose trial then waits, and finds what came out.
+    A warm-up or a selection that only some points have is made by the first trial that needs it.
+    """
+    plan = flow.plan
+    with turn(plan.trained.name):
+        for until in ("warmup", "selection"):
+            stage = plan.stages.get(until)
+            if stage is None or plan.trained.manifest() or stage.manifest():
+                continue
+            if until == "warmup" and not flow.needs_warmup():
+                continue
+            with turn(stage.name):
+                if stage.manifest() is None:
+                    Flow(flow.config, flow.parent_run_id).run(until)
+        return flow.run("training")
 
 
 def _work_in(folder: str) -> None:

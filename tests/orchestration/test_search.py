@@ -26,6 +26,8 @@ from tests.orchestration.conftest import QUICK
 RATES = [5e-3, 1e-3, 1e30]
 """The last one diverges."""
 KEY = "training.learning_rate"
+ONE_WORKER = {"num_workers": 1, "use_gpu": False}
+"""So that two trials run beside each other here."""
 
 
 def make(storage: Path, **changes: Any) -> dict[str, Any]:
@@ -197,3 +199,31 @@ def test_another_search_of_the_name_is_refused(searched: Path) -> None:
     with pytest.raises(UserError, match="another search made"):
         search(validate_section(SearchConfig, other))
     assert (searched / "mlflow.db").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_optuna_goes_on_after_a_kill_and_trains_a_point_that_it_draws_twice_once(
+    tmp_path: Path,
+) -> None:
+    storage = tmp_path / "kept"
+    once = {"num_samples": 2, "space": {KEY: {"choice": [5e-3]}}}
+    values = make(storage, algorithm="optuna", **once)
+    values["run"] |= {"method": "lora", "tracking": {"enabled": False}, "resources": ONE_WORKER}
+    values["run"]["evaluation"]["tasks"] = []
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(values))
+    command = [sys.executable, "-m", "smt_ray", "tune", tmp_path / "search.yaml"]
+    driver = processes.start(command, tmp_path / "killed.log")
+    try:
+        _wait_until("step 4, validation loss", driver, tmp_path / "killed.log")
+    finally:
+        processes.kill(driver)
+    again = processes.start(command, tmp_path / "again.log")
+    try:
+        assert again.wait(timeout=240) == 0, (tmp_path / "again.log").read_text()
+    finally:
+        processes.kill(again)
+    (trial,) = json.loads((storage / "searches/mine/search.json").read_text())["trials"]
+    assert (trial["status"], trial["point"], trial["step"]) == ("finished", {KEY: 5e-3}, 8)
+    entries = json.loads((storage / "searches/mine/trials.json").read_text())
+    assert [entry["status"] for entry in entries] == ["finished", "finished"]
+    assert len(list(storage.glob("stages/training-*"))) == 1

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.run import RunConfig
 from smt_ray.orchestration import trial
+from smt_ray.orchestration.flow import Flow
 from smt_ray.orchestration.plan import read_rows
 
 SEARCH: dict[str, Any] = {
@@ -37,7 +37,6 @@ class StubFlow:
 
     def __init__(self, config: RunConfig, *of_tune: Any) -> None:
         training, validation = read_rows(config)
-        self.plan = SimpleNamespace(trained=SimpleNamespace(name="training-1"))
         self.seen |= {
             "storage": Storage(config.storage).root,
             "rows": len(training) + len(validation),
@@ -87,19 +86,48 @@ def test_a_node_without_that_folder_goes_by_the_processs_own(
     assert StubFlow.seen == {"storage": str(own / "kept"), "rows": 6}
 
 
-def test_a_trial_of_optuna_waits_for_another_of_the_same_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: list[dict[str, Any]]
-) -> None:
-    happened = []
+@pytest.fixture
+def happened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Turns that trials take, and what they make in them, of which nothing is computed."""
+    found: list[str] = []
 
     @contextmanager
     def turn(name: str) -> Iterator[None]:
-        happened.append(f"turn of {name}")
+        found.append(f"turn at {name.partition('-')[0]}")
         yield
-        happened.append(f"end of {name}")
+        found.append(f"end of {name.partition('-')[0]}")
+
+    def run(flow: Flow, until: str) -> dict[str, Any]:
+        found.append(f"makes {until}")
+        flow.plan.stages[until].publish([], {}, 0.0)
+        return RESULT
 
     monkeypatch.setattr(trial, "turn", turn)
-    monkeypatch.setattr(StubFlow, "run", lambda self, until: happened.append(until) or RESULT)
+    monkeypatch.setattr(trial, "ReportOnTheWay", object)
+    monkeypatch.setattr(trial.tune, "report", lambda metrics: None)
+    monkeypatch.setattr(Flow, "run", run)
+    return found
+
+
+def test_a_trial_of_optuna_makes_in_turn_what_others_may_need(
+    tmp_path: Path, happened: list[str]
+) -> None:
     folder = str(make_folder(tmp_path / "started"))
-    trial.run_trial({**SEARCH, "algorithm": "optuna"}, POINT, None, folder)
-    assert happened == ["turn of training-1", "training", "end of training-1"]
+    values = {**SEARCH, "algorithm": "optuna"}
+    trial.run_trial(values, POINT, None, folder)
+    assert happened == [
+        "turn at training",
+        "turn at warmup", "makes warmup", "end of warmup",
+        "turn at selection", "makes selection", "end of selection",
+        "makes training", "end of training",
+    ]  # fmt: skip
+    happened.clear()
+    trial.run_trial(values, {"training.learning_rate": 0.2}, None, folder)
+    assert happened == ["turn at training", "makes training", "end of training"]
+
+
+def test_a_trial_whose_point_none_other_has_takes_no_turn(
+    tmp_path: Path, happened: list[str]
+) -> None:
+    trial.run_trial(SEARCH, POINT, None, str(make_folder(tmp_path / "started")))
+    assert happened == ["makes training"]

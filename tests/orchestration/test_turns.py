@@ -30,7 +30,9 @@ def test_processes_have_a_turn_one_after_the_other(cluster: None, tmp_path: Path
 def test_a_turn_ends_with_the_process_that_had_it(cluster: None, tmp_path: Path) -> None:
     hold = ray.remote(num_cpus=0, max_retries=0)(_hold)
     killed = hold.remote("another", tmp_path / "killed", 600.0)
+    deadline = time.monotonic() + 60
     while not (tmp_path / "killed").exists():
+        assert time.monotonic() < deadline
         time.sleep(0.1)
     ray.cancel(killed, force=True)
     assert ray.get(hold.remote("another", tmp_path / "later", 0.0), timeout=60)
