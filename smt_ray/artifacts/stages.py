@@ -91,6 +91,10 @@ class Stage:
         self._manifest = manifest
         return manifest
 
+    def is_done(self) -> bool:
+        """Whether there is a manifest, whatever became of its files: no byte of them is read."""
+        return self._manifest is not None or self._has(MANIFEST)
+
     def publish(self, files: list[str], summary: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Marks the stage done.
 

@@ -68,8 +68,9 @@ class SearchConfig(Section):
     """The run that every trial starts from, as in a run's own file."""
     space: dict[str, dict[str, list[Any]]] = semantic(min_length=1)
     """Dotted key of the run -> {kind: values}: choice, grid_search, uniform, loguniform, quniform,
-    qloguniform, randint, lograndint, qrandint, qlograndint as Ray Tune has them. Keys that change no
-    validation loss (execution, ``evaluation``) are refused; points of one training are one trial."""
+    qloguniform, randint, lograndint, qrandint, qlograndint as Ray Tune has them. Keys that change
+    no validation loss are refused: execution keys, ``evaluation``. Points of one training are one
+    trial."""
     num_samples: int = semantic(1, ge=1)
     """Points that are drawn; grid_search keys are crossed, and each of their combinations is drawn
     this often."""

@@ -23,7 +23,7 @@ def make_shared(
             needs may be of no use, and is left to its trial.
     """
     flows = [Flow(run, parent_run_id) for run in runs]
-    flows = [flow for flow in flows if flow.plan.trained.manifest() is None]
+    flows = [flow for flow in flows if not flow.plan.trained.is_done()]
     for flow in _makers(flows, [flow.plan.selection for flow in flows], at_least=2):
         flow.run("selection")  # and the warm-up that it needs
     warmups = [flow.plan.warmup if _needs_warmup(flow) else None for flow in flows]
@@ -42,6 +42,6 @@ def _makers(flows: Sequence[Flow], stages: Sequence[Stage | None], at_least: int
     times = Counter(stage.name for stage in stages if stage)
     first: dict[str, Flow] = {}
     for flow, stage in zip(flows, stages, strict=True):
-        if stage and times[stage.name] >= at_least and stage.manifest() is None:
+        if stage and times[stage.name] >= at_least and not stage.is_done():
             first.setdefault(stage.name, flow)
     return list(first.values())

@@ -67,12 +67,12 @@ def _train_in_turn(flow: Flow) -> dict[str, Any]:
     with turn(plan.trained.name):
         for until in ("warmup", "selection"):
             stage = plan.stages.get(until)
-            if stage is None or plan.trained.manifest() or stage.manifest():
+            if stage is None or plan.trained.is_done() or stage.is_done():
                 continue
             if until == "warmup" and not flow.needs_warmup():
                 continue
             with turn(stage.name):
-                if stage.manifest() is None:
+                if not stage.is_done():
                     Flow(flow.config, flow.parent_run_id).run(until)
         return flow.run("training")
 

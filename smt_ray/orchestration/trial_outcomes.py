@@ -129,12 +129,11 @@ def _done(config: SearchConfig, entry: Entry) -> Entry | None:
     except UserError:  # optuna may draw what cannot be
         return None
     trained = make_plan(run).trained
-    if trained.manifest() is None:
+    if not trained.is_done():
         return entry if entry["status"] == STOPPED else None
-    ended = entry["status"] != RUNNING or _is_finished(trained.storage, run.name)
-    return (
-        {**entry, "id": entry["id"] or run.name, "status": FINISHED, "error": ""} if ended else None
-    )
+    if entry["status"] in (RUNNING, FAILED) and not _is_finished(trained.storage, run.name):
+        return None  # it trained, and did not end its run
+    return {**entry, "id": entry["id"] or run.name, "status": FINISHED, "error": ""}
 
 
 def _is_finished(storage: Storage, run: str) -> bool:
@@ -185,7 +184,7 @@ def _read_trial(config: SearchConfig, entry: Entry) -> dict[str, Any]:
         trial["step"], trial["loss"] = trial["history"][-1]
     if entry["status"] == FAILED:
         return trial
-    return {**trial, "status": STOPPED if trained.manifest() is None else FINISHED}
+    return {**trial, "status": FINISHED if trained.is_done() else STOPPED}
 
 
 def _records(storage: Storage, place: str) -> list[Record]:

@@ -78,7 +78,9 @@ def test_a_stage_is_done_by_its_manifest_and_not_by_its_files(storage: Storage) 
     assert stage.manifest() is None
     storage.write_bytes(stage.path("a.bin"), b"0123456789")
     assert make(storage).manifest() is None
+    assert not make(storage).is_done()
     stage.publish(["a.bin"], {"x": 1}, 0.5)
+    assert make(storage).is_done()
     manifest = make(storage).manifest()
     assert manifest is not None
     assert manifest["summary"] == {"x": 1}
