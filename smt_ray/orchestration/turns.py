@@ -38,5 +38,5 @@ def _take(name: str) -> Any:
     while True:
         try:
             return actor.options(name=name).remote()
-        except ValueError:  # what Ray says of a name that is taken
+        except ray.exceptions.ActorAlreadyExistsError:
             time.sleep(_ASK_EVERY_S)
