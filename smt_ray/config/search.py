@@ -97,6 +97,10 @@ class SearchConfig(Section):
             for key, domain in self.domains.items():
                 if domain.kind == "grid_search":
                     raise ValueError(f"space.{key}: optuna draws no grid; say choice")
+                if domain.kind in ("qloguniform", "qlograndint"):
+                    raise ValueError(
+                        f"space.{key}: optuna draws no quantum on a logarithmic scale; leave it out"
+                    )
                 if any(isinstance(value, (list, dict)) for value in domain.values):
                     raise ValueError(f"space.{key}: optuna takes plain values alone")
         return self

@@ -86,7 +86,9 @@ def test_a_key_that_changes_results_is_taken() -> None:
     assert set(make(space={key: {"choice": [1]} for key in keys}).domains) == set(keys)
 
 
-def test_optuna_takes_no_grid_and_no_lists() -> None:
+def test_optuna_takes_no_grid_no_lists_and_no_quantum_that_it_would_drop() -> None:
+    with pytest.raises(UserError, match="no quantum on a logarithmic scale"):
+        make(space={RATE: {"qloguniform": [0.1, 0.4, 0.1]}}, algorithm="optuna")
     with pytest.raises(UserError, match="optuna draws no grid"):
         make(space={RATE: {"grid_search": [0.1]}}, algorithm="optuna")
     with pytest.raises(UserError, match="plain values"):
