@@ -181,7 +181,7 @@ def make_searcher(
     if config.algorithm != "optuna":
         return None
     try:
-        import optuna  # noqa: F401
+        import optuna
         from ray.tune.search.optuna import OptunaSearch
     except ImportError:
         raise UserError(
@@ -190,6 +190,7 @@ def make_searcher(
             got="optuna",
             fix="pip install 'smt-ray[optuna]'",
         ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # what it draws is said trial by trial
     searcher = OptunaSearch(
         OptunaSearch.convert_search_space(tune_domains(config)),
         metric=METRIC,
