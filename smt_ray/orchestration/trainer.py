@@ -15,8 +15,9 @@ from smt_ray.artifacts.stages import Stage
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.orchestration.resources import ProcessResources
-from smt_ray.orchestration.session import is_alone
+from smt_ray.orchestration.session import START_TIMEOUT, is_alone
 from smt_ray.orchestration.train_worker import train_worker
+from smt_ray.orchestration.waiting import waited_for, waits_said
 
 CHECKPOINTS, METRICS, ADAPTER = "checkpoints", "metrics.jsonl", "adapter"
 BEST = "best"  # among the checkpoints
@@ -99,18 +100,18 @@ def fit(
     Raises:
         UserError: Bad input, a loss that is not finite, or workers that keep failing.
     """
+    num_ranks, max_failures = config.resources.num_workers, config.resources.max_failures
     trainer = TorchTrainer(
         worker,
         train_loop_config={**job, "board": board},
-        scaling_config=scaling(config.resources.num_workers, resources),
+        scaling_config=scaling(num_ranks, resources),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
             storage_path=stage.storage.uri(stage.folder),
             checkpoint_config=_retention(config),
             callbacks=list(callbacks),
             failure_config=ray.train.FailureConfig(
-                max_failures=config.resources.max_failures,
-                controller_failure_limit=config.resources.max_failures,
+                max_failures=max_failures, controller_failure_limit=max_failures
             ),
             worker_runtime_env={
                 "env_vars": {"OMP_NUM_THREADS": str(resources.num_threads), **_loopback()}
@@ -118,12 +119,14 @@ def fit(
         ),
     )
     try:
-        with _interrupts_as_before():
+        with _interrupts_as_before(), waits_said(stage.kind, num_ranks, resources):
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         if _raised_by_our_code(error):
             raise
-        raise _workers_lost(stage.kind, config.resources.max_failures, error) from error
+        if num_seconds := waited_for(error):
+            raise _no_place(stage.kind, num_ranks, resources, num_seconds) from error
+        raise _workers_lost(stage.kind, max_failures, error) from error
     outcome: dict[str, Any] = result.return_value
     if "user_error" in outcome:
         field, rule, got, fix = outcome["user_error"]
@@ -155,6 +158,18 @@ def _workers_lost(kind: str, max_failures: int, error: BaseException) -> UserErr
         f" {_last_line(error)}",
         fix="see Ray's logs (/tmp/ray/session_latest/logs on the head node); start the same run"
         " again to go on from the latest checkpoint",
+    )
+
+
+def _no_place(
+    kind: str, num_ranks: int, resources: ProcessResources, num_seconds: float
+) -> UserError:
+    return UserError(
+        kind,
+        f"the cluster had no place for {num_ranks} x {resources} within {num_seconds:g} s,"
+        " whenever it was asked",
+        fix="start the same run again once what else runs on the cluster has ended, or have it"
+        f" wait longer: {START_TIMEOUT}=SECONDS in its environment",
     )
 
 
