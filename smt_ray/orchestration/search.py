@@ -17,6 +17,7 @@ from smt_ray.config.comparison import Overrides
 from smt_ray.config.run import RunConfig
 from smt_ray.config.search import SearchConfig
 from smt_ray.errors import UserError
+from smt_ray.orchestration.credentials import trials_without_secrets
 from smt_ray.orchestration.flow import Flow
 from smt_ray.orchestration.grid import check_grid
 from smt_ray.orchestration.merge import check_out, merge_run
@@ -143,7 +144,8 @@ def _trials(
         tuner = tune.Tuner.restore(place, trainable, restart_errored=True)
     else:
         tuner = _new_tuner(config, trainable, points, runs, parent)
-    found = tuner.fit()
+    with trials_without_secrets():
+        found = tuner.fit()
     trials = read_trials(config, found, lambda space: space.get(_POINT, space))
     close_trials(parent.storage, trials)
     return trials
