@@ -16,8 +16,6 @@ import ray
 from smt_ray.errors import UserError
 from smt_ray.orchestration.credentials import setup_hook
 
-# Seconds that ranks wait for a place on a cluster where others work too.
-START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 # What workers need to know, wherever they run; secrets travel otherwise (credentials.py).
 _FORWARDED = (
     "HF_HOME",
@@ -30,7 +28,6 @@ _FORWARDED = (
     "RAY_ADDRESS",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER",
-    START_TIMEOUT,
 )
 
 
@@ -139,9 +136,6 @@ def _quieten() -> None:
     # Train asks after its workers this often, and `report` waits for the asking: 2 s by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0" if is_alone() else "1")
-    # Train takes ranks that have waited 60 s for failed ones. More of them than the cluster could
-    # ever hold are refused beforehand: these wait for others to end.
-    os.environ.setdefault(START_TIMEOUT, "3600")
 
 
 def is_alone() -> bool:

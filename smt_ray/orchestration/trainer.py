@@ -15,12 +15,13 @@ from smt_ray.artifacts.stages import Stage
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.orchestration.resources import ProcessResources
-from smt_ray.orchestration.session import START_TIMEOUT, is_alone
+from smt_ray.orchestration.session import is_alone
 from smt_ray.orchestration.train_worker import train_worker
-from smt_ray.orchestration.waiting import waited_for, waits_said
+from smt_ray.orchestration.waiting import PLACEMENT, found_no_place, wait_for_place
 
 CHECKPOINTS, METRICS, ADAPTER = "checkpoints", "metrics.jsonl", "adapter"
 BEST = "best"  # among the checkpoints
+_ROUNDS = 5  # of waiting for a place, which others may then be faster to take
 
 
 def training_job(
@@ -98,40 +99,53 @@ def fit(
         Rank 0's metrics, where it resumed from, and what it ran on.
 
     Raises:
-        UserError: Bad input, a loss that is not finite, or workers that keep failing.
+        UserError: Bad input, a loss that is not finite, workers that keep failing, or no place for
+            them in time.
     """
-    num_ranks, max_failures = config.resources.num_workers, config.resources.max_failures
-    trainer = TorchTrainer(
+    asked = config.resources
+    for rounds_left in reversed(range(_ROUNDS)):
+        wait_for_place(stage.kind, asked.num_workers, resources, asked.wait_timeout_s)
+        trainer = _make_trainer(config, job, stage, resources, board, worker, callbacks)
+        try:
+            with _interrupts_as_before():
+                outcome: dict[str, Any] = trainer.fit().return_value
+            break
+        except ray.train.TrainingFailedError as error:
+            if rounds_left and found_no_place(error):
+                continue
+            if _raised_by_our_code(error):
+                raise
+            raise _workers_lost(stage.kind, asked.max_failures, error) from error
+    if "user_error" in outcome:
+        field, rule, got, fix = outcome["user_error"]
+        raise UserError(field, rule, got=got, fix=fix)
+    return outcome
+
+
+def _make_trainer(
+    config: RunConfig, job: dict[str, Any], stage: Stage, resources: ProcessResources, board: Any,
+    worker: Callable[[dict[str, Any]], dict[str, Any]],
+    callbacks: Sequence[ray.train.UserCallback],
+) -> TorchTrainer:  # fmt: skip
+    """Goes on from the stage's latest checkpoint; see :func:`fit`."""
+    return TorchTrainer(
         worker,
         train_loop_config={**job, "board": board},
-        scaling_config=scaling(num_ranks, resources),
+        scaling_config=scaling(config.resources.num_workers, resources),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
             storage_path=stage.storage.uri(stage.folder),
             checkpoint_config=_retention(config),
             callbacks=list(callbacks),
             failure_config=ray.train.FailureConfig(
-                max_failures=max_failures, controller_failure_limit=max_failures
+                max_failures=config.resources.max_failures,
+                controller_failure_limit=config.resources.max_failures,
             ),
             worker_runtime_env={
                 "env_vars": {"OMP_NUM_THREADS": str(resources.num_threads), **_loopback()}
             },
         ),
     )
-    try:
-        with _interrupts_as_before(), waits_said(stage.kind, num_ranks, resources):
-            result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        if _raised_by_our_code(error):
-            raise
-        if num_seconds := waited_for(error):
-            raise _no_place(stage.kind, num_ranks, resources, num_seconds) from error
-        raise _workers_lost(stage.kind, max_failures, error) from error
-    outcome: dict[str, Any] = result.return_value
-    if "user_error" in outcome:
-        field, rule, got, fix = outcome["user_error"]
-        raise UserError(field, rule, got=got, fix=fix)
-    return outcome
 
 
 @contextmanager
@@ -161,18 +175,6 @@ def _workers_lost(kind: str, max_failures: int, error: BaseException) -> UserErr
     )
 
 
-def _no_place(
-    kind: str, num_ranks: int, resources: ProcessResources, num_seconds: float
-) -> UserError:
-    return UserError(
-        kind,
-        f"the cluster had no place for {num_ranks} x {resources} within {num_seconds:g} s,"
-        " whenever it was asked",
-        fix="start the same run again once what else runs on the cluster has ended, or have it"
-        f" wait longer: {START_TIMEOUT}=SECONDS in its environment",
-    )
-
-
 def _retention(config: RunConfig) -> ray.train.CheckpointConfig:
     """The latest checkpoints; rank 0 has the best one copied, whatever becomes of it here."""
     return ray.train.CheckpointConfig(num_to_keep=config.training.keep_checkpoints)
@@ -191,7 +193,7 @@ def scaling(num_workers: int, resources: ProcessResources) -> ray.train.ScalingC
         use_gpu=bool(resources.num_gpus),
         resources_per_worker={"CPU": resources.num_cpus, **gpus},
         accelerator_type=resources.accelerator_type if resources.num_gpus else None,
-        placement_strategy="PACK",
+        placement_strategy=PLACEMENT,
     )
 
 

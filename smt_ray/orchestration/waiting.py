@@ -1,80 +1,61 @@
-"""Ranks that wait for others on a cluster to end: said while they do, told from ranks that failed.
+"""Ranks wait until they can be placed beside what else runs on the cluster, and the run says so.
 
-Ray Train says nothing of it to whoever started the training.
+Ray Train would wait too: without a word, as for workers that failed, and deaf to an interrupt. So a
+place is asked for and given back first, and Train is started when there is one.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
 
-from ray.util.placement_group import placement_group_table
+from ray.util.placement_group import placement_group, remove_placement_group
 
+from smt_ray.errors import UserError
 from smt_ray.orchestration.progress import say
 from smt_ray.orchestration.resources import ProcessResources
-from smt_ray.orchestration.session import START_TIMEOUT
 
-_ASK_EVERY_S = 10.0  # also how long a place may take without a word
-_TRAINS_OWN_S = 60.0
-_TIMED_OUT = "WorkerGroupStartupTimeoutError"  # by name: Ray has it in a private module
+PLACEMENT = "PACK"  # onto as few nodes as hold them
+_ASK_EVERY_S = 1.0  # an interrupt is heard that late
+_SAY_AFTER_S = 5.0  # what has just ended gives back what it held
 
 
-@contextmanager
-def waits_said(kind: str, num_ranks: int, each: ProcessResources) -> Iterator[None]:
-    """Says once for each place asked for that it is waited for, while the block trains.
+def wait_for_place(kind: str, num_ranks: int, each: ProcessResources, timeout_s: float) -> None:
+    """Returns once all ranks can be placed; says so where that is not at once.
 
     Args:
-        kind: What the line begins with.
-        num_ranks: Ranks, all placed at once.
+        kind: What they do, as the line begins.
+        num_ranks: Ranks at the same time.
         each: What each of them holds.
+        timeout_s: The most seconds to wait.
+
+    Raises:
+        UserError: There was no place in that time.
     """
-    before, done = set(placement_group_table()), threading.Event()
-
-    def watch() -> None:
-        said: set[str] = set()
-        while not done.wait(_ASK_EVERY_S):
-            with suppress(Exception):  # a line that is not said must not end a training
-                if waiting := _waiting(before, num_ranks) - said:
-                    said |= waiting
-                    say(
-                        f"{kind}: waits for a place: other work on the cluster holds what"
-                        f" {num_ranks} x {each} need; {start_timeout():g} s at most"
-                        f" ({START_TIMEOUT})"
-                    )
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+    place = placement_group([each.bundle] * num_ranks, strategy=PLACEMENT)
+    began, said = time.monotonic(), False
     try:
-        yield
+        while not place.wait(_ASK_EVERY_S):
+            waited = time.monotonic() - began
+            if waited >= timeout_s:
+                raise UserError(
+                    "resources.wait_timeout_s",
+                    f"other work on the cluster held what {num_ranks} x {each} need for"
+                    f" {kind} all that time",
+                    got=timeout_s,
+                    fix="start the same run again when that work has ended, or wait longer",
+                )
+            if not said and waited >= _SAY_AFTER_S:
+                said = True
+                say(
+                    f"{kind}: waiting for {num_ranks} x {each}, which other work on the cluster"
+                    f" holds, for {timeout_s:g} s at most (resources.wait_timeout_s)"
+                )
     finally:
-        done.set()
-        thread.join(timeout=5)
+        remove_placement_group(place)
 
 
-def _waiting(before: set[str], num_ranks: int) -> set[str]:
-    """Groups of our size that were asked for since and have no place, where none of them has.
-
-    A group does not say whose it is: one of another training, as large and begun later, might be
-    among them; ours has its place then, or waits as well.
-    """
-    ours = {
-        name: group["state"]
-        for name, group in placement_group_table().items()
-        if name not in before and len(group["bundles"]) == num_ranks
-    }
-    if "CREATED" in ours.values():
-        return set()
-    return {name for name, state in ours.items() if state == "PENDING"}
-
-
-def start_timeout() -> float:
-    """Seconds that Ray Train waits for a place of all ranks, each time it asks for one."""
-    return float(os.environ.get(START_TIMEOUT, _TRAINS_OWN_S))
-
-
-def waited_for(error: BaseException) -> float | None:
-    """The seconds that a training waited for a place, if that is what ended it."""
+def found_no_place(error: BaseException) -> bool:
+    """Whether a training ended because others were placed first, or a lost node is not back."""
     failure = getattr(error, "controller_failure", None)
-    return start_timeout() if type(failure).__name__ == _TIMED_OUT else None
+    # By name: Ray has it in a private module.
+    return type(failure).__name__ == "WorkerGroupStartupTimeoutError"

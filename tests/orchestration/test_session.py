@@ -20,7 +20,7 @@ from smt_ray.orchestration.credentials import (
     setup_hook,
     trials_without_secrets,
 )
-from smt_ray.orchestration.session import START_TIMEOUT, worker_environment
+from smt_ray.orchestration.session import worker_environment
 
 
 def test_what_a_submitted_job_sets_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def test_secrets_are_not_put_into_what_ray_shows_of_a_trial(
     with trials_without_secrets():
         inside = environment_of_a_trial()
     assert inside == {name: value for name, value in before.items() if value != "canary"}
-    assert inside.keys() >= {START_TIMEOUT, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"}
+    assert "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S" in inside
     assert environment_of_a_trial() == before, "other users of Ray Tune have what they had"
 
 

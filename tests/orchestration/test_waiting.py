@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,122 +18,124 @@ from smt_ray.artifacts.stages import Stage
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
-from smt_ray.orchestration import session, trainer, waiting
+from smt_ray.orchestration import trainer, waiting
 from smt_ray.orchestration.resources import ProcessResources
-from smt_ray.orchestration.session import START_TIMEOUT, worker_environment
 
 EACH = ProcessResources(1, 1, None)
-Groups = dict[str, dict[str, Any]]
 
 
-def group(state: str, num_ranks: int = 2) -> dict[str, Any]:
-    return {"state": state, "bundles": dict(enumerate([EACH.bundle] * num_ranks))}
+class Cluster:
+    """Takes Ray's place: other work holds what is asked for until some seconds have gone by."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, busy_s: float) -> None:
+        self.busy_s, self.now = busy_s, 0.0
+        self.asked: list[Any] = []
+        self.said: list[str] = []
+        self.given_back = 0
+        for name, stand_in in {
+            "placement_group": self.place,
+            "remove_placement_group": self.remove,
+            "time": SimpleNamespace(monotonic=lambda: self.now),
+            "say": self.said.append,
+        }.items():
+            monkeypatch.setattr(waiting, name, stand_in)
+
+    def place(self, bundles: Any, strategy: str) -> Any:
+        self.asked.append((bundles, strategy))
+        return SimpleNamespace(wait=self.wait)
+
+    def wait(self, seconds: float) -> bool:
+        self.now += seconds
+        return self.now >= self.busy_s
+
+    def remove(self, place: Any) -> None:
+        self.given_back += 1
+
+
+def test_a_place_that_is_free_is_given_back_to_be_trained_on_without_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Cluster(monkeypatch, busy_s=0)
+    waiting.wait_for_place("training", 2, EACH, 3600)
+    assert cluster.asked == [([{"CPU": 1, "GPU": 1}] * 2, "PACK")]
+    assert (cluster.given_back, cluster.said) == (1, [])
+
+
+def test_a_training_that_waits_says_so_once_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, busy_s=900)
+    waiting.wait_for_place("training", 2, EACH, 3600)
+    (line,) = cluster.said
+    assert line.startswith("training: waiting for 2 x 1 CPU and a GPU, which other work")
+    assert "3600 s at most" in line
+    assert (cluster.now, cluster.given_back) == (900, 1)
+
+
+def test_a_wait_ends_in_time_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, busy_s=900)
+    with pytest.raises(UserError, match="2 x 1 CPU and a GPU") as raised:
+        waiting.wait_for_place("training", 2, EACH, 60)
+    assert (raised.value.field, raised.value.got) == ("resources.wait_timeout_s", 60)
+    assert "start the same run again" in raised.value.fix
+    assert (cluster.now, cluster.given_back) == (60, 1)
+
+
+def test_an_interrupt_of_a_wait_takes_the_request_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, busy_s=900)
+
+    def interrupted(line: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(waiting, "say", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        waiting.wait_for_place("training", 2, EACH, 3600)
+    assert cluster.given_back == 1
+
+
+NO_PLACE = ControllerError(WorkerGroupStartupTimeoutError(1))
+FAILURES = [
+    ControllerError(WorkerGroupStartupFailedError("a node died")),
+    WorkerGroupError("failed", {0: ActorDiedError()}),
+]
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """What is said of a training of two ranks while the cluster has groups, one table after it."""
+def fit(
+    make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[dict[str, Any], Cluster]]:
+    """A training of which each try ends as told, on a cluster that others leave in a moment."""
 
-    def watch(before: Groups, *during: Groups) -> list[str]:
-        tables, lines = [before, *during], []
-        monkeypatch.setattr(waiting, "_ASK_EVERY_S", 0.001)
-        monkeypatch.setattr(waiting, "say", lines.append)
-        monkeypatch.setattr(
-            waiting, "placement_group_table", lambda: tables.pop(0) if tables[1:] else tables[0]
-        )
-        with waiting.waits_said("training", 2, EACH):
-            deadline = time.monotonic() + 10
-            while tables[1:] and time.monotonic() < deadline:
-                time.sleep(0.001)
-            time.sleep(0.02)  # the last one is seen more than once
-        return lines
+    def fit(*ends: Exception | None) -> tuple[dict[str, Any], Cluster]:
+        left = list(ends)
 
-    return watch
+        class Trainer:
+            def __init__(self, *arguments: Any, **keywords: Any) -> None: ...
 
+            def fit(self) -> Any:
+                if end := left.pop(0):
+                    raise end
+                return SimpleNamespace(return_value={"metrics": {}})
 
-def test_a_training_that_waits_for_a_place_says_so_once(
-    said: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(START_TIMEOUT, "90")
-    (line,) = said({}, {"ours": group("PENDING")})
-    assert line.startswith("training: waits for a place: ")
-    assert "2 x 1 CPU and a GPU" in line
-    assert "90 s at most" in line
+        cluster = Cluster(monkeypatch, busy_s=1)
+        monkeypatch.setattr(trainer, "TorchTrainer", Trainer)
+        config = make_config()
+        stage = Stage(Storage(config.storage), "training", {})
+        return trainer.fit(config, {}, stage, EACH, board=None), cluster
+
+    return fit
 
 
-def test_it_says_so_again_when_a_lost_rank_s_place_is_waited_for(
-    said: Callable[..., list[str]],
-) -> None:
-    lost = {"first": group("REMOVED"), "second": group("PENDING")}
-    assert len(said({}, {"first": group("PENDING")}, {"first": group("CREATED")}, lost)) == 2
+def test_a_training_whose_place_others_took_waits_again(fit: Callable[..., Any]) -> None:
+    outcome, cluster = fit(NO_PLACE, NO_PLACE, None)
+    assert outcome == {"metrics": {}}
+    assert len(cluster.asked) == cluster.given_back == 3
 
 
-def test_what_others_wait_for_is_not_said_of_this_training(
-    said: Callable[..., list[str]],
-) -> None:
-    earlier, larger = {"earlier": group("PENDING")}, {"larger": group("PENDING", 8)}
-    assert said(earlier, earlier | larger) == []
-    assert said({}, {"ours": group("CREATED"), "later": group("PENDING")}) == []
-    # Ours waited first.
-    placed = {"ours": group("CREATED"), "later": group("PENDING")}
-    assert len(said({}, {"ours": group("PENDING")}, placed)) == 1
+def test_a_training_that_never_gets_a_place_ends(fit: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match="waiting for 1 workers"):
+        fit(*[NO_PLACE] * 10)
 
 
-def test_a_cluster_that_does_not_answer_ends_no_training(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    answers = iter([{}])
-    monkeypatch.setattr(waiting, "_ASK_EVERY_S", 0.001)
-    monkeypatch.setattr(waiting, "placement_group_table", lambda: next(answers))
-    with waiting.waits_said("training", 2, EACH):
-        time.sleep(0.02)
-
-
-def test_ranks_wait_for_others_for_an_hour_wherever_the_training_is_driven_from(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name in session._FORWARDED:
-        if name.startswith("RAY_TRAIN_"):
-            monkeypatch.setenv(name, "unknown to monkeypatch otherwise, which is to put it back")
-            monkeypatch.delenv(name)
-    session._quieten()
-    assert worker_environment()[START_TIMEOUT] == "3600"
-    monkeypatch.setenv(START_TIMEOUT, "90")  # what is asked for stands
-    session._quieten()
-    assert worker_environment()[START_TIMEOUT] == "90"
-
-
-def test_ranks_that_found_no_place_are_told_from_ranks_that_failed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv(START_TIMEOUT, "90")
-    assert waiting.waited_for(ControllerError(WorkerGroupStartupTimeoutError(4))) == 90
-    failed = WorkerGroupStartupFailedError("a node died")
-    assert waiting.waited_for(ControllerError(failed)) is None
-    assert waiting.waited_for(WorkerGroupError("failed", {0: ActorDiedError()})) is None
-
-
-@pytest.mark.parametrize(
-    ("failure", "rule"),
-    [
-        (WorkerGroupStartupTimeoutError(1), "had no place for 1 x 1 CPU and a GPU within"),
-        (WorkerGroupStartupFailedError("a node died"), "workers failed more than"),
-    ],
-)
-def test_a_training_that_found_no_place_does_not_say_that_ranks_failed(
-    make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch,
-    failure: Exception, rule: str,
-) -> None:  # fmt: skip
-    class Trainer:
-        def __init__(self, *arguments: Any, **keywords: Any) -> None: ...
-
-        def fit(self) -> None:
-            raise ControllerError(failure)
-
-    monkeypatch.setattr(trainer, "TorchTrainer", Trainer)
-    monkeypatch.setattr(waiting, "placement_group_table", dict)
-    config = make_config()
-    stage = Stage(Storage(config.storage), "training", {})
-    with pytest.raises(UserError, match=rule) as raised:
-        trainer.fit(config, {}, stage, EACH, board=None)
-    assert raised.value.field == "training"
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
+def test_ranks_that_failed_are_not_waited_for(fit: Callable[..., Any], failure: Exception) -> None:
+    with pytest.raises(UserError, match=r"training: workers failed more than resources\.max"):
+        fit(failure, None)
