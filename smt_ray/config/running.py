@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import model_validator
 
@@ -43,6 +44,8 @@ class ResourcesConfig(Section):
     """Ray accelerator type such as H100; null for any."""
     max_failures: int = execution(3, ge=0)
     """How often lost training workers are replaced."""
+    wait_timeout_s: float = execution(3600, ge=0)
+    """Seconds that ranks wait for CPUs or GPUs which other work on the cluster holds."""
     autoscale_timeout_s: float = execution(0, ge=0)
     """Seconds that a cluster's autoscaler is given to start the nodes that the workers need; they
     stay until the run's end. 0 takes the cluster as it is."""
@@ -104,3 +107,13 @@ class TrackingConfig(Section):
     """Tracking URI; null takes MLFLOW_TRACKING_URI, else an sqlite file in the storage."""
     experiment: str = execution("smt_ray")
     """Experiment name."""
+
+    @model_validator(mode="after")
+    def _no_password(self) -> TrackingConfig:
+        if self.uri and urlsplit(self.uri).password is not None:
+            raise ValueError(  # of the section, so that the message does not repeat the value
+                "uri must not hold a password, for it is kept and shown with every run; set"
+                " MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the whole of it as"
+                " MLFLOW_TRACKING_URI, in the environment"
+            )
+        return self

@@ -12,6 +12,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from smt_ray.tracking.uris import redact
+
 
 class Board:
     """Progress by task and worker.
@@ -89,7 +91,7 @@ class Writer:
         sent = self._tracker.close(timeout)
         return {
             "sent": sent and not self._tracker.lost,
-            "error": str(self._tracker.last_error or ""),
+            "error": redact(str(self._tracker.last_error or "")),
             "run_id": self._tracker.run_id,
             "url": self._tracker.run_url(),
         }

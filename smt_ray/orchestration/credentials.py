@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 # What the hub's, the object stores' and MLflow's clients read. Not what says where on a node its
 # own credentials are (AWS_ROLE_ARN, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_PROFILE, ...).
 _CARRIED = re.compile(
     r"HF_TOKEN|HUGGING_FACE_HUB_TOKEN|MLFLOW_\w+|DATABRICKS_\w+|AZURE_STORAGE_\w+"
-    r"|AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|REGION|DEFAULT_REGION"
+    r"|AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|SECURITY_TOKEN|REGION|DEFAULT_REGION"
     r"|ENDPOINT_URL|ENDPOINT_URL_S3)"
 )
 
@@ -45,3 +46,20 @@ def setup_hook() -> dict[str, Callable[[], None]]:
         os.environ.update(variables)
 
     return {"worker_process_setup_hook": set_credentials}
+
+
+@contextmanager
+def trials_without_secrets() -> Iterator[None]:
+    """Has Ray Tune leave what the hook carries out of its trials' ``runtime_env``.
+
+    It puts the driver's AWS keys there, where Ray logs them, and has no option against it: for the
+    block's time its list of such variables is shorter. Trials have them from the hook.
+    """
+    from ray.tune.execution import class_cache
+
+    names = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = names - carried_variables().keys()
+    try:
+        yield
+    finally:
+        class_cache.ENV_VARS_TO_PROPAGATE = names

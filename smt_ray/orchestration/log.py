@@ -9,7 +9,7 @@ from smt_ray.errors import UserError
 from smt_ray.orchestration.snapshot import read_snapshot
 from smt_ray.orchestration.tracker import open_tracker, tracker_arguments
 from smt_ray.tracking.replay import replay
-from smt_ray.tracking.uris import how_to_open
+from smt_ray.tracking.uris import how_to_open, redact
 
 _PATIENCE_S = 600.0
 
@@ -33,7 +33,7 @@ def log_run(storage_root: str, name: str) -> str:
     if not complete:
         raise UserError(
             "tracking.uri",
-            f"MLflow did not take the run ({tracker.last_error})",
+            f"MLflow did not take the run ({redact(str(tracker.last_error))})",
             got=how_to_open(arguments["uri"]),
             fix="start the server, then send the run again",
         )

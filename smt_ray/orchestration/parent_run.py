@@ -44,6 +44,7 @@ class ParentRun:
         self.storage, self.folder = Storage(run.storage), folder
         self.run_id: str | None = None
         self._config = config
+        self._kind = "search" if isinstance(config, SearchConfig) else "comparison"
         self._started_ms = time.time_ns() // 1_000_000
         self._writer: Any = None
         if tracker := tracker_arguments(run, self.storage):
@@ -57,7 +58,7 @@ class ParentRun:
         files: Sequence[str] = (),
         summary: str = "",
     ) -> None:
-        """Sends what came out, and closes the run.
+        """Sends what came out, and closes the run; warns where the store does not take it.
 
         Args:
             status: How it ended.
@@ -67,6 +68,21 @@ class ParentRun:
         """
         if self._writer is None:
             return
+        try:
+            sent = self._finish(status, dict(final_metrics or {}), files, summary)
+        except Exception as error:  # whatever it is, what came out is written, or was an error
+            sent = {"sent": False, "error": str(error).strip().rpartition("\n")[2]}
+        if not sent["sent"]:
+            say(
+                f"WARNING tracking: MLflow did not take everything ({sent['error']}); nothing is"
+                f" lost: start the same {self._kind} again once it answers, which skips what is"
+                " finished and sends the rest"
+            )
+
+    def _finish(
+        self, status: Status, final_metrics: dict[str, float], files: Sequence[str], summary: str
+    ) -> dict[str, Any]:
+        """What the writer says of it; see :meth:`end`."""
         start = self._start()
         if summary:
             start["tags"]["mlflow.note.content"] = as_description(summary)
@@ -76,21 +92,23 @@ class ParentRun:
                 run_id=self.run_id,
                 status=status,
                 ended_ms=time.time_ns() // 1_000_000,
-                final_metrics=dict(final_metrics or {}),
+                final_metrics=final_metrics,
                 artifacts=[
                     (str(copies.enter_context(self.storage.local(file))), None) for file in files
                 ],
             )
-            sent = ray.get(self._writer.finish.remote(snapshot, _PATIENCE_S))
-        if not sent["sent"]:
-            say(f"WARNING tracking: MLflow did not take everything ({sent['error']})")
+            sent: dict[str, Any] = ray.get(self._writer.finish.remote(snapshot, _PATIENCE_S))
+        return sent
 
     def _start(self) -> dict[str, Any]:
-        kind = "search" if isinstance(self._config, SearchConfig) else "comparison"
         return {
-            "name": f"{self._config.name} ({kind})",  # a search may have a comparison's name
+            "name": f"{self._config.name} ({self._kind})",  # a search may have a comparison's name
             "key": self.storage.uri(self.folder),
             "params": config_params(self._config.model_dump(mode="json")),
-            "tags": {"kind": kind, "mlflow.source.name": "smt-ray", "mlflow.user": user_name()},
+            "tags": {
+                "kind": self._kind,
+                "mlflow.source.name": "smt-ray",
+                "mlflow.user": user_name(),
+            },
             "started_ms": self._started_ms,
         }

@@ -11,6 +11,8 @@ from smt_ray.errors import UserError
 
 Nodes = Sequence[Mapping[str, float]]  # each node's resources, by Ray's names
 _ACCELERATOR = "accelerator_type:"  # what Ray has a node with such an accelerator offer
+_ASK = "where nodes start when they are asked for, ask: resources.autoscale_timeout_s=1800"
+_LATE = "see what the autoscaler says (ray status), or wait longer: resources.autoscale_timeout_s"
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,22 @@ def _check_one(
 ) -> None:
     """Refuses what no node has for a single process, by the key that asks for it."""
     cpus, gpus = (max(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+    waited = config.autoscale_timeout_s
     if each.num_gpus and not gpus:
+        came = f": none came within {waited:g} s" if waited else ""
         raise UserError(
             "resources.use_gpu",
-            "needs a GPU, and the cluster has none",
+            f"needs a GPU, and the cluster has none{came}",
             got=config.use_gpu,
-            fix="set it to false, or join a cluster that has GPUs",
+            fix=_LATE if waited else f"set it to false, join a cluster that has GPUs, or {_ASK}",
+        )
+    if not cpus:
+        came = f"none came within {waited:g} s" if waited else "none is asked for"
+        raise UserError(
+            "resources.autoscale_timeout_s",
+            f"no node of the cluster has a CPU for workers, and {came}",
+            got=waited,
+            fix=_LATE if waited else f"{_ASK}; resources.use_gpu must be true or false then",
         )
     if gpus_each > 1 and not each.num_gpus:
         raise UserError(

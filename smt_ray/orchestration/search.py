@@ -62,7 +62,7 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> dict[str, An
     asking = [] if Storage(runs[0].storage).exists(folder_of(config.name), RESULTS) else runs
     at_once = min(config.max_concurrent_trials or 1, count_trials(config, points))
     with ray_for(asking, at_once, dashboard=True):
-        check_shared(runs[0])
+        check_shared(runs[0], searches=True)
         parent = ParentRun(config, folder_of(config.name), runs[0])
         try:
             make_shared(runs, parent.run_id, all_are_trials=config.algorithm == "random")

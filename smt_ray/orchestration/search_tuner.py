@@ -20,6 +20,7 @@ from smt_ray.config.comparison import Overrides
 from smt_ray.config.run import RunConfig
 from smt_ray.config.search import SearchConfig
 from smt_ray.errors import UserError
+from smt_ray.orchestration.credentials import trials_without_secrets
 from smt_ray.orchestration.nodes import cluster_nodes
 from smt_ray.orchestration.parent_run import ParentRun
 from smt_ray.orchestration.progress import say
@@ -52,7 +53,8 @@ def run_trials(
     if num_before:
         say(f"search {config.name}: goes on: {num_before} of {num_trials} trials are done")
     if num_before < num_trials:
-        _make_tuner(config, runs, parent, record, again, num_trials).fit()
+        with trials_without_secrets():
+            _make_tuner(config, runs, parent, record, again, num_trials).fit()
         record = TrialRecord(parent.storage.root, parent.folder)
         _check_all_ended(record, num_trials)
     trials = read_trials(config, record.entries)

@@ -24,17 +24,21 @@ _PATIENCE_S = 5.0  # for a network's file system to show what another node has j
 _ANSWER_S = 120.0  # for a node to start a process
 
 
-def check_shared(config: RunConfig, *, tracks: bool = True) -> None:
+def check_shared(config: RunConfig, *, tracks: bool = True, searches: bool = False) -> None:
     """Refuses local files that other nodes of the cluster do not see, before anything long starts.
 
     Args:
         config: A run's configuration; Ray is connected.
         tracks: Whether what is done under it is tracked, if the configuration says so.
+        searches: Whether it is a trial's: each tracks from the node that it was placed on.
 
     Raises:
-        UserError: The storage, or the folder of an sqlite file, is not shared.
+        UserError: The storage, or the folder of an sqlite file, is not shared; or several nodes
+            would write one sqlite file.
     """
     others = _other_nodes()
+    if others and searches:
+        refuse_sqlite(config, 1 + len(others))
     places = local_places(config, tracks=tracks)
     if not others or not places:
         return
@@ -48,11 +52,41 @@ def local_places(config: RunConfig, *, tracks: bool = True) -> dict[str, Path]:
     storage, places = Storage(config.storage), {}
     if storage.is_local:
         places["storage"] = Path(storage.root)
-    if tracks and config.tracking.enabled:
-        database = sqlite_path(resolve_tracking_uri(config.tracking.uri, storage.root))
-        if database and not (storage.is_local and database.is_relative_to(storage.root)):
-            places["tracking.uri"] = database.parent
+    database = _database(config) if tracks else None
+    if database and not (storage.is_local and database.is_relative_to(storage.root)):
+        places["tracking.uri"] = database.parent
     return places
+
+
+def _database(config: RunConfig) -> Path | None:
+    """The sqlite file that a run is tracked to; None where it is tracked elsewhere, or not."""
+    if not config.tracking.enabled:
+        return None
+    root = Storage(config.storage).root
+    return sqlite_path(resolve_tracking_uri(config.tracking.uri, root))
+
+
+def refuse_sqlite(config: RunConfig, num_nodes: int) -> None:
+    """Refuses an sqlite file that several nodes would write.
+
+    Network file systems do not keep its locks: on a volume that all nodes see, it breaks.
+
+    Args:
+        config: A run's configuration.
+        num_nodes: Of the cluster.
+
+    Raises:
+        UserError: It is tracked to one.
+    """
+    if database := _database(config):
+        raise UserError(
+            "tracking.uri",
+            f"must be a server for a search on {num_nodes} nodes: each trial tracks from its own"
+            " node, and an sqlite file does not survive writers on several",
+            got=str(database),
+            fix="start one (infra/mlflow) and set tracking.uri=http://..., or set"
+            " tracking.enabled=false",
+        )
 
 
 def find_missed(nodes: Iterable[str], probes: Mapping[str, Path]) -> dict[str, list[str]]:

@@ -17,9 +17,11 @@ from smt_ray.errors import UserError
 from smt_ray.orchestration.resources import ProcessResources
 from smt_ray.orchestration.session import is_alone
 from smt_ray.orchestration.train_worker import train_worker
+from smt_ray.orchestration.waiting import PLACEMENT, found_no_place, wait_for_place
 
 CHECKPOINTS, METRICS, ADAPTER = "checkpoints", "metrics.jsonl", "adapter"
 BEST = "best"  # among the checkpoints
+_ROUNDS = 5  # of waiting for a place, which others may then be faster to take
 
 
 def training_job(
@@ -97,9 +99,36 @@ def fit(
         Rank 0's metrics, where it resumed from, and what it ran on.
 
     Raises:
-        UserError: Bad input, a loss that is not finite, or workers that keep failing.
+        UserError: Bad input, a loss that is not finite, workers that keep failing, or no place for
+            them in time.
     """
-    trainer = TorchTrainer(
+    asked = config.resources
+    for rounds_left in reversed(range(_ROUNDS)):
+        wait_for_place(stage.kind, asked.num_workers, resources, asked.wait_timeout_s)
+        trainer = _make_trainer(config, job, stage, resources, board, worker, callbacks)
+        try:
+            with _interrupts_as_before():
+                outcome: dict[str, Any] = trainer.fit().return_value
+            break
+        except ray.train.TrainingFailedError as error:
+            if rounds_left and found_no_place(error):
+                continue
+            if _raised_by_our_code(error):
+                raise
+            raise _workers_lost(stage.kind, asked.max_failures, error) from error
+    if "user_error" in outcome:
+        field, rule, got, fix = outcome["user_error"]
+        raise UserError(field, rule, got=got, fix=fix)
+    return outcome
+
+
+def _make_trainer(
+    config: RunConfig, job: dict[str, Any], stage: Stage, resources: ProcessResources, board: Any,
+    worker: Callable[[dict[str, Any]], dict[str, Any]],
+    callbacks: Sequence[ray.train.UserCallback],
+) -> TorchTrainer:  # fmt: skip
+    """Goes on from the stage's latest checkpoint; see :func:`fit`."""
+    return TorchTrainer(
         worker,
         train_loop_config={**job, "board": board},
         scaling_config=scaling(config.resources.num_workers, resources),
@@ -117,18 +146,6 @@ def fit(
             },
         ),
     )
-    try:
-        with _interrupts_as_before():
-            result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        if _raised_by_our_code(error):
-            raise
-        raise _workers_lost(stage.kind, config.resources.max_failures, error) from error
-    outcome: dict[str, Any] = result.return_value
-    if "user_error" in outcome:
-        field, rule, got, fix = outcome["user_error"]
-        raise UserError(field, rule, got=got, fix=fix)
-    return outcome
 
 
 @contextmanager
@@ -176,7 +193,7 @@ def scaling(num_workers: int, resources: ProcessResources) -> ray.train.ScalingC
         use_gpu=bool(resources.num_gpus),
         resources_per_worker={"CPU": resources.num_cpus, **gpus},
         accelerator_type=resources.accelerator_type if resources.num_gpus else None,
-        placement_strategy="PACK",
+        placement_strategy=PLACEMENT,
     )
 
 

@@ -71,6 +71,16 @@ def test_an_override_may_take_a_default_away() -> None:
     assert (config.selection.budget, config.selection.num_blocks) == (None, 64)
 
 
+@pytest.mark.parametrize("scheme", ["http", "https", "postgresql", "mysql+pymysql"])
+def test_a_password_in_the_tracking_uri_is_refused_and_not_repeated(scheme: str) -> None:
+    error = refusal(f"tracking.uri={scheme}://somebody:canary@host/m", "tracking.enabled=false")
+    assert error.field == "tracking"
+    assert "uri must not hold a password" in error.rule
+    assert "MLFLOW_TRACKING_PASSWORD" in error.rule
+    assert "canary" not in str(error)
+    assert load_config(None, [f"tracking.uri={scheme}://somebody@host/m"]).tracking.uri
+
+
 @pytest.mark.parametrize("item", ["training.max_steps", "=3", "--steps"])
 def test_an_override_without_key_or_value_is_refused(item: str) -> None:
     error = refusal(item)

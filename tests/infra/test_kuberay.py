@@ -185,11 +185,14 @@ def test_jobs_have_a_gpu_for_every_rank(
     search = load_search(root / tune[2], tune[3:])
     config = load_config(root / finetune[2], finetune[3:])
     trial = validate_config(search.run | {"name": "trial"})
-    for job, run in (("RayJob/smt-ray-finetune", config), ("RayJob/smt-ray-tune", trial)):
+    runs = {"RayJob/smt-ray-finetune": config, "RayJob/smt-ray-tune": trial}
+    assert set(runs) == {name for name in manifests if name.startswith("RayJob/")}
+    for job, run in runs.items():
         (group,) = clusters[job]["workerGroupSpecs"]
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         assert limits["nvidia.com/gpu"] == 1
-        assert group["minReplicas"] == run.resources.num_workers
+        # An idle worker would be taken away before trials and ranks are counted out.
+        assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
         assert group["replicas"] % run.resources.num_workers == 0
         assert run.resources.use_gpu is True
         assert run.resources.cpus_per_worker <= int(limits["cpu"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from smt_ray.cli import exit_with
 from smt_ray.config.run import RunConfig
+from smt_ray.errors import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -73,3 +75,24 @@ def test_ranks_that_the_cluster_cannot_hold_cost_no_warm_up(
     assert stop.value.code == 2
     assert "resources.num_workers" in capsys.readouterr().err
     assert flow.plan.warmup.manifest() is None
+
+
+def test_ranks_wait_for_what_other_work_on_the_cluster_holds(
+    cluster: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    from smt_ray.orchestration import waiting
+    from smt_ray.orchestration.resources import ProcessResources
+
+    rank, other = ProcessResources(1, 0, None), placement_group([{"CPU": 2}])
+    assert other.wait(60)
+    with pytest.raises(UserError, match="held what 2 x 1 CPU need"):
+        waiting.wait_for_place("training", 2, rank, 1.0)
+    monkeypatch.setattr(waiting, "_SAY_AFTER_S", 0.0)
+    ends = threading.Timer(3.0, remove_placement_group, [other])
+    ends.start()
+    waiting.wait_for_place("training", 2, rank, 60.0)
+    ends.join()
+    assert capsys.readouterr().err.count("training: waiting for 2 x 1 CPU") == 1
+    waiting.wait_for_place("training", 2, rank, 60.0)  # what was asked for was given back

@@ -77,7 +77,7 @@ def test_an_accelerator_type_is_asked_for_by_name() -> None:
 
 def test_what_is_there_already_does_not_say_what_to_ask_for() -> None:
     with pytest.raises(UserError, match="use_gpu"):
-        load_config(None, ["resources.autoscale_timeout_s=600"])
+        load_config(None, ["resources.autoscale_timeout_s=600", "resources.use_gpu=auto"])
 
 
 class Cluster:

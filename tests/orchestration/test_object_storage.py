@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 from smt_ray.artifacts.runs import RunFolder
@@ -170,13 +171,36 @@ def test_nothing_of_a_run_stays_in_the_temporary_directory(bucket_run: BucketRun
     assert not [name for name in left if not name.startswith("torchinductor_")]
 
 
-def test_secrets_of_the_environment_are_nowhere(bucket_run: BucketRun) -> None:
+@pytest.fixture(scope="module")
+def bucket_search(bucket_run: BucketRun, environment: dict[str, str], folder: Path) -> Path:
+    """What a search of one trial in the same bucket said, which shares the run's warm-up."""
+    run = yaml.safe_load((folder / "run.yaml").read_text())
+    del run["name"]
+    run["training"] |= {"max_steps": 4, "validate_every_steps": 2}
+    run["evaluation"] |= {"base": False, "base_likelihood": False}
+    space = {"training.learning_rate": {"grid_search": [1e-3]}}
+    search = {"name": "searched", "run": run, "space": space, "scheduler": "none"}
+    (folder / "search.yaml").write_text(yaml.safe_dump(search))
+    command = [sys.executable, "-m", "smt_ray", "tune", folder / "search.yaml"]
+    log = folder / "search.log"
+    driver = processes.start(command, log, environment)
+    try:
+        assert driver.wait(timeout=400) == 0, log.read_text()
+    finally:
+        processes.kill(driver)
+    return log
+
+
+def test_secrets_of_the_environment_are_nowhere(bucket_run: BucketRun, bucket_search: Path) -> None:
     storage = bucket_run.storage
+    assert storage.exists("searches/searched/search.json")
     places = [bucket_run.ray, bucket_run.tracking]
     local = [p for place in places for p in place.rglob("*") if p.is_file() and not p.is_symlink()]
     assert any("worker" in path.name for path in local)
     assert bucket_run.tracking / "mlflow.db" in local
-    assert not [p for p in [*local, *bucket_run.logs] if CANARY.encode() in p.read_bytes()]
+    assert not [
+        p for p in [*local, *bucket_run.logs, bucket_search] if CANARY.encode() in p.read_bytes()
+    ]
     found = storage.list_files("")
     assert found
     assert not [file for file in found if CANARY.encode() in storage.read_bytes(file)]

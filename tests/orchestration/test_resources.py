@@ -91,6 +91,36 @@ def test_what_no_single_process_can_get_is_named_itself(config: dict[str, Any], 
     assert raised.value.rule == rule
 
 
+HEAD = {"memory": 1e9}
+"""All that a cluster has whose nodes come and go, when none is there."""
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "rule"),
+    [
+        ({}, "autoscale_timeout_s", "no node of the cluster has a CPU for workers"),
+        ({"use_gpu": False}, "autoscale_timeout_s", "no node of the cluster has a CPU"),
+        ({"use_gpu": True}, "use_gpu", "needs a GPU, and the cluster has none"),
+    ],
+)
+def test_a_cluster_without_workers_is_told_how_to_ask_for_some(
+    config: dict[str, Any], field: str, rule: str
+) -> None:
+    with pytest.raises(UserError) as raised:
+        plan(HEAD, **config)
+    error = raised.value
+    assert error.field == f"resources.{field}"
+    assert error.rule.startswith(rule)
+    assert "resources.autoscale_timeout_s=1800" in error.fix
+
+
+@pytest.mark.parametrize("use_gpu", [True, False])
+def test_workers_that_did_not_come_in_time_are_named_as_late(use_gpu: bool) -> None:
+    with pytest.raises(UserError, match="none came within 90 s") as raised:
+        plan(HEAD, use_gpu=use_gpu, autoscale_timeout_s=90.0)
+    assert "wait longer" in raised.value.fix
+
+
 def plan_shards(*nodes: dict[str, float], num_at_once: int, gpus_each: int) -> ProcessResources:
     return plan_processes(ResourcesConfig(), num_at_once, nodes, "warmup.num_shards", gpus_each)
 

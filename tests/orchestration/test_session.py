@@ -11,10 +11,15 @@ from subprocess import PIPE
 from typing import Any
 
 import pytest
+from ray.tune.execution import class_cache
 
 from smt_ray.errors import UserError
 from smt_ray.orchestration import session
-from smt_ray.orchestration.credentials import carried_variables, setup_hook
+from smt_ray.orchestration.credentials import (
+    carried_variables,
+    setup_hook,
+    trials_without_secrets,
+)
 from smt_ray.orchestration.session import worker_environment
 
 
@@ -106,6 +111,30 @@ def test_secrets_are_set_by_what_ray_calls_first(monkeypatch: pytest.MonkeyPatch
     assert os.environ["HF_TOKEN"] == "canary"
 
 
+def environment_of_a_trial() -> dict[str, str]:
+    """What Ray Tune has Ray set, and log, for each of a search's trials."""
+
+    class Trainable: ...
+
+    options = class_cache._ActorClassCache().get(Trainable)._default_options
+    variables: dict[str, str] = options["runtime_env"]["env_vars"]
+    return variables
+
+
+def test_secrets_are_not_put_into_what_ray_shows_of_a_trial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in class_cache.ENV_VARS_TO_PROPAGATE:
+        monkeypatch.setenv(name, "canary" if name.startswith("AWS_") else "1")
+    before = environment_of_a_trial()
+    assert "canary" in before.values(), "Ray Tune does it no more: trials_without_secrets can go"
+    with trials_without_secrets():
+        inside = environment_of_a_trial()
+    assert inside == {name: value for name, value in before.items() if value != "canary"}
+    assert "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S" in inside
+    assert environment_of_a_trial() == before, "other users of Ray Tune have what they had"
+
+
 def test_a_job_with_a_hook_of_its_own_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "canary")
     job = {"runtime_env": {"worker_process_setup_hook": "theirs.hook"}, "metadata": {}}
@@ -117,6 +146,7 @@ def test_what_is_carried_names_no_credentials_that_are_a_nodes_own() -> None:
     carried = {
         "HF_TOKEN": "a",
         "AWS_SESSION_TOKEN": "b",
+        "AWS_SECURITY_TOKEN": "b",
         "AWS_ENDPOINT_URL": "c",
         "MLFLOW_TRACKING_URI": "d",
         "AZURE_STORAGE_KEY": "e",

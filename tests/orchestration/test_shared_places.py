@@ -14,7 +14,8 @@ import pytest
 
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
-from smt_ray.orchestration.shared_places import local_places, refuse_unshared
+from smt_ray.orchestration import shared_places
+from smt_ray.orchestration.shared_places import check_shared, local_places, refuse_unshared
 from tests import processes
 
 MakeConfig = Callable[..., RunConfig]
@@ -58,6 +59,36 @@ def test_a_place_that_nodes_do_not_see_is_refused_with_the_fix(field: str, fix: 
 
 def test_places_that_all_nodes_see_are_accepted() -> None:
     refuse_unshared({"storage": Path("/shared")}, {"storage": []}, 3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [((), "storage/mlflow.db"), (("tracking.uri=sqlite:////shared/m.db",), "/shared/m.db")],
+)
+def test_an_sqlite_file_is_refused_for_a_search_on_several_nodes_even_where_all_see_it(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], name: str
+) -> None:
+    monkeypatch.setattr(shared_places, "_other_nodes", lambda: ["node-b"])
+    monkeypatch.setattr(shared_places, "find_missed", lambda nodes, probes: {})
+    remote = ("storage=memory://bucket/runs",) if overrides else ()
+    config = make_config(*overrides, *remote)
+    with pytest.raises(UserError, match="must be a server for a search on 2 nodes") as raised:
+        check_shared(config, searches=True)
+    assert raised.value.field == "tracking.uri"
+    assert str(raised.value.got).endswith(name)
+    assert "infra/mlflow" in raised.value.fix
+    for other in ("tracking.uri=http://there:5000", "tracking.enabled=false"):
+        check_shared(make_config(*remote, other), searches=True)
+
+
+def test_an_sqlite_file_that_the_drivers_node_alone_writes_is_accepted(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_places, "find_missed", lambda nodes, probes: {})
+    monkeypatch.setattr(shared_places, "_other_nodes", list)
+    check_shared(make_config(), searches=True)  # all trials are on the one node
+    monkeypatch.setattr(shared_places, "_other_nodes", lambda: ["node-b"])
+    check_shared(make_config())
 
 
 CANARY = "canary51d2e8"
