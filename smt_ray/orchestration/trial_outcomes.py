@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -71,7 +72,7 @@ class TrialLines(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed; the others go on."""
-        reason = _reason(trial.get_pickled_error() or trial.get_error())
+        reason = _reason(Path(trial.error_file))
         say(f"trial {self._numbers.get(trial.trial_id)}: FAILED ({reason})")
         self._end(trial, FAILED, reason)
 
@@ -86,11 +87,10 @@ def _point(trial: Any) -> Overrides:
     return point
 
 
-def _reason(error: Any) -> str:
-    """What was raised within a trial, in a line: the last one where it has a traceback."""
-    cause = getattr(error, "cause", None)  # of Ray's errors: what a process of it raised
-    raised = cause if isinstance(cause, UserError) else error
-    return str(raised).strip().rpartition("\n")[2]
+def _reason(errors: Path) -> str:
+    """What was raised last within a trial: the last line of the file that Ray Tune writes here."""
+    line = errors.read_text().strip().rpartition("\n")[2]
+    return line.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
 
 
 def settle(

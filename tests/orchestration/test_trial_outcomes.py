@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 
 from smt_ray.errors import UserError
 from smt_ray.orchestration.trial import METRIC, STEP, TRAINED
@@ -34,12 +33,18 @@ def make_record(storage: Path, *statuses: str) -> TrialRecord:
     return record
 
 
-def of_tune(point: dict[str, Any], last: dict[str, Any], error: Any = None) -> Any:
+def of_tune(point: dict[str, Any], last: dict[str, Any]) -> Any:
     """A trial as Ray Tune hands it to callbacks."""
     return SimpleNamespace(
-        trial_id=f"t{POINTS.index(point)}", config={"point": point}, last_result=last,
-        get_pickled_error=lambda: error, get_error=lambda: None,
-    )  # fmt: skip
+        trial_id=f"t{POINTS.index(point)}", config={"point": point}, last_result=last
+    )
+
+
+def fail(trial: Any, raised: str, folder: Path) -> None:
+    """Leaves what Ray Tune writes of a failure; it copies nothing to the storage until later."""
+    file = folder / f"{trial.trial_id}.txt"
+    file.write_text(f"Failure # 1 (occurred at 2026-01-01_00-00-00)\n{raised}\n")
+    trial.error_file = str(file)
 
 
 def test_what_becomes_of_trials_is_written_as_it_happens(tmp_path: Path) -> None:
@@ -47,7 +52,7 @@ def test_what_becomes_of_trials_is_written_as_it_happens(tmp_path: Path) -> None
     trials = [
         of_tune(POINTS[0], {STEP: 8, METRIC: 0.5, TRAINED: True}),
         of_tune(POINTS[1], {STEP: 2, METRIC: 0.9}),
-        of_tune(POINTS[2], {}, ValueError("it went wrong")),
+        of_tune(POINTS[2], {}),
     ]
     lines = TrialLines(record, 3)
     for trial in trials:
@@ -56,6 +61,7 @@ def test_what_becomes_of_trials_is_written_as_it_happens(tmp_path: Path) -> None
     lines.on_trial_complete(0, trials, trials[1])
     statuses = [e["status"] for e in TrialRecord(str(tmp_path), "searches/mine").entries]
     assert statuses == [FINISHED, STOPPED, RUNNING]
+    fail(trials[2], "it went wrong", tmp_path)
     lines.on_trial_error(0, trials, trials[2])
     last = TrialRecord(str(tmp_path), "searches/mine").entries[-1]
     assert (last["point"], last["status"], last["error"]) == (POINTS[2], FAILED, "it went wrong")
@@ -64,11 +70,12 @@ def test_what_becomes_of_trials_is_written_as_it_happens(tmp_path: Path) -> None
 def test_a_trial_that_fails_says_why_in_its_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    raised = ray.exceptions.RayTaskError("train", "Traceback\n  far away", MISTAKE)
-    trials = [of_tune(POINTS[0], {}, raised), of_tune(POINTS[1], {}, ValueError("a\nb is bad"))]
+    trials = [of_tune(POINTS[0], {}), of_tune(POINTS[1], {})]
     lines = TrialLines(TrialRecord(str(tmp_path), "searches/mine"), 2)
-    for trial in trials:
+    far_away = f"Traceback\n  far away\nsmt_ray.errors.UserError: {MISTAKE}"
+    for trial, raised in zip(trials, [far_away, "a\nb is bad"], strict=True):
         lines.on_trial_start(0, trials, trial)
+        fail(trial, raised, tmp_path)
         lines.on_trial_error(0, trials, trial)
     said = capsys.readouterr().err
     assert f"trial 1: FAILED ({MISTAKE})" in said
