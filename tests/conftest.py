@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,15 @@ from smt_ray.data.encoding import EncodedRows
 from tests.sharing import Groups, longest_first
 
 VOCABULARY = 100
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A process that was started in the background may ignore interrupts from its birth on.
+
+    So would all that it starts, those that tests interrupt among them.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -44,10 +44,7 @@ def test_help_ends_with_0(
     assert "Usage: smt-ray" in capsys.readouterr().out
 
 
-# A process that was started in the background may ignore the signal from its birth on.
 STARTED = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
 from smt_ray.cli import main
 main("config")
 """
