@@ -37,9 +37,7 @@ def answered_claims(tables: Mapping[str, Any], anchors: Mapping[str, str]) -> di
         "counts": Counter(claim["verdict"] for _, claim in claims),
         "view": (WIDTH, HEIGHT),
         "zero": scale.place(0.0),
-        "ends": [f"{end:+.0f}" if end else "0" for end in (scale.low, scale.high)]
-        if ends
-        else None,
+        "ends": scale.ends() if ends else None,
         "sourced": any(claim["source"] for _, claim in claims),
     }
 

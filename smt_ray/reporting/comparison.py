@@ -135,8 +135,8 @@ def task_interval_lines(table: Table) -> Lines:
     tasks = list(next(iter(done.values()))["tasks"])
     lines = [["", *tasks]]
     for row, cell in done.items():
-        estimates = [(cell["tasks"][task], *cell["task_intervals"][task]) for task in tasks]
-        lines.append([row, *(_with_interval(*estimate) for estimate in estimates)])
+        texts = _task_texts(cell, intervals=True)
+        lines.append([row, *(texts[task] for task in tasks)])
     return lines
 
 
