@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -232,7 +234,8 @@ class Engine:
 def import_deepspeed(device: torch.device) -> Any:
     """The library, set up for a device; imported on first use, as it takes seconds."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.type == "cuda" else "cpu")
-    import deepspeed
+    with _not_imported("mlflow"):  # its autotuner would: 800 modules and seconds for every rank
+        import deepspeed
     from deepspeed.ops import __compatible_ops__
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -240,6 +243,19 @@ def import_deepspeed(device: torch.device) -> Any:
         # A shared-memory all-reduce that would be compiled on first use; gloo serves here.
         __compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+@contextmanager
+def _not_imported(name: str) -> Iterator[None]:
+    """Has a library that can do without another one do so, unless it is imported already."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # what Python raises ImportError for
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def _adamw(
