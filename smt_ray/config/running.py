@@ -45,7 +45,7 @@ class ResourcesConfig(Section):
     max_failures: int = execution(3, ge=0)
     """How often lost training workers are replaced."""
     wait_timeout_s: float = execution(3600, ge=0)
-    """Seconds that ranks wait for CPUs or GPUs which other work on the cluster holds."""
+    """Seconds that a stage waits for CPUs or GPUs which other work on the cluster holds."""
     autoscale_timeout_s: float = execution(0, ge=0)
     """Seconds that a cluster's autoscaler is given to start the nodes that the workers need; they
     stay until the run's end. 0 takes the cluster as it is."""

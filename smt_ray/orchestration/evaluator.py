@@ -19,6 +19,7 @@ from smt_ray.orchestration.imports import large_imports
 from smt_ray.orchestration.nodes import cluster_nodes
 from smt_ray.orchestration.progress import progress
 from smt_ray.orchestration.resources import plan_processes
+from smt_ray.orchestration.waiting import wait_for_place
 
 Rows = dict[str, list[Row]]
 
@@ -91,12 +92,13 @@ def evaluation_pool(config: RunConfig, board: Any) -> Iterator[EvaluationPool]:
         board: The progress actor.
 
     Raises:
-        UserError: The cluster cannot hold that many workers.
+        UserError: The cluster cannot hold that many workers, or had no place for them in time.
     """
     num_workers = config.resources.num_workers
     resources = plan_processes(
         config.resources, num_workers, cluster_nodes(), "resources.num_workers"
     )
+    wait_for_place("evaluation", num_workers, resources, config.resources.wait_timeout_s)
     settings = {
         "prompt_form": config.data.prompt,
         "decoding": config.evaluation.decoding(),

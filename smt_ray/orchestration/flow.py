@@ -32,6 +32,7 @@ from smt_ray.orchestration.tokens import make_tokens
 from smt_ray.orchestration.train_worker import PROGRESS as TRAINING
 from smt_ray.orchestration.trained_warmup import run_trained_warmup
 from smt_ray.orchestration.trainer import ADAPTER, METRICS, fit, training_job
+from smt_ray.orchestration.waiting import wait_for_place
 from smt_ray.orchestration.warmup_graph import (
     PROGRESS,
     SELECTION,
@@ -236,6 +237,7 @@ class Flow:
             config.resources, 1, cluster_nodes(), "warmup.num_shards",
             gpus_each=warmup.gpus_per_shard,
         )  # fmt: skip
+        wait_for_place("warmup", 1, resources, config.resources.wait_timeout_s)
         job = warmup_job(self.plan, self._preflight, resources)
         modules = list(self._preflight.shapes)
         with progress("warm-up", warmup.num_steps, lambda: self._done(PROGRESS)):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 import psutil
@@ -56,6 +59,7 @@ def ray_session(*, dashboard: bool = False) -> Iterator[bool]:
         return
     _quieten()
     _connect(dashboard)
+    _end_on_sigterm()
     try:
         yield True
     finally:
@@ -85,6 +89,22 @@ def _connect(dashboard: bool) -> None:
         f"its processes must start within Ray's 30 s, and did not in {_TRIES} tries",
         fix="this machine is very busy or short of memory: end what else runs, and start again",
     )
+
+
+def _end_on_sigterm() -> None:
+    """Has SIGTERM, of batch systems and stopped jobs, end a command as an interrupt does.
+
+    Ray, once it is connected, has it abort the process with a stack trace.
+    """
+
+    def interrupt(_number: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(signal.SIGINT)  # while ranks train, Ray Train's
+        if callable(handler):
+            handler(signal.SIGINT, frame)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)
 
 
 def _options(dashboard: bool) -> dict[str, Any]:

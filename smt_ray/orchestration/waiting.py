@@ -1,4 +1,4 @@
-"""Ranks wait until they can be placed beside what else runs on the cluster, and the run says so.
+"""Processes wait for a place beside what else runs on the cluster, and the run says so.
 
 Ray Train would wait too: without a word, as for workers that failed, and deaf to an interrupt. So a
 place is asked for and given back first, and Train is started when there is one.
@@ -19,19 +19,19 @@ _ASK_EVERY_S = 1.0  # an interrupt is heard that late
 _SAY_AFTER_S = 5.0  # what has just ended gives back what it held
 
 
-def wait_for_place(kind: str, num_ranks: int, each: ProcessResources, timeout_s: float) -> None:
-    """Returns once all ranks can be placed; says so where that is not at once.
+def wait_for_place(kind: str, number: int, each: ProcessResources, timeout_s: float) -> None:
+    """Returns once all processes can be placed; says so where that is not at once.
 
     Args:
         kind: What they do, as the line begins.
-        num_ranks: Ranks at the same time.
+        number: Processes at the same time.
         each: What each of them holds.
         timeout_s: The most seconds to wait.
 
     Raises:
         UserError: There was no place in that time.
     """
-    place = placement_group([each.bundle] * num_ranks, strategy=PLACEMENT)
+    place = placement_group([each.bundle] * number, strategy=PLACEMENT)
     began, said = time.monotonic(), False
     try:
         while not place.wait(_ASK_EVERY_S):
@@ -39,7 +39,7 @@ def wait_for_place(kind: str, num_ranks: int, each: ProcessResources, timeout_s:
             if waited >= timeout_s:
                 raise UserError(
                     "resources.wait_timeout_s",
-                    f"other work on the cluster held what {num_ranks} x {each} need for"
+                    f"other work on the cluster held what {number} x {each} need for"
                     f" {kind} all that time",
                     got=timeout_s,
                     fix="start the same run again when that work has ended, or wait longer",
@@ -47,7 +47,7 @@ def wait_for_place(kind: str, num_ranks: int, each: ProcessResources, timeout_s:
             if not said and waited >= _SAY_AFTER_S:
                 said = True
                 say(
-                    f"{kind}: waiting for {num_ranks} x {each}, which other work on the cluster"
+                    f"{kind}: waiting for {number} x {each}, which other work on the cluster"
                     f" holds, for {timeout_s:g} s at most (resources.wait_timeout_s)"
                 )
     finally:

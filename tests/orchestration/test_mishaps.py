@@ -96,3 +96,25 @@ def test_ranks_wait_for_what_other_work_on_the_cluster_holds(
     ends.join()
     assert capsys.readouterr().err.count("training: waiting for 2 x 1 CPU") == 1
     waiting.wait_for_place("training", 2, rank, 60.0)  # what was asked for was given back
+
+
+@pytest.mark.parametrize("until", ["warmup", "evaluation"])
+def test_a_stage_for_which_there_is_no_place_in_time_is_named(
+    until: str, cluster: None, quick: Callable[..., RunConfig],
+    stages_of: Callable[[Sequence[str]], Path],
+) -> None:  # fmt: skip
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    from smt_ray.orchestration.flow import Flow
+
+    made = STAGES[:1] if until == "warmup" else STAGES[:4]
+    flow = Flow(quick(stages_of(made), "resources.wait_timeout_s=1", "tracking.enabled=false"))
+    other = placement_group([{"CPU": 2}])
+    assert other.wait(60)
+    try:
+        with pytest.raises(UserError, match=f"need for {until} all that time") as raised:
+            flow.run(until)
+    finally:
+        remove_placement_group(other)
+    assert raised.value.field == "resources.wait_timeout_s"
+    assert flow.folder.manifest()["status"] == "FAILED"

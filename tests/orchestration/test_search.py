@@ -62,8 +62,8 @@ def test_a_scheduler_that_does_not_fit_the_training_is_refused_before_anything_s
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The storage of a search that was killed after its first trial, started again, interrupted as
-    a terminal does it, and started once more. Its paths are relative."""
+    """The storage of a search that was killed after its first trial, started again, terminated as a
+    batch system does it, and started once more. Its paths are relative."""
     folder = tmp_path_factory.mktemp("searched")
     storage = folder / "kept"
     storage.mkdir()
@@ -80,7 +80,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     driver = processes.start(command, storage / "interrupted.log", folder=folder)
     try:
         _wait_until("trial 2 of 3", driver, storage / "interrupted.log")
-        os.killpg(driver.pid, signal.SIGINT)
+        os.kill(driver.pid, signal.SIGTERM)  # as a job that is stopped
         (storage / "exit_code.txt").write_text(str(driver.wait(timeout=60)))
     finally:
         processes.kill(driver)
@@ -121,7 +121,7 @@ def test_a_search_that_was_killed_keeps_its_finished_trials_and_goes_on(
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_a_search_at_once_and_says_how_to_go_on(searched: Path) -> None:
+def test_sigterm_ends_a_search_as_an_interrupt_does_and_says_how_to_go_on(searched: Path) -> None:
     assert (searched / "exit_code.txt").read_text() == "130"
     assert (
         (searched / "interrupted.log")
