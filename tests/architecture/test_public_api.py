@@ -97,17 +97,17 @@ def test_the_probe_sees_a_heavy_import() -> None:
     assert heavy_after("import numpy") == ["numpy"]
 
 
+AS_A_RANK = (
+    "import torch; from smt_ray.training.engine import import_deepspeed;"
+    " import_deepspeed(torch.device('cpu'))"
+)
+
+
 def test_a_rank_does_without_what_deepspeed_would_import_for_its_autotuner() -> None:
-    imported = heavy_after(
-        "import torch; from smt_ray.training.engine import import_deepspeed as d;"
-        " d(torch.device('cpu'))"
-    )
+    imported = heavy_after(AS_A_RANK)
     assert "deepspeed" in imported
     assert "mlflow" not in imported
 
 
 def test_what_a_rank_does_without_can_be_imported_afterwards() -> None:
-    assert "mlflow" in heavy_after(
-        "import torch; from smt_ray.training.engine import import_deepspeed as d;"
-        " d(torch.device('cpu')); import mlflow"
-    )
+    assert "mlflow" in heavy_after(f"{AS_A_RANK}; import mlflow")
