@@ -29,10 +29,19 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     Raises:
         UserError: ``batch_tokens`` is below 1.
     """
-    if batch_tokens < 1:
-        raise UserError("evaluation.batch_tokens", "must be at least 1", got=batch_tokens)
+    check_batch_tokens(batch_tokens)
     longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     return fill_batches(longest_first, lengths, batch_tokens)
+
+
+def check_batch_tokens(batch_tokens: int) -> None:
+    """Refuses batches without a token.
+
+    Raises:
+        UserError: ``batch_tokens`` is below 1.
+    """
+    if batch_tokens < 1:
+        raise UserError("evaluation.batch_tokens", "must be at least 1", got=batch_tokens)
 
 
 def pad(

@@ -1,4 +1,4 @@
-"""Texts that a model writes after prompts: greedy or by beams, in batches as one by one."""
+"""Texts that a model writes after prompts, greedy or by beams: many at a time as one by one."""
 
 from __future__ import annotations
 
@@ -6,19 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig
 
 from smt_ray.data.encoding import encode_prompts
-from smt_ray.evaluation.batches import (
-    check_lengths,
-    inference,
-    not_finite,
-    padding_id,
-    plan_batches,
-)
-from smt_ray.evaluation.decoding import UnpaddedPenalty
-from smt_ray.evaluation.prefix import prefill
+from smt_ray.evaluation.batches import check_batch_tokens, check_lengths, inference, padding_id
+from smt_ray.evaluation.inflight import Writer
 
 
 class Generated(NamedTuple):
@@ -79,13 +71,13 @@ def generate_texts(
     encoded = encode_prompts(tokenizer, prompts) if prompts else []
     lengths = [len(ids) + max_new_tokens for ids in encoded]
     check_lengths(model, lengths, names)
+    check_batch_tokens(batch_tokens)
     settings = _settings(model, tokenizer, max_new_tokens, num_beams)
     found: dict[int, Generated] = {}
     with inference(model), _generation_settings(model, settings):
-        for batch in plan_batches([n * num_beams for n in lengths], batch_tokens):
-            of_batch = [encoded[i] for i in batch], [names[i] for i in batch]
-            written = _generate_batch(model, *of_batch, settings, repetition_penalty)
-            for i, new_ids in zip(batch, written, strict=True):
+        writer = Writer(model, settings, repetition_penalty)
+        for ended in writer.write(encoded, names, batch_tokens):
+            for i, new_ids in ended.items():
                 text = tokenizer.decode(new_ids, skip_special_tokens=True)
                 found[i] = Generated(text, len(encoded[i]), len(new_ids))
             if progress:
@@ -116,52 +108,3 @@ def _generation_settings(model: Any, settings: GenerationConfig) -> Iterator[Non
         yield
     finally:
         model.generation_config = own
-
-
-def _generate_batch(
-    model: Any,
-    prompts: list[list[int]],
-    names: list[str],
-    settings: GenerationConfig,
-    repetition_penalty: float,
-) -> list[list[int]]:
-    input_ids, mask, cache = prefill(model, prompts, settings.pad_token_id, settings.num_beams)
-    watch = _FiniteWatch()
-    processors = LogitsProcessorList([watch])
-    if repetition_penalty != 1:
-        processors.append(UnpaddedPenalty(repetition_penalty, mask, settings.num_beams))
-    output = model.generate(
-        input_ids=input_ids,
-        attention_mask=mask,
-        generation_config=settings,
-        logits_processor=processors,
-        **({"past_key_values": cache} if cache else {}),
-    )
-    bad = watch.bad_rows(len(prompts))
-    if bad:
-        raise not_finite(names[bad[0]])
-    eos_ids = set(settings.eos_token_id or ())
-    new_ids: list[list[int]] = output[:, input_ids.shape[1] :].tolist()
-    return [_until(eos_ids, ids) for ids in new_ids]
-
-
-def _until(eos_ids: set[int], ids: list[int]) -> list[int]:
-    """The ids before the first EOS: after it a row holds only padding."""
-    return ids[: next((i for i, token in enumerate(ids) if token in eos_ids), len(ids))]
-
-
-class _FiniteWatch(LogitsProcessor):
-    """Changes no score; remembers, on the device, which rows ever had a score that is no number."""
-
-    def __init__(self) -> None:
-        self._bad: torch.Tensor | None = None
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
-        # NaN if any score is, infinite if any is +inf or all are -inf; a single -inf is legitimate.
-        bad = ~scores.logsumexp(-1).isfinite()
-        self._bad = bad if self._bad is None else self._bad | bad
-        return scores
-
-    def bad_rows(self, num_rows: int) -> list[int]:
-        assert self._bad is not None
-        return self._bad.view(num_rows, -1).any(-1).nonzero().flatten().tolist()

@@ -136,7 +136,9 @@ def launch_selection(job: dict[str, Any]) -> ray.ObjectRef:
     Returns:
         A reference to the selection's summary.
     """
-    return ray.remote(max_calls=1)(_select).options(num_cpus=0).remote(job)
+    # A process that has loaded a model leaves; any other is kept for the next selection of a grid.
+    calls = 0 if job["table"] else 1
+    return ray.remote(max_calls=calls)(_select).options(num_cpus=0).remote(job)
 
 
 def _shard(job: dict[str, Any], index: int, board: Any) -> Iterator[dict[str, Any]]:
