@@ -33,23 +33,23 @@ class UnpaddedPenalty(LogitsProcessor):
     """transformers' repetition penalty on the real tokens alone.
 
     Its own counts every id in ``input_ids``, the left padding included, so that what is written
-    would depend on the batch. Here padding is counted as the prompt's last token, which is
-    penalised anyway.
+    would depend on the batch. Here padding is counted as the last token before, which is penalised
+    anyway.
 
     Args:
         penalty: See :class:`Decoding`.
-        prompt_mask: (B, P), 1 where prompts, padded on the left, have a token.
+        mask: (B, P), 1 where what is gone on from has a token; the last of each row is one.
         num_beams: Of each prompt; its rows lie together.
     """
 
-    def __init__(self, penalty: float, prompt_mask: torch.Tensor, num_beams: int) -> None:
+    def __init__(self, penalty: float, mask: torch.Tensor, num_beams: int) -> None:
         self._penalise = RepetitionPenaltyLogitsProcessor(penalty)
-        self._padding = prompt_mask.repeat_interleave(num_beams, dim=0) == 0
+        self._padding = mask.repeat_interleave(num_beams, dim=0) == 0
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
         """(B * num_beams, V), penalised."""
         length = self._padding.shape[1]
-        last = input_ids[:, length - 1 : length]  # of a prompt: never padding
+        last = input_ids[:, length - 1 : length]  # never padding
         real = input_ids.clone()
         real[:, :length] = torch.where(self._padding, last, input_ids[:, :length])
         penalised: torch.Tensor = self._penalise(real, scores)

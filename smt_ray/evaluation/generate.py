@@ -55,7 +55,7 @@ def generate_texts(
         num_beams: 1 is greedy.
         repetition_penalty: See :class:`smt_ray.evaluation.decoding.Decoding`; 1 is none.
         names: What to call each prompt in an error; by default its position.
-        progress: Called with the numbers of prompts done and of all, after each batch.
+        progress: Called with the numbers of prompts done and of all, whenever texts have ended.
 
     Returns:
         In the order of ``prompts``.

@@ -1,8 +1,7 @@
 """Prompts answered in flight: where texts have ended, prompts that wait take their places.
 
-Texts are so unlike in length that a batch which runs until its longest one ends is half empty
-before. Beams, and models that keep more or less than every token's keys and values, get such
-batches all the same.
+A batch that runs until its longest text ends is half empty for most of the time. Beams get such
+batches all the same, and so do models that keep anything but every token's keys and values.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import inspect
 from collections import deque
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,9 +37,9 @@ class _Batch:
         rows: The numbers of their prompts.
         written: The ids written after each.
         ids: (B, C) int64, prompts and texts, padded on the left and after a shared beginning.
-        mask: (B, C) int64, 1 where they are real.
-        cache: Keys and values of all columns but the last, or of fewer, or None.
-        cache_rows: (B,) int64, which rows of the cache are these.
+        mask: (B, C) int64, 1 where they are real; of texts that have ended, nothing is.
+        cache: Keys and values of some columns, or None; of an open batch all but the last.
+        is_open: Whether texts can leave it and others join.
     """
 
     rows: list[int]
@@ -48,12 +47,7 @@ class _Batch:
     ids: torch.Tensor
     mask: torch.Tensor
     cache: Any
-    cache_rows: torch.Tensor
-
-    @property
-    def is_open(self) -> bool:
-        """Whether rows can leave it and others join."""
-        return is_plain(self.cache) and self.cache.get_seq_length() == self.ids.shape[1] - 1
+    is_open: bool
 
 
 class Writer:
@@ -69,6 +63,12 @@ class Writer:
     def __init__(self, model: Any, settings: GenerationConfig, repetition_penalty: float) -> None:
         self._model, self._settings, self._penalty = model, settings, repetition_penalty
         self._eos_ids = set(settings.eos_token_id or ())
+        backbone = model.base_model
+        accepted = inspect.signature(backbone.forward).parameters
+        # Beams are reordered in place; without positions of its own a model counts padding.
+        self._may_open = (
+            settings.num_beams == 1 and backbone is not model and "position_ids" in accepted
+        )
 
     def write(
         self, prompts: Sequence[list[int]], names: Sequence[str], batch_tokens: int
@@ -105,49 +105,48 @@ class Writer:
         """Prompts of which nothing is written yet."""
         num_beams = self._settings.num_beams
         ids, mask, cache = prefill(self._model, prompts, self._settings.pad_token_id, num_beams)
-        accepts = inspect.signature(self._model.base_model.forward).parameters
+        whole = self._run(ids, mask, cache) if self._may_open else None
+        written: list[list[int]] = [[] for _ in rows]
+        return _Batch(rows, written, ids, mask, whole or cache, is_open=whole is not None)
+
+    def _run(self, ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> Any:
+        """A plain cache of all columns but the last, or None where the model has none."""
         num_cached = cache.get_seq_length() if cache else 0
-        if num_beams == 1 and "position_ids" in accepts and num_cached < ids.shape[1] - 1:
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
-            output = self._model.base_model(
-                input_ids=ids[:, num_cached:-1],
-                attention_mask=mask[:, :-1],
-                position_ids=positions[:, num_cached:-1],
-                past_key_values=cache,
-                use_cache=True,
-            )
-            cache = getattr(output, "past_key_values", None)
-        everything = torch.arange(len(rows), device=ids.device)
-        return _Batch(rows, [[] for _ in rows], ids, mask, cache, everything)
+        if num_cached == ids.shape[1] - 1:
+            return cache
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        output = self._model.base_model(
+            input_ids=ids[:, num_cached:-1],
+            attention_mask=mask[:, :-1],
+            position_ids=positions[:, num_cached:-1],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        whole = getattr(output, "past_key_values", None)
+        self._may_open = is_plain(whole)
+        return whole if self._may_open else None
 
     def _join(self, parts: Sequence[_Batch]) -> _Batch:
-        """One batch, its rows' ends beside each other and no column at the left of them all."""
-        width = max(part.ids.shape[1] for part in parts)
-        ids, mask = (
-            torch.cat([pad(columns, (width - columns.shape[1], 0), value=fill) for columns in of])
-            for of, fill in (
-                ([part.ids for part in parts], self._settings.pad_token_id),
-                ([part.mask for part in parts], 0),
-            )
+        """One batch, no wider than its longest row: all padding is on the left."""
+        lengths = torch.cat([part.mask.sum(-1) for part in parts])
+        lengths = lengths[lengths > 0]
+        width = int(lengths.max())
+        mask = (torch.arange(width, device=lengths.device) >= width - lengths[:, None]).long()
+        ids = torch.full_like(mask, self._settings.pad_token_id)
+        ids[mask.bool()] = torch.cat([part.ids[part.mask.bool()] for part in parts])
+        written = [text for part in parts for text in part.written]
+        cache = gather(
+            [(part.cache, part.mask[:, :-1].nonzero(as_tuple=True)) for part in parts],
+            mask[:, :-1].nonzero(as_tuple=True),
+            num_rows=len(mask),
+            num_reserved=width - 1 + self._num_steps(written),
         )
-        first = int(mask.any(0).int().argmax())
-        joined = _Batch(
-            [row for part in parts for row in part.rows],
-            [ids for part in parts for ids in part.written],
-            ids[:, first:],
-            mask[:, first:],
-            cache=None,
-            cache_rows=torch.arange(len(ids), device=ids.device),
-        )
-        num_tokens = width - first - 1
-        caches = [(part.cache, part.cache_rows) for part in parts]
-        return replace(
-            joined, cache=gather(caches, num_tokens, num_tokens + self._num_steps(joined))
-        )
+        rows = [row for part in parts for row in part.rows]
+        return _Batch(rows, written, ids, mask, cache, is_open=True)
 
-    def _num_steps(self, batch: _Batch) -> int:
+    def _num_steps(self, written: Sequence[list[int]]) -> int:
         """How many tokens each text may have before the first is as long as any may be."""
-        return int(self._settings.max_new_tokens) - max(map(len, batch.written))
+        return int(self._settings.max_new_tokens) - max(map(len, written))
 
     def _go_on(
         self, batch: _Batch, names: Sequence[str]
@@ -157,34 +156,26 @@ class Writer:
         Returns:
             The ids of texts that ended, by row, and the batch of the others.
         """
-        is_open, width = batch.is_open, batch.ids.shape[1]
+        width, most = batch.ids.shape[1], self._settings.max_new_tokens
         ids = self._generate(batch, [names[row] for row in batch.rows])
+        mask = pad(batch.mask, (0, ids.shape[1] - width), value=1)
         ended: dict[int, list[int]] = {}
-        places = []
-        for place, (row, new) in enumerate(zip(batch.rows, ids[:, width:].tolist(), strict=True)):
+        rest = _Batch([], [], ids, mask, batch.cache, batch.is_open)
+        for place, new in enumerate(ids[:, width:].tolist()):
             text = _until(self._eos_ids, new)
-            batch.written[place] = batch.written[place] + text
-            longest = len(batch.written[place]) == self._settings.max_new_tokens
-            if is_open and len(text) == len(new) and not longest:
-                places.append(place)
+            written = batch.written[place] + text
+            if batch.is_open and len(text) == len(new) and len(written) < most:
+                rest.rows.append(batch.rows[place])
+                rest.written.append(written)
             else:
-                ended[row] = batch.written[place]
-        if not places:
-            return ended, None
-        rest = _Batch(
-            [batch.rows[place] for place in places],
-            [batch.written[place] for place in places],
-            ids[places],
-            pad(batch.mask, (0, ids.shape[1] - width), value=1)[places],
-            batch.cache,
-            torch.tensor(places, device=ids.device),
-        )
-        return ended, rest
+                ended[batch.rows[place]] = written
+                mask[place] = 0
+        return ended, rest if rest.rows else None
 
     def _generate(self, batch: _Batch, names: Sequence[str]) -> torch.Tensor:
         """The batch's ids with what was written after them."""
         settings = copy(self._settings)
-        settings.max_new_tokens = self._num_steps(batch)
+        settings.max_new_tokens = self._num_steps(batch.written)
         watch = _FiniteWatch()
         processors = LogitsProcessorList([watch])
         if self._penalty != 1:
@@ -202,6 +193,8 @@ class Writer:
         )
         if bad := watch.bad_rows(len(names)):
             raise not_finite(names[bad[0]])
+        if batch.is_open and batch.cache.get_seq_length() != ids.shape[1] - 1:
+            raise RuntimeError("the model put another cache in the place of the one it was given")
         return ids
 
 

@@ -15,7 +15,9 @@ import torch
 
 from smt_ray.data.packing import common_prefix
 from smt_ray.evaluation.batches import pad
+from smt_ray.evaluation.reserved_cache import is_plain
 
+_COUNT_COLUMNS = ("gpt_neo", "minimax", "mpt")  # padding in between is distance to them
 _WORTHWHILE = 8  # tokens; below, one more forward costs more than it saves
 
 
@@ -57,11 +59,7 @@ def prefill(
 
 def _run(model: Any, beginning: torch.Tensor) -> Any:
     """The keys and values of some tokens, or None where a layer does not keep them all."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
+    if model.config.model_type in _COUNT_COLUMNS:
+        return None
     cache = getattr(model(input_ids=beginning, use_cache=True), "past_key_values", None)
-    is_whole = isinstance(cache, DynamicCache) and all(
-        type(layer) is DynamicLayer for layer in cache.layers
-    )
-    return cache if is_whole else None
+    return cache if is_plain(cache) else None

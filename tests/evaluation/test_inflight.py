@@ -29,15 +29,16 @@ def ending(model: LlamaForCausalLM, tokenizer, many) -> LlamaForCausalLM:
     return model
 
 
-def steps(model: torch.nn.Module) -> list[int]:
-    """The rows of each forward of one token, as they happen."""
-    seen: list[int] = []
+def steps(model: torch.nn.Module) -> list[tuple[int, int]]:
+    """Rows and columns looked at of each forward of one token, as they happen."""
+    seen: list[tuple[int, int]] = []
 
-    def note(_: object, inputs: tuple[torch.Tensor]) -> None:
-        if inputs[0].shape[1] == 1:
-            seen.append(len(inputs[0]))
+    def note(_: object, __: object, inputs: dict[str, torch.Tensor]) -> None:
+        if inputs["input_ids"].shape[1] == 1:
+            num_columns = inputs["past_key_values"].get_seq_length() + 1
+            seen.append((len(inputs["input_ids"]), num_columns))
 
-    model.get_input_embeddings().register_forward_pre_hook(note)
+    model.register_forward_pre_hook(note, with_kwargs=True)
     return seen
 
 
@@ -62,7 +63,7 @@ def test_places_are_filled_again_within_the_limit(ending, tokenizer, many) -> No
     # A text takes a step for each of its tokens, the one that ends it included.
     texts = [min(text.num_new_tokens + 1, NEW) for text in found]
     lengths = [text.num_prompt_tokens + NEW for text in found]
-    assert max(seen) <= batch_tokens // min(lengths)
+    assert max(rows * columns for rows, columns in seen) <= batch_tokens
     # Of a whole batch the longest text decides.
     batches = plan_batches(lengths, batch_tokens)
     assert len(seen) < 0.8 * sum(max(texts[i] for i in batch) for batch in batches)
@@ -71,9 +72,25 @@ def test_places_are_filled_again_within_the_limit(ending, tokenizer, many) -> No
 def test_those_that_are_left_go_on_without_the_ended(ending, tokenizer, many) -> None:
     seen = steps(ending)
     generate_texts(ending, tokenizer, many, max_new_tokens=NEW)
-    assert seen == sorted(seen, reverse=True)
-    assert seen[0] == len(many)
-    assert seen[-1] < len(many) / 2
+    rows = [rows for rows, _ in seen]
+    assert rows == sorted(rows, reverse=True)
+    assert rows[0] == len(many)
+    assert rows[-1] < len(many) / 2
+
+
+def test_what_a_long_prompt_leaves_is_no_longer_looked_at(model, tokenizer) -> None:
+    """What prompts begin with alike stands before the padding, and would keep it in the batch."""
+    prompts = [HEADER + "a" * 200, *(f"{HEADER}{i}:" for i in range(12))]
+    (stop,) = generate_texts(model, tokenizer, prompts[:1], max_new_tokens=1)
+    model.generation_config.eos_token_id = tokenizer(stop.text, add_special_tokens=False).input_ids
+    alone = [generate_texts(model, tokenizer, [p], max_new_tokens=NEW)[0] for p in prompts]
+    seen = steps(model)
+    assert generate_texts(model, tokenizer, prompts, max_new_tokens=NEW, batch_tokens=800) == alone
+    wide = [columns > 200 for _, columns in seen]
+    assert wide == [True] * sum(wide) + [False] * (len(seen) - sum(wide))
+    assert 0 < sum(wide) < 3
+    assert max(rows for rows, _ in seen) > 6
+    assert max(rows * columns for rows, columns in seen) <= 800
 
 
 @pytest.mark.parametrize("batch_tokens", [200, 100_000])

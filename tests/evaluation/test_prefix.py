@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import GPTNeoConfig, GPTNeoForCausalLM, MistralConfig, MistralForCausalLM
 
 from smt_ray.evaluation.generate import generate_texts
 from smt_ray.evaluation.prefix import prefill
@@ -57,6 +57,31 @@ def test_what_is_not_worth_sharing_is_not(model, prompts: list[list[int]]) -> No
     assert cache is None
     assert ids.tolist() == prompts
     assert mask.all()
+
+
+def test_prompts_that_differ_in_their_last_token_alone_are_written_after_by_beams(
+    model, tokenizer
+) -> None:
+    prompts = [f"{HEADER}{letter}" for letter in "aab"]
+    options = {"max_new_tokens": NEW, "num_beams": 3}
+    together = generate_texts(model, tokenizer, prompts, **options)
+    assert together == [generate_texts(model, tokenizer, [p], **options)[0] for p in prompts]
+
+
+def test_a_model_that_counts_columns_gets_whole_prompts(tokenizer, prompts) -> None:
+    """Padding in between would be distance to its local attention."""
+    torch.manual_seed(0)
+    config = GPTNeoConfig(
+        vocab_size=98, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4,
+        attention_types=[[["global", "local"], 1]], window_size=8, initializer_range=0.3,
+        eos_token_id=1,
+    )  # fmt: skip
+    model = GPTNeoForCausalLM(config).eval()
+    headed = [HEADER + prompt for prompt in prompts]
+    together = generate_texts(model, tokenizer, headed, max_new_tokens=NEW)
+    assert together == [
+        generate_texts(model, tokenizer, [prompt], max_new_tokens=NEW)[0] for prompt in headed
+    ]
 
 
 def test_a_model_that_looks_a_number_of_places_back_gets_whole_prompts() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, MistralConfig
 
 from smt_ray.evaluation.reserved_cache import gather, is_plain
 
@@ -25,7 +26,7 @@ def grown(num_rows: int, num_tokens: int) -> DynamicCache:
 
 def test_tokens_are_kept_as_a_cache_that_grows_keeps_them_and_none_is_copied() -> None:
     expected = grown(2, 5)
-    found = gather([(grown_copy(expected), torch.arange(2))], 5, 8)
+    found = gather([(copied(expected), everywhere(2, 5))], everywhere(2, 5), 2, 8)
     places = [layer.keys.data_ptr() for layer in found.layers]
     for _ in range(3):
         for index in range(LAYERS):
@@ -39,26 +40,33 @@ def test_tokens_are_kept_as_a_cache_that_grows_keeps_them_and_none_is_copied() -
     assert is_plain(found)
 
 
-def grown_copy(cache: DynamicCache) -> DynamicCache:
-    copied = DynamicCache()
+def copied(cache: DynamicCache) -> DynamicCache:
+    other = DynamicCache()
     for index, layer in enumerate(cache.layers):
-        copied.update(layer.keys.clone(), layer.values.clone(), index)
-    return copied
+        other.update(layer.keys.clone(), layer.values.clone(), index)
+    return other
 
 
-def test_rows_of_two_caches_end_beside_each_other_after_zeros() -> None:
+def everywhere(num_rows: int, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.ones(num_rows, num_tokens).nonzero(as_tuple=True)
+
+
+def test_tokens_of_two_caches_go_where_they_are_wanted_and_zeros_elsewhere() -> None:
     long, short = grown(3, 6), grown(2, 2)
     keys, values = long.layers[1].keys.clone(), short.layers[1].values.clone()
-    found = gather([(long, torch.tensor([2, 0])), (short, torch.tensor([1]))], 4, 9).layers[1]
-    assert found.keys.shape == (3, HEADS, 4, SIZE)
-    assert torch.equal(found.keys[:2], keys[[2, 0], :, 2:])
-    assert torch.equal(found.values[2, :, 2:], values[1])
-    assert not found.values[2, :, :2].any()
+    of_long = torch.tensor([[0] * 6, [1, 0, 0, 1, 1, 1], [0] * 6]).nonzero(as_tuple=True)
+    of_short = torch.tensor([[0, 0], [1, 1]]).nonzero(as_tuple=True)
+    places = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]]).nonzero(as_tuple=True)
+    found = gather([(long, of_long), (short, of_short)], places, 2, 9).layers[1]
+    assert found.keys.shape == (2, HEADS, 4, SIZE)
+    assert torch.equal(found.keys[0], keys[1][:, [0, 3, 4, 5]])
+    assert torch.equal(found.values[1, :, 2:], values[1])
+    assert not found.values[1, :, :2].any()
+    with pytest.raises(AssertionError, match="more tokens than were reserved"):
+        found.update(*states(2, 6))
 
 
 def test_what_keeps_less_than_every_token_is_not_plain() -> None:
-    from transformers import MistralConfig
-
     window = MistralConfig(num_hidden_layers=2, sliding_window=6)
     assert not is_plain(DynamicCache(config=window))
     assert not is_plain(None)
