@@ -68,22 +68,6 @@ def test_prompts_that_differ_in_their_last_token_alone_are_written_after_by_beam
     assert together == [generate_texts(model, tokenizer, [p], **options)[0] for p in prompts]
 
 
-def test_a_model_that_counts_columns_gets_whole_prompts(tokenizer, prompts) -> None:
-    """Padding in between would be distance to its local attention."""
-    torch.manual_seed(0)
-    config = GPTNeoConfig(
-        vocab_size=98, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4,
-        attention_types=[[["global", "local"], 1]], window_size=8, initializer_range=0.3,
-        eos_token_id=1,
-    )  # fmt: skip
-    model = GPTNeoForCausalLM(config).eval()
-    headed = [HEADER + prompt for prompt in prompts]
-    together = generate_texts(model, tokenizer, headed, max_new_tokens=NEW)
-    assert together == [
-        generate_texts(model, tokenizer, [prompt], max_new_tokens=NEW)[0] for prompt in headed
-    ]
-
-
 def test_a_model_that_looks_a_number_of_places_back_gets_whole_prompts() -> None:
     """With padding in between, its window would hold less than the row's own tokens."""
     torch.manual_seed(0)
@@ -95,3 +79,25 @@ def test_a_model_that_looks_a_number_of_places_back_gets_whole_prompts() -> None
     prompts = [list(range(2, 40)), list(range(2, 41))]
     _, _, cache = prefill(model, prompts, pad_id=0)
     assert cache is None
+
+
+def test_a_model_to_which_padding_is_distance_gets_whole_prompts() -> None:
+    """What its local attention then says of a prompt is what it says of the prompt alone."""
+    torch.manual_seed(0)
+    config = GPTNeoConfig(
+        vocab_size=98, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4,
+        attention_types=[[["global", "local"], 1]], window_size=8, initializer_range=0.3,
+        bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    model = GPTNeoForCausalLM(config).eval()
+    short, long = [*range(2, 30), 40, 41], list(range(2, 60))
+    ids, mask, cache = prefill(model, [short, long], pad_id=0)
+    num_before = cache.get_seq_length() if cache else 0
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad():
+        logits = model(
+            input_ids=ids[:, num_before:], attention_mask=mask,
+            position_ids=positions[:, num_before:], past_key_values=cache,
+        ).logits  # fmt: skip
+        alone = model(input_ids=torch.tensor([short])).logits
+    torch.testing.assert_close(logits[0, -1], alone[0, -1])
