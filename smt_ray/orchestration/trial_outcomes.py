@@ -192,13 +192,17 @@ def _records(storage: Storage, place: str) -> list[Record]:
 
 
 def close_trials(storage: Storage, trials: Sequence[dict[str, Any]]) -> None:
-    """Ends the runs of trials that were stopped with their processes, which could not."""
+    """Ends the runs of trials that were stopped with their processes, which could not.
+
+    One that was just being stopped may have taken that for a failure, and not have told MLflow.
+    """
     for trial in trials:
         if trial["run"] is None:
             continue
         folder = RunFolder(storage, trial["run"])
         manifest = folder.manifest()
-        if manifest.get("status") != "RUNNING":
+        taken_for_failed = trial["status"] == STOPPED and manifest.get("status") == "FAILED"
+        if manifest.get("status") != "RUNNING" and not taken_for_failed:
             continue
         status = "FAILED" if trial["status"] == FAILED else "KILLED"
         run_record.end(folder, status, trial["ended_ms"])

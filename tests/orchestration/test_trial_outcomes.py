@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from smt_ray.artifacts.runs import RunFolder
+from smt_ray.artifacts.storage import Storage
 from smt_ray.errors import UserError
 from smt_ray.orchestration.trial import METRIC, STEP, TRAINED
-from smt_ray.orchestration.trial_outcomes import TrialLines, read_trials, settle
+from smt_ray.orchestration.trial_outcomes import TrialLines, close_trials, read_trials, settle
 from smt_ray.orchestration.trial_record import (
     FAILED,
     FINISHED,
@@ -141,3 +143,30 @@ def test_trials_that_drew_the_same_run_are_one_that_finished(tmp_path: Path) -> 
     drawn = [make_entry("t0", POINTS[0], FAILED, "first"), make_entry("t1", POINTS[0], FINISHED)]
     (found,) = read_trials(config, drawn)
     assert (found["status"], found["loss"]) == (FINISHED, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("trial", "run", "ends"),
+    [
+        (STOPPED, "RUNNING", "KILLED"),
+        (STOPPED, "FAILED", "KILLED"),
+        (FAILED, "RUNNING", "FAILED"),
+        (FAILED, "FAILED", None),
+        (STOPPED, "KILLED", None),
+        (FINISHED, "FINISHED", None),
+    ],
+)
+def test_runs_end_as_their_trials_did_and_the_tracker_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trial: str, run: str, ends: str | None
+) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(
+        "smt_ray.orchestration.trial_outcomes.log_run", lambda _, name: sent.append(name)
+    )
+    folder = RunFolder(Storage(str(tmp_path)), "one")
+    folder.update(status=run, tags={}, config={"tracking": {"enabled": True}})
+    for _ in range(2):
+        close_trials(folder.storage, [{"run": "one", "status": trial, "ended_ms": 5}])
+    assert folder.manifest()["status"] == (ends or run)
+    assert sent == (["one"] if ends else [])
+    assert ("trial" in folder.manifest()["tags"]) == (ends is not None)
