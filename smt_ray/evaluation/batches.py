@@ -30,8 +30,12 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
         UserError: ``batch_tokens`` is below 1.
     """
     check_batch_tokens(batch_tokens)
-    longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    return fill_batches(longest_first, lengths, batch_tokens)
+    return fill_batches(longest_first(lengths), lengths, batch_tokens)
+
+
+def longest_first(lengths: Sequence[int]) -> list[int]:
+    """Indices into ``lengths``, the longest first; equal ones in their order."""
+    return sorted(range(len(lengths)), key=lambda i: -lengths[i])
 
 
 def check_batch_tokens(batch_tokens: int) -> None:
@@ -56,6 +60,11 @@ def pad(
         ids.append([pad_id] * before + list(sequence) + [pad_id] * after)
         mask.append([0] * before + [1] * len(sequence) + [0] * after)
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def positions(mask: torch.Tensor) -> torch.Tensor:
+    """Each token's position in its row, whatever padding stands before; of ``mask``'s shape."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def padding_id(tokenizer: Any) -> int:

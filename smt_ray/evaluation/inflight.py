@@ -23,7 +23,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from smt_ray.evaluation.batches import not_finite
+from smt_ray.evaluation.batches import longest_first, not_finite, positions
 from smt_ray.evaluation.decoding import UnpaddedPenalty
 from smt_ray.evaluation.prefix import prefill
 from smt_ray.evaluation.reserved_cache import gather, is_plain
@@ -86,7 +86,7 @@ class Writer:
         """
         most, num_beams = self._settings.max_new_tokens, self._settings.num_beams
         lengths = [(len(ids) + most) * num_beams for ids in prompts]
-        waiting = deque(sorted(range(len(prompts)), key=lambda row: -lengths[row]))
+        waiting = deque(longest_first(lengths))
         batch: _Batch | None = None
         while waiting or batch:
             parts = [batch] if batch else []
@@ -114,11 +114,10 @@ class Writer:
         num_cached = cache.get_seq_length() if cache else 0
         if num_cached == ids.shape[1] - 1:
             return cache
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
         output = self._model.base_model(
             input_ids=ids[:, num_cached:-1],
             attention_mask=mask[:, :-1],
-            position_ids=positions[:, num_cached:-1],
+            position_ids=positions(mask)[:, num_cached:-1],
             past_key_values=cache,
             use_cache=True,
         )

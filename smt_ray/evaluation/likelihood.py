@@ -26,6 +26,7 @@ from smt_ray.evaluation.batches import (
     pad,
     padding_id,
     plan_batches,
+    positions,
 )
 from smt_ray.evaluation.prefix import prefill
 
@@ -169,11 +170,10 @@ def _score(
         model, [q.prefix for q in questions], pad_id, num_left=num_kept
     )
     num_before = beginning.get_seq_length() if beginning else 0
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
     output = model(
         input_ids=input_ids[:, num_before:],
         attention_mask=mask,
-        position_ids=positions[:, num_before:],
+        position_ids=positions(mask)[:, num_before:],
         past_key_values=beginning,
         use_cache=True,
         logits_to_keep=num_kept,

@@ -38,7 +38,7 @@ def gather(
         num_rows: Of the cache that is made.
         num_reserved: Most tokens that it will ever hold of a row.
     """
-    gathered = DynamicCache()
+    gathered, num_tokens = DynamicCache(), int(places[1].max()) + 1
     for index in range(len(parts[0][0].layers)):
         keys, values = [], []
         for cache, (rows, columns) in parts:
@@ -46,7 +46,8 @@ def gather(
             wanted = rows.to(layer.device), slice(None), columns.to(layer.device)
             keys.append(layer.keys[wanted])
             values.append(layer.values[wanted])
-        gathered.layers.append(_ReservedLayer(keys, values, places, num_rows, num_reserved))
+        shape = num_rows, num_tokens, num_reserved
+        gathered.layers.append(_ReservedLayer(keys, values, places, *shape))
     return gathered
 
 
@@ -62,12 +63,12 @@ class _ReservedLayer(DynamicLayer):
         values: list[torch.Tensor],
         places: Places,
         num_rows: int,
+        num_tokens: int,
         num_reserved: int,
     ) -> None:
         super().__init__()
         self.lazy_initialization(keys[0], values[0])
         rows, columns = (numbers.to(self.device) for numbers in places)
-        num_tokens = int(columns.max()) + 1
         self._reserved = []
         for states in (torch.cat(keys), torch.cat(values)):  # each (N, H, D)
             _, num_heads, size = states.shape

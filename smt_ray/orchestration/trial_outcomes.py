@@ -201,8 +201,8 @@ def close_trials(storage: Storage, trials: Sequence[dict[str, Any]]) -> None:
             continue
         folder = RunFolder(storage, trial["run"])
         manifest = folder.manifest()
-        taken_for_failed = trial["status"] == STOPPED and manifest.get("status") == "FAILED"
-        if manifest.get("status") != "RUNNING" and not taken_for_failed:
+        unsettled = ("RUNNING", "FAILED") if trial["status"] == STOPPED else ("RUNNING",)
+        if manifest.get("status") not in unsettled:
             continue
         status = "FAILED" if trial["status"] == FAILED else "KILLED"
         run_record.end(folder, status, trial["ended_ms"])

@@ -136,7 +136,7 @@ def launch_selection(job: dict[str, Any]) -> ray.ObjectRef:
     Returns:
         A reference to the selection's summary.
     """
-    # A process that has loaded a model leaves; any other is kept for the next selection of a grid.
+    # A process that has loaded a model leaves; without one a reduce's, which has torch, will do.
     calls = 0 if job["table"] else 1
     return ray.remote(max_calls=calls)(_select).options(num_cpus=0).remote(job)
 
