@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 
 from smt_ray.data.encoding import encode_prompts
 from smt_ray.evaluation.batches import check_batch_tokens, check_lengths, inference, padding_id
-from smt_ray.evaluation.inflight import Writer
+from smt_ray.evaluation.inflight import InflightGenerator
 
 
 class Generated(NamedTuple):
@@ -75,8 +75,8 @@ def generate_texts(
     settings = _settings(model, tokenizer, max_new_tokens, num_beams)
     found: dict[int, Generated] = {}
     with inference(model), _generation_settings(model, settings):
-        writer = Writer(model, settings, repetition_penalty)
-        for ended in writer.write(encoded, names, batch_tokens):
+        generator = InflightGenerator(model, settings, repetition_penalty)
+        for ended in generator.generate(encoded, names, batch_tokens):
             for i, new_ids in ended.items():
                 text = tokenizer.decode(new_ids, skip_special_tokens=True)
                 found[i] = Generated(text, len(encoded[i]), len(new_ids))

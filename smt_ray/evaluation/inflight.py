@@ -50,8 +50,8 @@ class _Batch:
     is_open: bool
 
 
-class Writer:
-    """Writes after prompts.
+class InflightGenerator:
+    """Generates texts after prompts, by ``model.generate``.
 
     Args:
         model: A transformers causal language model.
@@ -70,7 +70,7 @@ class Writer:
             settings.num_beams == 1 and backbone is not model and "position_ids" in accepted
         )
 
-    def write(
+    def generate(
         self, prompts: Sequence[list[int]], names: Sequence[str], batch_tokens: int
     ) -> Iterator[dict[int, list[int]]]:
         """Yields the ids written after prompts, EOS left out, by the prompts' numbers.

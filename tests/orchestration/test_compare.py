@@ -23,6 +23,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> ComparisonConfig:
     run: dict[str, Any] = copy.deepcopy(QUICK)
     del run["name"]
     run["storage"] = str(tmp_path_factory.mktemp("compared"))
+    run["resources"] = {"num_workers": 1, "use_gpu": False}
     run["training"] |= {"max_steps": 6, "validate_every_steps": 6}
     run["evaluation"] |= {"base": False, "base_likelihood": False}
     values = {

@@ -18,10 +18,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def placed() -> dict[str, Any]:
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    # At once a process for each of the declared CPUs otherwise, most of which are never used.
+    environment["RAY_prestart_worker_first_driver"] = "0"
     done = subprocess.run(
         [sys.executable, "-m", "tests.orchestration.gpu_cluster"], cwd=ROOT, text=True, check=False,
-        capture_output=True, timeout=240,
-        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+        capture_output=True, timeout=240, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -84,7 +84,7 @@ def test_full_through_ray(
     whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Callable[..., RunConfig],
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    metrics, storage = run_with("full", whole, stages_of, quick)
+    metrics, storage = run_with("full", whole, stages_of, quick, "resources.num_workers=1")
     trainable = metrics["trainable"]
     assert trainable["num_trainable"] == whole.metrics["trainable"]["num_base"]
     assert trainable["percent_of_base"] == trainable["percent_of_total"] == 100
@@ -117,7 +117,9 @@ def test_the_random_control_trains_as_many_blocks_without_a_warm_up(
     from smt_ray.orchestration import flow
 
     storage = stages_of(("tokens",))
-    config = quick(storage, "name=random", "selection.score=random", *SHORT)
+    config = quick(
+        storage, "name=random", "selection.score=random", "resources.num_workers=1", *SHORT
+    )
     metrics = flow.run(config, "training")
     assert set(metrics["stages"]) == {"tokens", "selection", "training"}
     assert metrics["trainable"] == whole.metrics["trainable"]

@@ -27,7 +27,7 @@ RATES = [5e-3, 1e-3, 1e30]
 """The last one diverges."""
 KEY = "training.learning_rate"
 ONE_WORKER = {"num_workers": 1, "use_gpu": False}
-"""So that two trials run beside each other here."""
+"""Of a trial: few processes start, and two trials have room here."""
 
 
 def make(storage: Path, **changes: Any) -> dict[str, Any]:
@@ -35,6 +35,7 @@ def make(storage: Path, **changes: Any) -> dict[str, Any]:
     del run["name"]
     run["storage"] = str(storage)
     run["training"] = {"max_steps": 8, "validate_every_steps": 4}
+    run["resources"] = ONE_WORKER
     run["evaluation"] |= {"base": False, "base_likelihood": False}
     values = {"name": "mine", "run": run, "space": {KEY: {"grid_search": RATES}}}
     return {**values, "scheduler": "none", **changes}
@@ -67,7 +68,8 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("searched")
     storage = folder / "kept"
     storage.mkdir()
-    (folder / "search.yaml").write_text(yaml.safe_dump(make(Path("kept"))))
+    values = make(Path("kept"), max_concurrent_trials=1)
+    (folder / "search.yaml").write_text(yaml.safe_dump(values))
     command = [sys.executable, "-m", "smt_ray", "tune", "search.yaml"]
     driver = processes.start(command, storage / "killed.log", folder=folder)
     try:
@@ -208,7 +210,7 @@ def test_optuna_goes_on_after_a_kill_and_trains_a_point_that_it_draws_twice_once
     storage = tmp_path / "kept"
     once = {"num_samples": 2, "space": {KEY: {"choice": [5e-3]}}}
     values = make(storage, algorithm="optuna", **once)
-    values["run"] |= {"method": "lora", "tracking": {"enabled": False}, "resources": ONE_WORKER}
+    values["run"] |= {"method": "lora", "tracking": {"enabled": False}}
     values["run"]["evaluation"]["tasks"] = []
     (tmp_path / "search.yaml").write_text(yaml.safe_dump(values))
     command = [sys.executable, "-m", "smt_ray", "tune", tmp_path / "search.yaml"]
