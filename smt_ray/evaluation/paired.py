@@ -68,6 +68,9 @@ def accuracies(correct: Correct) -> Accuracies:
 def paired_difference(better: Correct, worse: Correct) -> Estimate:
     """How much higher the first average accuracy is, in [-1, 1].
 
+    Where every answer differs alike (none does, say), the interval is as wide as Wilson's for a
+    share that was never seen in as many rows.
+
     Args:
         better: Of one way to train.
         worse: Of the other, with the same tasks, seeds and rows.
@@ -75,7 +78,11 @@ def paired_difference(better: Correct, worse: Correct) -> Estimate:
     assert better.keys() == worse.keys()
     values = {task: better[task].astype(float) - worse[task] for task in better}
     value, variance, freedom = _mean(values)
-    reach = _quantile(freedom) * math.sqrt(variance)
+    quantile = _quantile(freedom)
+    if variance:
+        reach = quantile * math.sqrt(variance)
+    else:
+        reach = wilson_bounds(0.0, _num_rows(values), quantile)[1]
     return Estimate(value, max(-1.0, value - reach), min(1.0, value + reach))
 
 
@@ -102,9 +109,12 @@ def _share(values: Values) -> Estimate:
     has a width where all answers are alike.
     """
     value, variance, freedom = _mean(values)
-    num_rows = sum(rows.shape[1] for rows in values.values())
-    number = value * (1 - value) / variance if variance else num_rows
+    number = value * (1 - value) / variance if variance else _num_rows(values)
     return Estimate(value, *wilson_bounds(value, number, _quantile(freedom)))
+
+
+def _num_rows(values: Values) -> int:
+    return sum(rows.shape[1] for rows in values.values())
 
 
 def _mean(values: Values) -> tuple[float, float, float]:

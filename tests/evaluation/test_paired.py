@@ -83,6 +83,14 @@ def test_answers_that_are_all_right_have_an_interval_that_ends_at_one() -> None:
     assert found == Estimate(1.0, pytest.approx(wilson_interval(50, 50)[0]), 1.0)
 
 
+def test_answers_that_never_differ_leave_the_difference_that_as_many_rows_may_hide() -> None:
+    right = {"a": np.ones((3, 40), dtype=bool), "b": np.ones((3, 10), dtype=bool)}
+    hidden = 1 - wilson_interval(50, 50)[0]
+    assert paired_difference(right, right) == pytest.approx((0.0, -hidden, hidden))
+    wrong = {task: ~rows for task, rows in right.items()}
+    assert paired_difference(right, wrong) == pytest.approx((1.0, 1 - hidden, 1.0))
+
+
 def test_three_seeds_make_a_t_interval_of_two_degrees_of_freedom() -> None:
     """The number itself: 4.303 standard errors, where rows have no say."""
     rows = np.zeros((3, 100_000), dtype=bool)
