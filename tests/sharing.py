@@ -10,11 +10,9 @@ from xdist.scheduler import LoadScopeScheduling
 RAY_FILES = (
     "tests/benchmarks/test_warmup.py",
     "tests/orchestration/test_compare.py",
-    "tests/orchestration/test_jobs.py",
     "tests/orchestration/test_methods.py",
     "tests/orchestration/test_mishaps.py",
     "tests/orchestration/test_object_storage.py",
-    "tests/orchestration/test_search.py",
     "tests/orchestration/test_shared_places.py",
     "tests/orchestration/test_survival.py",
     "tests/orchestration/test_trained_warmup.py",
@@ -22,7 +20,10 @@ RAY_FILES = (
     "tests/orchestration/test_warmup_graph.py",
     "tests/orchestration/test_whole_run.py",
 )
-"""Their tests share one cluster and one whole run, so that one process does them all."""
+"""Their tests share one cluster and one whole run, so that one process does them all.
+
+Those that start a Ray of their own go to whichever process is free.
+"""
 
 
 class Groups(LoadScopeScheduling):
