@@ -205,4 +205,5 @@ class TrainingRank:
     def _device_name(self) -> str:
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
-        return f"cpu ({torch.get_num_threads()} threads)"
+        number = torch.get_num_threads()
+        return f"cpu ({number} thread{'s' if number > 1 else ''})"
