@@ -42,6 +42,8 @@ QUICK: dict[str, Any] = {
     },
 }
 """The quickstart, made short: every real run here."""
+ONE_WORKER: dict[str, Any] = {"num_workers": 1, "use_gpu": False}
+"""Its resources where a claim is not about ranks: few processes start, and two runs have room."""
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from smt_ray.config.comparison import ComparisonConfig
 from smt_ray.config.load import validate_section
 from smt_ray.orchestration import grid
 from smt_ray.orchestration.compare import compare
-from tests.orchestration.conftest import QUICK
+from tests.orchestration.conftest import ONE_WORKER, QUICK
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> ComparisonConfig:
     run: dict[str, Any] = copy.deepcopy(QUICK)
     del run["name"]
     run["storage"] = str(tmp_path_factory.mktemp("compared"))
-    run["resources"] = {"num_workers": 1, "use_gpu": False}
+    run["resources"] = ONE_WORKER
     run["training"] |= {"max_steps": 6, "validate_every_steps": 6}
     run["evaluation"] |= {"base": False, "base_likelihood": False}
     values = {

@@ -21,13 +21,11 @@ from smt_ray.config.search import SearchConfig
 from smt_ray.errors import UserError
 from smt_ray.orchestration.search import search
 from tests import processes
-from tests.orchestration.conftest import QUICK
+from tests.orchestration.conftest import ONE_WORKER, QUICK
 
 RATES = [5e-3, 1e-3, 1e30]
 """The last one diverges."""
 KEY = "training.learning_rate"
-ONE_WORKER = {"num_workers": 1, "use_gpu": False}
-"""Of a trial: few processes start, and two trials have room here."""
 
 
 def make(storage: Path, **changes: Any) -> dict[str, Any]:
