@@ -9,7 +9,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from smt_ray.training.live_bytes import LiveBytes
+from smt_ray.planning.live_bytes import LiveBytes
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:

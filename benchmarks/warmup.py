@@ -31,18 +31,18 @@ from benchmarks.measuring import (
     write_json,
 )
 from benchmarks.process_memory import ProcessMemory
+from smt_ray.cluster.board import make_board
+from smt_ray.cluster.nodes import cluster_nodes
+from smt_ray.cluster.resources import plan_processes
+from smt_ray.cluster.session import ray_session
 from smt_ray.config.load import load_config
 from smt_ray.config.run import RunConfig
-from smt_ray.orchestration.board import make_board
-from smt_ray.orchestration.nodes import cluster_nodes
-from smt_ray.orchestration.plan import make_plan
-from smt_ray.orchestration.preflight import Preflight, check_model, skeleton_of
-from smt_ray.orchestration.resources import plan_processes
-from smt_ray.orchestration.session import ray_session
-from smt_ray.orchestration.tokens import make_tokens
-from smt_ray.orchestration.warmup_graph import run_warmup, warmup_job
+from smt_ray.methods.blocks import Preflight, check_model, skeleton_of
 from smt_ray.smt.scores import SCORES, ScoreTable
 from smt_ray.smt.selection import Selection, select_blocks
+from smt_ray.stages.plan import make_plan
+from smt_ray.stages.tokens import make_tokens
+from smt_ray.stages.warmup import run_warmup, warmup_job
 
 _FLOAT32, _FLOAT64 = 4, 8  # bytes
 _WEIGHT_BYTES = {"float32": 4, "bfloat16": 2}

@@ -1,4 +1,4 @@
-"""A tiny Llama and random rows: what training, warm-up and orchestration are tried on."""
+"""A tiny Llama and random rows: what training, the warm-up and whole runs are tried on."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import torch
 
 from smt_ray.data.encoding import EncodedRows
 from tests.sharing import Groups, longest_first
+
+pytest_plugins = ["tests.runs"]
 
 VOCABULARY = 100
 
@@ -43,7 +45,7 @@ def cluster() -> Iterator[None]:
     """Ray on this machine: two CPUs for all the tests that need it."""
     import ray
 
-    from smt_ray.orchestration.session import worker_environment
+    from smt_ray.cluster.session import worker_environment
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")

@@ -9,16 +9,16 @@ from xdist.scheduler import LoadScopeScheduling
 
 RAY_FILES = (
     "tests/benchmarks/test_warmup.py",
-    "tests/orchestration/test_compare.py",
-    "tests/orchestration/test_methods.py",
-    "tests/orchestration/test_mishaps.py",
-    "tests/orchestration/test_object_storage.py",
-    "tests/orchestration/test_shared_places.py",
-    "tests/orchestration/test_survival.py",
-    "tests/orchestration/test_trained_warmup.py",
-    "tests/orchestration/test_turns.py",
-    "tests/orchestration/test_warmup_graph.py",
-    "tests/orchestration/test_whole_run.py",
+    "tests/comparison/test_flow.py",
+    "tests/run/test_methods.py",
+    "tests/run/test_mishaps.py",
+    "tests/run/test_object_storage.py",
+    "tests/cluster/test_shared_places.py",
+    "tests/run/test_survival.py",
+    "tests/stages/test_trained_warmup.py",
+    "tests/cluster/test_turns.py",
+    "tests/stages/test_warmup.py",
+    "tests/run/test_whole_run.py",
 )
 """Their tests share one cluster and one whole run, so that one process does them all.
 

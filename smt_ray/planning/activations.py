@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from smt_ray.data.batches import MicroBatch
 from smt_ray.data.packing import PackedRows
-from smt_ray.training.live_bytes import LiveBytes
+from smt_ray.planning.live_bytes import LiveBytes
 from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.packed_attention import forget_masks
 from smt_ray.training.recompute import recompute_activations

@@ -10,7 +10,7 @@ import pytest
 from smt_ray.config.comparison import load_comparison
 from smt_ray.config.load import load_config
 from smt_ray.config.search import load_search
-from smt_ray.orchestration.search_space import draw_points
+from smt_ray.search.space import draw_points
 
 ROOT = Path(__file__).parents[2]
 COMPARISONS = sorted(ROOT.glob("configs/compare/*.yaml"))

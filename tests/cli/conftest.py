@@ -14,7 +14,7 @@ from smt_ray import cli
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.load import load_config
-from smt_ray.orchestration.plan import RunPlan, make_plan
+from smt_ray.stages.plan import RunPlan, make_plan
 from tests.cli.refusals import Refused, finish
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
-from smt_ray.orchestration.plan import RunPlan
+from smt_ray.stages.plan import RunPlan
 from tests.cli.refusals import Refused, assert_names, finish
 
 

@@ -9,11 +9,11 @@ import pytest
 from torch import nn
 
 from smt_ray.config.load import load_config
+from smt_ray.methods.blocks import check_lora, check_model
 from smt_ray.methods.lora import find_targets, target_shapes
 from smt_ray.methods.protocol import Counts
 from smt_ray.models.inspect import count_parameters
 from smt_ray.models.load import load_skeleton
-from smt_ray.orchestration.preflight import check_lora, check_model
 from tests.configs.recipes import MODELS, RECIPES, ROOT, Recipe
 
 _LLAMA = {"model_type": "llama", "vocab_size": 32_000}

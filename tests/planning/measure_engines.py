@@ -18,9 +18,9 @@ from smt_ray.config.load import validate_config
 from smt_ray.data.batches import step_micro_batches
 from smt_ray.data.encoding import EncodedRows
 from smt_ray.models.load import DTYPES
-from smt_ray.orchestration.memory_needs import MemoryNeeds
+from smt_ray.planning.live_bytes import LiveBytes
+from smt_ray.planning.needs import MemoryNeeds
 from smt_ray.training.engine import Engine
-from smt_ray.training.live_bytes import LiveBytes
 from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.recompute import recompute_activations
 

@@ -11,9 +11,9 @@ import torch
 
 from smt_ray.config.run import RunConfig
 from smt_ray.methods.registry import make_method
-from smt_ray.orchestration.memory_needs import MemoryNeeds
 from smt_ray.planning.activations import BatchShape, DryRun
-from smt_ray.training.live_bytes import LiveBytes
+from smt_ray.planning.live_bytes import LiveBytes
+from smt_ray.planning.needs import MemoryNeeds
 from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.recompute import recompute_activations
 

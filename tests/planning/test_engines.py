@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from smt_ray.config.load import validate_config
-from smt_ray.orchestration.memory_plan import plan_memory
+from smt_ray.planning.report import plan_memory
 
 TOLERANCE = 0.05
 CASES = [

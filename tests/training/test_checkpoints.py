@@ -17,8 +17,8 @@ from ray.train.v2._internal.execution.training_report import _TrainingReport
 
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.load import validate_config
-from smt_ray.orchestration.train_worker import TrainingRank
-from smt_ray.orchestration.trainer import CHECKPOINTS, _retention
+from smt_ray.stages.rank import TrainingRank
+from smt_ray.stages.training import CHECKPOINTS, _retention
 from smt_ray.training.best_checkpoint import BestCheckpoint
 from smt_ray.training.loop import Callbacks
 from smt_ray.training.state import load_state, save_state

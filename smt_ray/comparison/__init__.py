@@ -1,0 +1,1 @@
+"""Comparisons: grids of runs with claims and intervals."""

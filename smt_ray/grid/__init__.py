@@ -1,0 +1,1 @@
+"""What comparisons and searches share: many runs, a parent run, learning rates."""

@@ -1,1 +1,0 @@
-"""Orchestration: the only imports of ray. Graph, trainer, evaluator; flows join them into runs."""

@@ -1,0 +1,244 @@
+"""What a config needs on each GPU, each figure found when it is first asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from smt_ray.config.run import RunConfig
+from smt_ray.data.batches import PADDED, StepPlan
+from smt_ray.data.encoding import EncodedRows, encode_rows
+from smt_ray.data.sources import is_local
+from smt_ray.errors import UserError
+from smt_ray.methods.blocks import Preflight, check_lora, check_model
+from smt_ray.methods.full import FullMethod
+from smt_ray.methods.protocol import Counts, Method
+from smt_ray.methods.registry import make_method
+from smt_ray.methods.smt import SmtMethod
+from smt_ray.models.inspect import find_eligible
+from smt_ray.models.load import DTYPES, load_skeleton, load_tokenizer
+from smt_ray.planning.activations import DryRun
+from smt_ray.planning.curve import ActivationCurve
+from smt_ray.planning.memory import RankBytes, rank_bytes
+from smt_ray.planning.rows import RowStatistics, assumed_rows, seen_rows
+from smt_ray.planning.settings import Setting
+from smt_ray.planning.spread import spread_selection
+from smt_ray.stages.plan import read_rows
+from smt_ray.training.engine import LARGEST_BUCKET
+from smt_ray.training.packed_attention import choose_mode
+
+_SEEN_STEPS = 64  # whose rows are tokenised, where they can be read
+_FP32 = 4
+
+
+@dataclass(frozen=True)
+class MemoryNeeds:
+    """Bytes of one config.
+
+    Attributes:
+        config: Of the run.
+        num_gpus: Training ranks.
+    """
+
+    config: RunConfig
+    num_gpus: int
+
+    def bytes_of(self, setting: Setting) -> int:
+        """The most that a GPU holds, in training or in the warm-up."""
+        return max(self.training_bytes(setting), self.warmup_bytes(setting))
+
+    def training_bytes(self, setting: Setting) -> int:
+        """The most that a GPU holds in training."""
+        activations = self.activations(setting.max_tokens, setting.checkpointing)
+        return self.rank(setting.zero_stage).peak(activations)
+
+    def warmup_bytes(self, setting: Setting) -> int:
+        """The most that a shard's GPU holds; 0 where there is no warm-up.
+
+        Where a shard has several, layers and their sums are spread over them; activations are
+        counted on each, for they may all come at once.
+        """
+        if not self.has_warmup:
+            return 0
+        sums = self.sum_bytes if setting.accumulate_on == "device" else 0
+        if self.full_training is not None:
+            return sums + self.full_training.training_bytes(setting)
+        weights = self.value_bytes * self.counts.num_base
+        spread = -(-(weights + sums) // self.config.warmup.gpus_per_shard)
+        return spread + self.warmup_activations(setting.max_tokens)
+
+    def activations(self, max_tokens: int, checkpointing: bool) -> int:
+        """What a micro-batch of training needs besides parameters and gradients."""
+        return self._curves[checkpointing].bytes_at(max_tokens)
+
+    def warmup_activations(self, max_tokens: int) -> int:
+        """The same of a warm-up that does not train, and computes nothing anew."""
+        return self._warmup_curve.bytes_at(max_tokens)
+
+    def rank(self, zero_stage: int) -> RankBytes:
+        """What a training rank holds besides activations."""
+        return rank_bytes(
+            zero_stage,
+            self.num_gpus,
+            num_parameters=self.counts.num_total,
+            num_trainable=self.counts.num_trainable,
+            bytes_per_value=self.value_bytes,
+            bucket=min(self.counts.num_trainable, LARGEST_BUCKET),
+        )
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of a weight's value."""
+        return DTYPES[self.config.model.dtype].itemsize
+
+    @property
+    def counts(self) -> Counts:
+        """What is trained of the base model's parameters."""
+        return self._prepared[1]
+
+    @cached_property
+    def preflight(self) -> Preflight | None:
+        """The eligible modules and how many blocks are chosen; None unless the method is smt."""
+        return check_model(self.config, self._skeleton()) if self.config.method == "smt" else None
+
+    @cached_property
+    def lora(self) -> dict[str, Any] | None:
+        """LoRA's or DoRA's settings; None with other methods."""
+        if self.config.method not in ("lora", "dora"):
+            return None
+        return check_lora(self.config, self._skeleton())
+
+    @property
+    def has_warmup(self) -> bool:
+        """Whether anything is computed before blocks are selected."""
+        gradients = self.config.method == "smt" and self.config.selection.needs_gradients
+        return gradients or self.config.trained_warmup
+
+    @cached_property
+    def full_training(self) -> MemoryNeeds | None:
+        """What a warm-up that trains is, its sums apart; None where it does not."""
+        if not self.config.trained_warmup:
+            return None
+        return MemoryNeeds(self.config.model_copy(update={"method": "full"}), self.num_gpus)
+
+    @property
+    def sum_bytes(self) -> int:
+        """Of the warm-up's gradient sums."""
+        assert self.preflight is not None
+        return _FP32 * sum(o * i for o, i in self.preflight.shapes.values())
+
+    @cached_property
+    def can_recompute(self) -> bool:
+        """Whether the model supports activation checkpointing."""
+        return self._curves[False].run.can_recompute
+
+    @cached_property
+    def mode(self) -> tuple[str, str | None]:
+        """How training's rows are batched, and why where it is not as asked for."""
+        return choose_mode(self._prepared[0], self.config.batching.mode, training=True)
+
+    @cached_property
+    def rows(self) -> RowStatistics:
+        """Of training's micro-batches."""
+        return self._statistics(self.mode[0], self.num_gpus)
+
+    @cached_property
+    def method(self) -> Method:
+        """The method as a plan takes it: smt with its blocks spread, before any are selected."""
+        if self.lora is not None:
+            return make_method(self.config.method, self.lora)
+        if self.preflight is None:
+            return FullMethod()
+        return SmtMethod(
+            spread_selection(
+                self.preflight.shapes,
+                self.preflight.groups,
+                block_size=self.preflight.block_size,
+                num_base_parameters=self.preflight.num_parameters,
+                scope=self.config.selection.scope,
+            )
+        )
+
+    @cached_property
+    def _spec(self) -> dict[str, Any]:
+        return self.config.model.spec()
+
+    @cached_property
+    def _prepared(self) -> tuple[nn.Module, Counts]:
+        model = self._skeleton()
+        self.method.prepare(model, zero_stage=self.config.deepspeed.zero_stage)
+        return model, self.method.count(model)
+
+    @cached_property
+    def _curves(self) -> dict[bool, ActivationCurve]:
+        """Of training, without and with activation checkpointing."""
+        packed, rows = self.mode[0] != PADDED, self.rows
+        run = DryRun(self._prepared[0])
+        return {
+            anew: ActivationCurve(run, rows, packed, training=True, checkpointing=anew)
+            for anew in (False, True)
+        }
+
+    @cached_property
+    def _warmup_curve(self) -> ActivationCurve:
+        model = self._skeleton().requires_grad_(False)
+        for linear in find_eligible(model, self.config.warmup.target_modules).values():
+            linear.weight.requires_grad_(True)
+        mode, _ = choose_mode(model, self.config.batching.mode, training=False)
+        rows = self._statistics(mode, 1)  # a shard does whole steps alone
+        return ActivationCurve(DryRun(model), rows, mode != PADDED, training=False)
+
+    def _skeleton(self) -> nn.Module:
+        model: Any = load_skeleton(self._spec)
+        if self._spec["attn_implementation"] == "eager":
+            model.config._attn_implementation = "eager"
+        prepared: nn.Module = model.to(DTYPES[self.config.model.dtype])
+        return prepared
+
+    def _statistics(self, mode: str, num_ranks: int) -> RowStatistics:
+        batch_size, data = self.config.training.batch_size, self.config.data
+        if self._encoded is None:
+            return assumed_rows(
+                data.max_length,
+                batch_size,
+                num_ranks,
+                mode=mode,
+                train_on_inputs=data.train_on_inputs,
+            )
+        plan = StepPlan(len(self._encoded), batch_size, self.config.seed)
+        return seen_rows(
+            self._encoded,
+            plan,
+            range(plan.steps_per_epoch),
+            num_ranks,
+            mode=mode,
+            max_tokens=self.config.batching.max_tokens,
+            train_on_inputs=data.train_on_inputs,
+        )
+
+    @cached_property
+    def _encoded(self) -> EncodedRows | None:
+        """Some of the run's rows, where they and the tokenizer are on this machine."""
+        data, spec = self.config.data, self._spec
+        local = spec.get("builtin") or Path(str(spec.get("path") or "/nowhere")).is_dir()
+        if not local or not all(map(is_local, data.train)):
+            return None
+        try:
+            rows, _ = read_rows(self.config)
+            order = StepPlan(len(rows), len(rows), self.config.seed).rows(0)
+            some = order[: _SEEN_STEPS * self.config.training.batch_size]
+            encoded, _ = encode_rows(
+                load_tokenizer(spec),
+                [rows[position] for position in some],
+                prompt_form=data.prompt,
+                max_length=data.max_length,
+                overlong=data.overlong,
+                train_on_inputs=data.train_on_inputs,
+            )
+        except UserError:  # the run will say what is wrong; a plan can do without
+            return None
+        return encoded

@@ -1,0 +1,1 @@
+"""Charts, as PNG and as SVG for pages."""

@@ -1,0 +1,1 @@
+"""One run: its flow, its record, and what is done with a finished run."""

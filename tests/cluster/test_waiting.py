@@ -1,0 +1,142 @@
+"""Claims about trainings that wait for others on a cluster; Ray is not started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+)
+
+from smt_ray.artifacts.stages import Stage
+from smt_ray.artifacts.storage import Storage
+from smt_ray.cluster import waiting
+from smt_ray.cluster.resources import ProcessResources
+from smt_ray.config.run import RunConfig
+from smt_ray.errors import UserError
+from smt_ray.stages import training as trainer
+
+EACH = ProcessResources(1, 1, None)
+
+
+class Cluster:
+    """Takes Ray's place: other work holds what is asked for until some seconds have gone by."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, busy_s: float) -> None:
+        self.busy_s, self.now = busy_s, 0.0
+        self.asked: list[Any] = []
+        self.said: list[str] = []
+        self.given_back = 0
+        for name, stand_in in {
+            "placement_group": self.place,
+            "remove_placement_group": self.remove,
+            "time": SimpleNamespace(monotonic=lambda: self.now),
+            "say": self.said.append,
+        }.items():
+            monkeypatch.setattr(waiting, name, stand_in)
+
+    def place(self, bundles: Any, strategy: str) -> Any:
+        self.asked.append((bundles, strategy))
+        return SimpleNamespace(wait=self.wait)
+
+    def wait(self, seconds: float) -> bool:
+        self.now += seconds
+        return self.now >= self.busy_s
+
+    def remove(self, place: Any) -> None:
+        self.given_back += 1
+
+
+def test_a_place_that_is_free_is_given_back_to_be_trained_on_without_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Cluster(monkeypatch, busy_s=0)
+    waiting.wait_for_place("training", 2, EACH, 3600)
+    assert cluster.asked == [([{"CPU": 1, "GPU": 1}] * 2, "PACK")]
+    assert (cluster.given_back, cluster.said) == (1, [])
+
+
+def test_a_training_that_waits_says_so_once_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, busy_s=900)
+    waiting.wait_for_place("training", 2, EACH, 3600)
+    (line,) = cluster.said
+    assert line.startswith("training: waiting for 2 x 1 CPU and a GPU, which other work")
+    assert "3600 s at most" in line
+    assert (cluster.now, cluster.given_back) == (900, 1)
+
+
+def test_a_wait_ends_in_time_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, busy_s=900)
+    with pytest.raises(UserError, match="2 x 1 CPU and a GPU") as raised:
+        waiting.wait_for_place("training", 2, EACH, 60)
+    assert (raised.value.field, raised.value.got) == ("resources.wait_timeout_s", 60)
+    assert "start the same run again" in raised.value.fix
+    assert (cluster.now, cluster.given_back) == (60, 1)
+
+
+def test_an_interrupt_of_a_wait_takes_the_request_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, busy_s=900)
+
+    def interrupted(line: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(waiting, "say", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        waiting.wait_for_place("training", 2, EACH, 3600)
+    assert cluster.given_back == 1
+
+
+NO_PLACE = ControllerError(WorkerGroupStartupTimeoutError(1))
+FAILURES = [
+    ControllerError(WorkerGroupStartupFailedError("a node died")),
+    WorkerGroupError("failed", {0: ActorDiedError()}),
+]
+
+
+@pytest.fixture
+def fit(
+    make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[dict[str, Any], Cluster]]:
+    """A training of which each try ends as told, on a cluster that others leave in a moment."""
+
+    def fit(*ends: Exception | None) -> tuple[dict[str, Any], Cluster]:
+        left = list(ends)
+
+        class Trainer:
+            def __init__(self, *arguments: Any, **keywords: Any) -> None: ...
+
+            def fit(self) -> Any:
+                if end := left.pop(0):
+                    raise end
+                return SimpleNamespace(return_value={"metrics": {}})
+
+        cluster = Cluster(monkeypatch, busy_s=1)
+        monkeypatch.setattr(trainer, "TorchTrainer", Trainer)
+        config = make_config()
+        stage = Stage(Storage(config.storage), "training", {})
+        return trainer.fit(config, {}, stage, EACH, board=None), cluster
+
+    return fit
+
+
+def test_a_training_whose_place_others_took_waits_again(fit: Callable[..., Any]) -> None:
+    outcome, cluster = fit(NO_PLACE, NO_PLACE, None)
+    assert outcome == {"metrics": {}}
+    assert len(cluster.asked) == cluster.given_back == 3
+
+
+def test_a_training_that_never_gets_a_place_ends(fit: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match="waiting for 1 workers"):
+        fit(*[NO_PLACE] * 10)
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
+def test_ranks_that_failed_are_not_waited_for(fit: Callable[..., Any], failure: Exception) -> None:
+    with pytest.raises(UserError, match=r"training: workers failed more than resources\.max"):
+        fit(failure, None)

@@ -1,0 +1,128 @@
+"""Claims about the pictures: what they show, and that they are written."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from smt_ray.reporting.charts.run import (
+    curves_figure,
+    loss_curves,
+    parse_module_name,
+    running_mean,
+    selection_figure,
+    selection_grid,
+)
+
+PNG = b"\x89PNG"
+
+
+def _llama(num_layers: int) -> dict[str, int]:
+    """Blocks of a Llama with grouped queries: module name -> number."""
+    sizes = {"q_proj": 16, "k_proj": 4, "v_proj": 4}
+    return {
+        f"model.layers.{layer}.self_attn.{name}": size
+        for layer in range(num_layers)
+        for name, size in sizes.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.layers.12.self_attn.v_proj", (12, "v_proj")),
+        ("transformer.h.3.attn.c_attn", (3, "c_attn")),
+        ("model.layers.7.mlp.experts.31.up_proj", (7, "up_proj")),
+        ("layers.0.q_proj", (0, "q_proj")),
+        ("3.q_proj", (3, "q_proj")),
+        ("lm_head", (None, "lm_head")),
+        ("model.block2.q_proj", (None, "q_proj")),
+    ],
+)
+def test_a_modules_layer_is_its_first_number_and_its_projection_its_last_word(
+    name: str, expected: tuple[int | None, str]
+) -> None:
+    assert parse_module_name(name) == expected
+
+
+def test_every_chosen_block_is_in_the_grid_once() -> None:
+    totals = {**_llama(30), "lm_head": 9}
+    counts = {name: index % (total + 1) for index, (name, total) in enumerate(totals.items())}
+    grid = selection_grid(counts, totals)
+    assert grid.layers == (*range(30), None)
+    assert grid.projections == ("q_proj", "k_proj", "v_proj", "lm_head")
+    for name, count in counts.items():
+        assert grid.counts[parse_module_name(name)] == count
+    assert sum(map(grid.num_chosen, grid.projections)) == sum(counts.values())
+    assert sum(map(grid.num_total, grid.projections)) == sum(totals.values())
+
+
+def test_a_cell_tells_nothing_chosen_from_no_such_module() -> None:
+    grid = selection_grid({"l.0.q_proj": 2}, {"l.0.q_proj": 8, "l.1.q_proj": 8, "l.1.v_proj": 4})
+    assert grid.share(0, "q_proj") == 0.25
+    assert grid.share(1, "q_proj") == 0
+    assert grid.share(0, "v_proj") is None
+
+
+def test_experts_of_a_layer_are_added_up() -> None:
+    totals = {f"model.layers.0.mlp.experts.{expert}.up_proj": 10 for expert in range(4)}
+    grid = selection_grid(dict.fromkeys(totals, 3), totals)
+    assert (grid.counts[0, "up_proj"], grid.totals[0, "up_proj"]) == (12, 40)
+
+
+def test_blocks_of_a_module_that_is_not_there_are_a_defect() -> None:
+    with pytest.raises(AssertionError, match="every module with chosen blocks"):
+        selection_grid({"l.0.q_proj": 1}, {"l.0.v_proj": 8})
+
+
+@pytest.mark.parametrize("num_layers", [4, 80])
+def test_the_selection_figure_is_written(tmp_path: Path, num_layers: int) -> None:
+    totals = _llama(num_layers)
+    counts = {name: 1 for name in totals if "v_proj" in name}
+    path = selection_figure(counts, totals, tmp_path / "new" / "selection.png", "a title")
+    assert path.read_bytes().startswith(PNG)
+
+
+def test_a_selection_of_nothing_can_be_drawn(tmp_path: Path) -> None:
+    path = selection_figure({}, _llama(1), tmp_path / "selection.png", "")
+    assert path.read_bytes().startswith(PNG)
+
+
+def test_of_a_step_done_twice_the_last_value_counts_and_nan_is_left_out() -> None:
+    records = [
+        {"step": 1, "metrics": {"train/loss": 3.0}},
+        {"step": 2, "metrics": {"train/loss": 9.0}},
+        {"step": 2, "metrics": {"validation/loss": 5.0}},
+        {"step": 2, "metrics": {"train/loss": 2.0}},
+        {"step": 3, "metrics": {"train/loss": math.nan}},
+    ]
+    assert loss_curves(records, "train/loss") == ([1, 2], [3.0, 2.0])
+    assert loss_curves(records, "validation/loss") == ([2], [5.0])
+    assert loss_curves(records, "nothing") == ([], [])
+
+
+def test_the_running_mean_does_not_lag_behind_a_straight_line() -> None:
+    line = [float(value) for value in range(20)]
+    assert running_mean(line, 5) == line
+    assert running_mean([0.0, 3.0, 0.0, 3.0], 3) == [0.0, 1.0, 2.0, 3.0]
+    assert running_mean(line[::-1], 1) == line[::-1]
+    assert running_mean([], 5) == []
+
+
+@pytest.mark.parametrize("num_steps", [0, 3, 200])
+def test_the_curves_figure_is_written(tmp_path: Path, num_steps: int) -> None:
+    records = [{"step": i, "metrics": {"train/loss": 1 / (i + 1)}} for i in range(num_steps)]
+    records += [{"step": i, "metrics": {"validation/loss": 1.0}} for i in range(0, num_steps, 50)]
+    assert curves_figure(records, tmp_path / "curves.png").read_bytes().startswith(PNG)
+
+
+def test_importing_the_reporting_room_loads_nothing_that_draws() -> None:
+    code = (
+        "import sys; import smt_ray.reporting.charts.run, smt_ray.reporting.pages.run, smt_ray.reporting.text.run\n"
+        "assert not {'matplotlib', 'jinja2', 'rich', 'numpy', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,156 @@
+"""Claims about what tracking is told of a run, from its folder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smt_ray.artifacts.runs import RunFolder
+from smt_ray.artifacts.storage import Storage
+from smt_ray.config.run import RunConfig
+from smt_ray.run import record as run_record
+from smt_ray.run.snapshot import read_snapshot, start_arguments
+from smt_ray.stages.plan import RunPlan, make_plan
+from smt_ray.training.metrics_log import MetricsLog
+
+COUNTS = {
+    "num_trainable": 20, "num_base": 1000, "percent_of_base": 2.0, "percent_of_total": 1.96
+}  # fmt: skip
+SUMMARY = {"accuracy": 0.75, "interval": [0.5, 0.9], "num_unread": 1}
+
+
+@pytest.fixture
+def plan(make_config: Callable[..., RunConfig]) -> RunPlan:
+    return make_plan(make_config("evaluation.base_likelihood=false"))
+
+
+@pytest.fixture
+def run(plan: RunPlan) -> RunFolder:
+    """A run that has begun."""
+    folder = RunFolder(plan.storage, plan.config.name)
+    run_record.begin(folder, plan)
+    return folder
+
+
+def finish(run: RunFolder, plan: RunPlan, **more: Any) -> None:
+    """Puts a training and two evaluations where a flow would."""
+    storage, stage = plan.storage, plan.trained
+    log = MetricsLog(storage, stage.path("metrics.jsonl"), 0)
+    for step in (1, 2):
+        log.add(step, {"train/loss": 1 / step})
+    log.flush()
+    storage.write_bytes(stage.path("adapter/smt_config.json"), b"{}")
+    done = {
+        "metrics": {"train/loss": 0.5}, "num_steps": 2, "optimizer": "torch.AdamW",
+        "num_ranks": 1, "device": "cpu", "zero_stage": 2, "dtype": "float32",
+        "batching": "padded, 64 tokens", "kernel": "sdpa", **more,
+    }  # fmt: skip
+    stage.publish(["metrics.jsonl", "adapter/smt_config.json"], done, 3.0)
+    run.add_stage("training", stage.name, seconds=3.0, reused=False)
+    for who, evaluation in plan.evaluations.items():
+        evaluation.publish([], {"protocol": "generate", "tasks": {"boolq": SUMMARY}}, 1.0)
+        run.add_stage(f"evaluation of {who}", evaluation.name, seconds=1.0, reused=who == "base")
+    run_record.finish(run, plan, 4.0)
+    run_record.end(run, "FINISHED")
+
+
+def test_a_run_that_just_began_has_its_params_and_rows_and_nothing_else(
+    run: RunFolder, plan: RunPlan
+) -> None:
+    with read_snapshot(run) as snapshot:
+        pass
+    assert (snapshot.status, snapshot.ended_ms) == ("RUNNING", None)
+    assert snapshot.params["training.learning_rate"] == 1e-4
+    assert snapshot.tags["method"] == "smt"
+    rows = {dataset.name: (dataset.num_rows, dataset.context) for dataset in snapshot.datasets}
+    assert rows == {"training": (18, "training"), "validation": (2, "validation"),
+                    "boolq": (10, "test")}  # fmt: skip
+    assert not snapshot.records
+    assert not snapshot.final_metrics
+    assert not snapshot.tables
+    files = [Path(path).name for path, _ in snapshot.artifacts]
+    assert files == ["config.yaml", "environment.json"]
+
+
+def test_a_finished_run_has_its_curves_its_accuracies_and_its_adapter(
+    run: RunFolder, plan: RunPlan
+) -> None:
+    finish(run, plan)
+    with read_snapshot(run) as snapshot:
+        pass
+    assert snapshot.status == "FINISHED"
+    assert snapshot.ended_ms >= snapshot.started_ms
+    curve = [(r["step"], r["metrics"]["train/loss"]) for r in snapshot.records]
+    assert curve == [(1, 1.0), (2, 0.5)]
+    assert snapshot.final_metrics["eval/boolq/tuned"] == 0.75
+    assert snapshot.final_metrics["eval/boolq/base"] == 0.75
+    assert snapshot.final_metrics["eval/boolq/majority"] == 0.5
+    assert "| boolq |" in snapshot.tags["mlflow.note.content"]
+    assert "adapter" in {folder for _, folder in snapshot.artifacts}
+    assert {"table.md", "curves.png"} <= {Path(path).name for path, _ in snapshot.artifacts}
+    assert "| boolq |" in run.storage.read_bytes(run.path("table.md")).decode()
+    (table,) = snapshot.tables.values()
+    assert table["tuned"] == [0.75]
+    assert set(table) == {"task", "base", "tuned", "majority"}  # what was asked for alone
+
+
+def test_two_snapshots_of_one_folder_are_equal(run: RunFolder, plan: RunPlan) -> None:
+    finish(run, plan)
+    again = RunFolder.open(Storage(plan.storage.root), "small")
+    with read_snapshot(run) as one, read_snapshot(again) as other:
+        assert one == other
+
+
+def test_a_run_keeps_its_key_when_it_is_started_again(run: RunFolder, plan: RunPlan) -> None:
+    config = plan.config.model_dump(mode="json")
+    before = start_arguments(run, config)
+    finish(run, plan)
+    run.update(mlflow_run_id="abc")
+    run_record.begin(run, plan)
+    after = start_arguments(run, config)
+    assert before["run_id"] is None
+    assert after == {**before, "run_id": "abc"}
+
+
+def test_a_finished_run_that_is_started_again_keeps_the_stages_that_are_still_its_own(
+    run: RunFolder, plan: RunPlan, make_config: Callable[..., RunConfig]
+) -> None:
+    finish(run, plan)
+    before = run.manifest()["stages"]
+    run_record.begin(run, plan)
+    assert run.manifest()["stages"] == before
+    # Fewer evaluations are asked for now: what is no part of the run is no longer in its record.
+    fewer = make_plan(make_config("evaluation.base_likelihood=false", "evaluation.base=false"))
+    run.update(semantic=fewer.config.semantic_tree())
+    run_record.begin(run, fewer)
+    assert set(before) - set(run.manifest()["stages"]) == {"evaluation of base"}
+    # Nor is what is no longer there.
+    plan.storage._fs.delete_file(plan.storage.key(plan.trained.path("manifest.json")))
+    run_record.begin(run, make_plan(fewer.config))
+    assert "training" not in run.manifest()["stages"]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_method_without_a_selection_says_what_it_trained(
+    make_config: Callable[..., RunConfig], method: str
+) -> None:
+    plan = make_plan(make_config("evaluation.base_likelihood=false", f"method={method}"))
+    run = RunFolder(plan.storage, plan.config.name)
+    run_record.begin(run, plan)
+    lora = {"rank": 4, "alpha": 8, "dropout": 0.05, "target_modules": ["q_proj"], "seed": 0}
+    finish(run, plan, trainable=COUNTS, **({"lora": lora} if method == "lora" else {}))
+    with read_snapshot(run) as snapshot:
+        pass
+    assert snapshot.final_metrics["trainable/parameters"] == 20
+    assert snapshot.final_metrics["trainable/percent_of_base"] == 2.0
+    assert snapshot.final_metrics["trainable/percent_of_total"] == 1.96
+    assert snapshot.final_metrics.get("lora/rank") == (4 if method == "lora" else None)
+    table = run.storage.read_bytes(run.path("table.md")).decode()
+    assert "20 parameters, 2.000% of the base model, 1.960% of base + adapter" in table
+    assert "1,000 parameters" in table
+    assert ("rank 4, alpha 8, dropout 0.05, of q_proj" in table) == (method == "lora")
+    # A whole model is not sent to MLflow.
+    assert ("adapter" in {folder for _, folder in snapshot.artifacts}) == (method == "lora")

@@ -1,0 +1,60 @@
+"""A password in MLflow's address, where no server is: nothing that is said or kept has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from smt_ray.artifacts.runs import RunFolder
+from smt_ray.cluster.board import Writer
+from smt_ray.config.run import RunConfig
+from smt_ray.errors import UserError
+from smt_ray.run import log
+from smt_ray.run import record as run_record
+from smt_ray.run.snapshot import read_snapshot, start_arguments
+from smt_ray.stages.plan import make_plan
+from smt_ray.tracking.connect import tracker_arguments
+from tests.ranks import free_port
+
+CANARY = "canary83b1f0"
+
+
+@pytest.fixture
+def run(make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """A run that has begun, tracked to an address where nobody listens."""
+    uri = f"http://somebody:{CANARY}@127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    plan = make_plan(make_config("tracking.enabled=true"))
+    folder = RunFolder(plan.storage, plan.config.name)
+    run_record.begin(folder, plan)
+    return folder
+
+
+def test_what_the_writer_says_of_a_server_that_is_away_has_no_password(
+    run: RunFolder, make_config: Callable[..., RunConfig]
+) -> None:
+    config = make_config("tracking.enabled=true")
+    arguments = tracker_arguments(config, run.storage)
+    assert arguments is not None
+    assert CANARY in arguments["uri"]  # MLflow's own messages repeat it
+    writer = Writer(arguments)
+    assert writer.start_run(start_arguments(run, config.model_dump(mode="json"))) is None
+    with read_snapshot(run) as snapshot:
+        sent = writer.finish(snapshot, timeout=30.0)
+    assert sent["sent"] is False
+    assert "somebody:***@127.0.0.1" in sent["error"]
+    assert CANARY not in str(sent)
+
+
+def test_what_smt_ray_log_says_of_a_server_that_is_away_has_no_password(run: RunFolder) -> None:
+    with pytest.raises(UserError, match="did not take the run") as raised:
+        log.log_run(run.storage.root, run.name)
+    assert "somebody:***@127.0.0.1" in raised.value.rule
+    assert CANARY not in str(raised.value)
+
+
+def test_nothing_that_a_run_keeps_has_the_password(run: RunFolder) -> None:
+    files = run.storage.list_files("")
+    assert files
+    assert not [file for file in files if CANARY.encode() in run.storage.read_bytes(file)]

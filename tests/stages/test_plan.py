@@ -1,0 +1,405 @@
+"""Claims about the names of stages: what they follow from, and what they do not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from pydantic import BaseModel
+
+from smt_ray.config.run import RunConfig
+from smt_ray.errors import UserError
+from smt_ray.stages.plan import RunPlan, kept_model, make_plan
+from tests.data.hub_records import RECORDS
+
+Make = Callable[..., RunConfig]
+TRAINING = {"training", "tuned"}
+SELECTION = {"selection"} | TRAINING
+WARMUP = {"warmup"} | SELECTION
+TOKENS = {"tokens"} | WARMUP
+EVALUATION = {"base", "base_likelihood", "tuned"}
+ALL = TOKENS | EVALUATION
+
+# Every execution key of the config, with another value than its default.
+EXECUTION = {
+    "name": "another",
+    "storage": "/tmp/elsewhere",
+    "model.attn_implementation": "eager",
+    "model.trust_remote_code": "true",
+    "warmup.num_shards": "2",
+    "warmup.gpus_per_shard": "2",
+    "warmup.accumulate_on": "host",
+    "training.validate_every_steps": "5",
+    "training.checkpoint_every_steps": "5",
+    "training.keep_checkpoints": "9",
+    "training.activation_checkpointing": "true",
+    "training.log_every_steps": "7",
+    "batching.mode": "padded",
+    "batching.max_tokens": "64",
+    "deepspeed.zero_stage": "3",
+    "resources.num_workers": "8",
+    "resources.use_gpu": "false",
+    "resources.cpus_per_worker": "3",
+    "resources.accelerator_type": "H100",
+    "resources.max_failures": "0",
+    "resources.wait_timeout_s": "9",
+    "resources.autoscale_timeout_s": "9",
+    "evaluation.batch_tokens": "99",
+    "tracking.enabled": "false",
+    "tracking.uri": "http://127.0.0.1:1",
+    "tracking.experiment": "another",
+}
+
+
+def names(plan: RunPlan) -> dict[str, str]:
+    return {kind.removeprefix("evaluation of "): stage.name for kind, stage in plan.stages.items()}
+
+
+def changed(before: RunConfig, after: RunConfig) -> set[str]:
+    """The stages that another config would make anew."""
+    old, new = names(make_plan(before)), names(make_plan(after))
+    assert old.keys() == new.keys()
+    return {kind for kind in old if old[kind] != new[kind]}
+
+
+def execution_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from execution_keys(annotation, f"{prefix}{name}.")
+        elif (field.json_schema_extra or {}).get("role") != "semantic":  # type: ignore[union-attr]
+            yield prefix + name
+
+
+def test_the_same_config_names_the_same_stages(make_config: Make) -> None:
+    assert names(make_plan(make_config())) == names(make_plan(make_config()))
+    assert set(names(make_plan(make_config()))) == ALL
+
+
+def test_every_execution_key_is_tried_below() -> None:
+    assert set(execution_keys()) == set(EXECUTION)
+
+
+@pytest.mark.parametrize("key", EXECUTION)
+def test_execution_keys_change_no_stage(make_config: Make, key: str) -> None:
+    also = ["resources.use_gpu=false"] if key == "resources.autoscale_timeout_s" else []
+    assert changed(make_config(), make_config(f"{key}={EXECUTION[key]}", *also)) == set()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.dtype=bfloat16", ALL),
+        ("data.prompt=legacy", ALL),
+        ("data.validation_rows=3", TOKENS),
+        ("data.max_rows=15", TOKENS),
+        ("data.max_length=64", TOKENS),
+        ("data.overlong=drop", TOKENS),
+        ("data.train_on_inputs=true", TOKENS),
+        ("seed=1", TOKENS),
+        ("warmup.num_steps=50", WARMUP),
+        ("warmup.target_modules=[q_proj, v_proj]", WARMUP),
+        ("warmup.table_block_size=4", WARMUP),
+        ("warmup.reduction=score", WARMUP),
+        ("training.batch_size=8", WARMUP),  # warm-up steps are training's batches
+        ("selection.budget=0.1", SELECTION),
+        ("selection.block_size=4", SELECTION),
+        ("selection.score=l2", SELECTION),
+        ("selection.scope=per_module", SELECTION),
+        ("selection.target_modules=[v_proj]", SELECTION),
+        ("training.learning_rate=1e-3", TRAINING),
+        ("training.num_epochs=1", TRAINING),
+        ("training.lr_schedule=cosine", TRAINING),
+        ("training.max_grad_norm=0", TRAINING),
+        ("deepspeed.extra={steps_per_print: 1}", TRAINING),
+        ("evaluation.max_rows=3", EVALUATION),
+        ("evaluation.num_beams=4", {"base", "tuned"}),  # likelihood generates nothing
+        ("evaluation.repetition_penalty=1.1", {"base", "tuned"}),
+        ("evaluation.max_new_tokens=4", {"base", "tuned"}),
+        ("evaluation.lower_case=true", {"base", "tuned"}),
+    ],
+)
+def test_a_semantic_key_changes_the_stages_that_it_touches_and_those_after_them(
+    make_config: Make, override: str, expected: set[str]
+) -> None:
+    assert changed(make_config(), make_config(override)) == expected
+
+
+LORA = ("lora.rank=8", "lora.alpha=3", "lora.dropout=0", "lora.target_modules=[v_proj]")
+
+
+@pytest.mark.parametrize("override", [*LORA, "lora.budget=0.01"])
+def test_lora_settings_change_no_stage_of_smt_and_of_lora_the_training_alone(
+    make_config: Make, override: str
+) -> None:
+    for method in ("smt", "full"):
+        given = make_config(f"method={method}"), make_config(f"method={method}", override)
+        assert changed(*given) == set()
+    for method in ("lora", "dora"):
+        given = make_config(f"method={method}"), make_config(f"method={method}", override)
+        assert changed(*given) == TRAINING
+
+
+@pytest.mark.parametrize("score", ["random", "magnitude"])
+def test_a_control_has_a_selection_without_a_warm_up(make_config: Make, score: str) -> None:
+    def control(*overrides: str) -> RunConfig:
+        return make_config(f"selection.score={score}", *overrides)
+
+    plan = make_plan(control())
+    assert plan.warmup is None
+    assert set(names(plan)) == ALL - {"warmup"}
+    assert changed(control(), control("warmup.num_steps=7", "warmup.reduction=score")) == set()
+    for override in ("selection.budget=0.1", "warmup.target_modules=[v_proj]"):
+        assert changed(control(), control(override)) == SELECTION
+    # Neither the rows nor their order have a part in it.
+    rows = changed(control(), control("data.max_rows=15", "training.batch_size=8"))
+    assert rows == {"tokens"} | TRAINING
+    seeded = changed(control(), control("seed=1"))
+    assert ("selection" in seeded) == (score == "random")
+
+
+TRAINED = "warmup.mode=trained"
+
+
+def test_a_warm_up_that_trains_is_another_stage_and_a_base_one_is_named_as_before(
+    make_config: Make,
+) -> None:
+    assert changed(make_config(), make_config(TRAINED)) == WARMUP
+    stage = make_plan(make_config("warmup.learning_rate=1e-6")).warmup
+    assert stage is not None
+    assert stage.name == names(make_plan(make_config()))["warmup"]
+    assert set(stage.inputs) == {"version", "tokens", "seed", "batch_size", "warmup"}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("warmup.learning_rate=1e-6", WARMUP),
+        ("training.learning_rate=1e-3", WARMUP),
+        ("training.lr_warmup_steps=3", WARMUP),
+        ("training.weight_decay=0.1", WARMUP),
+        ("training.adam_betas=[0.9, 0.95]", WARMUP),
+        ("training.adam_epsilon=1e-6", WARMUP),
+        ("training.max_grad_norm=0", WARMUP),
+        ("training.batch_size=8", WARMUP),
+        ("deepspeed.extra={steps_per_print: 1}", WARMUP),
+        # The rate of a warm-up does not decay, and its length is its own.
+        ("training.lr_schedule=cosine", TRAINING),
+        ("training.max_steps=9", TRAINING),
+        ("selection.budget=0.1", SELECTION),
+        ("resources.num_workers=2", set()),
+        ("deepspeed.zero_stage=3", set()),
+        ("warmup.accumulate_on=host", set()),
+        ("training.checkpoint_every_steps=5", set()),
+    ],
+)
+def test_what_touches_the_training_of_a_warm_up_names_it(
+    make_config: Make, override: str, expected: set[str]
+) -> None:
+    if override == "training.max_steps=9":
+        override = "training={max_steps: 9}"
+    assert changed(make_config(TRAINED), make_config(TRAINED, override)) == expected
+
+
+def test_a_learning_rate_counts_wherever_it_was_said(make_config: Make) -> None:
+    said = make_config(TRAINED, "warmup.learning_rate=1e-4")  # training's default
+    assert changed(make_config(TRAINED), said) == set()
+    apart = make_config(TRAINED, "warmup.learning_rate=1e-4", "training.learning_rate=1e-3")
+    assert changed(make_config(TRAINED), apart) == TRAINING
+
+
+@pytest.mark.parametrize("score", ["random", "magnitude"])
+def test_a_control_of_a_warm_up_that_trains_starts_from_the_same_weights(
+    make_config: Make, score: str
+) -> None:
+    control = f"selection.score={score}"
+    assert changed(make_config(TRAINED), make_config(TRAINED, control)) == SELECTION
+    plans = [make_plan(make_config(TRAINED, *more)) for more in ((), (control,))]
+    assert plans[0].starting_model == plans[1].starting_model
+
+
+def test_training_starts_from_the_base_model_or_from_what_the_warm_up_kept(
+    make_config: Make, model_folder: Path
+) -> None:
+    for overrides in ((), (TRAINED, "method=lora"), (TRAINED, "method=full")):
+        plan = make_plan(make_config(*overrides))
+        assert plan.starting_model == plan.model
+    plan = make_plan(make_config(TRAINED, "model.dtype=bfloat16"))
+    assert plan.warmup is not None
+    assert plan.model["path"] == str(model_folder)
+    assert plan.starting_model == plan.model | {"path": plan.warmup.uri + "/model"}
+    gguf = kept_model(plan.model | {"gguf_file": "m.gguf", "revision": "v2"}, plan.warmup)
+    assert gguf == plan.starting_model
+
+
+def test_groups_are_the_selections_and_without_them_it_is_named_as_before(
+    make_config: Make,
+) -> None:
+    groups = "selection.groups={v_proj: 0.02}", "selection.budget=null"
+    assert changed(make_config(), make_config(*groups)) == SELECTION
+    stage = make_plan(make_config()).selection
+    assert stage is not None
+    assert set(stage.inputs["selection"]) == {
+        "block_size", "budget", "num_blocks", "score", "scope", "target_modules"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "full"])
+def test_what_smt_alone_reads_changes_no_other_methods_stage(
+    make_config: Make, method: str
+) -> None:
+    for override in ("warmup.num_steps=50", "selection.budget=0.1", "selection.score=l2"):
+        given = make_config(f"method={method}"), make_config(f"method={method}", override)
+        assert changed(*given) == set()
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "full"])
+def test_another_method_has_no_warm_up_and_shares_tokens_and_base_evaluations(
+    make_config: Make, method: str
+) -> None:
+    smt, plan = make_plan(make_config()), make_plan(make_config(f"method={method}"))
+    assert (plan.warmup, plan.selection) == (None, None)
+    assert set(names(plan)) == ALL - {"warmup", "selection"}
+    for kind in ("tokens", "base", "base_likelihood"):
+        assert names(plan)[kind] == names(smt)[kind]
+    for kind in ("training", "tuned"):
+        assert names(plan)[kind] != names(smt)[kind]
+
+
+def test_every_method_has_a_training_of_its_own(make_config: Make) -> None:
+    methods = ("smt", "lora", "dora", "full")
+    trained = {make_plan(make_config(f"method={method}")).trained.name for method in methods}
+    assert len(trained) == len(methods)
+
+
+def test_a_plan_of_smt_says_no_more_of_its_training_than_before_there_were_others(
+    make_config: Make,
+) -> None:
+    inputs = make_plan(make_config()).trained.inputs
+    assert set(inputs) == {
+        "version", "tokens", "selection", "method", "seed", "training", "deepspeed"
+    }  # fmt: skip
+
+
+def test_tokens_of_conversations_alone_say_how_they_were_cut(
+    make_config: Make, tmp_path: Path
+) -> None:
+    plain = make_plan(make_config()).tokens.inputs
+    assert set(plain) == {"version", "rows", "data", "model"}
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+    (tmp_path / "chat.json").write_text(json.dumps([{"messages": turns}] * 9))
+    chat = make_plan(make_config(f"data.train=['{tmp_path / 'chat.json'}']")).tokens.inputs
+    assert chat["chat"] == "whole"
+
+
+def test_the_adapter_is_evaluated_last(make_config: Make) -> None:
+    assert list(make_plan(make_config()).evaluations) == ["base", "base_likelihood", "tuned"]
+
+
+def test_shards_are_semantic_where_statistics_are_added(make_config: Make) -> None:
+    score = "warmup.reduction=score"
+    assert changed(make_config(score), make_config(score, "warmup.num_shards=2")) == WARMUP
+
+
+def test_rows_are_known_by_their_content_not_by_their_place(
+    make_config: Make, rows_folder: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(rows_folder, moved)
+    assert changed(make_config(), make_config(f"data.dir={moved}")) == set()
+
+    def edit(file: Path) -> None:
+        rows = json.loads(file.read_text())
+        rows[0]["output"] += "!"
+        file.write_text(json.dumps(rows))
+
+    edit(moved / "dataset" / "boolq" / "test.json")
+    assert changed(make_config(), make_config(f"data.dir={moved}")) == EVALUATION
+    edit(moved / "train.json")
+    assert changed(make_config(), make_config(f"data.dir={moved}")) == ALL
+
+
+def test_rows_of_the_hub_are_known_by_their_content_too(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, row = RECORDS["boolq"]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: [record] * 9)
+    for file in (tmp_path / "train.json", tmp_path / "dataset" / "boolq" / "test.json"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps([row] * 9))
+    files = make_config(f"data.dir={tmp_path}")
+    assert changed(files, make_config("data.dir=hub", "data.train=[hub:boolq]")) == set()
+
+
+def test_a_model_is_known_by_its_files_not_by_its_place(
+    make_config: Make, model_folder: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(model_folder, moved)
+    assert changed(make_config(), make_config(f"model.path={moved}")) == set()
+    weights = moved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    assert changed(make_config(), make_config(f"model.path={moved}")) == ALL
+
+
+def test_only_what_is_wanted_is_evaluated(make_config: Make) -> None:
+    def evaluations(*overrides: str) -> list[str]:
+        return sorted(make_plan(make_config(*overrides)).evaluations)
+
+    assert evaluations() == ["base", "base_likelihood", "tuned"]
+    assert evaluations("evaluation.base=false", "evaluation.base_likelihood=false") == ["tuned"]
+    assert evaluations("evaluation.tasks=[]", "evaluation.base_likelihood=false") == []
+
+
+def test_the_tuned_model_by_likelihood_is_one_stage_more_and_changes_none(
+    make_config: Make,
+) -> None:
+    before, after = (
+        make_plan(make_config()),
+        make_plan(make_config("evaluation.tuned_likelihood=true")),
+    )
+    assert list(after.evaluations) == [*before.evaluations, "tuned_likelihood"]
+    added = after.evaluations["tuned_likelihood"]
+    assert {**names(before), "tuned_likelihood": added.name} == names(after)
+    assert (added.inputs["protocol"], added.inputs["tuned"]) == ("likelihood", after.trained.name)
+
+
+def test_a_search_shares_the_warm_up_and_the_base_evaluation(make_config: Make) -> None:
+    plans = [
+        names(make_plan(make_config("name=trial-1", "selection.budget=0.02"))),
+        names(make_plan(make_config("name=trial-2", "training.learning_rate=1e-3"))),
+    ]
+    for kind in ("tokens", "warmup", "base", "base_likelihood"):
+        assert plans[0][kind] == plans[1][kind]
+    assert plans[0]["tuned"] != plans[1]["tuned"]
+
+
+@pytest.mark.parametrize(
+    ("override", "field"),
+    [
+        ("evaluation.tasks=[nothing]", "evaluation.tasks"),
+        ("evaluation.tasks=[gsm8k]", "evaluation.base_likelihood"),
+        (
+            "evaluation={tasks: [gsm8k], tuned_likelihood: true}",
+            "evaluation.tuned_likelihood",
+        ),
+        ("data.train=[missing.json]", "missing.json"),
+        ("data.dir=null", "train.json"),
+        ("model.path=/nowhere/at/all", "model.path"),
+    ],
+)
+def test_what_cannot_be_found_is_named(make_config: Make, override: str, field: str) -> None:
+    with pytest.raises(UserError) as raised:
+        make_plan(make_config(override))
+    assert field in raised.value.field
+
+
+def test_a_plan_computes_and_writes_nothing(make_config: Make, tmp_path: Path) -> None:
+    plan: Any = make_plan(make_config())
+    assert plan.warmup.manifest() is None
+    assert not (tmp_path / "storage").exists()

@@ -1,0 +1,217 @@
+"""Claims about runs whose warm-up trains: what it keeps, and what belongs on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from smt_ray.artifacts.storage import Storage
+from smt_ray.builtin import MODEL_DIR
+from smt_ray.config.run import RunConfig
+from smt_ray.errors import UserError
+from smt_ray.methods.registry import find_method
+from smt_ray.run.evaluate import evaluate_run
+from smt_ray.run.merge import merge_run
+from smt_ray.smt.controls import magnitude_scores
+from smt_ray.smt.scores import ScoreTable
+from smt_ray.smt.selection import Selection, select_by_scores
+
+pytestmark = pytest.mark.slow
+
+Quick = Callable[..., RunConfig]
+TABLE = "score_table.safetensors"
+SHARED = ("tokens", "evaluation of base", "evaluation of base_likelihood")
+TRAINED = (
+    "warmup.mode=trained", "warmup.num_shards=1", "warmup.num_steps=6", "warmup.learning_rate=1e-3",
+    "training.max_steps=10", "training.learning_rate=1e-3", "training.lr_warmup_steps=2",
+    "training.checkpoint_every_steps=2",
+)  # fmt: skip
+
+
+class Trained:
+    """A run whose warm-up trains, in a storage that had the undisturbed run's rows and base."""
+
+    def __init__(self, storage: Path, metrics: dict[str, Any]) -> None:
+        self.storage, self.metrics = storage, metrics
+
+    def stage(self, kind: str) -> Path:
+        """A finished stage's folder."""
+        return self.storage / "stages" / self.metrics["stages"][kind]["stage"]
+
+    def manifest(self, kind: str) -> dict[str, Any]:
+        """A finished stage's manifest."""
+        return json.loads((self.stage(kind) / "manifest.json").read_text())
+
+    @property
+    def kept(self) -> Path:
+        """The model that the warm-up made."""
+        return self.stage("warmup") / "model"
+
+    @property
+    def adapter(self) -> Path:
+        """What the training made."""
+        return self.stage("training") / "adapter"
+
+
+@pytest.fixture(scope="module")
+def trained(whole: Any, quick: Quick, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    from smt_ray.run import flow
+
+    storage = tmp_path_factory.mktemp("trained")
+    for kind in SHARED:
+        shutil.copytree(whole.stage(kind), storage / "stages" / whole.stage(kind).name)
+    return Trained(storage, flow.run(quick(storage, "name=trained", *TRAINED)))
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.arange(3, 43).view(2, 20)).logits
+
+
+def test_a_run_keeps_what_its_warm_up_trained_and_says_so(trained: Trained, whole: Any) -> None:
+    for kind in SHARED:
+        assert trained.metrics["stages"][kind]["reused"]
+    for task, results in trained.metrics["tasks"].items():
+        assert results["base"] == whole.metrics["tasks"][task]["base"]
+        assert 0 <= results["tuned"]["accuracy"] <= 1
+    summary = trained.manifest("warmup")["summary"]
+    assert (summary["mode"], summary["num_steps"], summary["num_ranks"]) == ("trained", 6, 2)
+    files = trained.manifest("warmup")["files"]
+    assert {TABLE, "metrics.jsonl", "model/model.safetensors", "model/tokenizer.json"} <= set(files)
+    stage = trained.stage("warmup").name
+    assert trained.manifest("training")["summary"]["starts_from"] == f"stages/{stage}/model"
+    assert trained.metrics["paths"]["adapter's base"] == str(trained.kept)
+    table = (trained.storage / "runs" / "trained" / "table.md").read_text()
+    assert f"adapter's base: {trained.kept}" in table
+    base = json.loads((trained.adapter / "smt_config.json").read_text())["base"]
+    assert base["name_or_path"] == str(trained.kept)
+
+
+def test_its_records_are_the_warm_ups_by_name_and_its_rate_ramps_and_stays(
+    trained: Trained,
+) -> None:
+    lines = (trained.stage("warmup") / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+    assert all(name.startswith("warmup/") for r in records for name in r["metrics"])
+    rates = [record["metrics"]["warmup/learning_rate"] for record in records]
+    assert rates == [0.0005, *[0.001] * 5]
+
+
+def test_the_table_is_of_other_gradients_than_the_base_models(trained: Trained, whole: Any) -> None:
+    found, other = (ScoreTable.load(run.stage("warmup") / TABLE) for run in (trained, whole))
+    assert found.num_steps == 6
+    assert found.provenance["mode"] == "trained"
+    assert found.num_base_parameters == other.num_base_parameters
+    assert list(found.statistics) == list(other.statistics)
+    assert found.block_size == other.block_size
+
+
+def test_the_adapter_fits_the_kept_model_and_refuses_the_base(trained: Trained) -> None:
+    kept: Any = AutoModelForCausalLM.from_pretrained(trained.kept)
+    base: Any = AutoModelForCausalLM.from_pretrained(MODEL_DIR)
+    plain, before = logits(kept), logits(base)
+    assert float((plain - before).abs().max()) > 1e-2
+    find_method(trained.adapter).load(kept, trained.adapter)
+    assert float((logits(kept) - plain).abs().max()) > 1e-2
+    with pytest.raises(UserError) as refused:
+        find_method(trained.adapter).load(base, trained.adapter)
+    assert "must be loaded on the base model it was trained on" in refused.value.rule
+    assert str(trained.kept) in str(refused.value.fix)
+    assert torch.equal(logits(base), before)
+
+
+def test_the_merged_model_alone_predicts_as_the_adapter_on_the_kept_one(
+    trained: Trained, tmp_path: Path
+) -> None:
+    merge_run(Storage(str(trained.storage)), "trained", tmp_path / "merged")
+    kept: Any = AutoModelForCausalLM.from_pretrained(trained.kept)
+    find_method(trained.adapter).load(kept, trained.adapter)
+    alone: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(logits(alone), logits(kept), rtol=0, atol=1e-4)
+
+
+def test_the_tuned_model_is_evaluated_from_its_run_alone(trained: Trained, cluster: None) -> None:
+    task = "tiny_commonsense"
+    found = evaluate_run(str(trained.storage), "trained", [task], None, ["evaluation.max_rows=8"])
+    tuned = trained.metrics["tasks"][task]["tuned"]
+    assert found["tasks"][task]["accuracy"] == tuned["accuracy"]
+
+
+def test_the_same_run_makes_nothing_anew_and_another_schedule_shares_the_warm_up(
+    trained: Trained, quick: Quick
+) -> None:
+    from smt_ray.run import flow
+
+    again = flow.run(quick(trained.storage, "name=trained", *TRAINED))
+    assert all(stage["reused"] for stage in again["stages"].values())
+    assert again["tasks"] == trained.metrics["tasks"]
+    other = quick(trained.storage, "name=other", *TRAINED, "training.lr_schedule=cosine")
+    metrics = flow.run(other, "selection")
+    for kind in ("warmup", "selection"):
+        assert metrics["stages"][kind] == again["stages"][kind]
+
+
+def test_a_control_chooses_by_the_kept_models_weights(trained: Trained, quick: Quick) -> None:
+    from smt_ray.run import flow
+
+    control = quick(trained.storage, "name=control", *TRAINED, "selection.score=magnitude")
+    metrics = flow.run(control, "selection")
+    assert metrics["stages"]["warmup"]["reused"]
+    place = trained.storage / "stages" / metrics["stages"]["selection"]["stage"]
+    found = Selection.load(place / "selection.safetensors")
+    kept: Any = AutoModelForCausalLM.from_pretrained(trained.kept)
+    weights = {name: kept.get_submodule(name).weight for name in found.modules}
+    expected = select_by_scores(
+        magnitude_scores(weights, 16), block_size=16, score="magnitude", budget=0.05,
+        num_base_parameters=kept.num_parameters(),
+    )  # fmt: skip
+    for name, module in expected.modules.items():
+        assert torch.equal(found.modules[name].indices, module.indices), name
+
+
+def test_a_rank_that_is_killed_in_the_warm_up_changes_neither_table_nor_model(
+    trained: Trained, quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from smt_ray.run.flow import Flow
+
+    shutil.copytree(trained.stage("tokens"), tmp_path / "stages" / trained.stage("tokens").name)
+    flow, killed = Flow(quick(tmp_path, "name=killed", *TRAINED)), []
+
+    def kill() -> None:
+        """Rank 0, while the checkpoint of step 4 is being kept: the one before surely is."""
+        assert flow.plan.warmup is not None
+        checkpoints = tmp_path / "stages" / flow.plan.warmup.name / "checkpoints"
+        while not killed:
+            time.sleep(0.01)
+            if flow.board is not None and any(checkpoints.glob("step-*4")):
+                pids = ray.get(flow.board.starts.remote("warm-up"))[0]
+                os.kill(pids[0], signal.SIGKILL)
+                killed.append(pids[0])
+
+    watcher = threading.Thread(target=kill, daemon=True)
+    watcher.start()
+    flow.run("warmup")
+    watcher.join(timeout=5)
+    assert flow.plan.warmup is not None
+    manifest = flow.plan.warmup.manifest()
+    assert manifest is not None
+    assert 0 < manifest["summary"]["resumed_from"] < 6
+    expected = trained.manifest("warmup")["files"]
+    assert {name: file["sha256"] for name, file in manifest["files"].items()
+            if name in (TABLE, "model/model.safetensors")} == {
+        name: expected[name]["sha256"] for name in (TABLE, "model/model.safetensors")
+    }  # fmt: skip

@@ -1,0 +1,51 @@
+"""Claims about the imports of large libraries, each in a process of its own; Ray is not started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+_PRELUDE = "import gc; from smt_ray.imports import large_imports\n"
+
+
+def in_a_new_process(program: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", _PRELUDE + program], capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_what_was_imported_is_not_looked_at_again_and_what_comes_after_is() -> None:
+    program = """
+with large_imports():
+    assert not gc.isenabled()
+    import fractions
+assert gc.isenabled() and gc.get_freeze_count() > 0
+cycle = []
+cycle.append(cycle)
+del cycle
+print(gc.collect())
+"""
+    assert int(in_a_new_process(program)) >= 1
+
+
+def test_where_everything_is_imported_already_nothing_is_kept() -> None:
+    """A process that goes on to another task may hold something by then that it will be rid of."""
+    program = """
+import fractions
+with large_imports():
+    import fractions
+print(gc.isenabled(), gc.get_freeze_count())
+"""
+    assert in_a_new_process(program).split() == ["True", "0"]
+
+
+def test_an_import_that_fails_leaves_the_collector_on() -> None:
+    program = """
+try:
+    with large_imports():
+        import no_such_library
+except ImportError:
+    print(gc.isenabled())
+"""
+    assert in_a_new_process(program).split() == ["True"]
