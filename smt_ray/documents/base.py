@@ -1,0 +1,38 @@
+"""What all documents have in common: they are frozen, and unknown keys are errors."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from smt_ray.errors import UserError
+
+
+class Document(BaseModel):
+    """A JSON document, or a part of one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as JSON values, every field included."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, value: Any, *, place: str, fix: str = "") -> Self:
+        """Validates a JSON value.
+
+        Args:
+            value: The parsed JSON.
+            place: The file that it was read from, for the error.
+            fix: What the user can do about a damaged file.
+
+        Raises:
+            UserError: The value is no such document; the first bad field is named.
+        """
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "the document"
+            raise UserError(place, f"cannot be read ({field}: {first['msg']})", fix=fix) from None

@@ -1,0 +1,32 @@
+"""Which test questions are in the training rows, as ``smt-ray check-data`` shows it."""
+
+from __future__ import annotations
+
+from smt_ray.documents.base import Document
+
+
+class FoundQuestion(Document):
+    """A test question that a training row asks too."""
+
+    index: int
+    """The position of the test row in its task."""
+    position: int
+    """The position of the first such training row in ``data.train``."""
+    same_answer: bool
+    """Whether a training row gives the test row's answer."""
+
+
+class TaskOverlap(Document):
+    """The questions of one task."""
+
+    num_rows: int
+    num_found: int
+    num_same_answer: int
+    found: list[FoundQuestion] = []
+
+
+class OverlapReport(Document):
+    """The whole report."""
+
+    num_training_rows: int
+    tasks: dict[str, TaskOverlap]

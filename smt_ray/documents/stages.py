@@ -1,0 +1,153 @@
+"""The documents of stages: ``manifest.json`` and the summary that it keeps, by kind of stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import JsonValue
+
+from smt_ray.documents.base import Document
+from smt_ray.documents.run import Reading, Result, Trainable
+
+
+class FileDigest(Document):
+    """The size and hash of a file."""
+
+    bytes: int
+    sha256: str
+
+
+class StageManifest(Document):
+    """``manifest.json``, which is written last: a stage without one is not finished."""
+
+    stage: str
+    """The name of the stage's folder."""
+    inputs: dict[str, JsonValue]
+    """Everything that the artifacts depend on; the name is their fingerprint."""
+    files: dict[str, FileDigest]
+    summary: dict[str, Any]
+    """The summary as plain values; :class:`smt_ray.artifacts.stages.Stage` knows its type."""
+    seconds: float
+    finished_at: str
+
+
+class RowCounts(Document):
+    """The rows of one tokenised set."""
+
+    num_rows: int
+    num_truncated: int = 0
+    num_dropped: int = 0
+    num_tokens: int = 0
+
+
+class TokensSummary(Document):
+    """The summary of the tokens stage."""
+
+    training: RowCounts
+    validation: RowCounts | None = None
+
+
+class RankOutcome(Document):
+    """What rank 0 of a training ended with, and what it ran on."""
+
+    metrics: dict[str, float]
+    """The last value of every metric."""
+    resumed_from: int = 0
+    """The step of the checkpoint that training resumed from; 0 if it started from the beginning."""
+    trainable: Trainable
+    optimizer: str
+    device: str
+    kernel: str
+    batching: str
+    batching_fallback: str | None = None
+    """Why rows were not batched as configured."""
+
+
+class WarmupSummary(Document):
+    """The summary of the warm-up stage."""
+
+    num_modules: int
+    block_size: int
+    """The table's finest block size."""
+    num_steps: int
+    num_shards: int = 1
+    attempts: dict[str, int] = {}
+    """Shard -> how often it was started."""
+
+
+class TrainedWarmupSummary(Document):
+    """The summary of a warm-up with ``mode: trained``."""
+
+    num_modules: int
+    block_size: int
+    num_steps: int
+    num_ranks: int
+    zero_stage: int
+    kept_model: str
+    """The folder of the updated weights, within the stage."""
+    outcome: RankOutcome
+
+
+class SelectionSummary(Document):
+    """The summary of the selection stage."""
+
+    num_blocks: int
+    block_size: int
+    num_trainable: int
+    num_base: int
+    budget: float
+    margin: float | None
+    score: str
+    scope: str
+    counts: dict[str, int]
+    """Module -> its selected blocks."""
+    text: str
+    """The selection in one line."""
+
+
+class TrainingSummary(Document):
+    """The summary of the training stage."""
+
+    num_steps: int
+    num_ranks: int
+    zero_stage: int
+    dtype: str
+    starts_from: str | None = None
+    """The weights that a trained warm-up kept, as the storage names them."""
+    method_settings: dict[str, JsonValue] = {}
+    is_whole_model: bool = False
+    """Whether the adapter folder holds all weights of the model."""
+    outcome: RankOutcome
+
+
+class TaskSummary(Document):
+    """The predictions of one task, in numbers."""
+
+    num_rows: int
+    num_correct: int
+    num_unread: int
+    accuracy: float
+    interval: tuple[float, float]
+    majority_share: float
+    corrected: Reading | None = None
+    seconds: float | None = None
+    rows_per_second: float | None = None
+    tokens_per_second: float | None = None
+
+    def result(self) -> Result:
+        """What a run's table shows of it."""
+        return Result(
+            accuracy=self.accuracy,
+            interval=self.interval,
+            num_unread=self.num_unread,
+            corrected=self.corrected,
+            seconds=self.seconds,
+            tokens_per_second=self.tokens_per_second,
+        )
+
+
+class EvaluationSummary(Document):
+    """The summary of an evaluation stage."""
+
+    protocol: str
+    tasks: dict[str, TaskSummary]
