@@ -1,37 +1,37 @@
-# make run, make test: each makes the virtual environment if it is missing.
+# `make run` and `make test` create the virtual environment if it is missing.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Two Ray workers on two cores must not start two threads each.
 export OMP_NUM_THREADS ?= 1
-# So many processes share the tests out, by groups: see tests/sharing.py.
+# The number of processes that share the tests; tests/sharing.py defines the groups.
 TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES)
-# Bytecode is made of what is imported, when it first is: of all that is installed takes a minute.
+# Bytecode is compiled at the first import. Compiling everything that is installed takes a minute.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run test test-fast test-slow check check-pins format install clean
 
-run: install  ## the embedded default: base model, warm-up, training, evaluation
+run: install  ## run the embedded default: base model, warm-up, training, evaluation
 	$(BIN)/smt-ray run
 
-test: install  ## all tests
+test: install  ## run all tests
 	$(PYTEST) --durations=25
 
-test-fast: install  ## without those that start Ray or train
+test-fast: install  ## run the tests that do not start Ray and do not train
 	$(PYTEST) -m "not slow"
 
 test-slow: install
 	$(PYTEST) -m slow --durations=25
 
-check: install  ## style, types, import rules
+check: install  ## check style, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/architecture
 
 LOCKS := constraints.txt $(wildcard infra/*/*requirements.txt) infra/docker/cuda-constraints.txt
-check-pins: install  ## every locked version can be had: asks the package index, installs nothing
+check-pins: install  ## check that the package index has every locked version; install nothing
 	$(BIN)/uv pip install --quiet --dry-run --no-deps --reinstall --python $(BIN)/python \
 		$(addprefix --requirement ,$(LOCKS))
 

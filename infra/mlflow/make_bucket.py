@@ -1,4 +1,4 @@
-"""Makes the bucket of the environment's S3_BUCKET, unless it is there: a step of compose.yaml."""
+"""Makes the bucket named by S3_BUCKET if it does not exist: a step of compose.yaml."""
 
 import os
 

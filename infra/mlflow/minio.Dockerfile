@@ -1,4 +1,4 @@
-# MinIO that is not root: its own image keeps /data for root, so the store lies elsewhere.
+# MinIO without root. In its own image, /data belongs to root, so the store is in another folder.
 FROM minio/minio:RELEASE.2025-09-07T16-13-09Z
 RUN mkdir -p /store && chown 1000:1000 /store
 USER 1000:1000
