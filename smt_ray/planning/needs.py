@@ -28,8 +28,8 @@ from smt_ray.planning.rows import RowStatistics, assumed_rows, seen_rows
 from smt_ray.planning.settings import Setting
 from smt_ray.planning.spread import spread_selection
 from smt_ray.stages.plan import read_rows
+from smt_ray.training.batching_mode import BatchingMode, choose_mode
 from smt_ray.training.engine import LARGEST_BUCKET
-from smt_ray.training.packed_attention import choose_mode
 
 _SEEN_STEPS = 64  # whose rows are tokenised, where they can be read
 _FP32 = 4
@@ -137,14 +137,14 @@ class MemoryNeeds:
         return self._curves[False].run.can_recompute
 
     @cached_property
-    def mode(self) -> tuple[str, str | None]:
+    def mode(self) -> BatchingMode:
         """How training's rows are batched, and why where it is not as asked for."""
         return choose_mode(self._prepared[0], self.config.batching.mode, training=True)
 
     @cached_property
     def rows(self) -> RowStatistics:
         """Of training's micro-batches."""
-        return self._statistics(self.mode[0], self.num_gpus)
+        return self._statistics(self.mode.mode, self.num_gpus)
 
     @cached_property
     def method(self) -> Method:
@@ -176,7 +176,7 @@ class MemoryNeeds:
     @cached_property
     def _curves(self) -> dict[bool, ActivationCurve]:
         """Of training, without and with activation checkpointing."""
-        packed, rows = self.mode[0] != PADDED, self.rows
+        packed, rows = self.mode.mode != PADDED, self.rows
         run = DryRun(self._prepared[0])
         return {
             anew: ActivationCurve(run, rows, packed, training=True, checkpointing=anew)
@@ -188,7 +188,7 @@ class MemoryNeeds:
         model = self._skeleton().requires_grad_(False)
         for linear in find_eligible(model, self.config.warmup.target_modules).values():
             linear.weight.requires_grad_(True)
-        mode, _ = choose_mode(model, self.config.batching.mode, training=False)
+        mode = choose_mode(model, self.config.batching.mode, training=False).mode
         rows = self._statistics(mode, 1)  # a shard does whole steps alone
         return ActivationCurve(DryRun(model), rows, mode != PADDED, training=False)
 

@@ -75,7 +75,7 @@ def _choice(needs: MemoryNeeds) -> dict[str, Any]:
 
 
 def _batch(needs: MemoryNeeds) -> dict[str, Any]:
-    mode, fallback = needs.mode
+    mode, fallback = needs.mode.mode, needs.mode.fallback
     num_tokens = needs.rows.largest(needs.config.batching.max_tokens)
     return {
         "mode": mode,

@@ -21,12 +21,12 @@ from smt_ray.imports import large_imports
 from smt_ray.methods.protocol import Method
 from smt_ray.methods.registry import make_method
 from smt_ray.models.load import import_transformers, load_model
+from smt_ray.training.batching_mode import attention_kernel, choose_mode
 from smt_ray.training.best_checkpoint import BestCheckpoint
 from smt_ray.training.engine import Engine, import_deepspeed
 from smt_ray.training.loop import VALIDATION_LOSS, Callbacks, LoopSettings, TrainingLoop
 from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.metrics_log import MetricsLog
-from smt_ray.training.packed_attention import attention_of, choose_mode
 from smt_ray.training.recompute import recompute_activations
 from smt_ray.training.state import load_state, save_state
 
@@ -71,7 +71,8 @@ class TrainingRank:
         self.method = self._make_method()
         self.model, self.engine = self._build()
         asked = job["loop"]["batching"]
-        self.batching, self.reason = choose_mode(self.model, asked, training=True)
+        chosen = choose_mode(self.model, asked, training=True)
+        self.batching, self.reason = chosen.mode, chosen.fallback
 
     def run(self) -> dict[str, Any]:
         """Trains from where it was left to the end; what it ended with and ran on."""
@@ -94,7 +95,7 @@ class TrainingRank:
             "trainable": self.counts.summary(),
             "optimizer": self.engine.optimizer_name,
             "device": self._device_name(),
-            "kernel": attention_of(self.batching, self.job["model"]["attn_implementation"]),
+            "kernel": attention_kernel(self.batching, self.job["model"]["attn_implementation"]),
             "batching": f"{self.batching}, {self.job['loop']['max_tokens']} tokens",
             "batching_fallback": self.reason,
         }

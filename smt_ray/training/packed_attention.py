@@ -9,7 +9,6 @@ it never know.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -17,14 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smt_ray.data.batches import PACKED, PADDED, PREFIX_PACKED
 from smt_ray.data.packing import PackedRows
 
 KERNEL = "smt_ray_packed"
 KEYWORD = "packed_rows"  # of the model's forward, handed on to its attention layers
 
 _UNKNOWN = ("softcap", "s_aux", "position_bias")  # what other kernels do to scores, and this not
-_LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
 def register() -> None:
@@ -131,69 +128,3 @@ def _mask(
 def forget_masks() -> None:
     """Drops what is kept between calls, such as when tensors change their nature."""
     _mask.cache_clear()
-
-
-def packing_obstacle(model: nn.Module) -> str | None:
-    """Why packed rows would not be computed as rows alone are; None where they are.
-
-    Args:
-        model: A transformers causal language model.
-    """
-    config: Any = model.config
-    text = config.get_text_config()
-    kind = type(model).__name__
-    if not getattr(model, "_supports_attention_backend", False):
-        return f"{kind} does not let its attention be exchanged"
-    others = set(getattr(text, "layer_types", None) or ()) - _LAYER_TYPES
-    if others:
-        return f"{kind} has layers of {', '.join(sorted(others))}"
-    if getattr(text, "attn_logit_softcapping", None):
-        return f"{kind} caps its attention scores"
-    if any(name.rpartition(".")[2] == "sinks" for name, _ in model.named_parameters()):
-        return f"{kind} has attention sinks"
-    scaling: Mapping[str, Any] = getattr(text, "rope_parameters", None) or {}
-    if any(rope_type in str(scaling) for rope_type in ("dynamic", "longrope")):
-        return "its rotary embedding depends on the length of what it is given"
-    return None
-
-
-def attention_of(mode: str, implementation: str) -> str:
-    """What computes attention in a batching mode, for people to read.
-
-    Args:
-        mode: ``padded``, ``packed`` or ``prefix_packed``.
-        implementation: ``model.attn_implementation``, which packed rows do not use.
-    """
-    return implementation if mode == PADDED else "sdpa by row"
-
-
-def has_dropout(model: nn.Module) -> bool:
-    """Whether training this model draws random numbers."""
-    return any(_dropout_rate(module) > 0 for module in model.modules())
-
-
-def _dropout_rate(module: nn.Module) -> float:
-    if isinstance(module, nn.Dropout):
-        return module.p
-    rate = getattr(module, "attention_dropout", 0.0)  # a number in most families' attention
-    return rate if isinstance(rate, float) else 0.0
-
-
-def choose_mode(model: nn.Module, mode: str, *, training: bool) -> tuple[str, str | None]:
-    """The batching mode that is exact for a model, and why where it is not the one asked for.
-
-    Dropout falls on positions. A prefix that is computed once has one draw where each row would
-    have its own, so with dropout rows are packed whole.
-
-    Args:
-        model: With the method's layers in place.
-        mode: As asked for.
-        training: Whether dropout is active.
-    """
-    if mode == PADDED:
-        return PADDED, None
-    if obstacle := packing_obstacle(model):
-        return PADDED, obstacle
-    if mode == PREFIX_PACKED and training and has_dropout(model):
-        return PACKED, "with dropout each row draws its own, so no prefix is shared"
-    return mode, None

@@ -19,8 +19,8 @@ from smt_ray.errors import UserError
 from smt_ray.models.inspect import find_eligible
 from smt_ray.smt.gradients import GradientAccumulator
 from smt_ray.smt.scores import block_statistics
+from smt_ray.training.batching_mode import choose_mode
 from smt_ray.training.loss import SupervisedLoss
-from smt_ray.training.packed_attention import choose_mode
 
 
 def shard_steps(num_steps: int, num_shards: int, shard: int) -> range:
@@ -72,7 +72,7 @@ def stream_shard(
     """
     loss = SupervisedLoss(model).eval()
     eligible = find_eligible(model, target_modules)
-    mode, _ = choose_mode(model, batching, training=False)
+    mode = choose_mode(model, batching, training=False).mode
     accumulator = GradientAccumulator(model, eligible, "host" if accumulate_on == "host" else None)
     with accumulator:
         for step in steps:

@@ -21,8 +21,8 @@ from smt_ray.models.inspect import count_parameters, find_eligible
 from smt_ray.smt.controls import random_scores
 from smt_ray.smt.model import make_sparse, sparse_modules
 from smt_ray.smt.selection import select_by_scores
+from smt_ray.training.batching_mode import choose_mode
 from smt_ray.training.loss import SupervisedLoss
-from smt_ray.training.packed_attention import choose_mode
 from smt_ray.warmup.shard import stream_shard
 from tests.zoo import ATTENTION, FAMILIES
 
@@ -73,7 +73,7 @@ def prepared(family: str, name: str, folder: Path) -> tuple[Any, Any]:
 def our_loss(model: nn.Module, encoded: EncodedRows, mode: str = "padded") -> torch.Tensor:
     """The loss of a step as training has it: micro-batches of rows, the head on targets alone."""
     loss = SupervisedLoss(model)
-    mode, _ = choose_mode(model, mode, training=False)
+    mode = choose_mode(model, mode, training=False).mode
     batches = step_micro_batches(encoded, ROWS, mode=mode, max_tokens=40, train_on_inputs=False)
     assert len(batches) < len(ROWS)
     return torch.stack([loss(batch) for batch in batches]).sum()
@@ -207,7 +207,7 @@ def test_the_warm_ups_sum_is_that_of_dense_gradients(family: str, encoded: Encod
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_of_a_family_are_packed(family: str) -> None:
-    assert choose_mode(FAMILIES[family](), "prefix_packed", training=False)[0] == "prefix_packed"
+    assert choose_mode(FAMILIES[family](), "prefix_packed", training=False).mode == "prefix_packed"
 
 
 def refused(find: Callable[..., Any], family: str, targets: Any) -> str:

@@ -32,10 +32,10 @@ from smt_ray.methods.registry import find_method, make_method
 from smt_ray.models.load import load_model
 from smt_ray.smt.model import sparse_modules
 from smt_ray.training import loop as loop_module
+from smt_ray.training.batching_mode import choose_mode
 from smt_ray.training.engine import Engine
 from smt_ray.training.loop import Callbacks, LoopSettings, TrainingLoop
 from smt_ray.training.loss import SupervisedLoss
-from smt_ray.training.packed_attention import choose_mode
 from smt_ray.training.recompute import recompute_activations
 from smt_ray.training.state import load_state, save_state
 
@@ -109,7 +109,7 @@ class Rank:
             learning_rate=1e-2,
             lr_schedule="linear",
             lr_warmup_steps=2,
-            batching=choose_mode(model, "prefix_packed", training=True)[0],
+            batching=choose_mode(model, "prefix_packed", training=True).mode,
             max_tokens=max_tokens,
             train_on_inputs=False,
             log_every_steps=1,

@@ -11,8 +11,8 @@ from torch import nn
 
 from smt_ray.data.batches import step_micro_batches
 from smt_ray.data.encoding import EncodedRows
+from smt_ray.training.batching_mode import BatchingMode, choose_mode, has_dropout, packing_obstacle
 from smt_ray.training.loss import SupervisedLoss
-from smt_ray.training.packed_attention import choose_mode, has_dropout, packing_obstacle
 
 Make = Callable[..., Any]
 ROWS = [3, 1, 20, 36, 9, 11, 2]
@@ -71,7 +71,7 @@ def test_packed_rows_have_the_loss_and_gradient_of_rows_alone(
     make_encoded: Make, name: str, mode: str
 ) -> None:
     model, encoded = tiny(name.partition("-")[0], **FAMILIES[name]), make_encoded()
-    assert choose_mode(model, mode, training=False) == (mode, None)
+    assert choose_mode(model, mode, training=False) == BatchingMode(mode)
     expected_loss, expected = gradient(model, encoded, "padded", max_tokens=1)
     loss, found = gradient(model, encoded, mode, max_tokens=40)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
@@ -132,23 +132,23 @@ def test_what_cannot_be_packed_exactly_is_padded_and_says_why(
     name: str, changes: dict[str, Any], reason: str
 ) -> None:
     model = tiny(name, **changes)
-    mode, why = choose_mode(model, "prefix_packed", training=True)
-    assert mode == "padded"
-    assert why is not None
-    assert reason in why
-    assert packing_obstacle(model) == why
+    chosen = choose_mode(model, "prefix_packed", training=True)
+    assert chosen.mode == "padded"
+    assert chosen.fallback is not None
+    assert reason in chosen.fallback
+    assert packing_obstacle(model) == chosen.fallback
 
 
 def test_dropout_keeps_rows_whole_where_it_is_active(make_llama: Make) -> None:
     model = make_llama()
     assert not has_dropout(model)
     model.model.layers[0].self_attn.attention_dropout = 0.1
-    assert choose_mode(model, "prefix_packed", training=False) == ("prefix_packed", None)
-    mode, why = choose_mode(model, "prefix_packed", training=True)
-    assert mode == "packed"
-    assert why is not None
-    assert "dropout" in why
+    assert choose_mode(model, "prefix_packed", training=False) == BatchingMode("prefix_packed")
+    chosen = choose_mode(model, "prefix_packed", training=True)
+    assert chosen.mode == "packed"
+    assert chosen.fallback is not None
+    assert "dropout" in chosen.fallback
     model.model.layers[0].self_attn.attention_dropout = 0.0
     model.model.layers[1].mlp.extra = nn.Dropout(0.1)
-    assert choose_mode(model, "prefix_packed", training=True)[0] == "packed"
-    assert choose_mode(model, "padded", training=True) == ("padded", None)
+    assert choose_mode(model, "prefix_packed", training=True).mode == "packed"
+    assert choose_mode(model, "padded", training=True) == BatchingMode("padded")
