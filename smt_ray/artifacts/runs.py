@@ -1,30 +1,32 @@
-"""A run's folder: a small manifest that names its stages, and what it ended with."""
+"""A run's folder: a small manifest that names its stages, and the documents that it ended with."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from smt_ray.artifacts.layout import RUN, RUN_METRICS, RUNS_FOLDER, run_folder
 from smt_ray.artifacts.storage import Storage
+from smt_ray.documents.run import RunManifest, RunMetrics, StageEntry
 from smt_ray.errors import UserError
 
 
 class RunFolder:
-    """``runs/<name>/``: run.json, config.yaml, environment.json, metrics.json."""
+    """The folder ``runs/<name>/`` of one run."""
 
     def __init__(self, storage: Storage, name: str) -> None:
         self.storage, self.name = storage, name
-        self.folder = f"runs/{name}"
+        self.folder = run_folder(name)
 
     @classmethod
     def open(cls, storage: Storage, name: str) -> RunFolder:
         """An existing run.
 
         Raises:
-            UserError: There is none of that name; the names there are are listed.
+            UserError: There is no run of that name; the existing names are listed.
         """
         run = cls(storage, name)
-        if not storage.exists(run.path("run.json")):
-            known = ", ".join(storage.list_folders("runs")) or "none"
+        if not run.exists():
+            known = ", ".join(storage.list_folders(RUNS_FOLDER)) or "none"
             raise UserError(
                 "--run",
                 f"no such run in {storage.root}",
@@ -39,36 +41,47 @@ class RunFolder:
 
     @property
     def uri(self) -> str:
-        """Where the run lies."""
+        """The path or URI of the run's folder."""
         return self.storage.uri(self.folder)
 
-    def manifest(self) -> dict[str, Any]:
-        """run.json, or an empty one where the run is new.
+    def exists(self) -> bool:
+        """Whether the run was ever started."""
+        return self.storage.exists(self.path(RUN))
+
+    def manifest(self) -> RunManifest:
+        """``run.json``, or an empty manifest for a new run.
 
         Raises:
-            UserError: It is no JSON any more.
+            UserError: The file is damaged.
         """
-        place = self.path("run.json")
-        if not self.storage.exists(place):
-            return {"name": self.name, "stages": {}}
-        try:
-            manifest: dict[str, Any] = self.storage.read_json(place)
-        except ValueError as error:
-            raise UserError(
-                self.storage.uri(place),
-                f"cannot be read ({error})",
-                fix="delete it and start the run again: finished stages are found again",
-            ) from None
-        return manifest
+        if not self.exists():
+            return RunManifest(name=self.name)
+        return self.storage.read_document(
+            RunManifest,
+            self.path(RUN),
+            fix="delete it and start the run again: finished stages are reused",
+        )
 
-    def update(self, **entries: Any) -> dict[str, Any]:
-        """Merges entries into run.json."""
-        manifest = {**self.manifest(), **entries}
-        self.storage.write_json(self.path("run.json"), manifest)
+    def update(self, **fields: Any) -> RunManifest:
+        """Sets fields of ``run.json``; returns the new manifest."""
+        values = {**self.manifest().to_json(), **fields}
+        manifest = RunManifest.model_validate(values)
+        self.storage.write_json(self.path(RUN), manifest.to_json())
         return manifest
 
     def add_stage(self, kind: str, name: str, *, seconds: float, reused: bool) -> None:
-        """Notes a finished stage in run.json."""
-        stages = dict(self.manifest()["stages"])
-        stages[kind] = {"stage": name, "seconds": seconds, "reused": reused}
-        self.update(stages=stages)
+        """Adds a finished stage to ``run.json``."""
+        entry = StageEntry(stage=name, seconds=seconds, reused=reused)
+        self.update(stages={**self.manifest().stages, kind: entry})
+
+    def metrics(self) -> RunMetrics | None:
+        """``metrics.json``, or None for a run that has not ended.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        if not self.storage.exists(self.path(RUN_METRICS)):
+            return None
+        return self.storage.read_document(
+            RunMetrics, self.path(RUN_METRICS), fix="start the same run again, which writes it anew"
+        )

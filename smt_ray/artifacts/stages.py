@@ -1,21 +1,54 @@
-"""Stages: folders named after what made them, done only by a manifest that is written last."""
+"""Stages: folders named by a fingerprint of their inputs, finished only by a manifest."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from smt_ray.artifacts.layout import MANIFEST, stage_folder
 from smt_ray.artifacts.storage import Storage
+from smt_ray.documents.base import Document
+from smt_ray.documents.stages import (
+    EvaluationSummary,
+    FileDigest,
+    SelectionSummary,
+    StageManifest,
+    TokensSummary,
+    TrainingSummary,
+    WarmupSummary,
+)
 from smt_ray.errors import UserError
 
-MANIFEST = "manifest.json"
+S = TypeVar("S", bound=Document)
 
-# Raised where a stage's artifacts would come out otherwise than before from the same inputs.
-STAGE_VERSIONS = {"tokens": 2, "warmup": 1, "selection": 1, "training": 2, "evaluation": 1}
+
+@dataclass(frozen=True)
+class StageKind(Generic[S]):
+    """A kind of stage.
+
+    Attributes:
+        name: The first part of the names of its folders.
+        version: A number to raise when the artifacts of equal inputs would change.
+        summary: The type of the summary in its manifests.
+    """
+
+    name: str
+    version: int
+    summary: type[S]
+
+
+TOKENS = StageKind("tokens", 3, TokensSummary)
+WARMUP = StageKind("warmup", 2, WarmupSummary)
+SELECTION = StageKind("selection", 2, SelectionSummary)
+TRAINING = StageKind("training", 3, TrainingSummary)
+EVALUATION = StageKind("evaluation", 2, EvaluationSummary)
+_KINDS: tuple[StageKind[Any], ...] = (TOKENS, WARMUP, SELECTION, TRAINING, EVALUATION)
 
 
 def fingerprint(value: Any) -> str:
@@ -24,35 +57,51 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-class Stage:
-    """One step's artifacts.
+@dataclass(frozen=True)
+class Finished(Generic[S]):
+    """What a finished stage says of itself.
 
-    Args:
-        storage: Where stages are kept.
-        kind: The step: a key of ``STAGE_VERSIONS``.
-        inputs: Everything that its artifacts depend on, as JSON values.
+    Attributes:
+        summary: What a reader wants to know without opening the artifacts.
+        seconds: The time that it took.
+        files: The artifacts, relative to the folder of the stage.
     """
 
-    def __init__(self, storage: Storage, kind: str, inputs: dict[str, Any]) -> None:
+    summary: S
+    seconds: float
+    files: Mapping[str, FileDigest]
+
+
+class Stage(Generic[S]):
+    """The artifacts of one step.
+
+    Args:
+        storage: The storage that keeps the stages.
+        kind: The kind of the step.
+        inputs: Everything that the artifacts depend on, as JSON values.
+    """
+
+    def __init__(self, storage: Storage, kind: StageKind[S], inputs: Mapping[str, Any]) -> None:
         self.storage, self.kind = storage, kind
-        self.inputs = {"version": STAGE_VERSIONS[kind], **inputs}
-        self.name = f"{kind}-{fingerprint(self.inputs)}"
-        self.folder = f"stages/{self.name}"
-        self._manifest: dict[str, Any] | None = None  # once checked, not hashed again
+        self.inputs: dict[str, Any] = {"version": kind.version, **inputs}
+        self.name = f"{kind.name}-{fingerprint(self.inputs)}"
+        self.folder = stage_folder(self.name)
+        self._finished: Finished[S] | None = None
+        self._verified = False  # files are hashed once
 
     @classmethod
-    def open(cls, storage: Storage, name: str) -> Stage:
-        """A finished stage by its name alone.
+    def open(cls, storage: Storage, name: str) -> Stage[Any]:
+        """A finished and whole stage, by its name.
 
         Raises:
-            UserError: There is none of that name, or a file is missing, truncated or edited.
+            UserError: There is no finished stage of that name, or a file is missing, truncated or
+                edited.
         """
-        if not storage.exists("stages", name, MANIFEST):
-            raise UserError(
-                storage.uri("stages", name), "must be a finished stage", fix="finish its run first"
-            )
-        stage = cls(storage, name.rpartition("-")[0], _read_manifest(storage, name)["inputs"])
-        stage.manifest()
+        kind = next((kind for kind in _KINDS if name.startswith(f"{kind.name}-")), None)
+        if kind is None or not storage.exists(stage_folder(name), MANIFEST):
+            raise _unfinished(storage, name)
+        stage = Stage(storage, kind, _read_manifest(storage, name).inputs)
+        stage.verify()
         return stage
 
     def path(self, file: str) -> str:
@@ -61,76 +110,99 @@ class Stage:
 
     @property
     def uri(self) -> str:
-        """Where the stage lies."""
+        """The path or URI of the stage's folder."""
         return self.storage.uri(self.folder)
 
     def local(self, file: str) -> AbstractContextManager[Path]:
-        """A local path that holds a file or folder of the stage, for the block's time."""
+        """A local path that holds a file or folder of the stage, while the context is open."""
         return self.storage.local(self.path(file))
 
-    def manifest(self) -> dict[str, Any] | None:
-        """What the finished stage says of itself, or None where it is not done.
+    def is_done(self) -> bool:
+        """Whether the stage is finished. Its files are not looked at."""
+        return self._finished is not None or self._has(MANIFEST)
+
+    def verify(self) -> bool:
+        """Whether the stage is finished; if it is, its files are compared with their checksums.
 
         Raises:
             UserError: A file is missing, truncated or edited.
         """
-        if self._manifest is not None:
-            return self._manifest
-        if not self.storage.exists(self.path(MANIFEST)):
-            return None
-        manifest = _read_manifest(self.storage, self.name)
-        for file, digest in manifest["files"].items():
-            found = self.storage.digest(self.path(file)) if self._has(file) else "missing"
-            if found != digest:
-                raise UserError(
-                    self.storage.uri(self.path(file)),
-                    "was truncated or edited since its stage was done",
-                    got=found,
-                    fix=f"delete {self.uri} to make it again",
-                )
-        self._manifest = manifest
-        return manifest
+        if not self.is_done():
+            return False
+        if not self._verified:
+            self._check_files(self.read().files)
+            self._verified = True
+        return True
 
-    def is_done(self) -> bool:
-        """Whether there is a manifest, whatever became of its files: no byte of them is read."""
-        return self._manifest is not None or self._has(MANIFEST)
+    def read(self) -> Finished[S]:
+        """What the finished stage says of itself. Its files are not looked at.
 
-    def publish(self, files: list[str], summary: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """Marks the stage done.
+        Raises:
+            UserError: The stage is not finished, or its manifest is damaged.
+        """
+        if self._finished is None:
+            if not self._has(MANIFEST):
+                raise _unfinished(self.storage, self.name)
+            manifest = _read_manifest(self.storage, self.name)
+            summary = self.kind.summary.from_json(
+                manifest.summary,
+                place=self.storage.uri(self.path(MANIFEST)),
+                fix=_make_again(self.uri),
+            )
+            self._finished = Finished(summary, manifest.seconds, manifest.files)
+        return self._finished
+
+    def publish(self, files: Sequence[str], summary: S, seconds: float) -> Finished[S]:
+        """Marks the stage as finished.
 
         Args:
             files: Its artifacts, relative to its folder, already written.
             summary: What a reader wants to know without opening them.
-            seconds: What it took.
+            seconds: The time that it took.
         """
-        manifest = {
-            "stage": self.name,
-            "inputs": self.inputs,
-            "files": {file: self.storage.digest(self.path(file)) for file in sorted(files)},
-            "summary": summary,
-            "seconds": round(seconds, 2),
-            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        self.storage.write_json(self.path(MANIFEST), manifest)
-        self._manifest = manifest
-        return manifest
+        digests = {file: self.storage.digest(self.path(file)) for file in sorted(files)}
+        manifest = StageManifest(
+            stage=self.name,
+            inputs=self.inputs,
+            files=digests,
+            summary=summary.to_json(),
+            seconds=round(seconds, 2),
+            finished_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        )
+        self.storage.write_json(self.path(MANIFEST), manifest.to_json())
+        self._finished = Finished(summary, manifest.seconds, digests)
+        self._verified = True
+        return self._finished
+
+    def _check_files(self, files: Mapping[str, FileDigest]) -> None:
+        for file, digest in files.items():
+            found = self.storage.digest(self.path(file)) if self._has(file) else None
+            if found != digest:
+                raise UserError(
+                    self.storage.uri(self.path(file)),
+                    "was truncated or edited since its stage was finished",
+                    got=found.to_json() if found else "missing",
+                    fix=_make_again(self.uri),
+                )
 
     def _has(self, file: str) -> bool:
         return self.storage.exists(self.path(file))
 
 
-def _read_manifest(storage: Storage, name: str) -> dict[str, Any]:
-    place = f"stages/{name}/{MANIFEST}"
-    try:
-        manifest: dict[str, Any] = storage.read_json(place)
-        made = f"{name.rpartition('-')[0]}-{fingerprint(manifest['inputs'])}"
-        if manifest["stage"] == made == name and isinstance(manifest["files"], dict):
-            return manifest
-        problem = f"must be the manifest of {name}"
-    except (ValueError, KeyError, TypeError) as error:
-        problem = f"cannot be read ({type(error).__name__}: {error})"
-    raise UserError(
-        storage.uri(place),
-        problem,
-        fix=f"delete {storage.uri('stages', name)} to make the stage again",
+def _read_manifest(storage: Storage, name: str) -> StageManifest:
+    place = storage.uri(stage_folder(name), MANIFEST)
+    fix = _make_again(storage.uri(stage_folder(name)))
+    manifest = storage.read_document(StageManifest, f"{stage_folder(name)}/{MANIFEST}", fix=fix)
+    if not manifest.stage == name == f"{name.rpartition('-')[0]}-{fingerprint(manifest.inputs)}":
+        raise UserError(place, f"must be the manifest of {name}", got=manifest.stage, fix=fix)
+    return manifest
+
+
+def _make_again(uri: str) -> str:
+    return f"delete {uri} to make the stage again"
+
+
+def _unfinished(storage: Storage, name: str) -> UserError:
+    return UserError(
+        storage.uri(stage_folder(name)), "must be a finished stage", fix="finish its run first"
     )

@@ -12,15 +12,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
 from smt_ray.artifacts.scratch import scratch_folder
+from smt_ray.documents.base import Document
+from smt_ray.documents.stages import FileDigest
 from smt_ray.errors import UserError
 
-# They have no folders: making some would only be requests.
+D = TypeVar("D", bound=Document)
+
+# Object stores have no folders: creating one would only cost a request.
 _OBJECT_STORES = ("s3", "gcs", "abfs")
 _AT_ONCE, _CHUNK_BYTES = 8, 1 << 24
 
@@ -97,6 +101,25 @@ class Storage:
         """A JSON file's value."""
         return json.loads(self.read_bytes(*parts))
 
+    def read_document(self, kind: type[D], path: str, *, fix: str) -> D:
+        """Reads a JSON document.
+
+        Args:
+            kind: The type of the document.
+            path: The file.
+            fix: What the user can do about a damaged file.
+
+        Raises:
+            UserError: The file is missing, no JSON, or no such document.
+        """
+        place = self.uri(path)
+        try:
+            value = self.read_json(path)
+        except (OSError, ValueError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UserError(place, f"cannot be read ({reason})", fix=fix) from None
+        return kind.from_json(value, place=place, fix=fix)
+
     def write_json(self, path: str, value: Any) -> None:
         """Writes a JSON file whole or not at all."""
         self.write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
@@ -159,14 +182,14 @@ class Storage:
             if info.type == pafs.FileType.Directory
         )
 
-    def digest(self, path: str) -> dict[str, Any]:
-        """A file's size in bytes and its sha256."""
+    def digest(self, path: str) -> FileDigest:
+        """The size and the sha256 of a file."""
         sha256, size = hashlib.sha256(), 0
         with self._fs.open_input_stream(self.key(path)) as stream:
             while chunk := stream.read(1 << 22):
                 sha256.update(chunk)
                 size += len(chunk)
-        return {"bytes": size, "sha256": sha256.hexdigest()}
+        return FileDigest(bytes=size, sha256=sha256.hexdigest())
 
 
 @contextmanager

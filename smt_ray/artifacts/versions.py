@@ -9,6 +9,18 @@ from typing import TypeVar
 
 Content = TypeVar("Content")
 
+Version = tuple[int, int, int]
+"""The inode, modification time and size of a file."""
+
+
+def file_version(path: Path) -> Version | None:
+    """The version of a local file; None if it does not exist."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
 
 def kept_per_version(
     maxsize: int,

@@ -31,15 +31,28 @@ class ModelConfig(Section):
     architecture: dict[str, Any] | None = semantic(None)
     """A bare transformers config (``model_type: llama``, ...) for counting on the meta device."""
 
-    def spec(self) -> dict[str, Any]:
-        """The section as plain values, a local folder's path absolute.
+    def resolved(self) -> ModelConfig:
+        """The section with an absolute path, if it names a local folder.
 
-        So it may cross to other processes, which run in folders of their own.
+        It can then be used in other processes, whose working directories differ.
         """
-        values = self.model_dump(mode="json")
         if self.path and (folder := Path(self.path).expanduser()).is_dir():
-            values["path"] = str(folder.absolute())
-        return values
+            return self.at(str(folder.absolute()))
+        return self
+
+    def at(self, place: str) -> ModelConfig:
+        """The section for the same files at another path or URI."""
+        return self.model_copy(update={"path": place})
+
+    def replaced_by(self, place: str) -> ModelConfig:
+        """The section for other weights of the same architecture, in a folder or at a URI."""
+        elsewhere = dict.fromkeys(("builtin", "revision", "gguf_file"))
+        return self.model_copy(update={**elsewhere, "path": place})
+
+    @property
+    def name(self) -> str:
+        """The name of the model in tables and trackers."""
+        return self.path or self.builtin or str((self.architecture or {})["model_type"])
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:

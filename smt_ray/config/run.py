@@ -64,13 +64,28 @@ class RunConfig(Section):
         return tuple(name for name, methods in _SECTIONS_OF.items() if self.method not in methods)
 
     @property
+    def selects_blocks(self) -> bool:
+        """Whether the method trains selected blocks."""
+        return self.method == "smt"
+
+    @property
+    def sharded_warmup(self) -> bool:
+        """Whether blocks are scored by gradients that shards sum at the base weights."""
+        return self.selects_blocks and self.selection.needs_gradients and not self.trained_warmup
+
+    @property
     def trained_warmup(self) -> bool:
-        """Whether training goes on from weights that the warm-up updated."""
-        return self.method == "smt" and self.warmup.mode == "trained"
+        """Whether training continues from weights that the warm-up updated."""
+        return self.selects_blocks and self.warmup.mode == "trained"
+
+    @property
+    def has_warmup(self) -> bool:
+        """Whether anything is computed before blocks are selected."""
+        return self.sharded_warmup or self.trained_warmup
 
     @property
     def warmup_learning_rate(self) -> float:
-        """Peak learning rate of a warm-up that trains."""
+        """The peak learning rate of a trained warm-up."""
         return self.warmup.learning_rate or self.training.learning_rate
 
     @field_validator("name")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from smt_ray.config.model_and_data import HubSource
 from smt_ray.data.hub_tasks import HUB_TASKS, Fields, RowMaker
 from smt_ray.data.rows import Row, parse_rows
 from smt_ray.errors import UserError
@@ -14,18 +15,18 @@ _FIXES = {
 }
 
 
-def read_hub_source(source: dict[str, Any]) -> list[Row]:
+def read_hub_source(source: HubSource) -> list[Row]:
     """Training rows of a dataset that has LLM-Adapters' fields.
 
     Args:
-        source: A :class:`HubSource` as plain values.
+        source: The dataset.
 
     Raises:
         UserError: It cannot be loaded, is empty, or holds a bad row.
     """
-    name = source["hub"]
+    name = source.hub
     try:
-        records = _load(name, source.get("config"), source["split"], source.get("revision"))
+        records = _load(name, source.config, source.split, source.revision)
     except Exception as error:
         raise _not_loaded("data.train", name, error) from error
     return parse_rows(records, f"hub:{name}")

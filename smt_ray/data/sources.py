@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from smt_ray.artifacts.versions import kept_per_version
+from smt_ray.artifacts.versions import Version, file_version, kept_per_version
+from smt_ray.config.model_and_data import HubSource
 from smt_ray.data.hub import read_hub_source, read_hub_task
 from smt_ray.data.rows import Row, parse_rows
 from smt_ray.errors import UserError
@@ -20,7 +21,11 @@ HUB = "hub:"
 HUB_DIRECTORY = "hub"  # as data.dir: the original datasets, not a folder (which would be ./hub)
 
 
-def read_training_rows(sources: Sequence[Any], directory: str | None = None) -> list[Row]:
+Source = str | HubSource
+"""An entry of ``data.train``: a file, ``builtin:<task>``, ``hub:<task>``, or a hub dataset."""
+
+
+def read_training_rows(sources: Sequence[Source], directory: str | None = None) -> list[Row]:
     """All rows of several sources, in order; a row's position counts over all of them.
 
     Args:
@@ -61,7 +66,7 @@ def read_task_rows(task: str, directory: str | None, *, builtin: bool) -> list[R
             fix="give a clone of LLM-Adapters, a folder laid out like one, or hub for the original"
             " datasets",
         )
-    return read_file(Path(directory).expanduser() / "dataset" / task / "test.json")
+    return read_file(_task_file(task, directory))
 
 
 def read_file(path: Path) -> list[Row]:
@@ -116,22 +121,45 @@ def split_rows(
     return [rows[i] for i in sorted(training)], [rows[i] for i in sorted(validation)]
 
 
-def is_local(source: Any) -> bool:
+def source_version(source: Source, directory: str | None) -> Version | None:
+    """The version of the file that a source names; None for a source that is no file."""
+    if isinstance(source, HubSource) or source.startswith((BUILTIN, HUB)):
+        return None
+    return file_version(_source_file(source, directory))
+
+
+def task_version(task: str, directory: str | None, *, builtin: bool) -> Version | None:
+    """The version of the file of a task's test rows; None for rows that are in no local file."""
+    if builtin or directory is None or directory == HUB_DIRECTORY:
+        return None
+    return file_version(_task_file(task, directory))
+
+
+def is_local(source: Source) -> bool:
     """Whether an entry of ``data.train`` is read without the network."""
     return isinstance(source, str) and not source.startswith(HUB)
 
 
-def _read_source(source: Any, directory: str | None) -> list[Row]:
-    if isinstance(source, dict):
+def _read_source(source: Source, directory: str | None) -> list[Row]:
+    if isinstance(source, HubSource):
         return read_hub_source(source)
     if source.startswith(BUILTIN):
         return _builtin_rows(source.removeprefix(BUILTIN), "train")
     if source.startswith(HUB):
         return read_hub_task(source.removeprefix(HUB), training=True)
+    return read_file(_source_file(source, directory))
+
+
+def _source_file(source: str, directory: str | None) -> Path:
+    """The file of a source: relative to the directory, or else to the working directory."""
     path = Path(source).expanduser()
     folder = None if directory == HUB_DIRECTORY else directory
     within = Path(folder).expanduser() / path if folder else path
-    return read_file(within if within.exists() or not path.exists() else path)
+    return within if within.exists() or not path.exists() else path
+
+
+def _task_file(task: str, directory: str) -> Path:
+    return Path(directory).expanduser() / "dataset" / task / "test.json"
 
 
 def _builtin_rows(task: str, split: str) -> list[Row]:

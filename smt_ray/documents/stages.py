@@ -55,6 +55,9 @@ class RankOutcome(Document):
     resumed_from: int = 0
     """The step of the checkpoint that training resumed from; 0 if it started from the beginning."""
     trainable: Trainable
+    num_ranks: int
+    zero_stage: int
+    dtype: str
     optimizer: str
     device: str
     kernel: str
@@ -68,24 +71,15 @@ class WarmupSummary(Document):
 
     num_modules: int
     block_size: int
-    """The table's finest block size."""
+    """The finest block size of the table."""
     num_steps: int
     num_shards: int = 1
     attempts: dict[str, int] = {}
     """Shard -> how often it was started."""
-
-
-class TrainedWarmupSummary(Document):
-    """The summary of a warm-up with ``mode: trained``."""
-
-    num_modules: int
-    block_size: int
-    num_steps: int
-    num_ranks: int
-    zero_stage: int
-    kept_model: str
-    """The folder of the updated weights, within the stage."""
-    outcome: RankOutcome
+    kept_model: str | None = None
+    """The folder of the updated weights, within the stage, with ``mode: trained``."""
+    outcome: RankOutcome | None = None
+    """How the training went, with ``mode: trained``."""
 
 
 class SelectionSummary(Document):
@@ -109,9 +103,6 @@ class TrainingSummary(Document):
     """The summary of the training stage."""
 
     num_steps: int
-    num_ranks: int
-    zero_stage: int
-    dtype: str
     starts_from: str | None = None
     """The weights that a trained warm-up kept, as the storage names them."""
     method_settings: dict[str, JsonValue] = {}

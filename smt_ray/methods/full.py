@@ -1,22 +1,52 @@
-"""Full fine-tuning as a method: what training changed is every weight."""
+"""Full fine-tuning as a method: training changes every weight."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from smt_ray.artifacts.storage import Storage
+from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.methods.base_model import check_base, record_base, write_base
 from smt_ray.methods.protocol import Counts
 from smt_ray.smt.tensorfile import reading
 
 TENSORS_FILE = "tuned_model.safetensors"
+
+
+@dataclass(frozen=True)
+class FullSettings:
+    """Full fine-tuning has no settings of its own."""
+
+    is_whole_model: ClassVar[bool] = True
+
+    @classmethod
+    def check(
+        cls, config: RunConfig, skeleton: Callable[[], nn.Module], selection: str | None
+    ) -> FullSettings:
+        """Every model can be trained."""
+        return cls()
+
+    @staticmethod
+    def stage_inputs(config: RunConfig) -> dict[str, Any]:
+        """Nothing besides the training settings."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def make(self, storage: Storage) -> FullMethod:
+        """The method."""
+        return FullMethod()
 
 
 class FullMethod:
@@ -28,7 +58,7 @@ class FullMethod:
         self._base = record_base(model, [name for name, _ in model.named_parameters()])
 
     def count(self, model: nn.Module) -> Counts:
-        """All of the base model, and nothing beside it."""
+        """All parameters of the base model; there is no adapter."""
         total = sum(parameter.numel() for parameter in model.parameters())
         return Counts(total, total, total)
 
@@ -65,4 +95,4 @@ class FullMethod:
         model.requires_grad_(False)
 
     def merge(self, model: nn.Module) -> None:
-        """The tuned model is a plain one already."""
+        """Nothing: the tuned model is already a plain one."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from smt_ray.artifacts.storage import Storage
+from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.methods.base_model import check_base, record_base, write_base
 from smt_ray.methods.protocol import Counts
-from smt_ray.models.inspect import find_linears, is_transposed
+from smt_ray.models.inspect import count_parameters, find_linears, is_transposed
 from smt_ray.smt.tensorfile import reading
 
 CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -26,17 +29,19 @@ _ALPHA_OVER_RANK = 2
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """What is trained; names and meanings are the config's.
+    """The settings of LoRA and DoRA; names and meanings are the config's.
 
     Attributes:
-        rank: Of the factors.
-        alpha: The update is scaled by alpha / rank.
-        dropout: Before the first factor.
-        target_modules: Last parts of the names of the adapted linears.
-        use_dora: DoRA rather than LoRA.
-        seed: What the factors' first values are drawn from: the same on every rank, whatever the
-            device and dtype.
+        rank: The rank of the two factors.
+        alpha: The numerator of the scale alpha / rank of the update.
+        dropout: The dropout before the first factor.
+        target_modules: The last parts of the names of the adapted linears.
+        use_dora: Whether it is DoRA.
+        seed: The seed of the factors' initial values, which are the same on every rank, whatever
+            the device and dtype.
     """
+
+    is_whole_model: ClassVar[bool] = False
 
     rank: int
     alpha: int
@@ -45,12 +50,48 @@ class LoraSettings:
     use_dora: bool
     seed: int
 
+    @classmethod
+    def check(
+        cls, config: RunConfig, skeleton: Callable[[], nn.Module], selection: str | None
+    ) -> LoraSettings:
+        """Checks the target modules, and turns a budget into a rank.
+
+        Raises:
+            UserError: A target matches no linear, or the budget comes to no rank.
+        """
+        lora, model, use_dora = config.lora, skeleton(), config.method == "dora"
+        shapes = target_shapes(find_targets(model, lora.target_modules))
+        rank = lora.rank
+        if rank is None:
+            assert lora.budget is not None
+            rank = choose_rank(shapes, lora.budget, count_parameters(model), use_dora=use_dora)
+        alpha = lora.alpha or default_alpha(rank)
+        return cls(rank, alpha, lora.dropout, tuple(lora.target_modules), use_dora, config.seed)
+
+    @staticmethod
+    def stage_inputs(config: RunConfig) -> dict[str, Any]:
+        """The ``lora`` section."""
+        return {"lora": config.lora.semantic()}
+
+    def describe(self) -> dict[str, Any]:
+        """The rank, the scale, the dropout and the targets."""
+        return {
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "dropout": self.dropout,
+            "target_modules": list(self.target_modules),
+        }
+
+    def make(self, storage: Storage) -> LoraMethod:
+        """The method."""
+        return LoraMethod(self)
+
 
 class LoraMethod:
     """Trains low-rank factors beside frozen linears; with DoRA, their magnitudes too.
 
     Args:
-        settings: Not needed to load an adapter, which knows its own.
+        settings: The settings; not needed to load an adapter, which holds its own.
     """
 
     def __init__(self, settings: LoraSettings | None = None) -> None:
@@ -128,7 +169,7 @@ class LoraMethod:
         except ValueError as error:  # it names modules that the model has not
             raise _misfit(directory, str(error)) from error
         try:
-            result = set_peft_model_state_dict(self._peft, tensors)
+            result: Any = set_peft_model_state_dict(self._peft, tensors)
             missing = [name for name in result.missing_keys if "lora_" in name]
             if missing or result.unexpected_keys:
                 raise RuntimeError((missing + result.unexpected_keys)[0])

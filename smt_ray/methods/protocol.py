@@ -1,14 +1,23 @@
-"""What a method does for the trainer."""
+"""What a method is: the settings that cross processes, and the work on a model.
+
+A method has two halves. Its *settings* are plain values: they are made from the config before
+anything is computed, name what the training stage depends on, and travel to the ranks. There they
+make the *method*, which prepares, counts, saves, loads and merges.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
+
+from smt_ray.artifacts.storage import Storage
+from smt_ray.config.run import RunConfig
+from smt_ray.documents.run import Trainable
 
 
 @dataclass(frozen=True)
@@ -16,33 +25,33 @@ class Counts:
     """How much is trained.
 
     Attributes:
-        num_trainable: Parameters that are trained.
-        num_base: Parameters of the base model, tied ones once.
-        num_total: Of base and adapter together, which peft's percentage divides by; SMT's blocks
-            count as an adapter, full fine-tuning has none.
+        num_trainable: The parameters that are trained.
+        num_base: The parameters of the base model, tied ones once.
+        num_total: The parameters of base and adapter together, which peft's percentage divides by;
+            SMT's blocks count as an adapter, full fine-tuning has none.
     """
 
     num_trainable: int
     num_base: int
     num_total: int
 
-    def summary(self) -> dict[str, Any]:
-        """What metrics say of it; percentages in points."""
-        return {
-            "num_trainable": self.num_trainable,
-            "num_base": self.num_base,
-            "percent_of_base": 100 * self.num_trainable / self.num_base,
-            "percent_of_total": 100 * self.num_trainable / self.num_total,
-        }
+    def summary(self) -> Trainable:
+        """The counts with their percentages."""
+        return Trainable(
+            num_trainable=self.num_trainable,
+            num_base=self.num_base,
+            percent_of_base=100 * self.num_trainable / self.num_base,
+            percent_of_total=100 * self.num_trainable / self.num_total,
+        )
 
 
 class Method(Protocol):
     """Prepares a base model for training, and writes down what training changed."""
 
     def prepare(self, model: nn.Module, *, zero_stage: int) -> None:
-        """Chooses what is trained, in place: afterwards exactly that requires gradients.
+        """Makes exactly the trained parameters require gradients, in place.
 
-        The model's weights are whole; every rank does the same.
+        The weights of the model are whole, and every rank does the same.
         """
         ...
 
@@ -51,18 +60,18 @@ class Method(Protocol):
         ...
 
     def refresh(self, model: nn.Module) -> None:
-        """Brings the model up to date after an optimizer changed parameters unseen by autograd."""
+        """Updates what is derived from the trained parameters, after an optimizer step."""
         ...
 
     def save(
         self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path
     ) -> None:
-        """Writes the adapter; the prepared model is used up.
+        """Writes the adapter; the prepared model cannot be used afterwards.
 
         Args:
-            model: The prepared model; its own trainable parameters may be partitioned away.
+            model: The prepared model; its own trainable parameters may be partitioned.
             parameters: The trained values by the model's parameter names, whole, on the CPU.
-            directory: Where to, created by the caller.
+            directory: An existing folder.
         """
         ...
 
@@ -70,10 +79,47 @@ class Method(Protocol):
         """Puts an adapter on its base model, in place.
 
         Raises:
-            UserError: The adapter is not whole, or it is another base model's.
+            UserError: The adapter is damaged, or it belongs to another base model.
         """
         ...
 
     def merge(self, model: nn.Module) -> None:
-        """Makes the adapted model a plain one with the tuned weights, in place."""
+        """Turns the adapted model into a plain one with the tuned weights, in place."""
+        ...
+
+
+class MethodSettings(Protocol):
+    """The settings of a method, as plain values that can be pickled."""
+
+    is_whole_model: ClassVar[bool]
+    """Whether the saved adapter holds all weights of the model."""
+
+    @classmethod
+    def check(
+        cls, config: RunConfig, skeleton: Callable[[], nn.Module], selection: str | None
+    ) -> MethodSettings:
+        """What the model makes of the config's settings.
+
+        Args:
+            config: The configuration of the run.
+            skeleton: Gives the base model on the meta device; only called if it is needed.
+            selection: The file of the selected blocks, as the storage names it, for a method that
+                selects blocks.
+
+        Raises:
+            UserError: The model does not allow what the config asks for.
+        """
+        ...
+
+    @staticmethod
+    def stage_inputs(config: RunConfig) -> dict[str, Any]:
+        """What the training stage depends on besides rows, selection and training settings."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What tables and trackers say of the settings, as JSON values."""
+        ...
+
+    def make(self, storage: Storage) -> Method:
+        """The method, with the files that it needs read from the storage."""
         ...

@@ -1,43 +1,36 @@
-"""Methods: by their config name to train, by what lies in a folder to use an adapter."""
+"""Methods: by their name in the config to train, by the files of a folder to use an adapter."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
-from smt_ray.methods import full, lora
-from smt_ray.methods.protocol import Method
-from smt_ray.methods.smt import SmtMethod
+from smt_ray.methods import full, lora, smt
+from smt_ray.methods.protocol import Method, MethodSettings
 from smt_ray.smt.adapter import CONFIG_FILE as SMT_CONFIG
-from smt_ray.smt.selection import Selection
+
+_SETTINGS: dict[str, type[MethodSettings]] = {
+    "smt": smt.SmtSettings,
+    "lora": lora.LoraSettings,
+    "dora": lora.LoraSettings,
+    "full": full.FullSettings,
+}
 
 
-def make_method(name: str, settings: Mapping[str, Any]) -> Method:
-    """The method that a config trains with.
-
-    Args:
-        name: The config's ``method``.
-        settings: For smt the path of its ``selection``; for lora and dora the rest of
-            :class:`smt_ray.methods.lora.LoraSettings`; for full nothing.
-    """
-    if name == "smt":
-        return SmtMethod(Selection.load(settings["selection"]))
-    if name == "full":
-        return full.FullMethod()
-    assert name in ("lora", "dora"), name  # the config allows nothing else
-    return lora.LoraMethod(lora.LoraSettings(**settings, use_dora=name == "dora"))
+def settings_of(config: RunConfig) -> type[MethodSettings]:
+    """The settings' type of the method that a config trains with."""
+    return _SETTINGS[config.method]
 
 
 def find_method(directory: Path) -> Method:
     """The method that can load an adapter, by its files.
 
     Raises:
-        UserError: The folder holds no adapter that we know.
+        UserError: The folder holds no known adapter.
     """
     if (directory / SMT_CONFIG).exists():
-        return SmtMethod()
+        return smt.SmtMethod()
     if (directory / lora.CONFIG_FILE).exists():
         return lora.LoraMethod()
     if (directory / full.TENSORS_FILE).exists():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from smt_ray.artifacts.storage import Storage
+from smt_ray.config.run import RunConfig
 from smt_ray.methods.protocol import Counts
 from smt_ray.smt.adapter import load_adapter, save_adapter
 from smt_ray.smt.model import (
@@ -20,18 +24,53 @@ from smt_ray.smt.model import (
 from smt_ray.smt.selection import Selection
 
 
+@dataclass(frozen=True)
+class SmtSettings:
+    """The settings of SMT: its selection.
+
+    Attributes:
+        selection: The file of the selected blocks, as the storage names it.
+    """
+
+    is_whole_model: ClassVar[bool] = False
+
+    selection: str
+
+    @classmethod
+    def check(
+        cls, config: RunConfig, skeleton: Callable[[], nn.Module], selection: str | None
+    ) -> SmtSettings:
+        """The selection was checked on the model when it was made."""
+        assert selection is not None
+        return cls(selection)
+
+    @staticmethod
+    def stage_inputs(config: RunConfig) -> dict[str, Any]:
+        """Nothing besides the selection."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """Nothing: the selection has a summary of its own."""
+        return {}
+
+    def make(self, storage: Storage) -> SmtMethod:
+        """The method with its selection."""
+        with storage.local(self.selection) as file:
+            return SmtMethod(Selection.load(file))
+
+
 class SmtMethod:
     """Trains the selected blocks.
 
     Args:
-        selection: The chosen blocks; not needed to load an adapter, which knows its own.
+        selection: The selected blocks; not needed to load an adapter, which holds its own.
     """
 
     def __init__(self, selection: Selection | None = None) -> None:
         self._selection = selection
 
     def prepare(self, model: nn.Module, *, zero_stage: int) -> None:
-        """Puts in the sparse layers; under ZeRO-3 they write their blocks at every use."""
+        """Replaces linears by sparse layers; under ZeRO-3 these write their blocks at every use."""
         assert self._selection is not None
         apply_selection(model, self._selection)
         for layer in sparse_modules(model).values():
@@ -49,7 +88,7 @@ class SmtMethod:
     def save(
         self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path
     ) -> None:
-        """Writes the blocks and where they belong."""
+        """Writes the blocks and their indices."""
         for name, layer in sparse_modules(model).items():
             blocks = parameters[f"{name}.blocks"].to(layer.original_blocks.dtype)
             layer.blocks = nn.Parameter(blocks)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from smt_ray.artifacts.versions import kept_per_version
+from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.errors import UserError
 from smt_ray.models.load import explained, hub_options, model_place
 from smt_ray.smt.model import check_untied, find_ties, is_plain_linear
@@ -95,22 +96,22 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def model_identity(spec: dict[str, Any]) -> dict[str, Any]:
-    """What the base model is: a hash of its files, or its hub name and commit.
+def model_identity(model: ModelConfig) -> dict[str, str | None]:
+    """The identity of a base model: a hash of its files, or its hub name and commit.
 
     Args:
-        spec: The config's ``model`` section as plain values.
+        model: The ``model`` section of a config.
 
     Raises:
-        UserError: It is neither a folder nor to be found on the hub.
+        UserError: The model is no folder and is not found on the hub.
     """
-    chosen = {"gguf_file": spec.get("gguf_file"), "dtype": spec["dtype"]}
-    with model_place(spec) as path:
+    chosen = {"gguf_file": model.gguf_file, "dtype": model.dtype}
+    with model_place(model) as path:
         if Path(path).is_dir():
-            return {"sha256": _folder_hash(Path(path), spec.get("gguf_file")), **chosen}
+            return {"sha256": _folder_hash(Path(path), model.gguf_file), **chosen}
     from transformers import AutoConfig
 
-    config = explained(spec, lambda: AutoConfig.from_pretrained(path, **hub_options(spec)))
+    config = explained(model, lambda: AutoConfig.from_pretrained(path, **hub_options(model)))
     return {"path": path, "commit": getattr(config, "_commit_hash", None), **chosen}
 
 

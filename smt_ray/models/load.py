@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from torch import nn
 
 from smt_ray.artifacts.storage import Storage, local_copy
 from smt_ray.builtin import MODEL_DIR
+from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.errors import UserError
+from smt_ray.imports import large_imports
 
 logger = logging.getLogger(__name__)
 
@@ -23,129 +27,152 @@ _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5", ".msgpack", "
 
 
 @contextmanager
-def model_place(spec: dict[str, Any], *, weights: bool = True) -> Iterator[str]:
-    """The folder or hub name of a model section (``ModelConfig.spec()``).
+def model_place(model: ModelConfig, *, weights: bool = True) -> Iterator[str]:
+    """The local folder or the hub name of a model.
 
-    A folder in a remote storage is copied here for the block's time.
+    A folder in a remote storage is copied to this machine while the context is open.
 
     Args:
-        spec: The config's ``model`` section as plain values.
-        weights: Whether they are needed too.
+        model: The ``model`` section of a config.
+        weights: Whether the weights are needed too.
 
     Raises:
-        UserError: It is a bare architecture, which lies nowhere, or the remote folder is not there.
+        UserError: The model is a bare architecture, or the remote folder does not exist.
     """
-    path = _named_place(spec)
+    path = _named_place(model)
     if "://" not in path:
         yield path
         return
     if not Storage(path).exists():
-        raise UserError("model.path", "must be a folder that is there", got=path)
-    # A GGUF file has the tokenizer and the configuration in it.
-    needed = weights or spec.get("gguf_file")
+        raise UserError("model.path", "must be an existing folder", got=path)
+    # A GGUF file contains the tokenizer and the configuration.
+    needed = weights or model.gguf_file
     with local_copy(path, without=() if needed else _WEIGHTS) as folder:
         yield str(folder)
 
 
-def _named_place(spec: dict[str, Any]) -> str:
-    if spec.get("architecture"):
+def _named_place(model: ModelConfig) -> str:
+    if model.architecture:
         raise UserError(
             "model.architecture",
-            "has no weights and only serves counting",
-            got=spec["architecture"].get("model_type"),
+            "has no weights and can only be used for counting",
+            got=model.architecture.get("model_type"),
             fix="set model.path or model.builtin",
         )
-    return str(MODEL_DIR) if spec.get("builtin") else str(spec["path"])
+    return str(MODEL_DIR) if model.builtin else str(model.path)
 
 
 def import_transformers() -> None:
-    """Imports what every model and tokenizer needs: seconds, where a model itself is small."""
-    import transformers.modeling_utils  # noqa: F401
+    """Imports what every model and tokenizer needs, which takes seconds."""
+    with large_imports():
+        import transformers.modeling_utils  # noqa: F401
 
 
 def load_model(
-    spec: dict[str, Any], device: torch.device | str = "cpu", num_devices: int = 1
+    model: ModelConfig, device: torch.device | str = "cpu", num_devices: int = 1
 ) -> nn.Module:
     """Loads the base model in evaluation mode.
 
     Args:
-        spec: The config's ``model`` section as plain values.
-        device: Where its weights go.
-        num_devices: Above 1, its layers are spread over so many of that kind, all that this process
-            sees; inputs go to the first, and outputs come from there.
+        model: The ``model`` section of a config.
+        device: The device of its weights.
+        num_devices: The number of devices of that kind, which must be all that this process sees.
+            Above 1, the layers are spread over them; inputs and outputs are on the first.
 
     Raises:
         UserError: The model cannot be found or read, or has no causal language model class.
     """
     from transformers import AutoModelForCausalLM
 
-    with model_place(spec) as path:
-        model = explained(
-            spec,
+    with model_place(model) as path:
+        loaded: Any = explained(
+            model,
             lambda: AutoModelForCausalLM.from_pretrained(
                 path,
-                dtype=DTYPES[spec["dtype"]],
-                attn_implementation=spec["attn_implementation"],
+                dtype=DTYPES[model.dtype],
+                attn_implementation=model.attn_implementation,
                 **({"device_map": "balanced"} if num_devices > 1 else {}),
-                **hub_options(spec),
+                **hub_options(model),
             ),
         )
-    _forget_gguf(model)
-    if "://" in str(spec.get("path")):
-        model.config._name_or_path = spec["path"]  # adapters say whose they are, not where it was
-    return (model if num_devices > 1 else model.to(device)).eval()
+    _forget_gguf(loaded)
+    if "://" in str(model.path):
+        loaded.config._name_or_path = model.path  # not the folder that it was copied to
+    placed: nn.Module = (loaded if num_devices > 1 else loaded.to(device)).eval()
+    return placed
 
 
-def load_tokenizer(spec: dict[str, Any]) -> Any:
-    """Loads the tokenizer, with EOS as padding where it has none.
+def load_tokenizer(model: ModelConfig) -> Any:
+    """Loads the tokenizer; EOS becomes the padding token if it has none.
 
     Raises:
-        UserError: It cannot be found or read.
+        UserError: The tokenizer cannot be found or read.
     """
     from transformers import AutoTokenizer
 
-    with model_place(spec, weights=False) as path:
+    with model_place(model, weights=False) as path:
         tokenizer = explained(
-            spec, lambda: AutoTokenizer.from_pretrained(path, **hub_options(spec))
+            model, lambda: AutoTokenizer.from_pretrained(path, **hub_options(model))
         )
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # masked wherever it stands
+        tokenizer.pad_token = tokenizer.eos_token  # padding is always masked
     return tokenizer
 
 
-def load_skeleton(spec: dict[str, Any]) -> nn.Module:
-    """The model on the meta device: every name and shape, no weights.
+def load_skeleton(model: ModelConfig) -> nn.Module:
+    """The model on the meta device, with every name and shape but without weights.
 
     Raises:
         UserError: Its configuration cannot be found or read.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if spec.get("architecture"):
-        values = dict(spec["architecture"])
-        config = explained(spec, lambda: AutoConfig.for_model(values.pop("model_type"), **values))
+    auto: Any = AutoModelForCausalLM
+    if model.architecture:
+        values = dict(model.architecture)
+        config = explained(model, lambda: AutoConfig.for_model(values.pop("model_type"), **values))
     else:
-        with model_place(spec, weights=False) as path:
-            config = explained(spec, lambda: AutoConfig.from_pretrained(path, **hub_options(spec)))
+        with model_place(model, weights=False) as path:
+            config = explained(
+                model, lambda: AutoConfig.from_pretrained(path, **hub_options(model))
+            )
     with torch.device("meta"):
-        model = explained(
-            spec,
-            lambda: AutoModelForCausalLM.from_config(
-                config, trust_remote_code=spec["trust_remote_code"]
-            ),
+        skeleton: Any = explained(
+            model,
+            lambda: auto.from_config(config, trust_remote_code=model.trust_remote_code),
         )
-    model.tie_weights()
-    return model
+    skeleton.tie_weights()
+    found: nn.Module = skeleton
+    return found
 
 
-def hub_options(spec: dict[str, Any]) -> dict[str, Any]:
-    """What ``from_pretrained`` is told besides the place."""
-    chosen = {name: spec.get(name) for name in ("revision", "gguf_file") if spec.get(name)}
-    return {**chosen, "trust_remote_code": spec["trust_remote_code"]}
+@lru_cache(maxsize=1)  # reading a GGUF file takes seconds, and every run of a comparison needs it
+def _kept_skeleton(model: str, _identity: str) -> nn.Module:
+    return load_skeleton(ModelConfig.model_validate_json(model))
+
+
+def shared_skeleton(model: ModelConfig, identity: Mapping[str, Any]) -> nn.Module:
+    """The skeleton of a model, loaded once for the runs that share the model; not to be changed.
+
+    Args:
+        model: The ``model`` section of a config.
+        identity: What :func:`smt_ray.models.inspect.model_identity` says of it.
+
+    Raises:
+        UserError: Its configuration cannot be found or read.
+    """
+    return _kept_skeleton(model.model_dump_json(), json.dumps(identity))
+
+
+def hub_options(model: ModelConfig) -> dict[str, Any]:
+    """The arguments of ``from_pretrained`` besides the place."""
+    given = {"revision": model.revision, "gguf_file": model.gguf_file}
+    chosen = {name: value for name, value in given.items() if value}
+    return {**chosen, "trust_remote_code": model.trust_remote_code}
 
 
 def _forget_gguf(model: nn.Module) -> None:
-    """Dequantised weights are plain weights; what says otherwise would forbid saving them."""
+    """Removes the marks of GGUF: dequantised weights are plain weights and may be saved."""
     quantizer = getattr(model, "hf_quantizer", None)
     method = getattr(getattr(quantizer, "quantization_config", None), "quant_method", "")
     if "gguf" not in str(getattr(method, "value", method)):
@@ -159,10 +186,10 @@ def _forget_gguf(model: nn.Module) -> None:
                 delattr(owner, name)
 
 
-def explained(spec: dict[str, Any], load: Any) -> Any:
-    """What ``load()`` gives; a failure becomes a UserError that names the model."""
-    bare = spec.get("architecture")
-    path = "" if bare else _named_place(spec)
+def explained(model: ModelConfig, load: Callable[[], Any]) -> Any:
+    """The result of ``load()``; a failure becomes a UserError that names the model."""
+    bare = model.architecture
+    path = "" if bare else _named_place(model)
     if _looks_local(path) and "://" not in path and not Path(path).is_dir():
         raise UserError(
             "model.path", "must be a folder or a hub name", got=path, fix="check the path"

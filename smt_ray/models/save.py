@@ -8,24 +8,23 @@ from typing import Any
 
 import torch
 
+from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.models.load import load_model, load_tokenizer
 
 
-def save_model(
-    spec: dict[str, Any], parameters: Mapping[str, torch.Tensor], directory: Path
-) -> None:
-    """Writes what ``from_pretrained`` loads: a model like another but for its parameters.
+def save_model(base: ModelConfig, parameters: Mapping[str, torch.Tensor], directory: Path) -> None:
+    """Writes a base model with other parameters, in the form that ``from_pretrained`` loads.
 
     Args:
-        spec: The other model's section (``ModelConfig.spec()``).
-        parameters: All parameters by the model's names, tied ones once; written in the model's
-            dtype.
-        directory: Where to; the tokenizer goes there too.
+        base: The ``model`` section of the base model.
+        parameters: All parameters by the model's names, tied ones once; they are written in the
+            dtype of the base model.
+        directory: The folder, which gets the tokenizer too.
     """
-    model: Any = load_model(spec)
+    model: Any = load_model(base)
     ours = dict(model.named_parameters())
     assert ours.keys() == parameters.keys(), ours.keys() ^ parameters.keys()
     for name, parameter in ours.items():
         parameter.data.copy_(parameters[name])
     model.save_pretrained(directory)
-    load_tokenizer(spec).save_pretrained(directory)
+    load_tokenizer(base).save_pretrained(directory)

@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import pytest
 
+from smt_ray.config.model_and_data import HubSource
 from smt_ray.data.hub_tasks import HUB_TASKS
 from smt_ray.data.rows import Row
 from smt_ray.data.sources import is_local, read_task_rows, read_training_rows
@@ -147,7 +148,7 @@ def test_a_folder_of_that_name_is_a_folder(tmp_path: Path, monkeypatch: Any) -> 
 
 def test_what_is_read_without_the_network() -> None:
     local = ["a.json", "builtin:tiny_arithmetic"]
-    assert [is_local(s) for s in [*local, "hub:boolq", {"hub": "a/b"}]] == [
+    assert [is_local(s) for s in [*local, "hub:boolq", HubSource(hub="a/b")]] == [
         True,
         True,
         False,

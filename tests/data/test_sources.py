@@ -11,6 +11,7 @@ import datasets
 import pytest
 
 from smt_ray.builtin.suites import TASKS, generate_rows
+from smt_ray.config.model_and_data import HubSource
 from smt_ray.data.rows import Row
 from smt_ray.data.sources import (
     digest_rows,
@@ -121,7 +122,7 @@ def test_a_hub_source_is_read_through_datasets(monkeypatch: pytest.MonkeyPatch) 
         return datasets.Dataset.from_list(records(4))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    source = {"hub": "me/mine", "config": "main", "split": "test", "revision": "v2"}
+    source = HubSource(hub="me/mine", config="main", split="test", revision="v2")
     assert read_training_rows([source]) == rows(4)
     assert asked == [("me/mine", "main", "test", "v2")]
 
@@ -129,7 +130,7 @@ def test_a_hub_source_is_read_through_datasets(monkeypatch: pytest.MonkeyPatch) 
 def test_a_bad_row_of_the_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     bad = datasets.Dataset.from_list([*records(1), {"instruction": "a", "output": None}])
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: bad)
-    error = refused(lambda: read_training_rows([{"hub": "me/mine", "split": "train"}]))
+    error = refused(lambda: read_training_rows([HubSource(hub="me/mine")]))
     assert error.field == "hub:me/mine, row 1, field 'output'"
 
 
@@ -138,7 +139,7 @@ def test_a_hub_dataset_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyP
         raise ConnectionError("no way there\nmany\nlines")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    error = refused(lambda: read_training_rows([{"hub": "me/mine", "split": "train"}]))
+    error = refused(lambda: read_training_rows([HubSource(hub="me/mine")]))
     assert str(error) == (
         "data.train: the hub dataset cannot be loaded (no way there); got 'me/mine'"
     )

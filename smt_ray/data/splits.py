@@ -1,0 +1,64 @@
+"""The training and validation rows of a config, read once for all runs that share them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from smt_ray.config.model_and_data import DataConfig
+from smt_ray.data.rows import Row
+from smt_ray.data.sources import digest_rows, read_training_rows, source_version, split_rows
+
+_KEYS = {"dir", "train", "max_rows", "validation_rows"}
+"""The keys of the data section that decide which rows there are."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows to learn from and the rows that are held out.
+
+    Attributes:
+        training: The rows to learn from.
+        validation: The held-out rows.
+        training_digest: The fingerprint of the training rows.
+        validation_digest: The fingerprint of the held-out rows.
+    """
+
+    training: list[Row]
+    validation: list[Row]
+    training_digest: str
+    validation_digest: str
+
+    @property
+    def has_conversations(self) -> bool:
+        """Whether any row is a conversation."""
+        return any(row.messages for row in (*self.training, *self.validation))
+
+
+def read_split(data: DataConfig, seed: int) -> Split:
+    """Reads, draws and fingerprints the rows of a data section.
+
+    A process reads the same rows once, until a file changes.
+
+    Args:
+        data: The ``data`` section of a config.
+        seed: The seed of the draw.
+
+    Raises:
+        UserError: A source cannot be read, or no row is left to train on.
+    """
+    key = data.model_dump_json(include=_KEYS)
+    versions = tuple(source_version(source, data.dir) for source in data.train)
+    return _read_split(key, seed, versions)
+
+
+@lru_cache(maxsize=8)
+def _read_split(key: str, seed: int, _versions: tuple[object, ...]) -> Split:
+    data = DataConfig.model_validate_json(key)
+    training, validation = split_rows(
+        read_training_rows(data.train, data.dir),
+        max_rows=data.max_rows,
+        validation_rows=data.validation_rows,
+        seed=seed,
+    )
+    return Split(training, validation, digest_rows(training), digest_rows(validation))

@@ -1,0 +1,77 @@
+"""The test rows of a config's tasks, read once for all runs that share them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from smt_ray.config.run import RunConfig
+from smt_ray.data.rows import Row
+from smt_ray.data.sources import digest_rows, read_task_rows, task_version
+from smt_ray.errors import UserError
+from smt_ray.evaluation.tasks import Task, find_tasks
+
+
+@dataclass(frozen=True)
+class TestRows:
+    """The test rows of one task.
+
+    Attributes:
+        rows: The rows.
+        digest: Their fingerprint.
+    """
+
+    __test__ = False  # no class of pytest's
+
+    rows: Sequence[Row]
+    digest: str
+
+
+def read_tests(config: RunConfig) -> dict[str, TestRows]:
+    """The test rows of the config's tasks, by task.
+
+    Raises:
+        UserError: A task is unknown, its file is missing or bad, or it cannot be scored by the
+            protocol that the config asks for.
+    """
+    evaluation, found = config.evaluation, {}
+    for task in find_tasks(evaluation.tasks):
+        for key in ("base_likelihood", "tuned_likelihood"):
+            if getattr(evaluation, key):
+                check_candidates(task, f"evaluation.{key}", got=True, fix="set it to false")
+        is_builtin, directory = task.suite == "builtin", config.data.dir
+        version = task_version(task.name, directory, builtin=is_builtin)
+        found[task.name] = _read_task(
+            task.name, directory, is_builtin, evaluation.max_rows, version
+        )
+    return found
+
+
+def check_candidates(task: Task, field: str, *, got: Any, fix: str) -> None:
+    """Refuses to score a task by likelihood if it has no candidates.
+
+    Args:
+        task: The task that is to be scored.
+        field: The key or flag that asks for likelihood, with the value ``got``.
+        fix: What to set it to.
+
+    Raises:
+        UserError: The task is answered in prose.
+    """
+    if task.candidates is None:
+        raise UserError(
+            field,
+            f"{task.name} has no closed set of answers to choose from",
+            got=got,
+            fix=f"{fix}, or leave the task out",
+        )
+
+
+@lru_cache(maxsize=64)
+def _read_task(
+    name: str, directory: str | None, builtin: bool, max_rows: int | None, _version: object
+) -> TestRows:
+    rows = read_task_rows(name, directory, builtin=builtin)[:max_rows]
+    return TestRows(rows, digest_rows(rows))
