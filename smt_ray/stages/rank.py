@@ -24,6 +24,7 @@ from smt_ray.models.load import import_transformers, load_model
 from smt_ray.training.batching_mode import attention_kernel, choose_mode
 from smt_ray.training.best_checkpoint import BestCheckpoint
 from smt_ray.training.engine import Engine, import_deepspeed
+from smt_ray.training.engine_settings import EngineSettings
 from smt_ray.training.loop import VALIDATION_LOSS, Callbacks, LoopSettings, TrainingLoop
 from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.metrics_log import MetricsLog
@@ -123,9 +124,9 @@ class TrainingRank:
             recompute_activations(model)
         engine = Engine(
             SupervisedLoss(model),
+            EngineSettings(**self.job["engine"]),
             device=self.device,
             refresh=lambda: self.method.refresh(model),
-            **self.job["engine"],
         )
         engine.train()
         return model, engine

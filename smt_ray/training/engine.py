@@ -1,8 +1,8 @@
 """DeepSpeed, and the only import of it: gradients, optimizer steps, and their state.
 
-DeepSpeed partitions and reduces; everything that makes runs comparable and resumable is decided
-here: fp32 gradient accumulation, a learning rate given anew at each step, and a state that does not
-depend on the number of ranks.
+DeepSpeed partitions and reduces. This file decides everything that makes runs comparable and
+resumable: gradients are accumulated in fp32, every step sets its own learning rate, and the state
+does not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -21,70 +21,67 @@ from torch import nn
 
 from smt_ray.data.batches import MicroBatch
 from smt_ray.errors import UserError
+from smt_ray.imports import large_imports
+from smt_ray.training.engine_settings import EngineSettings
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-# Elements of the buffers in which gradients are reduced: DeepSpeed's default, which it allocates in
-# full, be there as much to reduce or not.
+# The number of elements that are reduced at once: DeepSpeed's default. It always allocates a buffer
+# of the configured size, so fewer trainable parameters get a smaller one.
 LARGEST_BUCKET = 500_000_000
 
 
 class Engine:
     """Data-parallel training of a module's trainable parameters.
 
-    Every method is a collective: all ranks call it, in the same order. One engine a process, as
-    DeepSpeed leaks memory otherwise; torch.distributed must be initialised.
+    Every method is a collective: all ranks call it, in the same order. torch.distributed must be
+    initialised. A process makes one engine only, because DeepSpeed leaks memory otherwise.
+
+    With LoRA and DoRA in bfloat16, the losses of stage 3 differ from those of other stages by about
+    1e-4: stage 3 first sums the gradients that one module sends to its input, and then adds other
+    modules' gradients, which rounds differently.
 
     Args:
         loss: The module whose forward maps a micro-batch to its loss.
+        settings: See :class:`EngineSettings`.
         device: This rank's device.
-        zero_stage: 0 to 3.
-        dtype: ``float32`` or ``bfloat16``, of weights and computation; the optimizer works in fp32.
-            At stage 0 DeepSpeed accumulates bf16 gradients in bf16, elsewhere in fp32. LoRA's and
-            DoRA's bf16 losses differ at stage 3 by about 1e-4: a module's gradients of one input
-            are added up before they join other modules', in bf16 another rounding.
-        betas: Of AdamW.
-        epsilon: Of AdamW.
-        weight_decay: Of AdamW, decoupled.
-        max_grad_norm: Global norm that gradients are scaled down to; 0 for none.
-        extra: Further keys of DeepSpeed's configuration, merged over ours.
-        refresh: Called whenever trainable parameters changed behind autograd's back.
+        refresh: Called whenever trainable parameters changed without autograd's knowledge.
+
+    Attributes:
+        device: As given.
+        zero_stage: The settings' ZeRO stage.
+        optimizer_name: The optimizer's library and class.
     """
 
     def __init__(
         self,
         loss: nn.Module,
+        settings: EngineSettings,
         *,
         device: torch.device,
-        zero_stage: int,
-        dtype: str,
-        betas: tuple[float, float],
-        epsilon: float,
-        weight_decay: float,
-        max_grad_norm: float,
-        extra: dict[str, Any] | None = None,
         refresh: Callable[[], None] = lambda: None,
     ) -> None:
         deepspeed = import_deepspeed(device)
-        self.device, self.zero_stage = device, zero_stage
+        self.device, self.zero_stage = device, settings.zero_stage
         self._refresh = refresh
         self._names = [n for n, p in loss.named_parameters() if p.requires_grad]
         parameters = [p for p in loss.parameters() if p.requires_grad]
-        optimizer = _adamw(parameters, device, zero_stage, betas, epsilon, weight_decay)
+        optimizer = _adamw(parameters, device, settings)
         self.optimizer_name = (
             f"{type(optimizer).__module__.split('.')[0]}.{type(optimizer).__name__}"
         )
         bucket = min(sum(p.numel() for p in parameters), LARGEST_BUCKET)
-        config = _merge(_config(zero_stage, dtype, max_grad_norm, bucket), extra or {})
         self._engine, *_ = deepspeed.initialize(
-            model=loss, optimizer=optimizer, model_parameters=parameters, config=config
+            model=loss,
+            optimizer=optimizer,
+            model_parameters=parameters,
+            config=settings.deepspeed_config(bucket),
         )
         self._optimizer = optimizer
         self._norm: float | None = None
         if self._engine.optimizer is optimizer:
             # Stage 0 in fp32 has no wrapper that clips and keeps the norm.
-            optimizer.register_step_pre_hook(
-                lambda *_: self._clip(parameters, max_grad_norm or math.inf)
-            )
+            max_norm = settings.max_grad_norm or math.inf
+            optimizer.register_step_pre_hook(lambda *_: self._clip(parameters, max_norm))
         self._reset_step_counter(0)
         self._refresh()
 
@@ -93,12 +90,12 @@ class Engine:
         self._engine.train(mode)
 
     def loss(self, batch: MicroBatch) -> torch.Tensor:
-        """A micro-batch's loss: a float32 scalar with its graph where gradients are enabled."""
+        """A micro-batch's loss: a float32 scalar, with its graph if gradients are enabled."""
         result: torch.Tensor = self._engine(batch.to(self.device))
         return result
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Adds a micro-batch's gradient to the step's, unscaled by their number."""
+        """Adds a micro-batch's gradient to the step's; the sum is not divided by their number."""
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
@@ -112,13 +109,13 @@ class Engine:
         return float(norm)
 
     def export_state(self, *, keep: bool = True) -> dict[str, torch.Tensor]:
-        """Parameters and Adam moments in fp32 on the CPU, whole.
+        """Whole parameters and Adam moments, in fp32 on the CPU.
 
         Keys are ``<parameter>/param``, ``/exp_avg``, ``/exp_avg_sq``, shaped like the parameter.
 
         Args:
-            keep: Whether this rank wants them; one that does not takes part and gets nothing, as
-                twelve bytes a parameter are much where all of them are trained.
+            keep: Whether this rank needs them. A rank that does not still takes part and gets
+                nothing, which saves twelve bytes a trained parameter.
         """
         state: dict[str, torch.Tensor] = {}
         for key in ("param", *_MOMENTS):
@@ -127,7 +124,7 @@ class Engine:
         return state
 
     def export_parameters(self, *, keep: bool = True) -> dict[str, torch.Tensor]:
-        """The trained parameters by name, as :meth:`export_state` gives them."""
+        """The trained parameters by name, in fp32 on the CPU; see :meth:`export_state`."""
         return self._export("param", keep)
 
     def _export(self, key: str, keep: bool) -> dict[str, torch.Tensor]:
@@ -139,14 +136,18 @@ class Engine:
         return found
 
     def import_state(self, state: dict[str, torch.Tensor], num_steps: int) -> None:
-        """Goes on from an exported state after ``num_steps`` optimizer steps.
+        """Restores an exported state.
+
+        Args:
+            state: The state, as :meth:`export_state` returns it.
+            num_steps: The number of optimizer steps that led to it.
 
         Raises:
-            UserError: The state is of other parameters.
+            UserError: The state belongs to other parameters.
         """
         expected = {f"{name}/{key}" for name in self._names for key in ("param", *_MOMENTS)}
         if set(state) != expected:
-            raise UserError("checkpoint", "is of other trainable parameters", got=len(state))
+            raise UserError("checkpoint", "belongs to other trainable parameters", got=len(state))
         self._prime_optimizer()
         for name, parameter in self._trainable():
             for key in ("param", *_MOMENTS):
@@ -165,12 +166,12 @@ class Engine:
         )
 
     def _prime_optimizer(self) -> None:
-        """Makes Adam's moments exist, by one step of zero gradients at learning rate zero."""
+        """Creates Adam's moments by one step with zero gradients and learning rate zero."""
         self.backward(self.loss(MicroBatch.idle(packed=False)))
         self.step(0.0)
 
     def _reset_step_counter(self, num_steps: int) -> None:
-        """Sets Adam's step count; DeepSpeed's own dummy steps must not count as the user's."""
+        """Sets Adam's step count, so that DeepSpeed's own dummy steps are not counted."""
         for group in self._optimizer.param_groups:
             if "step" in group:  # DeepSpeed's FusedAdam counts per group
                 group["step"] = num_steps
@@ -203,10 +204,10 @@ class Engine:
         else:
             safe_set_full_optimizer_state(parameter, value.to(self.device), key)
         if key == "param":
-            parameter.data.copy_(value)  # what the forward reads, perhaps in bf16
+            parameter.data.copy_(value)  # the copy that the forward reads, perhaps in bf16
 
     def _write_partition(self, parameter: Any, key: str, value: torch.Tensor) -> None:
-        """ZeRO-3: this rank's part, of the master copy and of what the forward reads."""
+        """Writes this rank's part under ZeRO-3: the master copy and the one the forward reads."""
         from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
         size = parameter.ds_tensor.numel()
@@ -220,7 +221,7 @@ class Engine:
             safe_set_local_optimizer_state(parameter, part, key)
 
     def _master(self, parameter: nn.Parameter) -> nn.Parameter:
-        """At stage 0: what the optimizer updates for a parameter; itself unless it is bf16."""
+        """The tensor that the optimizer updates at stage 0: for bf16 parameters an fp32 copy."""
         wrapper = self._engine.optimizer
         if wrapper is self._optimizer:
             return parameter
@@ -232,26 +233,27 @@ class Engine:
 
 
 def import_deepspeed(device: torch.device) -> Any:
-    """The library, set up for a device; imported on first use, as it takes seconds."""
+    """The deepspeed module, set up for a device; the first call imports it, which takes seconds."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if device.type == "cuda" else "cpu")
-    with _not_imported("mlflow"):  # its autotuner would: 800 modules and seconds for every rank
+    # DeepSpeed's autotuner would import mlflow: 800 modules and seconds for every rank.
+    with large_imports(), _pretend_missing("mlflow"):
         import deepspeed
-    from deepspeed.ops import __compatible_ops__
+        from deepspeed.ops import __compatible_ops__
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if device.type == "cpu":
-        # A shared-memory all-reduce that would be compiled on first use; gloo serves here.
+        # DeepSpeed would compile a shared-memory all-reduce on first use; gloo is used instead.
         __compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 
 @contextmanager
-def _not_imported(name: str) -> Iterator[None]:
-    """Has a library that can do without another one do so, unless it is imported already."""
+def _pretend_missing(name: str) -> Iterator[None]:
+    """Within its block, importing a library fails, unless it is imported already."""
     if name in sys.modules:
         yield
         return
-    sys.modules[name] = None  # type: ignore[assignment]  # what Python raises ImportError for
+    sys.modules[name] = None  # type: ignore[assignment]  # Python raises ImportError for None
     try:
         yield
     finally:
@@ -261,48 +263,18 @@ def _not_imported(name: str) -> Iterator[None]:
 def _adamw(
     parameters: list[nn.Parameter],
     device: torch.device,
-    zero_stage: int,
-    betas: tuple[float, float],
-    epsilon: float,
-    weight_decay: float,
+    settings: EngineSettings,
 ) -> torch.optim.Optimizer:
-    """AdamW at learning rate 0, which every step sets: DeepSpeed's dummy steps change nothing."""
+    """AdamW with learning rate 0, so that DeepSpeed's dummy steps change nothing."""
     options: dict[str, Any] = {
         "lr": 0.0,
-        "betas": betas,
-        "eps": epsilon,
-        "weight_decay": weight_decay,
+        "betas": settings.betas,
+        "eps": settings.epsilon,
+        "weight_decay": settings.weight_decay,
     }
-    if device.type == "cuda" and zero_stage > 0:
+    if device.type == "cuda" and settings.zero_stage > 0:
         from deepspeed.ops.adam import FusedAdam
 
         optimizer: torch.optim.Optimizer = FusedAdam(parameters, adam_w_mode=True, **options)
         return optimizer
     return torch.optim.AdamW(parameters, fused=True, **options)
-
-
-def _config(zero_stage: int, dtype: str, max_grad_norm: float, bucket: int) -> dict[str, Any]:
-    bf16 = dtype == "bfloat16"
-    accumulate = "bf16" if bf16 and zero_stage == 0 else "fp32"
-    return {
-        "train_micro_batch_size_per_gpu": 1,  # ours to count: step() is the boundary
-        "managed_gradient_accumulation": False,
-        "gradient_clipping": 0.0 if zero_stage == 0 and not bf16 else max_grad_norm,
-        "bf16": {"enabled": bf16},
-        "data_types": {"grad_accum_dtype": accumulate},
-        "zero_optimization": {
-            "stage": zero_stage,
-            "overlap_comm": False,
-            "reduce_bucket_size": bucket,
-        },
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 2**31,
-    }
-
-
-def _merge(ours: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(ours)
-    for key, value in extra.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged

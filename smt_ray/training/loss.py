@@ -1,4 +1,4 @@
-"""The loss of a micro-batch: a weighted sum over its targets, the head run on those alone."""
+"""The loss of a micro-batch: a weighted sum over its targets."""
 
 from __future__ import annotations
 
@@ -15,24 +15,30 @@ from smt_ray.training import last_layer, packed_attention
 class SupervisedLoss(nn.Module):
     """A causal language model as a function from a micro-batch to its loss.
 
-    The head costs as much as several layers where the vocabulary is large, and most positions have
-    no target. A hook before the head picks the hidden states that predict one, or the last layer
-    has computed no others; whatever the model does to its logits afterwards (soft-capping, scaling)
-    stays the model's.
+    With a large vocabulary the head costs as much as several layers, and most positions have no
+    target. So the head computes logits only for positions that predict a target: either the last
+    layer computes no other hidden states (:mod:`smt_ray.training.last_layer`), or a hook before the
+    head picks those. The model itself still does whatever it does to its logits (soft-capping,
+    scaling).
 
     Args:
-        model: A transformers causal language model, the method's layers in place.
+        model: A transformers causal language model with the method's layers in place.
+
+    Attributes:
+        model: As given.
+        attention: The attention implementation that the model was loaded with.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._kernel: str = model.config._attn_implementation
+        causal_lm: Any = model
+        self._config = causal_lm.config
+        self.attention: str = self._config._attn_implementation
         self._positions: torch.Tensor | None = None
         self._narrowed = last_layer.narrow_last_layer(model)
         if not self._narrowed:
-            head: nn.Module = model.get_output_embeddings()
-            head.register_forward_pre_hook(self._pick)
+            causal_lm.get_output_embeddings().register_forward_pre_hook(self._pick)
         packed_attention.register()
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
@@ -47,10 +53,10 @@ class SupervisedLoss(nn.Module):
         return (token_losses * batch.weights).sum()
 
     def _inputs(self, batch: MicroBatch) -> dict[str, Any]:
-        # Until the next forward, not for this one alone: checkpointed layers run once more in
-        # backward.
+        # The kernel stays set until the next forward, because checkpointed layers run once more
+        # during backward.
         packed = batch.rows is not None
-        self.model.config._attn_implementation = packed_attention.KERNEL if packed else self._kernel
+        self._config._attn_implementation = packed_attention.KERNEL if packed else self.attention
         inputs: dict[str, Any] = {"input_ids": batch.input_ids}
         if self._narrowed:
             inputs[last_layer.KEYWORD] = batch.positions

@@ -21,6 +21,7 @@ from smt_ray.models.load import DTYPES
 from smt_ray.planning.live_bytes import LiveBytes
 from smt_ray.planning.needs import MemoryNeeds
 from smt_ray.training.engine import Engine
+from smt_ray.training.engine_settings import EngineSettings
 from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.recompute import recompute_activations
 
@@ -53,13 +54,15 @@ def measure(values: dict[str, Any]) -> int:
             recompute_activations(model)
         engine = Engine(
             SupervisedLoss(model),
+            EngineSettings(
+                zero_stage=stage,
+                dtype=dtype,
+                betas=(0.9, 0.999),
+                epsilon=1e-8,
+                weight_decay=0.0,
+                max_grad_norm=1.0,
+            ),
             device=torch.device("cpu"),
-            zero_stage=stage,
-            dtype=dtype,
-            betas=(0.9, 0.999),
-            epsilon=1e-8,
-            weight_decay=0.0,
-            max_grad_norm=1.0,
             refresh=lambda: method.refresh(model),
         )
         engine.train()

@@ -25,24 +25,29 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.data.batches import StepPlan, step_micro_batches
 from smt_ray.data.cache import load_tokens
 from smt_ray.errors import UserError
-from smt_ray.methods.registry import find_method, make_method
+from smt_ray.methods.full import FullMethod
+from smt_ray.methods.lora import LoraMethod, LoraSettings
+from smt_ray.methods.protocol import Method
+from smt_ray.methods.registry import find_method
+from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.load import load_model
 from smt_ray.smt.model import sparse_modules
+from smt_ray.smt.selection import Selection
 from smt_ray.training import loop as loop_module
-from smt_ray.training.batching_mode import choose_mode
-from smt_ray.training.engine import Engine
-from smt_ray.training.loop import Callbacks, LoopSettings, TrainingLoop
+from smt_ray.training.assembly import RankTraining, TrainingSettings
+from smt_ray.training.engine_settings import EngineSettings
+from smt_ray.training.loop import Callbacks, LoopSettings
 from smt_ray.training.loss import SupervisedLoss
-from smt_ray.training.recompute import recompute_activations
 from smt_ray.training.state import load_state, save_state
 
 NUM_STEPS, HALF, BATCH_SIZE = 6, 3, 7
 ONE_ROW, FOUR_ROWS = 1, 80  # tokens of a micro-batch; rows have at most 19
 METHODS = ("smt", "lora", "dora", "full")
-LORA = {"rank": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"], "seed": 3}
+LORA = LoraSettings(4, 8, 0.0, ("q_proj", "v_proj", "down_proj"), use_dora=False, seed=3)
 EVERYWHERE = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 
 
@@ -67,74 +72,74 @@ class Rank:
         start: Path | None = None,
         max_tokens: int = FOUR_ROWS,
         num_steps: int = NUM_STEPS,
+        recompute: bool = False,
         prepare: Callable[[Any], None] = lambda _: None,
         preempted: Callable[[], bool] | None = None,
     ) -> Trained:
-        """Trains, from a checkpoint where one is given, or up to and beyond a preemption."""
+        """Trains, from a checkpoint if one is given; ``prepare`` changes the prepared model."""
         model = self.base(dtype)
         for layer in model.model.layers:
             layer.self_attn.attention_dropout = dropout
-        settings: dict[str, Any] = {}
-        if method_name == "smt":
-            settings = {"selection": self.folder / "selection.safetensors"}
-        elif method_name != "full":
-            settings = {**LORA, "dropout": dropout}
-        method = make_method(method_name, settings)
-        original = {n: p.clone() for n, p in model.named_parameters()}
-        method.prepare(model, zero_stage=stage)
-        prepare(model)
-        if method_name != "smt":
-            original = {n: p.detach().clone() for n, p in model.named_parameters()}
-        engine = Engine(
-            SupervisedLoss(model),
-            device=torch.device("cpu"),
-            zero_stage=stage,
-            dtype=dtype,
-            betas=(0.9, 0.999),
-            epsilon=1e-8,
-            weight_decay=0.1,
-            max_grad_norm=clip,
-            extra=EVERYWHERE if stage == 3 else {},
-            refresh=lambda: method.refresh(model),
-        )
-        engine.train()
-        done = 0
-        if start is not None:
-            state, done = load_state(start)
-            engine.import_state(state, done)
-        run = Trained(model, method, engine, original)
-        settings = LoopSettings(
-            num_steps=num_steps,
-            seed=3,
-            learning_rate=1e-2,
-            lr_schedule="linear",
-            lr_warmup_steps=2,
-            batching=choose_mode(model, "prefix_packed", training=True).mode,
-            max_tokens=max_tokens,
-            train_on_inputs=False,
-            log_every_steps=1,
-            validate_every_steps=None,
-            checkpoint_every_steps=HALF if num_steps == NUM_STEPS else 1,
+        run = Trained()
+        settings = TrainingSettings(
+            EngineSettings(
+                zero_stage=stage,
+                dtype=dtype,
+                betas=(0.9, 0.999),
+                epsilon=1e-8,
+                weight_decay=0.1,
+                max_grad_norm=clip,
+                extra=EVERYWHERE if stage == 3 else {},
+            ),
+            LoopSettings(
+                num_steps=num_steps,
+                seed=3,
+                learning_rate=1e-2,
+                lr_schedule="linear",
+                lr_warmup_steps=2,
+                batching="prefix_packed",
+                max_tokens=max_tokens,
+                train_on_inputs=False,
+                log_every_steps=1,
+                validate_every_steps=None,
+                checkpoint_every_steps=None if preempted else HALF if num_steps > 1 else 1,
+            ),
+            BATCH_SIZE,
+            activation_checkpointing=recompute,
         )
         callbacks = Callbacks(run.record, run.checkpoint)
-        if preempted:
-            settings = replace(settings, checkpoint_every_steps=None)
-            callbacks = replace(callbacks, preempted=preempted)
-        run.loop = TrainingLoop(
-            engine,
+        if method_name == "smt":
+            run.remember(model)  # the dense weights: afterwards the blocks are parameters
+
+        def after_prepare(model: Any) -> None:
+            prepare(model)
+            if method_name != "smt":
+                run.remember(model)
+
+        run.training = RankTraining(
+            model,
+            self.method(method_name, dropout),
             self.training,
             self.validation,
-            StepPlan(len(self.training), BATCH_SIZE, 3),
             settings,
-            callbacks,
+            replace(callbacks, preempted=preempted) if preempted else callbacks,
+            torch.device("cpu"),
+            after_prepare=after_prepare,
         )
-        run.go(done)
+        run.go(start)
         return run
+
+    def method(self, name: str, dropout: float) -> Method:
+        """A method that is not prepared yet."""
+        if name == "smt":
+            return SmtMethod(Selection.load(self.folder / "selection.safetensors"))
+        if name == "full":
+            return FullMethod()
+        return LoraMethod(replace(LORA, dropout=dropout, use_dora=name == "dora"))
 
     def base(self, dtype: str) -> Any:
         """The base model."""
-        spec = {"path": str(self.folder / "model"), "dtype": dtype}
-        return load_model({**spec, "attn_implementation": "sdpa", "trust_remote_code": False})
+        return load_model(ModelConfig(path=str(self.folder / "model"), dtype=dtype))
 
     def keep(self, name: str, state: dict[str, torch.Tensor], num_steps: int) -> Path:
         """Writes a checkpoint of rank 0 for whoever waits for it."""
@@ -162,13 +167,17 @@ class Rank:
 class Trained:
     """A training and what was seen of it."""
 
-    loop: TrainingLoop
+    training: RankTraining
 
-    def __init__(self, model: Any, method: Any, engine: Engine, original: Any) -> None:
-        self.model, self.method, self.engine, self.original = model, method, engine, original
+    def __init__(self) -> None:
+        self.original: dict[str, torch.Tensor] = {}
         self.states: dict[int, dict[str, torch.Tensor]] = {}
         self.metrics: dict[int, dict[str, float]] = {}
         self.error: UserError | None = None
+
+    def remember(self, model: Any) -> None:
+        """Keeps the parameters from before the training."""
+        self.original = {n: p.detach().clone() for n, p in model.named_parameters()}
 
     def record(self, done: int, metrics: Any) -> None:
         """Keeps what rank 0 records."""
@@ -177,12 +186,16 @@ class Trained:
     def checkpoint(self, done: int, _metrics: Any) -> None:
         """Keeps the state, as a checkpoint would."""
         assert done not in self.states
-        self.states[done] = self.engine.export_state()
+        self.states[done] = self.training.engine.export_state()
 
-    def go(self, start: int) -> None:
-        """Runs to the end, or to a user's error."""
+    def go(self, start: Path | None) -> None:
+        """Runs from a checkpoint or the beginning to the end, or to a user's error."""
+        done = 0
+        if start is not None:
+            state, done = load_state(start)
+            self.training.engine.import_state(state, done)
         try:
-            self.loop.run(start)
+            self.training.loop.run(done)
         except UserError as error:
             self.error = error
 
@@ -213,9 +226,9 @@ class Trained:
         trained, kept = self.trainables(NUM_STEPS), True
         for name, before in self.original.items():
             if name not in trained:
-                parameter = self.model.get_parameter(name)
+                parameter = self.training.model.get_parameter(name)
                 with deepspeed.zero.GatheredParameters(
-                    [parameter], enabled=self.engine.zero_stage == 3
+                    [parameter], enabled=self.training.engine.zero_stage == 3
                 ):
                     kept &= torch.equal(parameter, before)
         changed = all(not torch.equal(v, self.original[n].float()) for n, v in trained.items())
@@ -225,12 +238,13 @@ class Trained:
         """Whether anything but chosen blocks changed, and whether the blocks did."""
         import deepspeed
 
-        sparse = {f"{name}.weight": layer for name, layer in sparse_modules(self.model).items()}
+        layers = sparse_modules(self.training.model)
+        sparse = {f"{name}.weight": layer for name, layer in layers.items()}
         kept, changed = True, True
         for name, before in self.original.items():
-            parameter = self.model.get_parameter(name)
+            parameter = self.training.model.get_parameter(name)
             with deepspeed.zero.GatheredParameters(
-                [parameter], enabled=self.engine.zero_stage == 3
+                [parameter], enabled=self.training.engine.zero_stage == 3
             ):
                 now = parameter.detach().clone()
             chosen = torch.zeros(before.shape, dtype=torch.bool)
@@ -239,7 +253,7 @@ class Trained:
                 for row, col in layer.indices.tolist():
                     chosen[row * size : (row + 1) * size, col * size : (col + 1) * size] = True
             kept &= torch.equal(now[~chosen], before[~chosen])
-        for name, layer in sparse_modules(self.model).items():
+        for name, layer in layers.items():
             moved = self.states[NUM_STEPS][f"model.{name}.blocks/param"]
             changed &= not torch.equal(moved, layer.original_blocks.float())
         return {"kept": kept, "changed": changed}
@@ -295,7 +309,7 @@ def _gradients(rank: Rank, stage: int) -> None:
 
 def _recomputed(rank: Rank, stage: int) -> None:
     """The first step's gradient of smt, with activations computed anew in backward."""
-    run = rank.trained_by(stage, num_steps=1, prepare=recompute_activations)
+    run = rank.trained_by(stage, num_steps=1, recompute=True)
     if rank.rank == 0:
         save_file(run.first_gradient(), rank.folder / f"recomputed-{stage}.safetensors")
 
@@ -361,15 +375,14 @@ def _sum_at_layers(rank: Rank, method: str) -> None:
 
 def _adapter(rank: Rank, run: Trained, name: str, dtype: str) -> None:
     """What the engine says of held-out rows; what the adapter on its base says, and merged."""
-    losses = {"engine": run.loop.validate()["validation/loss"]}
-    parameters = run.engine.export_parameters(keep=rank.rank == 0)
+    losses = {"engine": run.training.loop.validate()["validation/loss"]}
+    parameters = run.training.export_parameters(keep=rank.rank == 0)
     if rank.rank != 0:
         rank.facts[f"adapter-{name}"] = {"num_exported": len(parameters)}
         return
-    parameters = {name.removeprefix("model."): value for name, value in parameters.items()}
     place = rank.folder / f"adapter-{rank.num_ranks}-{name}"
     place.mkdir()
-    run.method.save(run.model, parameters, place)
+    run.training.method.save(run.training.model, parameters, place)
     plain, method = rank.base(dtype), find_method(place)
     losses["base"], _ = _held_out(rank, plain)
     method.load(plain, place)

@@ -17,16 +17,15 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from smt_ray.data.batches import StepPlan
+from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.data.cache import load_tokens
-from smt_ray.methods.registry import make_method
+from smt_ray.methods.full import FullMethod
 from smt_ray.models.inspect import find_eligible
 from smt_ray.models.load import load_model
 from smt_ray.models.save import save_model
-from smt_ray.training.engine import Engine
-from smt_ray.training.loop import Callbacks, LoopSettings, TrainingLoop
-from smt_ray.training.loss import SupervisedLoss
-from smt_ray.training.recompute import recompute_activations
+from smt_ray.training.assembly import RankTraining, TrainingSettings
+from smt_ray.training.engine_settings import EngineSettings
+from smt_ray.training.loop import Callbacks, LoopSettings
 from smt_ray.warmup.gradient_sums import GradientSums
 
 NUM_STEPS, HALF, BATCH_SIZE, SEED = 4, 2, 7, 3
@@ -42,58 +41,56 @@ EVERYWHERE = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 
 
 class Warmup:
-    """An engine, its loop and the sums of its gradients."""
+    """A training of the whole model, and the sums of its gradients."""
 
     def __init__(
         self, folder: Path, stage: int, dtype: str, accumulate_on: str, *, recompute: bool = False
     ) -> None:
-        self.spec = {
-            "path": str(folder / "model"), "dtype": dtype,
-            "attn_implementation": "sdpa", "trust_remote_code": False,
-        }  # fmt: skip
-        model = load_model(self.spec)
-        make_method("full", {}).prepare(model, zero_stage=stage)
-        device = torch.device("cpu")
-        self.sums = GradientSums(find_eligible(model, TARGETS), accumulate_on, device)
-        if recompute:
-            recompute_activations(model)
-        extra = EVERYWHERE if stage == 3 else {}
-        self.engine = Engine(
-            SupervisedLoss(model), device=device, zero_stage=stage, dtype=dtype, extra=extra, **ADAM
-        )
-        self.engine.train()
+        self.base = ModelConfig(path=str(folder / "model"), dtype=dtype)
+        self.accumulate_on, self.device = accumulate_on, torch.device("cpu")
         self.norms: list[float] = []
         self.states: dict[int, Any] = {}
         encoded = load_tokens(folder / "tokens.safetensors", "training")
         assert encoded is not None
-        settings = LoopSettings(
-            num_steps=NUM_STEPS, seed=SEED, learning_rate=RATE, lr_schedule="constant",
-            lr_warmup_steps=RAMP, batching="padded" if stage == 1 else "prefix_packed",
-            max_tokens=FOUR_ROWS, train_on_inputs=False, log_every_steps=1,
-            validate_every_steps=None, checkpoint_every_steps=HALF, section="warmup",
+        extra = EVERYWHERE if stage == 3 else {}
+        settings = TrainingSettings(
+            EngineSettings(zero_stage=stage, dtype=dtype, extra=extra, **ADAM),
+            LoopSettings(
+                num_steps=NUM_STEPS, seed=SEED, learning_rate=RATE, lr_schedule="constant",
+                lr_warmup_steps=RAMP, batching="padded" if stage == 1 else "prefix_packed",
+                max_tokens=FOUR_ROWS, train_on_inputs=False, log_every_steps=1,
+                validate_every_steps=None, checkpoint_every_steps=HALF, section="warmup",
+            ),
+            BATCH_SIZE,
+            activation_checkpointing=recompute,
         )  # fmt: skip
-        self.loop = TrainingLoop(
-            self.engine, encoded, None, StepPlan(len(encoded), BATCH_SIZE, SEED), settings,
+        self.training = RankTraining(
+            load_model(self.base),
+            FullMethod(),
+            encoded,
+            None,
+            settings,
             Callbacks(
                 lambda _, metrics: self.norms.append(metrics["train/grad_norm"]), self._checkpoint
             ),
-        )  # fmt: skip
+            self.device,
+            after_prepare=self._watch,
+        )
+
+    def _watch(self, model: torch.nn.Module) -> None:
+        self.sums = GradientSums(find_eligible(model, TARGETS), self.accumulate_on, self.device)
 
     def _checkpoint(self, done: int, _metrics: Any) -> None:
-        # Every rank keeps what rank 0 alone would write, as it is given to all when read.
+        # A checkpoint is written by rank 0 and read by all ranks; here every rank keeps that state.
         sums = self.sums.export(keep=True)
         for value in sums.values():
             dist.broadcast(value, src=0)
-        self.states[done] = (self.engine.export_state(), sums)
+        self.states[done] = (self.training.engine.export_state(), sums)
 
     def results(self) -> dict[str, torch.Tensor]:
         """Parameters and sums at the end, by the model's names."""
-        parameters = {
-            name.removeprefix("model."): value
-            for name, value in self.engine.export_parameters().items()
-        }
         return {
-            **parameters,
+            **self.training.export_parameters(),
             **{f"sum/{n}": value for n, value in self.sums.export(keep=True).items()},
         }
 
@@ -101,14 +98,14 @@ class Warmup:
 def measure(folder: Path, stage: int, dtype: str) -> dict[str, Any]:
     """Uninterrupted, and from half-way with sums elsewhere and activations recomputed."""
     whole = Warmup(folder, stage, dtype, "device")
-    whole.loop.run()
+    whole.training.loop.run()
     results = whole.results()
     again = whole.results()  # asked for twice, sums are not added twice
     resumed = Warmup(folder, stage, dtype, "host", recompute=True)
     state, sums = whole.states[HALF]
-    resumed.engine.import_state(dict(state), HALF)
+    resumed.training.engine.import_state(dict(state), HALF)
     resumed.sums.restore(sums)
-    resumed.loop.run(HALF)
+    resumed.training.loop.run(HALF)
     other = resumed.results()
     if dist.get_rank() != 0:  # what it has of the sums is not whole
         return {}
@@ -116,7 +113,7 @@ def measure(folder: Path, stage: int, dtype: str) -> dict[str, Any]:
     save_file(results, folder / f"{name}.safetensors")
     if name == "2-3-bfloat16":
         parameters = {n: v for n, v in results.items() if not n.startswith("sum/")}
-        save_model(whole.spec, parameters, folder / "kept")
+        save_model(whole.base, parameters, folder / "kept")
     return {
         "again": all(torch.equal(again[n], results[n]) for n in results),
         "resumed": max(
