@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray.autoscaler.sdk import request_resources
@@ -19,9 +20,15 @@ _ASK_EVERY_S, _SAY_EVERY_S = 2.0, 30.0
 Bundles = list[dict[str, float]]
 
 
+def alive_nodes() -> list[dict[str, Any]]:
+    """What Ray says of each node that is alive."""
+    list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
+    return [node for node in list_nodes() if node["Alive"]]
+
+
 def cluster_nodes() -> list[dict[str, float]]:
     """The resources of each node that is alive, by Ray's names."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [node["Resources"] for node in alive_nodes()]
 
 
 @contextmanager
@@ -86,8 +93,7 @@ def wanted(
     resources, gpus = config.resources, config.warmup.gpus_per_shard
     kind, cpus = resources.accelerator_type, resources.cpus_per_worker
     rank = ProcessResources(cpus, int(resources.use_gpu is True), kind)
-    by_shards = config.method == "smt" and config.selection.needs_gradients
-    if not (warms_up and by_shards and rank.num_gpus and gpus > 1):
+    if not (warms_up and config.sharded_warmup and rank.num_gpus and gpus > 1):
         return {rank: num_ranks}, [rank.bundle] * num_ranks
     # Shards take turns where there is but one place; ranks train where it was.
     afterwards = min(gpus, num_ranks)

@@ -16,6 +16,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from smt_ray.artifacts.storage import Storage
+from smt_ray.cluster.nodes import alive_nodes
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.tracking.uris import resolve_tracking_uri, sqlite_path
@@ -143,7 +144,7 @@ def refuse_unshared(
 
 def _other_nodes() -> list[str]:
     here = ray.get_runtime_context().get_node_id()
-    return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    return [node["NodeID"] for node in alive_nodes() if node["NodeID"] != here]
 
 
 @contextmanager

@@ -65,13 +65,13 @@ class WarmupConfig(Section):
         return self
 
     def semantic(self) -> dict[str, Any]:
-        """As declared, with ``num_shards`` where shards are added after the absolute value.
+        """The declared fields, and ``num_shards`` if absolute values are summed over shards.
 
-        Without what has no effect in mode base, so that older warm-ups keep their names.
+        The learning rate has no effect with ``mode: base``.
         """
         values = super().semantic()
         if self.mode == "base":
-            del values["mode"], values["learning_rate"]
+            del values["learning_rate"]
         if self.reduction == "score":
             values["num_shards"] = self.num_shards
         return values
@@ -118,13 +118,6 @@ class SelectionConfig(Section):
     def needs_gradients(self) -> bool:
         """Whether blocks are scored by gradients."""
         return self.score not in ("random", "magnitude")
-
-    def semantic(self) -> dict[str, Any]:
-        """As declared; groups where there are any, so that older selections keep their names."""
-        values = super().semantic()
-        if self.groups is None:
-            del values["groups"]
-        return values
 
 
 class LoraConfig(Section):

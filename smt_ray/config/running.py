@@ -85,18 +85,6 @@ class EvaluationConfig(Section):
     batch_tokens: int = execution(8192, ge=1)
     """Tokens of a generation batch, padding and new tokens included."""
 
-    def semantic(self) -> dict[str, Any]:
-        """As declared; ``tuned_likelihood`` if wanted, so that older runs keep their names."""
-        values = super().semantic()
-        if not self.tuned_likelihood:
-            del values["tuned_likelihood"]
-        return values
-
-    def decoding(self) -> dict[str, Any]:
-        """How texts are generated and read, as plain values."""
-        names = ("num_beams", "repetition_penalty", "max_new_tokens", "lower_case")
-        return {name: getattr(self, name) for name in names}
-
 
 class TrackingConfig(Section):
     """MLflow."""

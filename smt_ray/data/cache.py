@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 
 from smt_ray.data.encoding import EncodedRows
 
-FILE = "tokens.safetensors"
 _FIELDS = ("input_ids", "offsets", "prompt_lengths", "positions")
 _IS_TARGET = "is_target"  # of conversations alone
 

@@ -89,9 +89,9 @@ def _rankings(
     config: RunConfig, shapes: Shapes, size: int, num_parameters: int
 ) -> tuple[Ranking, ...]:
     selection, budgets = config.selection, config.selection.groups or {}
-    groups: dict[str | None, list[str]] = dict(match_groups(shapes, budgets))
+    groups: list[tuple[str | None, list[str]]] = [*match_groups(shapes, budgets).items()]
     found = []
-    for group, names in (groups or {None: list(shapes)}).items():
+    for group, names in groups or [(None, list(shapes))]:
         count = number_of_blocks(
             budget=budgets.get(group or "", selection.budget),
             num_blocks=selection.num_blocks,

@@ -2,84 +2,80 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 
-from smt_ray.artifacts.stages import Stage
+from smt_ray.artifacts.layout import ADAPTER, EVALUATION_METRICS, predictions_file
+from smt_ray.artifacts.stages import Finished, Stage
 from smt_ray.cluster.board import announce
-from smt_ray.cluster.nodes import cluster_nodes
-from smt_ray.cluster.resources import plan_processes
 from smt_ray.cluster.waiting import wait_for_place
+from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.config.run import RunConfig
-from smt_ray.data.rows import Row
-from smt_ray.imports import large_imports
+from smt_ray.documents.prediction import Prediction
+from smt_ray.documents.run import Who
+from smt_ray.documents.stages import EvaluationSummary
+from smt_ray.evaluation.test_rows import TestRows
 from smt_ray.reporting.text.progress import progress
-
-Rows = dict[str, list[Row]]
-
-
-class Answers(NamedTuple):
-    """What became of a task's rows, or of a worker's share of them.
-
-    Attributes:
-        predictions: A record a row.
-        seconds: They took; of several workers, the slowest's.
-    """
-
-    predictions: list[dict[str, Any]]
-    seconds: float
+from smt_ray.stages.jobs import Answers, EvaluationJob, TaskShare
+from smt_ray.stages.plan import RunPlan
+from smt_ray.stages.training import rank_resources
 
 
 class EvaluationPool:
     """Workers that hold a model; see :func:`evaluation_pool`.
 
     Args:
-        workers: Actor handles of :class:`_Evaluator`.
+        workers: The handles of the actors of :class:`_Evaluator`.
         board: The progress actor.
-        settings: ``prompt_form``, ``decoding``, ``batch_tokens``.
+        config: The configuration of the run, for prompts and decoding.
     """
 
-    def __init__(self, workers: list[Any], board: Any, settings: dict[str, Any]) -> None:
-        self._workers, self._board, self._settings = workers, board, settings
+    def __init__(self, workers: Sequence[Any], board: Any, config: RunConfig) -> None:
+        self._workers, self._board, self._config = workers, board, config
 
     def evaluate(
-        self, title: str, tasks: Rows, *, protocol: str, model: dict[str, Any],
+        self,
+        title: str,
+        tests: Mapping[str, TestRows],
+        *,
+        protocol: str,
+        model: ModelConfig,
         adapter: str | None,
-    ) -> dict[str, Answers]:  # fmt: skip
-        """Predictions of every task, in the order of its rows.
+    ) -> dict[str, Answers]:
+        """The predictions of every task, in the order of its rows.
 
         Args:
-            title: What the progress bar says.
-            tasks: Rows by task name.
+            title: The title of the progress bar.
+            tests: The test rows by task.
             protocol: ``generate`` or ``likelihood``.
-            model: The model section of the model; what the workers hold already is not loaded anew.
-            adapter: Folder or URI of an adapter to put on the model, or None for the model as it
+            model: The model, which is loaded by workers that do not hold it yet.
+            adapter: The folder or URI of an adapter to put on the model; None for the model as it
                 is.
         """
         from smt_ray.evaluation.predict import join
 
-        total = sum(map(len, tasks.values()))
-        shares = _shares(tasks, len(self._workers))
+        total = sum(len(test.rows) for test in tests.values())
+        shares = _shares(tests, len(self._workers))
+        jobs = [
+            EvaluationJob(title, number, share, protocol, model, adapter, self._config)
+            for number, share in enumerate(shares)
+        ]
         refs = [
-            worker.evaluate.remote(
-                self._board, title, index, share, protocol, model, adapter, self._settings
-            )
-            for index, (worker, share) in enumerate(zip(self._workers, shares, strict=True))
+            worker.evaluate.remote(job, self._board)
+            for worker, job in zip(self._workers, jobs, strict=True)
         ]
         with progress(title, total, lambda: ray.get(self._board.done.remote(title))):
-            parts = ray.get(refs)
+            parts: list[dict[str, Answers]] = ray.get(refs)
         return {
             task: Answers(
-                join((part[task].predictions for part in parts), len(rows)),
+                join((part[task].predictions for part in parts), len(test.rows)),
                 max(part[task].seconds for part in parts),
             )
-            for task, rows in tasks.items()
+            for task, test in tests.items()
         }
 
 
@@ -88,143 +84,158 @@ def evaluation_pool(config: RunConfig, board: Any) -> Iterator[EvaluationPool]:
     """Starts ``resources.num_workers`` workers, and ends them afterwards.
 
     Args:
-        config: The run's configuration.
+        config: The configuration of the run.
         board: The progress actor.
 
     Raises:
         UserError: The cluster cannot hold that many workers, or had no place for them in time.
     """
-    num_workers = config.resources.num_workers
-    resources = plan_processes(
-        config.resources, num_workers, cluster_nodes(), "resources.num_workers"
-    )
+    num_workers, resources = config.resources.num_workers, rank_resources(config)
     wait_for_place("evaluation", num_workers, resources, config.resources.wait_timeout_s)
-    settings = {
-        "prompt_form": config.data.prompt,
-        "decoding": config.evaluation.decoding(),
-        "batch_tokens": config.evaluation.batch_tokens,
-    }
     actor = ray.remote(_Evaluator).options(
         **resources.options(), max_restarts=3, max_task_retries=3,
         runtime_env={"env_vars": {"OMP_NUM_THREADS": str(resources.num_threads)}},
     )  # fmt: skip
     arguments = (resources.num_threads, resources.device)
-    workers = [actor.remote(*arguments) for _ in range(num_workers)]
+    workers: list[Any] = [actor.remote(*arguments) for _ in range(num_workers)]
     try:
-        yield EvaluationPool(workers, board, settings)
+        yield EvaluationPool(workers, board, config)
     finally:
         for worker in workers:
             ray.kill(worker)
 
 
+def make_evaluation(plan: RunPlan, pool: EvaluationPool, who: Who) -> Finished[EvaluationSummary]:
+    """Evaluates the base or the tuned model, and stores the predictions.
+
+    Args:
+        plan: The plan of the run.
+        pool: The workers.
+        who: Which model, and by which protocol.
+    """
+    began, stage = time.monotonic(), plan.evaluations[who]
+    is_tuned = stage.inputs["tuned"] is not None
+    answers = pool.evaluate(
+        f"evaluate {who}",
+        plan.tests,
+        protocol=stage.inputs["protocol"],
+        model=plan.starting_model if is_tuned else plan.model,
+        adapter=plan.storage.uri(plan.training.path(ADAPTER)) if is_tuned else None,
+    )
+    return publish_predictions(stage, answers, time.monotonic() - began)
+
+
 def publish_predictions(
-    stage: Stage, protocol: str, answers: dict[str, Answers], seconds: float
-) -> dict[str, Any]:
-    """Writes every prediction and what they add up to; returns the stage's manifest."""
-    from smt_ray.evaluation.metrics import throughput
+    stage: Stage[EvaluationSummary], answers: Mapping[str, Answers], seconds: float
+) -> Finished[EvaluationSummary]:
+    """Stores every prediction and the metrics of the tasks.
+
+    Args:
+        stage: The stage of the evaluation.
+        answers: The answers by task.
+        seconds: The time of the whole stage.
+    """
+    from smt_ray.evaluation.lines import to_lines
     from smt_ray.evaluation.predict import summarise
 
-    files, metrics = ["metrics.json"], {}
-    for task, (records, task_seconds) in answers.items():
-        files.append(f"{protocol}/{task}.jsonl")
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        stage.storage.write_bytes(stage.path(files[-1]), lines.encode())
-        metrics[task] = {**summarise(records), **throughput(records, task_seconds)}
-    stage.storage.write_json(stage.path("metrics.json"), metrics)
-    return stage.publish(files, {"protocol": protocol, "tasks": metrics}, seconds)
+    protocol, files, tasks = stage.inputs["protocol"], [EVALUATION_METRICS], {}
+    for task, (predictions, task_seconds) in answers.items():
+        files.append(predictions_file(protocol, task))
+        stage.storage.write_bytes(stage.path(files[-1]), to_lines(predictions).encode())
+        tasks[task] = summarise(predictions, task_seconds)
+    summary = EvaluationSummary(protocol=protocol, tasks=tasks)
+    stage.storage.write_json(stage.path(EVALUATION_METRICS), summary.to_json())
+    return stage.publish(files, summary, seconds)
 
 
-def _shares(tasks: Rows, num_workers: int) -> list[dict[str, Any]]:
-    """Each worker's part: every task's rows in turn, so that lengths and tasks are balanced."""
+def _shares(tests: Mapping[str, TestRows], num_workers: int) -> list[dict[str, TaskShare]]:
+    """The share of each worker: every task's rows in turn, which balances lengths and tasks."""
     from smt_ray.evaluation.candidates import answer_pool
 
     return [
         {
-            task: {
-                "rows": [asdict(row) for row in rows[worker::num_workers]],
-                "indices": list(range(worker, len(rows), num_workers)),
-                "answer_pool": answer_pool(rows),
-            }
-            for task, rows in tasks.items()
+            task: TaskShare(
+                test.rows[worker::num_workers],
+                range(worker, len(test.rows), num_workers),
+                answer_pool(test.rows),
+            )
+            for task, test in tests.items()
         }
         for worker in range(num_workers)
     ]
 
 
 class _Evaluator:
-    """One process with one model; where it wears another adapter, it is loaded anew."""
+    """One process with one model, which is loaded again before it gets another adapter."""
 
     def __init__(self, num_threads: int, device: str) -> None:
         self._num_threads, self._device = num_threads, device
-        self._spec: dict[str, Any] | None = None
+        self._spec: ModelConfig | None = None
         self._model: Any = None
+        self._tokenizer: Any = None
         self._adapter: str | None = None
 
-    def evaluate(
-        self,
-        board: Any,
-        title: str,
-        worker: int,
-        tasks: dict[str, Any],
-        protocol: str,
-        model: dict[str, Any],
-        adapter: str | None,
-        settings: dict[str, Any],
-    ) -> dict[str, Answers]:
-        """Predictions for this worker's rows, by task."""
-        announce(board, title, worker)
-        if self._spec != model or self._adapter not in (None, adapter):
-            self._model = None  # whatever an adapter changed, the model is loaded as it was
-        self._load(model)
-        self._wear(adapter)
+    def evaluate(self, job: EvaluationJob, board: Any) -> dict[str, Answers]:
+        """The predictions of this worker's rows, by task."""
+        announce(board, job.title, job.worker)
+        if self._spec != job.model or self._adapter not in (None, job.adapter):
+            self._model = None  # an adapter may have changed any weight
+        self._load(job.model)
+        self._attach(job.adapter)
         before, answers = 0, {}
-        for task, share in tasks.items():
+        for task, share in job.shares.items():
             began = time.monotonic()
-            found = self._predict(board, title, worker, before, task, share, protocol, settings)
+            found = self._predict(job, task, share, before, board)
             answers[task] = Answers(found, time.monotonic() - began)
-            before += len(share["rows"])
+            before += len(share.rows)
         return answers
 
-    def _load(self, spec: dict[str, Any]) -> None:
-        """Not when the process starts, where an error would not reach the user as it is."""
+    def _load(self, spec: ModelConfig) -> None:
+        """Loads the model; not in the constructor, whose errors would not reach the user."""
         if self._model is not None:
             return
-        with large_imports():
-            import torch
+        from smt_ray.models.load import import_transformers, load_model, load_tokenizer
 
-            from smt_ray.models.load import import_transformers, load_model, load_tokenizer
+        import_transformers()
+        import torch
 
-            import_transformers()
         torch.set_num_threads(self._num_threads)
         self._tokenizer = load_tokenizer(spec)
         self._model, self._adapter = load_model(spec, self._device), None
         self._spec = spec
 
     def _predict(
-        self, board: Any, title: str, worker: int, before: int, task: str, share: dict[str, Any],
-        protocol: str, settings: dict[str, Any],
-    ) -> list[dict[str, Any]]:  # fmt: skip
+        self, job: EvaluationJob, task: str, share: TaskShare, before: int, board: Any
+    ) -> list[Prediction]:
         from smt_ray.evaluation.decoding import Decoding
         from smt_ray.evaluation.predict import predict
         from smt_ray.evaluation.tasks import find_task
 
         def report(done: int, _total: int) -> None:
-            board.update.remote(title, worker, before + done, task)
+            board.update.remote(job.title, job.worker, before + done, task)
 
-        found: list[dict[str, Any]] = predict(
+        evaluation = job.config.evaluation
+        return predict(
             self._model,
             self._tokenizer,
-            [Row(**row) for row in share["rows"]],
+            share.rows,
             find_task(task),
-            protocol=protocol,  # type: ignore[arg-type]
-            indices=share["indices"],
-            answer_pool=share["answer_pool"],
+            protocol=job.protocol,
+            prompt_form=job.config.data.prompt,
+            indices=share.indices,
+            answer_pool=share.answer_pool,
+            decoding=Decoding(
+                evaluation.num_beams,
+                evaluation.repetition_penalty,
+                evaluation.max_new_tokens,
+                evaluation.lower_case,
+            ),
+            batch_tokens=evaluation.batch_tokens,
             progress=report,
-            **{**settings, "decoding": Decoding(**settings["decoding"])},
         )
-        return found
 
-    def _wear(self, adapter: str | None) -> None:
+    def _attach(self, adapter: str | None) -> None:
+        """Puts an adapter on the model, unless it is there already."""
         from smt_ray.artifacts.storage import local_copy
         from smt_ray.methods.registry import find_method
 

@@ -1,4 +1,4 @@
-"""One training rank under Ray Train: what joins ray's world to the training room's."""
+"""One training rank under Ray Train: it joins Ray's world to the training room's."""
 
 from __future__ import annotations
 
@@ -10,129 +10,105 @@ from typing import Any
 import ray.train
 import torch
 
+from smt_ray.artifacts.layout import ADAPTER, BEST_CHECKPOINT, CHECKPOINTS, RECORDS
 from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.cluster.board import announce
-from smt_ray.data.batches import StepPlan
 from smt_ray.data.cache import load_tokens
 from smt_ray.data.encoding import EncodedRows
+from smt_ray.documents.run import VALIDATION_LOSS
+from smt_ray.documents.stages import RankOutcome
 from smt_ray.errors import UserError
-from smt_ray.imports import large_imports
-from smt_ray.methods.protocol import Method
-from smt_ray.methods.registry import make_method
 from smt_ray.models.load import import_transformers, load_model
-from smt_ray.training.batching_mode import attention_kernel, choose_mode
+from smt_ray.stages.jobs import TrainingJob
+from smt_ray.training.assembly import RankTraining, TrainingSettings
 from smt_ray.training.best_checkpoint import BestCheckpoint
-from smt_ray.training.engine import Engine, import_deepspeed
-from smt_ray.training.engine_settings import EngineSettings
-from smt_ray.training.loop import VALIDATION_LOSS, Callbacks, LoopSettings, TrainingLoop
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.engine import import_deepspeed
+from smt_ray.training.loop import Callbacks
 from smt_ray.training.metrics_log import MetricsLog
-from smt_ray.training.recompute import recompute_activations
+from smt_ray.training.settings import training_settings
 from smt_ray.training.state import load_state, save_state
 
 PROGRESS = "training"
-_PREFIX = "model."  # of the base model's names inside SupervisedLoss
+"""The name of the training on the progress board."""
 
 
-def train_worker(job: dict[str, Any]) -> dict[str, Any]:
+def train_worker(given: dict[str, Any]) -> RankOutcome | UserError:
     """Trains on this rank and, on rank 0, writes the adapter.
 
-    Bad input and diverged losses come back as a value: raised, Ray Train would try again.
+    A user's error is returned: if it were raised, Ray Train would try again.
 
     Args:
-        job: Plain values, made by :func:`smt_ray.stages.training.training_job`, and the
-            board's handle.
+        given: ``job``, a :class:`TrainingJob`, and ``board``, the progress actor.
     """
     try:
-        return TrainingRank(job).run()
+        return TrainingRank(given["job"], given["board"]).run()
     except UserError as error:
-        return {"user_error": (error.field, error.rule, error.got, error.fix)}
+        return error
 
 
 class TrainingRank:
-    """What one rank does, from rows to the adapter.
+    """One rank, from rows to the adapter.
 
     Args:
-        job: See :func:`train_worker`.
+        job: The job.
+        board: The progress actor.
     """
 
-    task = PROGRESS  # what the board calls it
+    task = PROGRESS
 
-    def __init__(self, job: dict[str, Any]) -> None:
-        self.job, self.board = job, job["board"]
-        self.rank = ray.train.get_context().get_world_rank()
-        self.storage = Storage(job["storage"])
-        torch.set_num_threads(job["num_threads"])
-        self.device = ray.train.torch.get_device()
-        with large_imports():
-            import_transformers()
-            import_deepspeed(self.device)
-        self.training, self.validation = self._load_tokens()
-        self.method = self._make_method()
-        self.model, self.engine = self._build()
-        asked = job["loop"]["batching"]
-        chosen = choose_mode(self.model, asked, training=True)
-        self.batching, self.reason = chosen.mode, chosen.fallback
+    def __init__(self, job: TrainingJob, board: Any) -> None:
+        self.job, self.board = job, board
+        self.rank: int = ray.train.get_context().get_world_rank()
+        self.storage = Storage(job.storage)
+        torch.set_num_threads(job.resources.num_threads)
+        self.device: torch.device = ray.train.torch.get_device()
+        import_transformers()
+        import_deepspeed(self.device)
+        settings = self._settings()
+        training, validation = self._load_tokens()
+        self.training = RankTraining(
+            load_model(job.model, settings.engine.loading_device(self.device)),
+            job.method.make(self.storage),
+            training,
+            validation,
+            settings,
+            Callbacks(self._record, self._checkpoint, self._preempted),
+            self.device,
+            after_prepare=self._after_prepare,
+        )
 
-    def run(self) -> dict[str, Any]:
-        """Trains from where it was left to the end; what it ended with and ran on."""
+    def run(self) -> RankOutcome:
+        """Trains from the latest checkpoint to the end."""
         start = self._resume()
-        self.log = MetricsLog(self.storage, self.job["metrics"], start) if self.rank == 0 else None
-        if self.rank == 0:
-            self.best = BestCheckpoint(self.storage, self.job["best_checkpoint"])
+        self.log = MetricsLog(self.storage, self._place(RECORDS), start) if self._is_first else None
+        if self._is_first:
+            best = self._place(f"{CHECKPOINTS}/{BEST_CHECKPOINT}")
+            self.best = BestCheckpoint(self.storage, best)
             announce(self.board, self.task, 0)
         try:
-            metrics = self._loop().run(start)
+            metrics = self.training.loop.run(start)
         finally:
             if self.log:
-                self.log.flush()  # a diverged training's last steps are worth reading too
-        exported = self.engine.export_parameters(keep=self.rank == 0)
-        parameters = {name.removeprefix(_PREFIX): value for name, value in exported.items()}
-        self._save(parameters)
-        return {
-            "metrics": self.log.latest if self.log else metrics,
-            "resumed_from": start,
-            "trainable": self.counts.summary(),
-            "optimizer": self.engine.optimizer_name,
-            "device": self._device_name(),
-            "kernel": attention_kernel(self.batching, self.job["model"]["attn_implementation"]),
-            "batching": f"{self.batching}, {self.job['loop']['max_tokens']} tokens",
-            "batching_fallback": self.reason,
-        }
+                self.log.flush()  # the last steps of a diverged training are worth reading too
+        self._save(self.training.export_parameters(keep=self._is_first))
+        return self.training.outcome(self.log.latest if self.log else metrics, start)
+
+    @property
+    def _is_first(self) -> bool:
+        return self.rank == 0
+
+    def _settings(self) -> TrainingSettings:
+        return training_settings(self.job.config, self.job.num_steps)
 
     def _load_tokens(self) -> tuple[EncodedRows, EncodedRows | None]:
-        with self.storage.local(self.job["tokens"]) as path:
+        with self.storage.local(self.job.tokens) as path:
             training = load_tokens(path, "training")
             assert training is not None
             return training, load_tokens(path, "validation")
 
-    def _make_method(self) -> Method:
-        name, settings = self.job["method"], self.job["method_settings"]
-        if "selection" not in settings:
-            return make_method(name, settings)
-        with self.storage.local(settings["selection"]) as file:
-            return make_method(name, {**settings, "selection": file})
-
-    def _build(self) -> tuple[torch.nn.Module, Engine]:
-        zero_stage = self.job["engine"]["zero_stage"]
-        # Under ZeRO-3 the engine spreads the weights itself, from the CPU.
-        model = load_model(self.job["model"], "cpu" if zero_stage == 3 else self.device)
-        self._prepare(model, zero_stage)
-        self.counts = self.method.count(model)
-        if self.job["activation_checkpointing"]:
-            recompute_activations(model)
-        engine = Engine(
-            SupervisedLoss(model),
-            EngineSettings(**self.job["engine"]),
-            device=self.device,
-            refresh=lambda: self.method.refresh(model),
-        )
-        engine.train()
-        return model, engine
-
-    def _prepare(self, model: torch.nn.Module, zero_stage: int) -> None:
-        self.method.prepare(model, zero_stage=zero_stage)
+    def _after_prepare(self, model: torch.nn.Module) -> None:
+        """Called with the prepared model before the engine is made."""
 
     def _resume(self) -> int:
         checkpoint = ray.train.get_checkpoint()
@@ -144,22 +120,11 @@ class TrainingRank:
         return num_steps
 
     def _import_state(self, state: dict[str, torch.Tensor], num_steps: int) -> None:
-        self.engine.import_state(state, num_steps)
+        self.training.engine.import_state(state, num_steps)
 
     def _export_state(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint keeps, on rank 0; every rank calls it."""
-        return self.engine.export_state(keep=self.rank == 0)
-
-    def _loop(self) -> TrainingLoop:
-        plan = StepPlan(len(self.training), self.job["batch_size"], self.job["seed"])
-        return TrainingLoop(
-            self.engine,
-            self.training,
-            self.validation,
-            plan,
-            LoopSettings(**{**self.job["loop"], "batching": self.batching}),
-            Callbacks(self._record, self._checkpoint, self._preempted),
-        )
+        """The state of a checkpoint, on rank 0; every rank calls it."""
+        return self.training.engine.export_state(keep=self._is_first)
 
     def _record(self, done: int, metrics: Mapping[str, float]) -> None:
         assert self.log is not None
@@ -171,7 +136,7 @@ class TrainingRank:
         state = self._export_state()
         with scratch_folder() as scratch:
             checkpoint = None
-            if self.rank == 0:
+            if self._is_first:
                 assert self.log is not None
                 if sent := self.log.flush():
                     self.board.records.remote(sent)
@@ -179,33 +144,31 @@ class TrainingRank:
                 self.best.offer(scratch, done, metrics.get(VALIDATION_LOSS))
                 checkpoint = ray.train.Checkpoint.from_directory(scratch)
             ray.train.report(
-                {"step": done, "num_steps": self.job["loop"]["num_steps"], **metrics},
+                {"step": done, "num_steps": self.job.num_steps, **metrics},
                 checkpoint,
                 checkpoint_dir_name=f"step-{done:07d}",
             )
 
     def _preempted(self) -> bool:
-        """Whether a node of any rank is being drained: rank 0's word, which Ray hands to all."""
+        """Whether a node of any rank is being drained; Ray gives rank 0's answer to all ranks."""
         return ray.train.get_preemption_info() is not None
 
     def _save(self, parameters: Mapping[str, torch.Tensor]) -> None:
         """Writes the adapter.
 
         Args:
-            parameters: By the model's own names, whole on rank 0; the others have none.
+            parameters: The trained parameters by the model's own names, whole, on rank 0 only.
         """
-        if self.rank != 0:
+        if not self._is_first:
             return
         with scratch_folder() as scratch:
-            self.method.save(self.model, parameters, scratch)
-            self._put_folder(scratch, self.job["adapter"])
+            self.training.method.save(self.training.model, parameters, scratch)
+            self._put_folder(scratch, ADAPTER)
 
-    def _put_folder(self, folder: Path, place: str) -> None:
+    def _put_folder(self, folder: Path, name: str) -> None:
+        """Copies a local folder into the stage."""
         for file in sorted(os.listdir(folder)):
-            self.storage.put_file(folder / file, f"{place}/{file}")
+            self.storage.put_file(folder / file, self._place(f"{name}/{file}"))
 
-    def _device_name(self) -> str:
-        if self.device.type == "cuda":
-            return torch.cuda.get_device_name(self.device)
-        number = torch.get_num_threads()
-        return f"cpu ({number} thread{'s' if number > 1 else ''})"
+    def _place(self, file: str) -> str:
+        return f"{self.job.folder}/{file}"

@@ -1,159 +1,183 @@
-"""Training through Ray Train: checkpoints, lost ranks and lost drivers are its business."""
+"""Training through Ray Train, which takes care of checkpoints, lost ranks and lost drivers."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from smt_ray.artifacts.stages import Stage
-from smt_ray.cluster.resources import ProcessResources
+from smt_ray.artifacts.layout import ADAPTER, CHECKPOINTS, KEPT_MODEL, RECORDS, TOKENS
+from smt_ray.artifacts.stages import Finished, Stage
+from smt_ray.cluster.nodes import cluster_nodes
+from smt_ray.cluster.resources import ProcessResources, plan_processes
 from smt_ray.cluster.session import is_alone
 from smt_ray.cluster.waiting import PLACEMENT, found_no_place, wait_for_place
 from smt_ray.config.run import RunConfig
+from smt_ray.data.batches import StepPlan
+from smt_ray.documents.stages import RankOutcome, TrainingSummary
 from smt_ray.errors import UserError
-from smt_ray.stages.rank import train_worker
+from smt_ray.methods.protocol import MethodSettings
+from smt_ray.reporting.text.progress import progress, say
+from smt_ray.stages.jobs import TrainingJob
+from smt_ray.stages.plan import RunPlan
+from smt_ray.stages.rank import PROGRESS, train_worker
 
-CHECKPOINTS, METRICS, ADAPTER = "checkpoints", "metrics.jsonl", "adapter"
-BEST = "best"  # among the checkpoints
-_ROUNDS = 5  # of waiting for a place, which others may then be faster to take
+_ROUNDS = 5  # of waiting for a place, which other work may take first
+
+Worker = Callable[[dict[str, Any]], "RankOutcome | UserError"]
 
 
-def training_job(
-    config: RunConfig, stage: Stage, *, tokens: str, model: dict[str, Any],
-    method: dict[str, Any], num_steps: int, resources: ProcessResources,
-) -> dict[str, Any]:  # fmt: skip
-    """Everything a rank needs, as plain values.
+def make_training(
+    plan: RunPlan,
+    method: MethodSettings,
+    board: Any,
+    callbacks: Sequence[ray.train.UserCallback] = (),
+) -> Finished[TrainingSummary]:
+    """Trains, and stores the adapter and the records.
 
     Args:
-        config: The run's configuration.
-        stage: Where the adapter goes.
-        tokens: The tokenised rows, as the storage names them.
-        model: The model section of what it starts from.
-        method: Its settings; see :func:`smt_ray.methods.registry.make_method`. The selection file
-            as the storage names it.
-        num_steps: Optimizer steps of the whole training.
-        resources: Of one rank.
+        plan: The plan of the run.
+        method: The settings of the method.
+        board: The progress actor.
+        callbacks: Callbacks of Ray Train.
+
+    Raises:
+        UserError: As :func:`fit` does.
     """
-    training = config.training
-    return {
-        "storage": stage.storage.root,
-        "tokens": tokens,
-        "metrics": stage.path(METRICS),
-        "adapter": stage.path(ADAPTER),
-        "best_checkpoint": stage.path(f"{CHECKPOINTS}/{BEST}"),
-        "model": model,
-        "method": config.method,
-        "method_settings": method,
-        "seed": config.seed,
-        "batch_size": training.batch_size,
-        "num_threads": resources.num_threads,
-        "activation_checkpointing": training.activation_checkpointing,
-        "engine": {
-            "zero_stage": config.deepspeed.zero_stage,
-            "dtype": config.model.dtype,
-            "betas": tuple(training.adam_betas),
-            "epsilon": training.adam_epsilon,
-            "weight_decay": training.weight_decay,
-            "max_grad_norm": training.max_grad_norm,
-            "extra": config.deepspeed.extra,
-        },
-        "loop": {
-            "num_steps": num_steps,
-            "seed": config.seed,
-            "learning_rate": training.learning_rate,
-            "lr_schedule": training.lr_schedule,
-            "lr_warmup_steps": training.lr_warmup_steps,
-            "batching": config.batching.mode,
-            "max_tokens": config.batching.max_tokens,
-            "train_on_inputs": config.data.train_on_inputs,
-            "log_every_steps": training.log_every_steps,
-            "validate_every_steps": training.validate_every_steps,
-            "checkpoint_every_steps": training.checkpoint_every_steps,
-        },
-    }
+    began, config, stage = time.monotonic(), plan.config, plan.training
+    num_rows = plan.tokens.read().summary.training.num_rows
+    steps = StepPlan(num_rows, config.training.batch_size, config.seed)
+    job = TrainingJob(
+        config=config,
+        model=plan.starting_model,
+        method=method,
+        num_steps=steps.num_steps(config.training.num_epochs, config.training.max_steps),
+        storage=plan.storage.root,
+        folder=stage.folder,
+        tokens=plan.tokens.path(TOKENS),
+        resources=rank_resources(config),
+    )
+    with progress("training", job.num_steps, lambda: ray.get(board.done.remote(PROGRESS))):
+        outcome = fit(job, stage, board, callbacks=callbacks)
+    say_outcome("training", outcome, config)
+    adapter = plan.storage.list_files(stage.path(ADAPTER))
+    summary = TrainingSummary(
+        num_steps=job.num_steps,
+        starts_from=plan.warmup.path(KEPT_MODEL) if plan.warmup and config.trained_warmup else None,
+        method_settings=method.describe(),
+        is_whole_model=method.is_whole_model,
+        outcome=outcome,
+    )
+    files = [RECORDS, *(f"{ADAPTER}/{file}" for file in adapter)]
+    return stage.publish(files, summary, time.monotonic() - began)
+
+
+def rank_resources(config: RunConfig) -> ProcessResources:
+    """The resources of each training rank or evaluation worker.
+
+    Raises:
+        UserError: The cluster cannot hold that many of them.
+    """
+    asked = config.resources
+    return plan_processes(asked, asked.num_workers, cluster_nodes(), "resources.num_workers")
+
+
+def say_outcome(kind: str, outcome: RankOutcome, config: RunConfig) -> None:
+    """Says what is worth a line of how a training went."""
+    if outcome.resumed_from:
+        say(f"{kind}: resumed from the checkpoint at step {outcome.resumed_from}")
+    if outcome.batching_fallback:
+        say(
+            f"{kind}: batching.mode {config.batching.mode} fell back to {outcome.batching}:"
+            f" {outcome.batching_fallback}"
+        )
 
 
 def fit(
-    config: RunConfig, job: dict[str, Any], stage: Stage, resources: ProcessResources, board: Any,
-    worker: Callable[[dict[str, Any]], dict[str, Any]] = train_worker,
+    job: TrainingJob,
+    stage: Stage[Any],
+    board: Any,
+    worker: Worker = train_worker,
     callbacks: Sequence[ray.train.UserCallback] = (),
-) -> dict[str, Any]:  # fmt: skip
-    """Trains to the end, going on from the stage's latest checkpoint where there is one.
+) -> RankOutcome:
+    """Trains to the end, resuming from the latest checkpoint of the stage if there is one.
 
     Args:
-        config: The run's configuration.
-        job: What :func:`training_job` makes.
-        stage: What is made; its kind is what an error calls it.
-        resources: Of one rank.
+        job: What every rank needs.
+        stage: The stage that is made.
         board: The progress actor.
-        worker: What a rank does.
-        callbacks: Ray Train's, told of every checkpoint and its metrics.
+        worker: The function of a rank.
+        callbacks: Callbacks of Ray Train, told of every checkpoint and its metrics.
 
     Returns:
-        Rank 0's metrics, where it resumed from, and what it ran on.
+        The outcome of rank 0.
 
     Raises:
         UserError: Bad input, a loss that is not finite, workers that keep failing, or no place for
             them in time.
     """
-    asked = config.resources
+    kind, asked = stage.kind.name, job.config.resources
     for rounds_left in reversed(range(_ROUNDS)):
-        wait_for_place(stage.kind, asked.num_workers, resources, asked.wait_timeout_s)
-        trainer = _make_trainer(config, job, stage, resources, board, worker, callbacks)
+        wait_for_place(kind, asked.num_workers, job.resources, asked.wait_timeout_s)
+        trainer = _make_trainer(job, stage, board, worker, callbacks)
         try:
             with _interrupts_as_before():
-                outcome: dict[str, Any] = trainer.fit().return_value
+                outcome: RankOutcome | UserError = trainer.fit().return_value
             break
         except ray.train.TrainingFailedError as error:
             if rounds_left and found_no_place(error):
                 continue
             if _raised_by_our_code(error):
                 raise
-            raise _workers_lost(stage.kind, asked.max_failures, error) from error
-    if "user_error" in outcome:
-        field, rule, got, fix = outcome["user_error"]
-        raise UserError(field, rule, got=got, fix=fix)
+            raise _workers_lost(kind, asked.max_failures, error) from error
+    if isinstance(outcome, UserError):
+        raise outcome
     return outcome
 
 
 def _make_trainer(
-    config: RunConfig, job: dict[str, Any], stage: Stage, resources: ProcessResources, board: Any,
-    worker: Callable[[dict[str, Any]], dict[str, Any]],
+    job: TrainingJob,
+    stage: Stage[Any],
+    board: Any,
+    worker: Worker,
     callbacks: Sequence[ray.train.UserCallback],
-) -> TorchTrainer:  # fmt: skip
-    """Goes on from the stage's latest checkpoint; see :func:`fit`."""
+) -> TorchTrainer:
+    """The trainer, which resumes from the latest checkpoint of the stage; see :func:`fit`."""
+    asked = job.config.resources
+    threads = {"OMP_NUM_THREADS": str(job.resources.num_threads)}
     return TorchTrainer(
         worker,
-        train_loop_config={**job, "board": board},
-        scaling_config=scaling(config.resources.num_workers, resources),
+        train_loop_config={"job": job, "board": board},
+        scaling_config=scaling(asked.num_workers, job.resources),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
             storage_path=stage.storage.uri(stage.folder),
-            checkpoint_config=_retention(config),
+            # The latest checkpoints; rank 0 copies the best one elsewhere.
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=job.config.training.keep_checkpoints
+            ),
             callbacks=list(callbacks),
             failure_config=ray.train.FailureConfig(
-                max_failures=config.resources.max_failures,
-                controller_failure_limit=config.resources.max_failures,
+                max_failures=asked.max_failures, controller_failure_limit=asked.max_failures
             ),
-            worker_runtime_env={
-                "env_vars": {"OMP_NUM_THREADS": str(resources.num_threads), **_loopback()}
-            },
+            worker_runtime_env={"env_vars": {**threads, **_loopback()}},
         ),
     )
 
 
 @contextmanager
 def _interrupts_as_before() -> Iterator[None]:
-    """Has an interrupt raise KeyboardInterrupt, in training and after it.
+    """Makes an interrupt raise KeyboardInterrupt, during training and afterwards.
 
-    Ray Train handles it for good from its start on: it exits while ranks train, and does nothing
-    afterwards. What stops a submitted job exits likewise.
+    Ray Train installs its own handler for good: it exits while ranks train, and does nothing
+    afterwards. A submitted job is stopped in the same way.
     """
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -171,21 +195,16 @@ def _workers_lost(kind: str, max_failures: int, error: BaseException) -> UserErr
         f"workers failed more than resources.max_failures ({max_failures}) times:"
         f" {_last_line(error)}",
         fix="see Ray's logs (/tmp/ray/session_latest/logs on the head node); start the same run"
-        " again to go on from the latest checkpoint",
+        " again to resume from the latest checkpoint",
     )
 
 
-def _retention(config: RunConfig) -> ray.train.CheckpointConfig:
-    """The latest checkpoints; rank 0 has the best one copied, whatever becomes of it here."""
-    return ray.train.CheckpointConfig(num_to_keep=config.training.keep_checkpoints)
-
-
 def scaling(num_workers: int, resources: ProcessResources) -> ray.train.ScalingConfig:
-    """Where ranks are placed: packed onto as few nodes as hold them.
+    """The placement of ranks: packed onto as few nodes as hold them.
 
     Args:
-        num_workers: Ranks.
-        resources: Of each.
+        num_workers: The number of ranks.
+        resources: The resources of each.
     """
     gpus = {"GPU": resources.num_gpus} if resources.num_gpus else {}
     return ray.train.ScalingConfig(
@@ -198,12 +217,12 @@ def scaling(num_workers: int, resources: ProcessResources) -> ray.train.ScalingC
 
 
 def _loopback() -> dict[str, str]:
-    """On this machine alone, ranks meet on the loopback interface, whatever its host name."""
+    """On a single machine, ranks meet on the loopback interface, whatever the host name."""
     return {"GLOO_SOCKET_IFNAME": "lo"} if is_alone() else {}
 
 
 def _raised_by_our_code(error: BaseException) -> bool:
-    """Whether a rank raised, rather than died: a defect, which keeps its traceback."""
+    """Whether a rank raised an error rather than died: a defect, which keeps its traceback."""
     failures = getattr(error, "worker_failures", {}).values()
     return any(not type(failure).__module__.startswith("ray.") for failure in failures)
 

@@ -1,286 +1,197 @@
 """The warm-up as a graph of stateless Ray tasks (paper section 3.2).
 
     shard 0 ──┐ module by module        ┌─> reduce q_proj ─┐
-    shard 1 ──┼─────────────────────────┼─> reduce k_proj ─┼─> table ─> select
+    shard 1 ──┼─────────────────────────┼─> reduce k_proj ─┼─> table
     shard N ──┘ (streams of gradients)  └─> reduce v_proj ─┘
 
-Shards stream their modules out one by one and leave their processes; each reduce adds N sums in the
-shards' order and makes the module's rows of the table. The driver passes references on and fetches
-none of it. A lost task is simply run again: every task is a function of its arguments.
+Shards stream their modules out one by one and leave their processes. Each reduction adds N sums in
+the order of the shards and makes the module's rows of the table. The driver passes references on
+and fetches none of them. A lost task is run again: every task is a function of its arguments.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 
+from smt_ray.artifacts.layout import RECORDS, SCORE_TABLE, TOKENS
 from smt_ray.artifacts.scratch import scratch_folder
-from smt_ray.artifacts.stages import Stage
+from smt_ray.artifacts.stages import Finished
 from smt_ray.cluster.board import announce
-from smt_ray.cluster.resources import ProcessResources
-from smt_ray.data.cache import FILE as TOKENS
-from smt_ray.imports import large_imports
-from smt_ray.methods.blocks import Preflight
+from smt_ray.cluster.nodes import cluster_nodes
+from smt_ray.cluster.resources import plan_processes
+from smt_ray.cluster.waiting import wait_for_place
+from smt_ray.documents.stages import WarmupSummary
+from smt_ray.methods.blocks import EligibleBlocks
+from smt_ray.reporting.text.progress import progress, say
+from smt_ray.stages.jobs import WarmupJob
 from smt_ray.stages.plan import RunPlan
+from smt_ray.training.metrics_log import write_records
 
-if TYPE_CHECKING:
-    from smt_ray.smt.selection import Selection
-
-TABLE, SELECTION = "score_table.safetensors", "selection.safetensors"
 PROGRESS = "warm-up"
+"""The name of the warm-up on the progress board."""
 
 
-def warmup_job(plan: RunPlan, preflight: Preflight, resources: ProcessResources) -> dict[str, Any]:
-    """Everything a shard and the table need, as plain values."""
-    config, warmup = plan.config, plan.config.warmup
-    assert plan.warmup is not None
-    return {
-        "storage": plan.storage.root,
-        "tokens": plan.tokens.path(TOKENS),
-        "table": plan.warmup.path(TABLE),
-        "model": plan.model,
-        "num_threads": resources.num_threads,
-        "device": resources.device,
-        "num_devices": max(1, resources.num_gpus),
-        "num_steps": warmup.num_steps,
-        "num_shards": warmup.num_shards,
-        "target_modules": warmup.target_modules,
-        "reduction": warmup.reduction,
-        "accumulate_on": warmup.accumulate_on,
-        "table_block_size": preflight.table_block_size,
-        "num_base_parameters": preflight.num_parameters,
-        "batch_size": config.training.batch_size,
-        "seed": config.seed,
-        "batching": config.batching.mode,
-        "max_tokens": config.batching.max_tokens,
-        "train_on_inputs": config.data.train_on_inputs,
-        "provenance": {"model": plan.identity, "warmup": plan.warmup.name},
-    }
-
-
-def run_warmup(
-    job: dict[str, Any], modules: list[str], resources: ProcessResources, board: Any
-) -> dict[str, Any]:
-    """Runs the graph up to the table.
+def make_warmup(plan: RunPlan, blocks: EligibleBlocks, board: Any) -> Finished[WarmupSummary]:
+    """Runs the graph and stores the score table.
 
     Args:
-        job: Plain values: model, tokens, plan, settings, storage; see :func:`_shard`.
-        modules: Names of the eligible modules, in the model's order.
-        resources: Of one shard.
+        plan: The plan of the run.
+        blocks: What the model makes of the configuration.
         board: The progress actor.
 
-    Returns:
-        The table's summary, once it is in the storage.
+    Raises:
+        UserError: Bad input, a loss that is not finite, or no place for a shard in time.
     """
-    # A worker that is lost is retried; what our own code raises would only be raised again.
-    shard = ray.remote(max_calls=1)(_shard).options(
-        **resources.options(), num_returns="streaming", max_retries=3,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(resources.num_threads)}},
+    began, config, stage = time.monotonic(), plan.config, plan.warmup
+    assert stage is not None
+    # Shards can take turns: one place is enough.
+    resources = plan_processes(
+        config.resources, 1, cluster_nodes(), "warmup.num_shards",
+        gpus_each=config.warmup.gpus_per_shard,
     )  # fmt: skip
-    # Zero CPUs, or they would starve behind shards that hold them all.
+    wait_for_place("warmup", 1, resources, config.resources.wait_timeout_s)
+    job = WarmupJob(
+        config=config,
+        model=plan.model,
+        blocks=blocks,
+        storage=plan.storage.root,
+        tokens=plan.tokens.path(TOKENS),
+        table=stage.path(SCORE_TABLE),
+        resources=resources,
+        provenance={"model": dict(plan.identity), "warmup": stage.name},
+    )
+    with progress(PROGRESS, config.warmup.num_steps, lambda: ray.get(board.done.remote(PROGRESS))):
+        run_graph(job, board)
+    write_records(plan.storage, stage.path(RECORDS), ray.get(board.measured.remote(PROGRESS)))
+    summary = WarmupSummary(
+        num_modules=len(blocks.shapes),
+        block_size=blocks.table_block_size,
+        num_steps=config.warmup.num_steps,
+        num_shards=config.warmup.num_shards,
+        attempts=_attempts(board),
+    )
+    return stage.publish([SCORE_TABLE, RECORDS], summary, time.monotonic() - began)
+
+
+def _attempts(board: Any) -> dict[str, int]:
+    """How often each shard was started; repeated starts are said."""
+    starts: dict[int, list[int]] = ray.get(board.starts.remote(PROGRESS))
+    for shard, processes in sorted(starts.items()):
+        if len(processes) > 1:
+            say(f"warmup: shard {shard} was lost and run again ({len(processes)} attempts)")
+    return {str(shard): len(processes) for shard, processes in sorted(starts.items())}
+
+
+def run_graph(job: WarmupJob, board: Any) -> None:
+    """Runs the graph; returns once the table is in the storage.
+
+    Args:
+        job: The warm-up.
+        board: The progress actor.
+    """
+    streams = _start_shards(job, board)
+    # Zero CPUs: reductions would otherwise wait for shards that hold all CPUs.
     reduce = ray.remote(_reduce).options(num_cpus=0)
-    streams = [shard.remote(job, index, board) for index in range(job["num_shards"])]
-    # Each reduce in flight is a process that imports torch: as many as there are CPUs, no more.
-    most_in_flight = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    rows: list[ray.ObjectRef] = []
-    in_flight: list[ray.ObjectRef] = []
-    for _ in modules:
-        if len(in_flight) == most_in_flight:
-            _, in_flight = ray.wait(in_flight, fetch_local=False)
+    # Each running reduction is a process that imports torch: no more of them than CPUs.
+    most_running = max(1, int(sum(node.get("CPU", 0.0) for node in cluster_nodes())))
+    rows: list[ray.ObjectRef[Any]] = []
+    running: list[ray.ObjectRef[Any]] = []
+    for _ in job.blocks.shapes:
+        if len(running) == most_running:
+            _, running = ray.wait(running, fetch_local=False)
         parts = [next(stream, None) for stream in streams]
-        if None in parts:  # a shard failed: its error was the stream's last item
+        if None in parts:  # a shard failed: its error was the last item of its stream
             ray.get(rows)
             raise AssertionError("a shard's stream ended without an error")
-        rows.append(reduce.remote(job["table_block_size"], *parts))
-        in_flight.append(rows[-1])
-    summary: dict[str, Any] = ray.get(ray.remote(_table).options(num_cpus=0).remote(job, *rows))
-    return summary
+        rows.append(reduce.remote(job.blocks.table_block_size, *parts))
+        running.append(rows[-1])
+    ray.get(ray.remote(_table).options(num_cpus=0).remote(job, *rows))
 
 
-def selection_job(plan: RunPlan, stage: Stage, preflight: Preflight) -> dict[str, Any]:
-    """Everything the selection needs, as plain values.
-
-    Args:
-        plan: The run's.
-        stage: The selection's.
-        preflight: Of the model; used where no gradient decides, and so no table is needed.
-    """
-    job: dict[str, Any] = {
-        "storage": plan.storage.root,
-        "folder": stage.folder,
-        "selection": plan.config.selection.semantic(),
-    }
-    if plan.config.selection.needs_gradients:
-        assert plan.warmup is not None
-        return {**job, "table": plan.warmup.path(TABLE)}
-    return {
-        **job,
-        "table": None,
-        "model": plan.starting_model,
-        "shapes": preflight.shapes,
-        "multiple_of": preflight.table_block_size,
-        "num_base_parameters": preflight.num_parameters,
-        "seed": plan.config.seed,
-        "provenance": {"model": plan.identity},
-    }
+def _start_shards(job: WarmupJob, board: Any) -> list[Iterator[ray.ObjectRef[Any]]]:
+    threads = {"OMP_NUM_THREADS": str(job.resources.num_threads)}
+    # A lost worker is replaced; an error of our own code would only be raised again.
+    shard = ray.remote(max_calls=1)(_shard).options(
+        **job.resources.options(), num_returns="streaming", max_retries=3,
+        runtime_env={"env_vars": threads},
+    )  # fmt: skip
+    streams: list[Any] = [
+        shard.remote(job, index, board) for index in range(job.config.warmup.num_shards)
+    ]
+    return streams
 
 
-def launch_selection(job: dict[str, Any]) -> ray.ObjectRef:
-    """Starts the graph's last task, on a table that is in the storage.
+def _shard(job: WarmupJob, index: int, board: Any) -> Iterator[dict[str, Any]]:
+    """The work of one shard; yields its modules."""
+    from smt_ray.models.load import import_transformers
 
-    Args:
-        job: Plain values; see :func:`_select`.
+    import_transformers()
+    import torch
 
-    Returns:
-        A reference to the selection's summary.
-    """
-    # A process that has loaded a model leaves; without one a reduce's, which has torch, will do.
-    calls = 0 if job["table"] else 1
-    return ray.remote(max_calls=calls)(_select).options(num_cpus=0).remote(job)
+    from smt_ray.artifacts.storage import Storage
+    from smt_ray.data.batches import StepPlan
+    from smt_ray.data.cache import load_tokens
+    from smt_ray.models.load import load_model
+    from smt_ray.tracking.records import make_record
+    from smt_ray.warmup.shard import shard_steps, stream_shard
 
-
-def _shard(job: dict[str, Any], index: int, board: Any) -> Iterator[dict[str, Any]]:
-    """One shard's work; yields its modules."""
-    with large_imports():
-        import torch
-
-        from smt_ray.artifacts.storage import Storage
-        from smt_ray.data.batches import StepPlan
-        from smt_ray.data.cache import load_tokens
-        from smt_ray.models.load import import_transformers, load_model
-        from smt_ray.tracking.records import make_record
-        from smt_ray.warmup.shard import shard_steps, stream_shard
-
-        import_transformers()
     announce(board, PROGRESS, index)
-    torch.set_num_threads(job["num_threads"])
-    device = torch.device(job["device"])
-    with Storage(job["storage"]).local(job["tokens"]) as file:
+    config, warmup = job.config, job.config.warmup
+    torch.set_num_threads(job.resources.num_threads)
+    device = torch.device(job.resources.device)
+    with Storage(job.storage).local(job.tokens) as file:
         encoded = load_tokens(file, "training")
     assert encoded is not None
-    steps = shard_steps(job["num_steps"], job["num_shards"], index)
+    steps = shard_steps(warmup.num_steps, warmup.num_shards, index)
     done = iter(range(1, len(steps) + 1))
 
     def report(step: int, loss: float) -> None:
         board.update.remote(PROGRESS, index, next(done), f"loss {loss:.3f}")
         board.measure.remote(PROGRESS, make_record(step + 1, {"warmup/loss": loss}))
 
-    by_statistics = job["reduction"] == "score"
+    by_statistics = warmup.reduction == "score"
     yield from stream_shard(
-        load_model(job["model"], device, job["num_devices"]),
+        load_model(job.model, device, max(1, job.resources.num_gpus)),
         encoded,
-        StepPlan(len(encoded), job["batch_size"], job["seed"]),
+        StepPlan(len(encoded), config.training.batch_size, config.seed),
         steps,
-        target_modules=job["target_modules"],
-        batching=job["batching"],
-        max_tokens=job["max_tokens"],
-        train_on_inputs=job["train_on_inputs"],
+        target_modules=warmup.target_modules,
+        batching=config.batching.mode,
+        max_tokens=config.batching.max_tokens,
+        train_on_inputs=config.data.train_on_inputs,
         device=device,
-        accumulate_on=job["accumulate_on"],
-        statistics_block_size=job["table_block_size"] if by_statistics else None,
+        accumulate_on=warmup.accumulate_on,
+        statistics_block_size=job.blocks.table_block_size if by_statistics else None,
         with_weights=index == 0,
         on_step=report,
     )
 
 
 def _reduce(block_size: int, *parts: dict[str, Any]) -> dict[str, Any]:
-    """Adds the shards' parts of one module."""
-    with large_imports():
-        from smt_ray.warmup.shard import reduce_module
+    """Adds the parts of one module."""
+    from smt_ray.warmup.shard import reduce_module
 
     return reduce_module(parts, block_size)
 
 
-def _table(job: dict[str, Any], *rows: dict[str, Any]) -> dict[str, Any]:
-    """Puts the modules' rows together and stores the table."""
+def _table(job: WarmupJob, *rows: dict[str, Any]) -> None:
+    """Puts the rows of all modules together and stores the table."""
     import torch
 
     from smt_ray.artifacts.storage import Storage
     from smt_ray.smt.scores import ScoreTable
 
     table = ScoreTable(
-        block_size=job["table_block_size"],
+        block_size=job.blocks.table_block_size,
         statistics={row["module"]: torch.tensor(row["statistics"]) for row in rows},
-        num_base_parameters=job["num_base_parameters"],
-        num_steps=job["num_steps"],
-        provenance=job["provenance"],
+        num_base_parameters=job.blocks.num_parameters,
+        num_steps=job.config.warmup.num_steps,
+        provenance=dict(job.provenance),
     )
     with scratch_folder() as scratch:
-        table.save(scratch / TABLE)
-        Storage(job["storage"]).put_file(scratch / TABLE, job["table"])
-    return {
-        "num_modules": len(rows),
-        "block_size": table.block_size,
-        "num_steps": table.num_steps,
-        "num_shards": job["num_shards"],
-    }
-
-
-def _select(job: dict[str, Any]) -> dict[str, Any]:
-    """Chooses blocks, from the stored table if any; stores the selection and its picture."""
-    with large_imports():
-        from smt_ray.artifacts.storage import Storage
-        from smt_ray.reporting.charts.run import selection_figure
-        from smt_ray.smt.scores import ScoreTable
-        from smt_ray.smt.selection import select_blocks
-
-    storage = Storage(job["storage"])
-    if job["table"] is None:
-        selection = _select_control(job)
-    else:
-        with storage.local(job["table"]) as file:
-            selection = select_blocks(ScoreTable.load(file), **job["selection"])
-    totals = {
-        name: module.shape[0] * module.shape[1] // selection.block_size**2
-        for name, module in selection.modules.items()
-    }
-    # Of no run: others share the selection, and whoever makes it makes the same bytes.
-    title = (
-        f"chosen by {selection.score}, scope {selection.scope}\n"
-        f"{selection.num_blocks} blocks of {selection.block_size} x {selection.block_size},"
-        f" {selection.budget:.2%} of the base model"
-    )
-    with scratch_folder() as scratch:
-        selection.save(scratch / SELECTION)
-        selection_figure(selection.counts(), totals, scratch / "selection.png", title)
-        for file in (SELECTION, "selection.png"):
-            storage.put_file(scratch / file, f"{job['folder']}/{file}")
-    return {
-        "num_blocks": selection.num_blocks,
-        "block_size": selection.block_size,
-        "num_trainable": selection.num_trainable,
-        "num_base": selection.num_base_parameters,
-        "budget": selection.budget,
-        "margin": selection.margin,
-        "score": selection.score,
-        "scope": selection.scope,
-        "counts": selection.counts(),
-        "summary": selection.summary(),
-    }
-
-
-def _select_control(job: dict[str, Any]) -> Selection:
-    """Chooses blocks by chance or by the weights that training starts from."""
-    from smt_ray.models.load import load_model
-    from smt_ray.smt.controls import magnitude_scores, random_scores
-    from smt_ray.smt.grid import resolve_block_size
-    from smt_ray.smt.modules import match_modules
-    from smt_ray.smt.selection import select_by_scores
-
-    settings = dict(job["selection"])
-    shapes, targets = job["shapes"], settings.pop("target_modules")
-    if targets is not None:
-        shapes = {name: shapes[name] for name in match_modules(shapes, targets)}
-    size = resolve_block_size(shapes, settings.pop("block_size"), multiple_of=job["multiple_of"])
-    if settings["score"] == "random":
-        scores = random_scores(shapes, size, job["seed"])
-    else:
-        model = load_model(job["model"])
-        weights = {name: model.get_parameter(f"{name}.weight") for name in shapes}
-        scores = magnitude_scores(weights, size)
-    return select_by_scores(
-        scores, block_size=size, num_base_parameters=job["num_base_parameters"],
-        provenance=job["provenance"], **settings,
-    )  # fmt: skip
+        table.save(scratch / SCORE_TABLE)
+        Storage(job.storage).put_file(scratch / SCORE_TABLE, job.table)

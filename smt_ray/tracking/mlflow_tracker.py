@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from smt_ray.documents.run import Dataset, Status
 from smt_ray.tracking import uris
 from smt_ray.tracking.params import MAX_PARAM_CHARS, MAX_TAG_CHARS, as_text, clean_key, shorten
-from smt_ray.tracking.protocol import Dataset, RejectedError, Status
+from smt_ray.tracking.protocol import RejectedError
 from smt_ray.tracking.records import Record, make_record
 
 if TYPE_CHECKING:

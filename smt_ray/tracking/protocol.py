@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from smt_ray.documents.run import Dataset, Status
 from smt_ray.tracking.records import Record
-
-Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
-"""MLflow's words for how a run stands."""
 
 
 class RejectedError(Exception):
     """The store answered no: asking again would get the same answer."""
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Rows that a run read.
-
-    Attributes:
-        name: Such as ``commonsense_170k``.
-        source: Path, URI or hub name.
-        digest: Fingerprint of the rows; MLflow keeps its first 36 characters.
-        num_rows: Rows read.
-        context: What for: ``train``, ``validation``, ``test`` or a task's name.
-    """
-
-    name: str
-    source: str
-    digest: str
-    num_rows: int
-    context: str
 
 
 class Tracker(Protocol):

@@ -1,4 +1,4 @@
-"""Send all that is on disk for one run; at a run's end and at ``smt-ray log RUN`` alike."""
+"""Sends all that is on disk for one run, at its end and by ``smt-ray log RUN``."""
 
 from __future__ import annotations
 
@@ -7,68 +7,88 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smt_ray.tracking.protocol import Dataset, Status, Tracker
+from smt_ray.documents.run import Dataset, Status
+from smt_ray.tracking.protocol import Tracker
 from smt_ray.tracking.records import Record
 
 
-@dataclass(frozen=True)
-class RunSnapshot:
-    """All that MLflow shows of one run, read from the run's directory.
-
-    Nothing in it is taken from the clock, so two snapshots of one directory are equal and sending
-    the second changes nothing.
+@dataclass(frozen=True, kw_only=True)
+class RunStart:
+    """What starts a tracked run, or continues one.
 
     Attributes:
-        name: The run's name.
-        key: What names this run for ever, such as its storage, name and the time it was made. A
-            run of this key is continued where ``run_id`` is not known.
-        started_ms, ended_ms: Milliseconds since the epoch; ``ended_ms`` is None for a run that
-            has not ended, and dates the final metrics.
-        status: How the run stands.
-        params: Flat, from the resolved config.
-        tags: Such as method, model, suite, commit.
-        records: The lines of ``metrics.jsonl``.
-        final_metrics: Flat, such as ``{"eval/boolq/tuned": 0.71}``.
-        datasets: Rows that the run read.
-        artifacts: (local file or folder, folder in MLflow or None) pairs.
-        tables: Columns by file name, such as ``{"tasks.json": {"task": [...]}}``.
-        run_id: MLflow's id, where known.
-        parent_run_id: The search or comparison that this run is part of.
+        name: The name of the run.
+        key: A permanent name of this run, such as its storage, its name and the time of its start.
+            The run of this key is continued if ``run_id`` is not known.
+        started_ms: The start, in milliseconds since the epoch.
+        run_id: The tracker's id of the run, if known.
+        parent_run_id: The tracker's id of the search or comparison that this run belongs to.
+        params: Flat parameters, from the complete configuration.
+        tags: Tags such as method, model and commit.
     """
 
     name: str
     key: str
     started_ms: int
-    status: Status
-    ended_ms: int | None = None
+    run_id: str | None = None
+    parent_run_id: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSnapshot(RunStart):
+    """All that a tracker shows of one run, read from the run's folder.
+
+    Nothing in it is taken from the clock, so two snapshots of one folder are equal, and sending
+    the second changes nothing.
+
+    Attributes:
+        status: The status of the run.
+        ended_ms: The end, in milliseconds since the epoch, which dates the final metrics; None for
+            a run that has not ended.
+        records: The lines of ``metrics.jsonl``.
+        final_metrics: Flat metrics, such as ``{"eval/boolq/tuned": 0.71}``.
+        datasets: The rows that the run read.
+        artifacts: (local file or folder, folder in MLflow or None) pairs.
+        tables: Columns by file name, such as ``{"tasks.json": {"task": [...]}}``.
+    """
+
+    status: Status
+    ended_ms: int | None = None
     records: Sequence[Record] = ()
     final_metrics: Mapping[str, float] = field(default_factory=dict)
     datasets: Sequence[Dataset] = ()
     artifacts: Sequence[tuple[str, str | None]] = ()
     tables: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
-    run_id: str | None = None
-    parent_run_id: str | None = None
+
+
+def begin(tracker: Tracker, start: RunStart) -> str | None:
+    """Starts or continues a run.
+
+    Returns:
+        The tracker's id of the run; None if the store cannot be reached.
+    """
+    return tracker.start_run(
+        start.name,
+        key=start.key,
+        run_id=start.run_id,
+        parent_run_id=start.parent_run_id,
+        params=start.params,
+        tags=start.tags,
+        started_ms=start.started_ms,
+    )
 
 
 def replay(tracker: Tracker, snapshot: RunSnapshot) -> str | None:
-    """Send a run; what the store has already is left as it is.
+    """Sends a run; what the store has already is left unchanged.
 
-    Metrics go first and folders last, so that a server that dies on a large upload has the rest.
+    Metrics go first and folders last, so that a server that fails on a large upload has the rest.
 
     Returns:
-        MLflow's run id; None where the tracker could not reach its store.
+        The tracker's id of the run; None if the store cannot be reached.
     """
-    run_id = tracker.start_run(
-        snapshot.name,
-        key=snapshot.key,
-        run_id=snapshot.run_id,
-        parent_run_id=snapshot.parent_run_id,
-        params=snapshot.params,
-        tags=snapshot.tags,
-        started_ms=snapshot.started_ms,
-    )
+    run_id = begin(tracker, snapshot)
     if snapshot.records:
         tracker.log_missing_records(snapshot.records)
     if snapshot.final_metrics:

@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from smt_ray.documents.run import Dataset, Status
 from smt_ray.errors import UserError
-from smt_ray.tracking.protocol import Dataset, RejectedError, Status, Tracker
+from smt_ray.tracking.protocol import RejectedError, Tracker
 from smt_ray.tracking.records import Record, make_record
 from smt_ray.tracking.uris import redact
 

@@ -1,0 +1,152 @@
+"""What crosses a process: the jobs of Ray tasks, ranks and evaluation workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from smt_ray.cluster.resources import ProcessResources
+from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.config.run import RunConfig
+from smt_ray.data.rows import Row
+from smt_ray.documents.prediction import Prediction
+from smt_ray.methods.blocks import EligibleBlocks
+from smt_ray.methods.protocol import MethodSettings
+
+
+@dataclass(frozen=True)
+class WarmupJob:
+    """The warm-up: what a shard, a reduction and the table need.
+
+    Attributes:
+        config: The configuration of the run.
+        model: The base model.
+        blocks: What the model makes of the configuration.
+        storage: The root of the storage.
+        tokens: The tokenised rows, as the storage names them.
+        table: The file of the score table, as the storage names it.
+        resources: The resources of one shard.
+        provenance: What the table says of its origin.
+    """
+
+    config: RunConfig
+    model: ModelConfig
+    blocks: EligibleBlocks
+    storage: str
+    tokens: str
+    table: str
+    resources: ProcessResources
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SelectionJob:
+    """The selection.
+
+    Attributes:
+        config: The configuration of the run.
+        model: The model that training starts from; its weights are read by the score ``magnitude``.
+        storage: The root of the storage.
+        folder: The folder of the stage, as the storage names it.
+        table: The file of the score table, as the storage names it; None for scores that need no
+            gradients.
+        blocks: What the model makes of the configuration; None with a table.
+        provenance: What the selection says of its origin, without a table.
+    """
+
+    config: RunConfig
+    model: ModelConfig
+    storage: str
+    folder: str
+    table: str | None
+    blocks: EligibleBlocks | None
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One rank of a training.
+
+    Attributes:
+        config: The configuration of the run.
+        model: The model that training starts from.
+        method: The settings of the method.
+        num_steps: The optimizer steps of the whole training.
+        storage: The root of the storage.
+        folder: The folder of the stage, as the storage names it.
+        tokens: The tokenised rows, as the storage names them.
+        resources: The resources of one rank.
+    """
+
+    config: RunConfig
+    model: ModelConfig
+    method: MethodSettings
+    num_steps: int
+    storage: str
+    folder: str
+    tokens: str
+    resources: ProcessResources
+
+
+@dataclass(frozen=True)
+class TrainedWarmupJob(TrainingJob):
+    """One rank of a warm-up that trains.
+
+    Attributes:
+        blocks: What the model makes of the configuration.
+        provenance: What the table says of its origin.
+    """
+
+    blocks: EligibleBlocks
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TaskShare:
+    """One worker's share of a task.
+
+    Attributes:
+        rows: The rows of the share.
+        indices: The position of each row in the task.
+        answer_pool: All answers of the task.
+    """
+
+    rows: Sequence[Row]
+    indices: Sequence[int]
+    answer_pool: Sequence[str]
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """One worker's share of an evaluation.
+
+    Attributes:
+        title: The name of the evaluation on the progress board.
+        worker: The number of the worker.
+        shares: Its share of every task.
+        protocol: ``generate`` or ``likelihood``.
+        model: The model.
+        adapter: The folder or URI of an adapter to put on the model; None for the model as it is.
+        config: The configuration of the run, for prompts and decoding.
+    """
+
+    title: str
+    worker: int
+    shares: Mapping[str, TaskShare]
+    protocol: str
+    model: ModelConfig
+    adapter: str | None
+    config: RunConfig
+
+
+class Answers(NamedTuple):
+    """The predictions of a task, or of a worker's share of it.
+
+    Attributes:
+        predictions: One for each row.
+        seconds: The time that they took; with several workers, the slowest's.
+    """
+
+    predictions: list[Prediction]
+    seconds: float

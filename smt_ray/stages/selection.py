@@ -1,0 +1,143 @@
+"""The selection stage: the last task of the warm-up's graph, or one without a warm-up."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import ray
+
+from smt_ray.artifacts.layout import SCORE_TABLE, SELECTION, SELECTION_PICTURE
+from smt_ray.artifacts.scratch import scratch_folder
+from smt_ray.artifacts.stages import Finished
+from smt_ray.artifacts.storage import Storage
+from smt_ray.documents.stages import SelectionSummary
+from smt_ray.methods.blocks import EligibleBlocks
+from smt_ray.reporting.text.progress import say
+from smt_ray.stages.jobs import SelectionJob
+from smt_ray.stages.plan import RunPlan
+
+if TYPE_CHECKING:
+    from smt_ray.smt.selection import Selection
+
+
+def make_selection(plan: RunPlan, blocks: EligibleBlocks) -> Finished[SelectionSummary]:
+    """Selects the blocks and stores them with their picture.
+
+    Args:
+        plan: The plan of the run.
+        blocks: What the model makes of the configuration.
+    """
+    began, stage = time.monotonic(), plan.selection
+    assert stage is not None
+    summary: SelectionSummary = ray.get(start_selection(selection_job(plan, blocks)))
+    say(summary.text)
+    return stage.publish([SELECTION, SELECTION_PICTURE], summary, time.monotonic() - began)
+
+
+def selection_job(plan: RunPlan, blocks: EligibleBlocks) -> SelectionJob:
+    """The job of a run's selection.
+
+    Args:
+        plan: The plan of the run.
+        blocks: What the model makes of the configuration.
+    """
+    assert plan.selection is not None
+    by_gradients = plan.config.selection.needs_gradients
+    return SelectionJob(
+        config=plan.config,
+        model=plan.starting_model,
+        storage=plan.storage.root,
+        folder=plan.selection.folder,
+        table=plan.warmup.path(SCORE_TABLE) if plan.warmup and by_gradients else None,
+        blocks=None if by_gradients else blocks,
+        provenance={"model": dict(plan.identity)},
+    )
+
+
+def start_selection(job: SelectionJob) -> ray.ObjectRef[SelectionSummary]:
+    """Starts the task; returns a reference to the summary of the selection."""
+    # A process that has loaded a model ends; without one, a process of the reductions will do.
+    calls = 0 if job.table else 1
+    found: ray.ObjectRef[SelectionSummary] = (
+        ray.remote(max_calls=calls)(_select).options(num_cpus=0).remote(job)
+    )
+    return found
+
+
+def _select(job: SelectionJob) -> SelectionSummary:
+    """Selects blocks, from the stored table if there is one."""
+    from smt_ray.imports import large_imports
+
+    with large_imports():
+        from smt_ray.smt.scores import ScoreTable
+        from smt_ray.smt.selection import select_blocks
+
+    storage = Storage(job.storage)
+    if job.table is None:
+        selection = _select_control(job)
+    else:
+        with storage.local(job.table) as file:
+            selection = select_blocks(ScoreTable.load(file), **job.config.selection.semantic())
+    _store(job, selection)
+    return SelectionSummary(
+        num_blocks=selection.num_blocks,
+        block_size=selection.block_size,
+        num_trainable=selection.num_trainable,
+        num_base=selection.num_base_parameters,
+        budget=selection.budget,
+        margin=selection.margin,
+        score=selection.score,
+        scope=selection.scope,
+        counts=selection.counts(),
+        text=selection.summary(),
+    )
+
+
+def _store(job: SelectionJob, selection: Selection) -> None:
+    """Stores the selection and its picture."""
+    from smt_ray.reporting.charts.run import selection_figure
+
+    totals = {
+        name: module.shape[0] * module.shape[1] // selection.block_size**2
+        for name, module in selection.modules.items()
+    }
+    # The title names no run: runs share the selection, and each would make the same bytes.
+    title = (
+        f"selected by {selection.score}, scope {selection.scope}\n"
+        f"{selection.num_blocks} blocks of {selection.block_size} x {selection.block_size},"
+        f" {selection.budget:.2%} of the base model"
+    )
+    storage = Storage(job.storage)
+    with scratch_folder() as scratch:
+        selection.save(scratch / SELECTION)
+        selection_figure(selection.counts(), totals, scratch / SELECTION_PICTURE, title)
+        for file in (SELECTION, SELECTION_PICTURE):
+            storage.put_file(scratch / file, f"{job.folder}/{file}")
+
+
+def _select_control(job: SelectionJob) -> Selection:
+    """Selects blocks at random, or by the magnitude of the weights that training starts from."""
+    from smt_ray.models.load import load_model
+    from smt_ray.smt.controls import magnitude_scores, random_scores
+    from smt_ray.smt.grid import resolve_block_size
+    from smt_ray.smt.modules import match_modules
+    from smt_ray.smt.selection import select_by_scores
+
+    assert job.blocks is not None
+    settings = job.config.selection.semantic()
+    shapes, targets = job.blocks.shapes, settings.pop("target_modules")
+    if targets is not None:
+        shapes = {name: shapes[name] for name in match_modules(shapes, targets)}
+    finest = job.blocks.table_block_size
+    size = resolve_block_size(shapes, settings.pop("block_size"), multiple_of=finest)
+    if settings["score"] == "random":
+        scores = random_scores(shapes, size, job.config.seed)
+    else:
+        model = load_model(job.model)
+        weights = {name: model.get_parameter(f"{name}.weight") for name in shapes}
+        scores = magnitude_scores(weights, size)
+    return select_by_scores(
+        scores, block_size=size, num_base_parameters=job.blocks.num_parameters,
+        provenance=dict(job.provenance), **settings,
+    )  # fmt: skip
