@@ -97,7 +97,7 @@ def _ours(
             model, tokenizer, rows, task, protocol=protocol,  # type: ignore[arg-type]
             batch_tokens=options.batch_tokens,
         )  # fmt: skip
-        outputs += [prediction["output"] for prediction in predictions]
+        outputs += [prediction.output for prediction in predictions]
     return {"seconds": time.perf_counter() - began, "outputs": outputs}
 
 

@@ -1,7 +1,7 @@
-"""Evaluation: one process's work, rows in and predictions out.
+"""Evaluation: one process's work, from rows to predictions.
 
-``tasks`` says what each published or built-in task is, as data; ``answers`` reads an answer out of
-a text; ``generate`` and ``likelihood`` are the two protocols that ask a model; ``predict`` joins
-these into one record a row, and ``metrics`` counts. Nothing here keeps state, so rows may be split
+``tasks`` describes the published and built-in tasks as data; ``generate`` and ``likelihood`` are
+the two protocols; ``answers`` reads an answer from a text; ``predict`` makes one prediction for
+each row; ``metrics`` summarises them. A prediction depends on its row alone, so rows can be split
 over any number of processes and their predictions joined again.
 """

@@ -1,9 +1,9 @@
-"""Reading an answer out of a text, and comparing it: pure functions, the published rules.
+"""Reads an answer from a text, and compares it with the expected one.
 
-The rules are LLM-Adapters', so that figures can be laid beside the published ones, faults included:
-AQuA's takes the first of the letters A to E wherever it stands, also in "A: Let the...", and
-disagrees with the stated "The answer is (C)" in about one of five reference outputs.
-:func:`stated_letter` reads what is stated; both are reported.
+The rules are those of LLM-Adapters with all their faults, so that results can be compared with
+published ones. The rule of AQuA takes the first letter from A to E wherever it is, also in
+"A: Let the...". It disagrees with the stated "The answer is (C)" in about one of five reference
+outputs. :func:`stated_letter` reads what is stated; both results are reported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from smt_ray.errors import UserError
 from smt_ray.evaluation.tasks import AnswerKind, Task
 
 NUMBER_TOLERANCE = 0.001
-"""Largest difference between a number read and the expected one that still counts as equal."""
+"""The largest difference between the read number and the expected one that counts as equal."""
 
 _NUMBER = re.compile(r"-?\d+\.?\d*", re.ASCII)
 _STATED_LETTER = re.compile(r"(?i:\banswer\s*(?:is|:)?\s*:?\s*(?:option\s*)?)\(?([A-E])\b")
@@ -25,14 +25,14 @@ _NEXT_SECTION = "### Response:"
 
 
 def extract(task: Task, text: str, *, lower_case: bool = False) -> str | None:
-    """The answer that the text gives by the task's rule, or None where it gives none.
+    """The answer in a text by the task's rule, or None if there is none.
 
     Args:
-        task: Says which rule.
-        text: What the model wrote after the prompt. A model that goes on to write a further
-            ``### Response:`` of its own is read up to there, as published.
-        lower_case: Whether what stands up to there is read in lower case. AQuA's letters are upper
-            case and always read as they stand: in lower case there would be none.
+        task: The task, which has a rule.
+        text: The generated text. If it contains another ``### Response:``, only the part before it
+            is read, as in the published evaluation.
+        lower_case: Whether that part is read in lower case. AQuA is always read as it is, because
+            its letters are upper case.
     """
     text = _first_response(text)
     if lower_case and task.answer != "letter":
@@ -41,10 +41,10 @@ def extract(task: Task, text: str, *, lower_case: bool = False) -> str | None:
 
 
 def stated_letter(task: Task, text: str) -> str | None:
-    """The letter that a text states as its answer: the corrected rule of AQuA.
+    """The letter that a text states as its answer, by the corrected rule of AQuA.
 
-    The last one after "answer is" or "answer:"; in a text that says neither, its only letter, and
-    none where several stand in it.
+    This is the last letter after "answer is" or "answer:". A text with neither is read only if it
+    contains a single letter.
 
     Args:
         task: A task whose answers are letters.
@@ -62,7 +62,7 @@ def is_correct(task: Task, extracted: str | None, expected: str) -> bool:
     """Whether an extracted answer is the expected one: equal as text, or as numbers to 0.001.
 
     Raises:
-        UserError: The task's answers are numbers and the expected one is none.
+        UserError: The answers of the task are numbers, but the expected answer is not.
     """
     if task.answer != "number":
         return extracted == expected
@@ -83,7 +83,7 @@ def parse_number(text: str) -> float | None:
 
 
 def _first_response(text: str) -> str:
-    # The heading is recognised as the prompt writes it, so before any change of case.
+    # The heading is recognised as the prompt writes it, before any change of case.
     return text.split(_NEXT_SECTION, 1)[0]
 
 
@@ -100,6 +100,6 @@ def _last_number(task: Task, text: str) -> str | None:
 _RULES: dict[AnswerKind, Callable[[Task, str], str | None]] = {
     "label": _first_label,
     "number": _last_number,
-    # A kind of its own although the published rule is the labels' one: see stated_letter.
+    # The published rule is that of labels, but letters also have a corrected rule: stated_letter.
     "letter": _first_label,
 }

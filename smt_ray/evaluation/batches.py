@@ -1,4 +1,4 @@
-"""What both protocols need to run many sequences of unlike length through a model."""
+"""Batches of sequences of different lengths, for both protocols."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from smt_ray.errors import UserError
 def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Splits sequences into batches that hold at most ``batch_tokens``, padding included.
 
-    The longest come first: little padding within a batch, and if memory does not suffice, it shows
-    in the first batch rather than in the last. A sequence longer than the limit has a batch to
-    itself.
+    The longest sequences come first. So a batch has little padding, and if memory is short, the
+    first batch fails and not the last. A sequence that is longer than the limit is alone in its
+    batch.
 
     Args:
-        lengths: Tokens a sequence.
-        batch_tokens: Most that (sequences x longest of them) may be.
+        lengths: The number of tokens of each sequence.
+        batch_tokens: The largest product of a batch's sequences and the longest of them.
 
     Returns:
         Indices into ``lengths``, each once.
@@ -34,16 +34,12 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 
 
 def longest_first(lengths: Sequence[int]) -> list[int]:
-    """Indices into ``lengths``, the longest first; equal ones in their order."""
+    """Indices into ``lengths``, the longest first; equal lengths keep their order."""
     return sorted(range(len(lengths)), key=lambda i: -lengths[i])
 
 
 def check_batch_tokens(batch_tokens: int) -> None:
-    """Refuses batches without a token.
-
-    Raises:
-        UserError: ``batch_tokens`` is below 1.
-    """
+    """Raises a UserError if ``batch_tokens`` is below 1."""
     if batch_tokens < 1:
         raise UserError("evaluation.batch_tokens", "must be at least 1", got=batch_tokens)
 
@@ -51,7 +47,7 @@ def check_batch_tokens(batch_tokens: int) -> None:
 def pad(
     sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device, *, left: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and the mask of the real ones, each (B, longest) int64 on ``device``."""
+    """Padded token ids and the mask of the real ones, each (B, longest) int64 on ``device``."""
     longest = max(map(len, sequences))
     ids, mask = [], []
     for sequence in sequences:
@@ -63,12 +59,12 @@ def pad(
 
 
 def positions(mask: torch.Tensor) -> torch.Tensor:
-    """Each token's position in its row, whatever padding stands before; of ``mask``'s shape."""
+    """The position of each token in its row, without padding, in the shape of ``mask``."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def padding_id(tokenizer: Any) -> int:
-    """Some valid token id to fill up with; which one makes no difference, as it is masked."""
+    """A valid token id to pad with; any id would do, because padding is masked."""
     for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token_id is not None:
             return int(token_id)
@@ -76,12 +72,12 @@ def padding_id(tokenizer: Any) -> int:
 
 
 def check_lengths(model: Any, lengths: Sequence[int], names: Sequence[str]) -> None:
-    """Refuses sequences that the model has no positions for.
+    """Checks that the model has positions for all sequences.
 
     Args:
         model: A transformers model.
-        lengths: Tokens of each sequence, those to be generated included.
-        names: What to call each in the message.
+        lengths: The number of tokens of each sequence, including those to be generated.
+        names: The name of each sequence in errors.
 
     Raises:
         UserError: A sequence is longer than the model's ``max_position_embeddings``.
@@ -100,7 +96,7 @@ def check_lengths(model: Any, lengths: Sequence[int], names: Sequence[str]) -> N
 
 
 def not_finite(name: str) -> UserError:
-    """The error of a model that gives NaN or infinite logits."""
+    """The error for a model that computes NaN or infinite logits."""
     return UserError(
         name,
         "the model's logits must be finite",
@@ -111,11 +107,12 @@ def not_finite(name: str) -> UserError:
 
 @contextmanager
 def inference(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode is put back at the end."""
+    """Evaluation mode without gradients; the mode of every module is restored at the end."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        # Not inference_mode: tensors that a model caches (rotary tables) must still serve training.
+        # Tensors that a model caches, such as rotary tables, could not be trained with after
+        # torch.inference_mode.
         with torch.no_grad():
             yield
     finally:

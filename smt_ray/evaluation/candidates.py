@@ -1,4 +1,4 @@
-"""The answers that the likelihood protocol chooses from, and a row's output with each in place."""
+"""The answers that the likelihood protocol chooses from, and the completions that state them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OFFERED = re.compile(r"Answer format:\s*(\S+)\s*$")
 def answer_pool(rows: Sequence[Row]) -> list[str]:
     """The distinct answers of the rows: numbers by size, then texts.
 
-    It is made once, of all the rows of a task, before they are split over processes.
+    It must be made from all rows of a task, before they are split over processes.
     """
     return sorted({row.answer for row in rows}, key=_by_size)
 
@@ -30,11 +30,12 @@ def row_candidates(task: Task, row: Row, pool: Sequence[str], name: str) -> list
     """The answers to choose from for one row.
 
     Args:
-        task: Its ``candidates`` rule decides: ``labels`` are those that the row's "Answer format:"
-            lists, or all of the task's; ``answers`` is the pool.
+        task: The task with its ``candidates`` rule. By the rule ``labels``, the candidates are the
+            labels that the row's "Answer format:" lists, or else all labels of the task. By the
+            rule ``answers`` they are the pool.
         row: The row.
-        pool: See :func:`answer_pool`.
-        name: What to call the row in an error.
+        pool: All answers of the task; see :func:`answer_pool`.
+        name: The name of the row in errors.
 
     Raises:
         UserError: The task has no closed set of answers, or the row's answer is not in it.
@@ -59,7 +60,7 @@ def _offered_labels(task: Task, row: Row) -> list[str]:
 
 
 def complete(row: Row, candidate: str, name: str) -> str:
-    """The row's output with the candidate instead of its answer.
+    """The row's output with a candidate in the place of its answer.
 
     Raises:
         UserError: The output does not state the row's answer exactly once.

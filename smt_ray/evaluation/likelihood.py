@@ -1,9 +1,10 @@
-"""How likely a model holds given completions of a prompt, its keys and values computed once.
+"""The log-likelihoods of candidate completions, with the prompt computed once for all of them.
 
-A row's candidates mostly begin alike ("the correct answer is ..."). So a row is its prompt with
-that common beginning, run once, and a short tail for each candidate; a tail's first token is
-already predicted by that run, and only tails of two tokens or more are run, all together, against
-the row's cached keys and values. What a batch's rows begin with alike is run once for all of them.
+Most candidates of a row begin alike ("the correct answer is ..."). So a row consists of a prefix,
+which is its prompt and that common beginning, and of one short tail for each candidate. The prefix
+is run once and already predicts the first token of every tail. Only tails of two tokens or more are
+run, all together, against the cached keys and values of the prefix. A prefix that all rows of a
+batch share is run once for all of them.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from smt_ray.evaluation.prefix import prefill
 
 
 class Likelihoods(NamedTuple):
-    """A row's candidates.
+    """The scores of a row's candidates.
 
     Attributes:
-        scores: The mean log-likelihood of a token of each, in nats.
-        num_prompt_tokens: Of the prompt.
-        num_candidate_tokens: Of all candidates.
+        scores: The mean log-likelihood per token of each candidate, in nats.
+        num_prompt_tokens: The number of tokens of the prompt.
+        num_candidate_tokens: The number of tokens of all candidates together.
     """
 
     scores: list[float]
@@ -50,9 +51,9 @@ class _Question:
     """A row as tokens.
 
     Attributes:
-        prefix: The prompt and what all candidates begin with.
-        num_common: Tokens that all candidates begin with.
-        tails: What each candidate adds.
+        prefix: The prompt and the common beginning of all candidates.
+        num_common: The number of tokens of the common beginning.
+        tails: The other tokens of each candidate.
     """
 
     prefix: list[int]
@@ -73,7 +74,7 @@ class _Question:
 
     @property
     def num_cached(self) -> int:
-        """Tokens held at once: each tail of two tokens or more takes a copy of the prefix."""
+        """The number of cached tokens: each tail of two or more has a copy of the prefix."""
         return self.length * max(1, sum(len(tail) > 1 for tail in self.tails))
 
 
@@ -88,23 +89,23 @@ def candidate_log_likelihoods(
     names: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Likelihoods]:
-    """The mean log-likelihood of a token of each candidate, given the prompt before it, in nats.
+    """The mean log-likelihood per token of each candidate after its prompt, in nats.
 
     Args:
         model: A transformers causal language model.
-        tokenizer: Its tokenizer; tokens and the border between prompt and completion are
-            training's.
-        prompts: One text a row.
-        candidates: Each row's completions.
-        with_eos: Whether a candidate ends with EOS, as in training. Without it (the usual
-            convention for labels) a candidate that another one begins with, as "1" begins "12", is
-            favoured.
-        batch_tokens: Most tokens (cached ones and padding included) a batch.
-        names: What to call each row in an error; by default its position.
-        progress: Called with the numbers of rows done and of all, after each batch.
+        tokenizer: Its tokenizer. Prompts and completions are tokenised as in training.
+        prompts: The prompt of each row.
+        candidates: The completions of each row.
+        with_eos: Whether a candidate ends with EOS, as in training. Without it, which is usual for
+            labels, a candidate that is the beginning of another one, such as "1" of "12", has an
+            advantage.
+        batch_tokens: The largest number of tokens of a batch, cached ones and padding included.
+        names: The name of each row in errors; by default its position.
+        progress: A function that is called with the number of finished rows and the number of all
+            rows, after each batch.
 
     Returns:
-        For each row its candidates' scores, in their order, and its tokens.
+        The scores of each row's candidates, in their order, and its numbers of tokens.
 
     Raises:
         UserError: A row has no candidates, a candidate has no tokens or too many for the model, or
@@ -164,17 +165,17 @@ def _encode(
 def _score(
     model: Any, questions: list[_Question], pad_id: int, batch_tokens: int
 ) -> list[list[float]]:
-    """Mean log-likelihoods of a batch: a forward pass, one for longer tails, one for beginnings."""
+    """The mean log-likelihoods of a batch: one forward pass of prefixes, one of longer tails."""
     num_kept = 1 + max(q.num_common for q in questions)
-    input_ids, mask, beginning = prefill(
+    input_ids, mask, shared = prefill(
         model, [q.prefix for q in questions], pad_id, num_left=num_kept
     )
-    num_before = beginning.get_seq_length() if beginning else 0
+    num_before = shared.get_seq_length() if shared else 0
     output = model(
         input_ids=input_ids[:, num_before:],
         attention_mask=mask,
         position_ids=positions(mask)[:, num_before:],
-        past_key_values=beginning,
+        past_key_values=shared,
         use_cache=True,
         logits_to_keep=num_kept,
     )
@@ -185,8 +186,8 @@ def _score(
         [input_ids.shape[1] + len(questions[r].tails[c]) for r, c in tails], batch_tokens
     )
     for number, chunk in enumerate(chunks, 1):
-        # Only a single row with very many candidates has more chunks than one. The cache is
-        # selected from in place: all but the last chunk need a copy.
+        # Only a single row with very many candidates has more than one chunk. Each chunk selects
+        # from the cache in place, so all but the last need a copy.
         cache = output.past_key_values
         cache = cache if number == len(chunks) else copy.deepcopy(cache)
         pairs = [tails[i] for i in chunk]
@@ -201,11 +202,9 @@ def _score(
 
 
 def _prefix_sums(log_probs: torch.Tensor, question: _Question) -> list[float]:
-    """Each candidate's log-likelihood up to the first token of its tail.
+    """The log-likelihood of each candidate up to the first token of its tail.
 
-    Args:
-        log_probs: (K, V), K > num_common; its last position predicts the tails.
-        question: The row.
+    ``log_probs`` is (K, V) with K > num_common; its last position predicts the tails.
     """
     common = 0.0
     if question.num_common:
@@ -225,13 +224,13 @@ def _tail_sums(
     prefix_mask: torch.Tensor,
     pad_id: int,
 ) -> list[float]:
-    """The log-likelihoods of tails after their first token.
+    """The log-likelihoods of tails without their first token.
 
     Args:
         model: The model.
-        questions: The batch.
-        pairs: (row, candidate) of each tail to run; each has at least two tokens.
-        cache: Keys and values of the batch's prefixes; is changed.
+        questions: The rows of the batch.
+        pairs: The (row, candidate) of each tail to run, which has at least two tokens.
+        cache: The cached prefixes of the batch, which are replaced.
         prefix_mask: (B, P), 1 where the prefixes have a token.
         pad_id: See :func:`padding_id`.
     """
@@ -250,4 +249,5 @@ def _tail_sums(
         use_cache=True,
     ).logits
     log_probs = logits.float().log_softmax(-1).gather(-1, targets[..., None]).squeeze(-1)
-    return log_probs.masked_fill(mask == 0, 0).sum(-1, dtype=torch.float64).tolist()
+    sums: list[float] = log_probs.masked_fill(mask == 0, 0).sum(-1, dtype=torch.float64).tolist()
+    return sums

@@ -1,17 +1,80 @@
-"""What predictions add up to: pure Python."""
+"""What a task's predictions add up to."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
+
+from smt_ray.documents.prediction import Prediction
+from smt_ray.documents.run import Reading
+from smt_ray.documents.stages import TaskSummary
+from smt_ray.errors import UserError
 
 _Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
 
 
+def summarise(predictions: Sequence[Prediction], seconds: float | None = None) -> TaskSummary:
+    """The predictions of a task in numbers; their order does not matter.
+
+    Args:
+        predictions: The predictions of all rows.
+        seconds: The time from the first to the last of them, over all processes; None to leave the
+            throughput out. Its tokens are those of the prompts, and those that were generated or
+            that all candidates have.
+
+    Raises:
+        UserError: There are no predictions.
+    """
+    if not predictions:
+        raise UserError("predictions", "must hold at least one row", got=0)
+    num_rows = len(predictions)
+    published = _reading(
+        num_rows,
+        num_correct=sum(p.correct for p in predictions),
+        num_unread=sum(p.extracted is None for p in predictions),
+    )
+    return TaskSummary(
+        num_rows=num_rows,
+        num_correct=published.num_correct,
+        num_unread=published.num_unread,
+        accuracy=published.accuracy,
+        interval=wilson_interval(published.num_correct, num_rows),
+        majority_share=majority_share([p.expected for p in predictions]),
+        corrected=_corrected(predictions),
+        seconds=seconds,
+        rows_per_second=num_rows / seconds if seconds else None,
+        tokens_per_second=sum(map(_num_tokens, predictions)) / seconds if seconds else None,
+    )
+
+
+def _corrected(predictions: Sequence[Prediction]) -> Reading | None:
+    """Accuracy by the corrected rule, if it read all outputs."""
+    if not all(p.has_corrected for p in predictions):
+        return None
+    return _reading(
+        len(predictions),
+        num_correct=sum(p.corrected == p.expected for p in predictions),
+        num_unread=sum(p.corrected is None for p in predictions),
+    )
+
+
+def _reading(num_rows: int, *, num_correct: int, num_unread: int) -> Reading:
+    return Reading(
+        num_correct=num_correct,
+        num_unread=num_unread,
+        accuracy=accuracy(num_correct, num_rows),
+        interval=wilson_interval(num_correct, num_rows),
+    )
+
+
+def _num_tokens(prediction: Prediction) -> int:
+    new = prediction.num_new_tokens + prediction.num_candidate_tokens
+    return prediction.num_prompt_tokens + new
+
+
 def accuracy(num_correct: int, num_rows: int) -> float:
-    """The share of rows that are correct, in [0, 1]; NaN of no rows."""
+    """The share of rows that are correct, in [0, 1]; NaN without rows."""
     return num_correct / num_rows if num_rows else math.nan
 
 
@@ -22,39 +85,19 @@ def wilson_interval(num_correct: int, num_rows: int, z: float = _Z95) -> tuple[f
     (Wilson 1927, "Probable inference, the law of succession, and statistical inference").
 
     Returns:
-        Lower and upper bound; (0, 1) of no rows.
+        The lower and the upper bound; (0, 1) without rows.
     """
     return wilson_bounds(num_correct / num_rows, num_rows, z) if num_rows else (0.0, 1.0)
 
 
 def wilson_bounds(share: float, number: float, z: float) -> tuple[float, float]:
-    """The same of a share of so many independent answers, which need not be a whole number."""
+    """Wilson's interval for a share of ``number`` independent answers, which may be fractional."""
     spread = z * z / number
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def throughput(predictions: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, float]:
-    """How fast rows were answered.
-
-    Args:
-        predictions: All records of a task.
-        seconds: From the first to the last of them, over all processes.
-
-    Returns:
-        ``seconds``, ``rows_per_second`` and ``tokens_per_second``: tokens of the prompts, and
-        those that were generated or that all candidates have.
-    """
-    kinds = ("num_prompt_tokens", "num_new_tokens", "num_candidate_tokens")
-    num_tokens = sum(prediction.get(kind, 0) for prediction in predictions for kind in kinds)
-    return {
-        "seconds": seconds,
-        "rows_per_second": len(predictions) / seconds,
-        "tokens_per_second": num_tokens / seconds,
-    }
-
-
 def majority_share(expected: Sequence[Hashable]) -> float:
-    """The accuracy of always giving the most frequent expected answer; NaN of no rows."""
+    """The accuracy of always giving the most frequent expected answer; NaN without rows."""
     return max(Counter(expected).values(), default=0) / len(expected) if expected else math.nan

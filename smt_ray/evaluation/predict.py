@@ -1,27 +1,25 @@
-"""Rows in, one record a row out: the one door that the rest of the package evaluates through.
+"""Predictions: the entry point of evaluation. Rows go in, and one prediction for each comes out.
 
-A record depends on its row alone, so rows can be split over processes in any way (with their
-``indices``) and :func:`join` puts the parts together.
+A prediction depends on its row alone. So rows can be split over processes in any way, with their
+``indices``, and :func:`join` puts the parts together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from smt_ray.data.prompts import PromptForm, build_prompt
 from smt_ray.data.rows import Row
+from smt_ray.documents.prediction import Prediction
 from smt_ray.errors import UserError
 from smt_ray.evaluation.answers import extract, is_correct, stated_letter
 from smt_ray.evaluation.candidates import complete, row_candidates
 from smt_ray.evaluation.decoding import GREEDY, Decoding
 from smt_ray.evaluation.generate import Generated, generate_texts
 from smt_ray.evaluation.likelihood import candidate_log_likelihoods
-from smt_ray.evaluation.metrics import accuracy, majority_share, wilson_interval
-from smt_ray.evaluation.tasks import Task
-
-Protocol = Literal["generate", "likelihood"]
-Prediction = dict[str, Any]
+from smt_ray.evaluation.tasks import Protocol, Task
 
 
 def predict(
@@ -38,28 +36,22 @@ def predict(
     batch_tokens: int = 8192,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
-    """Asks the model every row and reads its answers.
+    """Asks a model the rows of a task and reads its answers.
 
     Args:
         model: A transformers causal language model.
         tokenizer: Its tokenizer.
         rows: The rows, or this process's part of them; each has an ``answer``.
-        task: How they are read.
-        protocol: ``generate`` lets the model write; ``likelihood`` takes the candidate answer whose
-            completion it holds likeliest (mean over tokens; the first of equal ones).
+        task: Their task.
+        protocol: ``generate`` reads the answer from a generated text; ``likelihood`` takes the
+            candidate answer whose completion has the highest mean log-likelihood per token.
         prompt_form: See :func:`smt_ray.data.prompts.build_prompt`.
-        indices: Position of each row in the whole; by default 0, 1, ...
-        answer_pool: All answers there are (:func:`smt_ray.evaluation.candidates.answer_pool` of
-            *all* rows); needed by likelihood for a task whose candidates are ``answers``.
-        decoding: How texts are written and read; only for ``generate``.
-        batch_tokens: Most tokens a batch; changes no prediction (in float32).
-        progress: Called with the numbers of rows done and of all.
-
-    Returns:
-        For each row ``index``, ``prompt``, ``output`` (text), ``extracted`` (or None),
-        ``expected``, ``correct``; ``corrected`` (what the corrected rule reads) where the task's
-        published rule is faulty; for generate ``num_prompt_tokens`` and ``num_new_tokens``, for
-        likelihood ``scores`` (mean log-likelihood of each candidate, in nats).
+        indices: The position of each row in the whole task; by default 0, 1, ...
+        answer_pool: All answers of the task, for likelihood (see
+            :func:`smt_ray.evaluation.candidates.answer_pool`).
+        decoding: How texts are generated and read.
+        batch_tokens: The largest number of tokens of a batch; it changes no prediction in float32.
+        progress: A function that is called with the number of finished rows and that of all rows.
 
     Raises:
         UserError: A row has no answer, does not fit the protocol or the model, or logits are not
@@ -69,103 +61,22 @@ def predict(
     names = [f"{task.name}, row {index}" for index in places]
     _check_answers(rows, names)
     prompts = [build_prompt(row, prompt_form, "evaluation") for row in rows]
-    common: dict[str, Any] = {"names": names, "batch_tokens": batch_tokens, "progress": progress}
+    asking = _Asking(model, tokenizer, task, rows, names, prompts, batch_tokens, progress)
     if protocol == "generate":
-        read = _generated(model, tokenizer, task, prompts, decoding, common)
+        answers = asking.generate(decoding)
     elif protocol == "likelihood":
-        read = _likeliest(model, tokenizer, rows, task, prompts, answer_pool, common)
+        answers = asking.choose(answer_pool)
     else:
         raise UserError("protocol", "must be generate or likelihood", got=protocol)
     return [
-        {
-            "index": index,
-            "prompt": prompt,
-            **found,
-            "expected": row.answer,
-            "correct": is_correct(task, found["extracted"], row.answer),
-        }
-        for index, row, prompt, found in zip(places, rows, prompts, read, strict=True)
-    ]
-
-
-def _check_answers(rows: Sequence[Row], names: Sequence[str]) -> None:
-    for row, name in zip(rows, names, strict=True):
-        if not row.answer:
-            raise UserError(f"{name}, field 'answer'", "must be given to evaluate the row", got="")
-
-
-def _generated(
-    model: Any,
-    tokenizer: Any,
-    task: Task,
-    prompts: Sequence[str],
-    decoding: Decoding,
-    common: dict[str, Any],
-) -> list[Prediction]:
-    texts = generate_texts(
-        model,
-        tokenizer,
-        prompts,
-        max_new_tokens=decoding.max_new_tokens or task.max_new_tokens,
-        num_beams=decoding.num_beams,
-        repetition_penalty=decoding.repetition_penalty,
-        **common,
-    )
-    return [_read(task, found, decoding.lower_case) for found in texts]
-
-
-def _read(task: Task, generated: Generated, lower_case: bool) -> Prediction:
-    text = generated.text
-    found: Prediction = {
-        "output": text,
-        "num_prompt_tokens": generated.num_prompt_tokens,
-        "num_new_tokens": generated.num_new_tokens,
-    }
-    found["extracted"] = extract(task, text, lower_case=lower_case)
-    if task.answer == "letter":
-        found["corrected"] = stated_letter(task, text)
-    return found
-
-
-def _likeliest(
-    model: Any,
-    tokenizer: Any,
-    rows: Sequence[Row],
-    task: Task,
-    prompts: Sequence[str],
-    pool: Sequence[str] | None,
-    common: dict[str, Any],
-) -> list[Prediction]:
-    if task.candidates == "answers" and pool is None:
-        # The rows' own answers would make a prediction depend on how rows are split.
-        raise UserError("answer_pool", f"must be given for {task.name}", got=None)
-    names = common["names"]
-    candidates = [
-        row_candidates(task, row, pool or (), name) for row, name in zip(rows, names, strict=True)
-    ]
-    completions = [
-        [complete(row, candidate, name) for candidate in offered]
-        for row, offered, name in zip(rows, candidates, names, strict=True)
-    ]
-    found = candidate_log_likelihoods(
-        model,
-        tokenizer,
-        prompts,
-        completions,
-        # Answers may begin one another ("1" and "12"): only their end tells them apart.
-        with_eos=task.candidates == "answers",
-        **common,
-    )
-    best = [max(range(len(row.scores)), key=row.scores.__getitem__) for row in found]
-    return [
-        {
-            "output": completions[i][b],
-            "extracted": candidates[i][b],
-            "scores": dict(zip(candidates[i], row.scores, strict=True)),
-            "num_prompt_tokens": row.num_prompt_tokens,
-            "num_candidate_tokens": row.num_candidate_tokens,
-        }
-        for i, (b, row) in enumerate(zip(best, found, strict=True))
+        Prediction(
+            index=index,
+            prompt=prompt,
+            expected=row.answer,
+            correct=is_correct(task, answer.extracted, row.answer),
+            **answer._asdict(),
+        )
+        for index, row, prompt, answer in zip(places, rows, prompts, answers, strict=True)
     ]
 
 
@@ -173,51 +84,105 @@ def join(parts: Iterable[Iterable[Prediction]], num_rows: int) -> list[Predictio
     """The predictions of all rows, in their order, from parts in any order.
 
     Raises:
-        UserError: A row is missing or there twice.
+        UserError: A row is missing, or it is there twice.
     """
-    joined = sorted((p for part in parts for p in part), key=lambda p: p["index"])
-    indices = [prediction["index"] for prediction in joined]
-    if indices != list(range(num_rows)):
+    joined = sorted((p for part in parts for p in part), key=lambda p: p.index)
+    if [p.index for p in joined] != list(range(num_rows)):
         raise UserError(
-            "predictions", f"must hold each of the {num_rows} rows once", got=f"{len(indices)} rows"
+            "predictions", f"must hold each of the {num_rows} rows once", got=f"{len(joined)} rows"
         )
     return joined
 
 
-def summarise(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a task's predictions add up to; their order does not matter.
+class _Answer(NamedTuple):
+    """The fields of a prediction that come from the model."""
 
-    Returns:
-        ``num_rows``, ``num_correct``, ``num_unread`` (no answer could be extracted), ``accuracy``,
-        ``interval`` (95%, Wilson: [low, high]) and ``majority_share`` (the accuracy of always
-        giving the most frequent answer); shares are in [0, 1]. Where a corrected rule read the
-        texts too, ``corrected`` with its ``num_correct``, ``num_unread``, ``accuracy``,
-        ``interval``.
-
-    Raises:
-        UserError: There are no predictions.
-    """
-    if not predictions:
-        raise UserError("predictions", "must hold at least one row", got=0)
-    summary = {
-        "num_rows": len(predictions),
-        **_counts(predictions, "extracted"),
-        "majority_share": majority_share([prediction["expected"] for prediction in predictions]),
-    }
-    if all("corrected" in prediction for prediction in predictions):
-        summary["corrected"] = _counts(predictions, "corrected")
-    return summary
+    output: str
+    extracted: str | None
+    num_prompt_tokens: int
+    num_new_tokens: int = 0
+    has_corrected: bool = False
+    corrected: str | None = None
+    num_candidate_tokens: int = 0
+    scores: dict[str, float] | None = None
 
 
-def _counts(predictions: Sequence[Mapping[str, Any]], rule: str) -> dict[str, Any]:
-    """What one rule's reading comes to; ``correct`` is the published one's."""
-    num_rows = len(predictions)
-    num_correct = sum(
-        bool(p["correct"] if rule == "extracted" else p[rule] == p["expected"]) for p in predictions
-    )
-    return {
-        "num_correct": num_correct,
-        "num_unread": sum(p[rule] is None for p in predictions),
-        "accuracy": accuracy(num_correct, num_rows),
-        "interval": list(wilson_interval(num_correct, num_rows)),
-    }
+@dataclass(frozen=True)
+class _Asking:
+    """Everything that both protocols need to ask a model the rows of a task."""
+
+    model: Any
+    tokenizer: Any
+    task: Task
+    rows: Sequence[Row]
+    names: Sequence[str]
+    prompts: Sequence[str]
+    batch_tokens: int
+    progress: Callable[[int, int], None] | None
+
+    def generate(self, decoding: Decoding) -> list[_Answer]:
+        texts = generate_texts(
+            self.model,
+            self.tokenizer,
+            self.prompts,
+            max_new_tokens=decoding.max_new_tokens or self.task.max_new_tokens,
+            num_beams=decoding.num_beams,
+            repetition_penalty=decoding.repetition_penalty,
+            names=self.names,
+            batch_tokens=self.batch_tokens,
+            progress=self.progress,
+        )
+        return [self._read(found, decoding.lower_case) for found in texts]
+
+    def _read(self, found: Generated, lower_case: bool) -> _Answer:
+        has_corrected = self.task.answer == "letter"
+        return _Answer(
+            output=found.text,
+            extracted=extract(self.task, found.text, lower_case=lower_case),
+            num_prompt_tokens=found.num_prompt_tokens,
+            num_new_tokens=found.num_new_tokens,
+            has_corrected=has_corrected,
+            corrected=stated_letter(self.task, found.text) if has_corrected else None,
+        )
+
+    def choose(self, pool: Sequence[str] | None) -> list[_Answer]:
+        """The likeliest candidates; of equal ones the first."""
+        if self.task.candidates == "answers" and pool is None:
+            # With the rows' own answers, a prediction would depend on how rows are split.
+            raise UserError("answer_pool", f"must be given for {self.task.name}", got=None)
+        candidates = [
+            row_candidates(self.task, row, pool or (), name)
+            for row, name in zip(self.rows, self.names, strict=True)
+        ]
+        completions = [
+            [complete(row, candidate, name) for candidate in offered]
+            for row, offered, name in zip(self.rows, candidates, self.names, strict=True)
+        ]
+        found = candidate_log_likelihoods(
+            self.model,
+            self.tokenizer,
+            self.prompts,
+            completions,
+            # An answer may be the beginning of another one ("1" and "12"), up to its EOS.
+            with_eos=self.task.candidates == "answers",
+            names=self.names,
+            batch_tokens=self.batch_tokens,
+            progress=self.progress,
+        )
+        best = [max(range(len(row.scores)), key=row.scores.__getitem__) for row in found]
+        return [
+            _Answer(
+                output=completions[i][b],
+                extracted=candidates[i][b],
+                num_prompt_tokens=row.num_prompt_tokens,
+                num_candidate_tokens=row.num_candidate_tokens,
+                scores=dict(zip(candidates[i], row.scores, strict=True)),
+            )
+            for i, (b, row) in enumerate(zip(best, found, strict=True))
+        ]
+
+
+def _check_answers(rows: Sequence[Row], names: Sequence[str]) -> None:
+    for row, name in zip(rows, names, strict=True):
+        if not row.answer:
+            raise UserError(f"{name}, field 'answer'", "must be given to evaluate the row", got="")

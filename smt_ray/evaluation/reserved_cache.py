@@ -1,7 +1,7 @@
-"""Keys and values in memory that is reserved once: nothing is copied while texts grow.
+"""A cache whose memory is reserved once, so that nothing is copied while texts grow.
 
-transformers' own cache is a new tensor a layer and token, which moves as many bytes as the weights
-have, and more with every row and token.
+transformers' own cache makes new tensors for every layer and token. That moves as many bytes as the
+weights have, and more with every row and token.
 """
 
 from __future__ import annotations
@@ -14,29 +14,36 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 Places = tuple[torch.Tensor, torch.Tensor]
-"""Rows and columns of tokens, each (N,) int64."""
+"""The rows and the columns of tokens, each (N,) int64."""
+
+
+def places_of(mask: torch.Tensor) -> Places:
+    """The places where a (B, C) mask is not zero."""
+    rows, columns = mask.nonzero(as_tuple=True)
+    return rows, columns
 
 
 def is_plain(cache: Any) -> bool:
     """Whether a cache holds keys and values of every token in every layer, and nothing else."""
     return type(cache) is DynamicCache and all(
-        type(layer) in (DynamicLayer, _ReservedLayer) and layer.is_initialized
+        type(layer) in (DynamicLayer, _ReservedLayer) and getattr(layer, "is_initialized", False)
         for layer in cache.layers
     )
 
 
 def gather(
-    parts: Sequence[tuple[DynamicCache, Places]], places: Places, num_rows: int, num_reserved: int
+    parts: Sequence[tuple[Any, Places]], places: Places, num_rows: int, num_reserved: int
 ) -> DynamicCache:
-    """One cache out of one or several, with room for more tokens.
+    """One cache that takes its tokens from several, with room for more tokens.
 
-    Where no token is put are zeros, at which nobody must look.
+    Places without a token hold zeros, which attention must not look at.
 
     Args:
-        parts: Plain caches, emptied layer by layer, and the places of the tokens wanted of each.
-        places: Where they go, in the parts' order.
-        num_rows: Of the cache that is made.
-        num_reserved: Most tokens that it will ever hold of a row.
+        parts: Plain caches (:func:`is_plain`) with the places of the wanted tokens. The caches are
+            emptied, layer by layer.
+        places: The new places of the tokens, in the order of the parts.
+        num_rows: The number of rows of the new cache.
+        num_reserved: The largest number of tokens of a row.
     """
     gathered, num_tokens = DynamicCache(), int(places[1].max()) + 1
     for index in range(len(parts[0][0].layers)):
@@ -51,11 +58,14 @@ def gather(
     return gathered
 
 
-class _ReservedLayer(DynamicLayer):
-    """A layer's ``keys`` and ``values``, views (B, H, tokens so far, D) of what is reserved.
+class _ReservedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """The keys and values of a layer: views (B, H, tokens so far, D) of reserved tensors.
 
-    It is written to, and cropped; of transformers' other changes it knows nothing.
+    It can be extended and cropped. transformers' other changes of a cache are not supported.
     """
+
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(
         self,
@@ -66,7 +76,7 @@ class _ReservedLayer(DynamicLayer):
         num_tokens: int,
         num_reserved: int,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.lazy_initialization(keys[0], values[0])
         rows, columns = (numbers.to(self.device) for numbers in places)
         self._reserved = []

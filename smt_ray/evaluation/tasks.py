@@ -1,7 +1,7 @@
-"""The tasks that can be evaluated: a registry of data, one line a task.
+"""The tasks that can be evaluated, as data: one line for each task.
 
-The fourteen published ones follow LLM-Adapters' protocol (32 new tokens for commonsense, 256 for
-math); the two built-in ones belong to the embedded model.
+The fourteen published tasks follow the protocol of LLM-Adapters (32 new tokens for commonsense, 256
+for math). The two built-in tasks belong to the embedded model.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from smt_ray.errors import UserError
 Suite = Literal["commonsense", "math", "builtin"]
 AnswerKind = Literal["label", "number", "letter"]
 CandidateRule = Literal["labels", "answers"]
+Protocol = Literal["generate", "likelihood"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +26,13 @@ class Task:
     Attributes:
         name: The name of its data set, such as ``boolq``.
         suite: The group that it is reported with.
-        answer: How an answer is read from a text: the first of ``labels``, the last number, or
-            AQuA's first letter.
-        max_new_tokens: Tokens that may be generated.
+        answer: The rule to read an answer from a text: the first of ``labels``, the last number,
+            or, for AQuA, the first letter.
+        max_new_tokens: The largest number of generated tokens.
         labels: The labels of a ``label`` or ``letter`` task.
-        candidates: What the likelihood protocol chooses from: ``labels`` (those that the row
-            offers) or ``answers`` (every distinct answer of the evaluated rows); None where answers
-            are worked out in prose, which has no closed set.
+        candidates: The answers that the likelihood protocol chooses from: ``labels`` (those that
+            the row offers) or ``answers`` (every distinct answer of the evaluated rows); None for
+            answers in prose, which have no closed set.
     """
 
     name: str
@@ -54,7 +55,7 @@ def _numbered(stem: str, num: int) -> tuple[str, ...]:
     return tuple(f"{stem}{i}" for i in range(1, num + 1))
 
 
-# Longer ones first, as the first alternative that matches is read.
+# Longer values come first, because the first alternative that matches is read.
 _TINY_VALUES = tuple(
     sorted(
         {value for relation in RELATIONS for value in relation.members}, key=lambda v: (-len(v), v)
@@ -87,14 +88,14 @@ SUITES: dict[str, tuple[str, ...]] = {
     suite: tuple(task.name for task in _ALL if task.suite == suite)
     for suite in ("commonsense", "math", "builtin")
 }
-"""The names of each suite's tasks, in the order that tables show them."""
+"""The names of the tasks of each suite, in the order that tables show them."""
 
 
 def find_task(name: str) -> Task:
-    """The task of that name.
+    """The task of a name.
 
     Raises:
-        UserError: There is none; the message lists those there are.
+        UserError: There is no such task; the message lists all tasks.
     """
     if name not in TASKS:
         raise UserError("evaluation.tasks", f"must be one of {', '.join(TASKS)}", got=name)
@@ -102,13 +103,13 @@ def find_task(name: str) -> Task:
 
 
 def find_tasks(names: Sequence[str]) -> list[Task]:
-    """The tasks that the names stand for, where a suite's name stands for all of its tasks.
+    """The tasks that the names stand for; the name of a suite stands for all of its tasks.
 
     Returns:
-        Each task once, in the order first named.
+        Each task once, in the order of the names.
 
     Raises:
-        UserError: A name is neither a task's nor a suite's.
+        UserError: A name is neither that of a task nor that of a suite.
     """
     expanded: dict[str, Task] = {}
     for name in names:

@@ -17,7 +17,7 @@ from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.prediction import Prediction
 from smt_ray.documents.run import Who
-from smt_ray.documents.stages import EvaluationSummary
+from smt_ray.documents.stages import EvaluationSummary, Protocol
 from smt_ray.evaluation.test_rows import TestRows
 from smt_ray.reporting.text.progress import progress
 from smt_ray.stages.jobs import Answers, EvaluationJob, TaskShare
@@ -42,7 +42,7 @@ class EvaluationPool:
         title: str,
         tests: Mapping[str, TestRows],
         *,
-        protocol: str,
+        protocol: Protocol,
         model: ModelConfig,
         adapter: str | None,
     ) -> dict[str, Answers]:
@@ -136,7 +136,7 @@ def publish_predictions(
         seconds: The time of the whole stage.
     """
     from smt_ray.evaluation.lines import to_lines
-    from smt_ray.evaluation.predict import summarise
+    from smt_ray.evaluation.metrics import summarise
 
     protocol, files, tasks = stage.inputs["protocol"], [EVALUATION_METRICS], {}
     for task, (predictions, task_seconds) in answers.items():
@@ -224,12 +224,7 @@ class _Evaluator:
             prompt_form=job.config.data.prompt,
             indices=share.indices,
             answer_pool=share.answer_pool,
-            decoding=Decoding(
-                evaluation.num_beams,
-                evaluation.repetition_penalty,
-                evaluation.max_new_tokens,
-                evaluation.lower_case,
-            ),
+            decoding=Decoding.from_config(evaluation),
             batch_tokens=evaluation.batch_tokens,
             progress=report,
         )

@@ -1,4 +1,4 @@
-"""A random Llama of a few thousand parameters and a tokenizer of characters, made on the spot."""
+"""A random Llama of a few thousand parameters, and a tokenizer of single characters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPACE, NEWLINE = "Ġ", "Ċ"  # as the byte-level pre-tokenizer writes them
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character of printable ASCII, BOS put before every text."""
+    """A tokenizer with one token for each printable ASCII character, and BOS before every text."""
     alphabet = [*map(chr, range(33, 127)), SPACE, NEWLINE]
     vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *alphabet])}
     raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -32,7 +32,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture
 def model() -> LlamaForCausalLM:
-    """A random model whose greedy texts differ from prompt to prompt; dropout when it trains."""
+    """A random model whose greedy texts differ from prompt to prompt; it trains with dropout."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=NUM_TOKENS,
@@ -52,7 +52,7 @@ def model() -> LlamaForCausalLM:
 
 @pytest.fixture(scope="session")
 def prompts() -> list[str]:
-    """Prompts of unlike length, not in the order of their length."""
+    """Prompts of different lengths, which are not sorted by length."""
     words = [
         "sun",
         "a much longer prompt than the others",

@@ -50,7 +50,7 @@ def test_extraction_follows_the_published_rule(task: str, text: str, expected: s
     assert extract(TASKS[task], text) == expected
 
 
-def test_a_second_response_of_the_models_own_is_not_read() -> None:
+def test_a_text_is_read_up_to_a_second_response() -> None:
     text = "The answer is 4.\n\n### Response:\nThe answer is 5."
     assert extract(TASKS["gsm8k"], text) == "4."
 
@@ -69,25 +69,25 @@ def test_a_second_response_of_the_models_own_is_not_read() -> None:
         (None, "0.0", False),
     ],
 )
-def test_numbers_are_equal_to_a_thousandth(
+def test_numbers_are_equal_if_they_differ_by_at_most_a_thousandth(
     extracted: str | None, expected: str, correct: bool
 ) -> None:
     assert is_correct(TASKS["gsm8k"], extracted, expected) is correct
 
 
-def test_labels_and_letters_are_equal_as_text() -> None:
+def test_labels_and_letters_are_compared_as_text() -> None:
     assert is_correct(TASKS["boolq"], "true", "true")
     assert not is_correct(TASKS["boolq"], None, "true")
     assert is_correct(TASKS["AQuA"], "C", "C")
     assert not is_correct(TASKS["AQuA"], "C", "D")
 
 
-def test_a_gold_answer_that_is_no_number_is_refused() -> None:
+def test_an_expected_answer_that_is_not_a_number_is_an_error() -> None:
     with pytest.raises(UserError, match="gsm8k, answer: must be a number; got 'twelve'"):
         is_correct(TASKS["gsm8k"], "12", "twelve")
 
 
-def test_only_a_finite_number_alone_is_a_number() -> None:
+def test_a_text_is_a_number_only_if_it_holds_a_finite_number_alone() -> None:
     assert [parse_number(text) for text in ("1,200.5", "-4.", "nan", "inf", "4 m", "")] == [
         1200.5,
         -4.0,
@@ -104,7 +104,9 @@ def read_rows(data_dir: Path, task: str) -> list[Row]:
 
 
 @pytest.mark.parametrize("task", SUITES["commonsense"])
-def test_every_commonsense_output_yields_its_rows_answer(data_dir: Path, task: str) -> None:
+def test_the_answer_of_every_commonsense_row_is_read_from_its_output(
+    data_dir: Path, task: str
+) -> None:
     rows = read_rows(data_dir, task)
     wrong = [row for row in rows if extract(TASKS[task], row.output) != row.answer]
     assert rows
@@ -115,7 +117,7 @@ _STATED = re.compile(r"answer is \(?\$?(-?[\d,]*\.?\d+|[A-E])\b")
 
 
 def rows_that_state_their_answer(data_dir: Path, task: str) -> list[Row]:
-    """Reference outputs of math rows were written by a model: not all state the right answer."""
+    """A model wrote the reference outputs of math rows, so not all state the right answer."""
 
     def states(row: Row) -> bool:
         match = _STATED.search(row.output.rpartition("\n")[2])

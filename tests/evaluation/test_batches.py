@@ -8,7 +8,7 @@ from smt_ray.evaluation.batches import inference, pad, plan_batches
 
 
 @pytest.mark.parametrize("limit", [1, 7, 10, 24, 1000])
-def test_batches_hold_every_sequence_once_within_the_limit(limit: int) -> None:
+def test_batches_hold_every_sequence_once_and_stay_within_the_limit(limit: int) -> None:
     lengths = [3, 10, 1, 7, 7, 2, 5]
     batches = plan_batches(lengths, limit)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
@@ -21,7 +21,7 @@ def test_the_longest_sequence_runs_first() -> None:
     assert [i for batch in plan_batches(lengths, 14) for i in batch] == [1, 3, 0, 2]
 
 
-def test_a_limit_below_one_is_refused() -> None:
+def test_a_limit_below_one_is_an_error() -> None:
     with pytest.raises(UserError, match="batch_tokens"):
         plan_batches([1], 0)
 
@@ -36,7 +36,7 @@ def test_left_and_right_padding_mask_what_they_add() -> None:
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
-def test_inference_gives_each_module_its_own_mode_back() -> None:
+def test_inference_restores_the_mode_of_each_module() -> None:
     net = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(1, 1)).train()
     net[0].eval()
     with inference(net):

@@ -12,7 +12,7 @@ from smt_ray.evaluation.candidates import answer_pool, complete, row_candidates
 from smt_ray.evaluation.tasks import SUITES, TASKS
 
 
-def test_labels_are_those_that_the_row_offers() -> None:
+def test_the_candidates_are_the_labels_that_the_row_lists() -> None:
     row = Row("Which?\n\nAnswer format: answer1/answer2/answer3", "is answer2", answer="answer2")
     assert row_candidates(TASKS["social_i_qa"], row, [], "row 0") == [
         "answer1",
@@ -21,17 +21,17 @@ def test_labels_are_those_that_the_row_offers() -> None:
     ]
 
 
-def test_a_row_that_lists_no_labels_offers_all_of_the_tasks() -> None:
+def test_a_row_without_listed_labels_has_all_labels_of_its_task() -> None:
     row = Row("Is it so?", "true", answer="true")
     assert row_candidates(TASKS["boolq"], row, [], "row 0") == ["true", "false"]
 
 
-def test_the_pool_holds_each_answer_once_by_size() -> None:
+def test_the_pool_holds_each_answer_once_sorted_by_size() -> None:
     rows = [Row("?", "", answer=answer) for answer in ("10", "9", "-1", "10", "x")]
     assert answer_pool(rows) == ["-1", "9", "10", "x"]
 
 
-def test_an_answer_outside_the_candidates_is_refused() -> None:
+def test_an_answer_outside_the_candidates_is_an_error() -> None:
     row = Row("?", "is 3", answer="3")
     with pytest.raises(UserError, match="row 7: answer must be one of 1, 2; got '3'"):
         row_candidates(TASKS["tiny_arithmetic"], row, ["1", "2"], "row 7")
@@ -48,7 +48,7 @@ def test_a_completion_is_the_output_with_another_answer() -> None:
 
 
 @pytest.mark.parametrize("output", ["", "2 and 2", "two"])
-def test_an_output_that_does_not_state_its_answer_once_is_refused(output: str) -> None:
+def test_an_output_that_does_not_state_its_answer_exactly_once_is_an_error(output: str) -> None:
     with pytest.raises(UserError, match="row 3, field 'output'"):
         complete(Row("?", output, answer="2"), "4", "row 3")
 

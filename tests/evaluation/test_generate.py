@@ -28,7 +28,7 @@ def one_by_one(
     prompts: list[str],
     **options: object,
 ) -> list[str]:
-    """Plain generation, a prompt at a time, without any padding."""
+    """Generates the text of one prompt after the other, by transformers and without padding."""
     texts = []
     for prompt in prompts:
         ids = torch.tensor([tokenizer(prompt)["input_ids"]])
@@ -47,30 +47,30 @@ def one_by_one(
 def explain(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt: str, texts: tuple[str, str]
 ) -> str:
-    """Where two greedy texts of a prompt part, and how far the two best tokens are apart there.
+    """Says where two greedy texts of a prompt begin to differ, and by how much their logits do.
 
-    Where two tokens tie within rounding, either text is right: the gap tells that from a mistake.
+    If the two best tokens tie within rounding, either text is right; a large gap is a mistake.
     """
     pairs = takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False))
     same = "".join(character for character, _ in pairs)
     ids = torch.tensor([tokenizer(prompt + same)["input_ids"]])
     with torch.no_grad():
         first, second = model(ids).logits[0, -1].topk(2).values.tolist()
-    return f"{texts[0]!r} and {texts[1]!r} part after {same!r}: logits {first - second:.2e} apart"
+    return f"{texts[0]!r} and {texts[1]!r} differ after {same!r}: logits {first - second:.2e} apart"
 
 
 def assert_same(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: list[str],
     found: list[str], expected: list[str],
 ) -> None:  # fmt: skip
-    """That texts are the same; a difference is shown with its gap."""
+    """Asserts that texts are the same; the message explains every difference."""
     rows = zip(prompts, zip(found, expected, strict=True), strict=True)
     others = [explain(model, tokenizer, prompt, row) for prompt, row in rows if row[0] != row[1]]
     assert not others, "\n".join(others)
 
 
 def middle_of(text: str) -> str:
-    """A character (and so a token) that the text has first after its third."""
+    """A character, which is a token, whose first occurrence is after the third character."""
     return next(char for i, char in enumerate(text) if i > 2 and char not in text[:i])
 
 
@@ -92,33 +92,33 @@ def test_texts_equal_generation_row_by_row_at_any_batch_size(
     assert len(set(texts)) == len(texts)
 
 
-def test_texts_that_differ_are_shown_with_the_gap_of_their_tokens(
+def test_the_message_about_texts_that_differ_has_the_gap_of_their_logits(
     model, tokenizer, prompts
 ) -> None:
     (text,) = generate_texts(model, tokenizer, prompts[:1], max_new_tokens=NEW)
     other = text[:3] + ("b" if text[3] == "a" else "a") + text[4:]
-    with pytest.raises(AssertionError, match=r"part after .*: logits \d\.\d+e[+-]\d+ apart"):
+    with pytest.raises(AssertionError, match=r"differ after .*: logits \d\.\d+e[+-]\d+ apart"):
         assert_same(model, tokenizer, prompts[:1], [other], [text])
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 10_000])
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_a_repetition_penalty_does_not_see_padding(
+def test_a_repetition_penalty_ignores_padding(
     model, tokenizer, prompts, batch_tokens: int, num_beams: int
 ) -> None:
-    """Transformers' own, without padding, is the reference; with padding it writes other texts."""
+    """The reference is transformers without padding; with padding it generates other texts."""
     options = {"num_beams": num_beams, "repetition_penalty": 1.5}
     expected = one_by_one(model, tokenizer, prompts, **options)
     assert expected != one_by_one(model, tokenizer, prompts, num_beams=num_beams)
     padded = copy.deepcopy(tokenizer)
-    padded.pad_token = "e"  # one that is worth writing
+    padded.pad_token = "e"  # a token that texts contain
     texts = generate_texts(
         model, padded, prompts, max_new_tokens=NEW, batch_tokens=batch_tokens, **options
     )
     assert texts == expected
 
 
-def test_a_text_ends_before_eos_and_the_others_go_on(model, tokenizer, prompts) -> None:
+def test_a_text_ends_before_eos_while_others_continue(model, tokenizer, prompts) -> None:
     free = generate_texts(model, tokenizer, prompts, max_new_tokens=NEW)
     stop = middle_of(free[0])
     model.generation_config.eos_token_id = [1, *tokenizer(stop, add_special_tokens=False).input_ids]
@@ -129,7 +129,7 @@ def test_a_text_ends_before_eos_and_the_others_go_on(model, tokenizer, prompts) 
     assert any(text == whole for text, whole in zip(texts, free, strict=True))
 
 
-def test_the_tokenizers_eos_ends_a_text_too(model, tokenizer, prompts) -> None:
+def test_the_eos_of_the_tokenizer_ends_a_text_too(model, tokenizer, prompts) -> None:
     free = generate_texts(model, tokenizer, prompts, max_new_tokens=NEW)
     stop = middle_of(free[0])
     other = copy.deepcopy(tokenizer)
@@ -139,7 +139,7 @@ def test_the_tokenizers_eos_ends_a_text_too(model, tokenizer, prompts) -> None:
     assert texts == [text.split(stop)[0] for text in free]
 
 
-def test_padding_is_never_seen(model, tokenizer, prompts) -> None:
+def test_attention_ignores_padding(model, tokenizer, prompts) -> None:
     padded = copy.deepcopy(tokenizer)
     padded.pad_token = "<s>"
     padded.backend_tokenizer.post_processor = None  # so that only padding has this token
@@ -149,7 +149,7 @@ def test_padding_is_never_seen(model, tokenizer, prompts) -> None:
     assert generate_texts(model, padded, prompts, max_new_tokens=NEW) == texts
 
 
-def test_the_models_own_generation_settings_change_nothing_and_are_put_back(
+def test_the_models_own_generation_settings_change_nothing_and_are_restored(
     model, tokenizer, prompts
 ) -> None:
     expected = generate_texts(model, tokenizer, prompts, max_new_tokens=NEW)
@@ -169,7 +169,7 @@ def test_the_models_own_generation_settings_change_nothing_and_are_put_back(
 
 
 def test_sampling_fields_of_the_model_give_no_warning(model, tokenizer, prompts, caplog) -> None:
-    # As a model's generation_config.json often has them; ``update`` would already complain.
+    # Many generation_config.json files set them; ``update`` would already warn.
     model.generation_config.temperature = 0.1
     model.generation_config.top_p = 0.75
     logger = transformers_logging.get_logger("transformers")
@@ -183,7 +183,7 @@ def test_sampling_fields_of_the_model_give_no_warning(model, tokenizer, prompts,
     assert not caplog.records
 
 
-def test_a_training_model_is_asked_in_evaluation_mode(model, tokenizer, prompts) -> None:
+def test_a_model_in_training_mode_generates_in_evaluation_mode(model, tokenizer, prompts) -> None:
     expected = generate_texts(model, tokenizer, prompts, max_new_tokens=NEW)
     model.train()
     assert generate_texts(model, tokenizer, prompts, max_new_tokens=NEW) == expected
@@ -198,7 +198,7 @@ def test_a_prompt_without_room_for_its_answer_is_named(model, tokenizer) -> None
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])
-def test_logits_that_are_no_numbers_are_an_error_that_names_the_row(
+def test_logits_that_are_not_finite_are_an_error_that_names_the_row(
     model, tokenizer, num_beams: int
 ) -> None:
     with torch.no_grad():

@@ -10,11 +10,15 @@ from smt_ray.errors import UserError
 from smt_ray.evaluation import likelihood
 
 CANDIDATES = [
-    ["the answer is 1", "the answer is 12", "the answer is 120"],  # one begins another
+    [
+        "the answer is 1",
+        "the answer is 12",
+        "the answer is 120",
+    ],  # each is the beginning of the next
     ["true", "false"],  # nothing in common
     ["a", "b", "c", "d"],  # one token each
     ["only one"],
-    ["option1", "option2"],  # alike but for the last token
+    ["option1", "option2"],  # only the last token differs
     ["same", "same and more", "different altogether, and long"],
 ]
 
@@ -31,7 +35,7 @@ def naive(
     candidate: str,
     with_eos: bool,
 ) -> float:
-    """Minus the loss of the completion's tokens in one forward pass over the whole text."""
+    """The negative loss of the completion's tokens in one forward pass over the whole text."""
     num_prompt = len(tokenizer(prompt)["input_ids"])
     ids = tokenizer(prompt + candidate)["input_ids"] + [1] * with_eos
     labels = torch.tensor([[-100] * num_prompt + ids[num_prompt:]])
@@ -77,7 +81,7 @@ HEADER = "Below is an instruction. "
 
 
 @pytest.mark.parametrize("batch_tokens", [150, 10_000])
-def test_likelihood_after_a_shared_beginning_equals_the_full_forward(
+def test_likelihood_after_a_common_prefix_equals_the_full_forward(
     model, tokenizer, prompts, batch_tokens: int
 ) -> None:
     headed = [HEADER + prompt for prompt in prompts]
@@ -89,9 +93,7 @@ def test_likelihood_after_a_shared_beginning_equals_the_full_forward(
         assert row == pytest.approx(expected, abs=2e-5)
 
 
-def test_what_rows_begin_with_alike_is_run_once_and_what_scores_need_is_left(
-    model, tokenizer
-) -> None:
+def test_a_common_prefix_is_run_once_up_to_the_positions_that_scores_need(model, tokenizer) -> None:
     shapes: list[tuple[int, ...]] = []
     model.model.embed_tokens.register_forward_pre_hook(
         lambda _, args: shapes.append(tuple(args[0].shape))
@@ -123,14 +125,14 @@ def test_labels_that_differ_in_one_token_cost_one_forward_pass(model, tokenizer)
     assert len(calls) == 1
 
 
-def test_logits_that_are_no_numbers_are_an_error_that_names_the_row(model, tokenizer) -> None:
+def test_logits_that_are_not_finite_are_an_error_that_names_the_row(model, tokenizer) -> None:
     with torch.no_grad():
         model.model.embed_tokens.weight[tokenizer.convert_tokens_to_ids("Z")] = math.nan
     with pytest.raises(UserError, match="row 1: the model's logits must be finite"):
         candidate_log_likelihoods(model, tokenizer, ["a", "Z"], [["b", "c"], ["b", "c"]])
 
 
-def test_a_row_without_candidates_or_an_empty_candidate_is_refused(model, tokenizer) -> None:
+def test_a_row_without_candidates_or_with_an_empty_candidate_is_an_error(model, tokenizer) -> None:
     with pytest.raises(UserError, match=r"row 0.*at least one candidate"):
         candidate_log_likelihoods(model, tokenizer, ["a"], [[]])
     with pytest.raises(UserError, match=r"row 0.*at least one token"):
@@ -142,7 +144,7 @@ def test_a_row_longer_than_the_models_positions_is_named(model, tokenizer) -> No
         candidate_log_likelihoods(model, tokenizer, ["x" * 510], [["b", "two"]])
 
 
-def test_a_rows_tokens_are_its_prompts_and_those_of_all_its_candidates(
+def test_the_tokens_of_a_row_are_those_of_its_prompt_and_of_all_its_candidates(
     model, tokenizer, prompts
 ) -> None:
     rows = likelihood.candidate_log_likelihoods(model, tokenizer, prompts, CANDIDATES)

@@ -4,7 +4,11 @@ import math
 
 import pytest
 
-from smt_ray.evaluation.metrics import accuracy, majority_share, throughput, wilson_interval
+from smt_ray.documents.run import Reading
+from smt_ray.documents.stages import TaskSummary
+from smt_ray.errors import UserError
+from smt_ray.evaluation.metrics import accuracy, majority_share, summarise, wilson_interval
+from tests.evaluation.made import prediction
 
 
 @pytest.mark.parametrize(
@@ -46,12 +50,48 @@ def test_accuracy_is_a_share() -> None:
     assert math.isnan(accuracy(0, 0))
 
 
+def test_a_summary_counts_rows_in_any_order() -> None:
+    predictions = [
+        prediction(0, "a", "a"),
+        prediction(1, None, "a"),
+        prediction(2, "b", "a"),
+        prediction(3, "b", "b"),
+    ]
+    summary = summarise(predictions)
+    assert summary == TaskSummary(
+        num_rows=4,
+        num_correct=2,
+        num_unread=1,
+        accuracy=0.5,
+        interval=wilson_interval(2, 4),
+        majority_share=0.75,
+    )
+    assert summary.interval == pytest.approx((0.15004, 0.84996), abs=1e-5)
+    assert summarise(predictions[::-1]) == summary
+
+
+def test_a_summary_counts_the_corrected_rule_beside_the_published_one() -> None:
+    predictions = [
+        prediction(0, "A", "C", has_corrected=True, corrected="C"),
+        prediction(1, "A", "A", has_corrected=True),
+        prediction(2, "B", "D", has_corrected=True, corrected="D"),
+    ]
+    summary = summarise(predictions)
+    assert summary.num_correct == 1
+    assert summary.corrected == Reading(
+        num_correct=2, num_unread=1, accuracy=2 / 3, interval=wilson_interval(2, 3)
+    )
+
+
 def test_throughput_counts_rows_and_the_tokens_of_prompts_texts_and_candidates() -> None:
-    generated = [{"num_prompt_tokens": 10, "num_new_tokens": 2}] * 3
-    assert throughput(generated, 4.0) == {
-        "seconds": 4.0, "rows_per_second": 0.75, "tokens_per_second": 9.0
-    }  # fmt: skip
-    scored = [{"num_prompt_tokens": 10, "num_candidate_tokens": 30}]
-    assert throughput(scored, 2.0) == {
-        "seconds": 2.0, "rows_per_second": 0.5, "tokens_per_second": 20.0
-    }  # fmt: skip
+    generated = [prediction(i, num_prompt_tokens=10, num_new_tokens=2) for i in range(3)]
+    summary = summarise(generated, 4.0)
+    assert (summary.seconds, summary.rows_per_second, summary.tokens_per_second) == (4, 0.75, 9)
+    scored = [prediction(0, num_prompt_tokens=10, num_candidate_tokens=30)]
+    summary = summarise(scored, 2.0)
+    assert (summary.seconds, summary.rows_per_second, summary.tokens_per_second) == (2, 0.5, 20)
+
+
+def test_nothing_cannot_be_summarised() -> None:
+    with pytest.raises(UserError, match="at least one row"):
+        summarise([])

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
@@ -12,9 +10,9 @@ from smt_ray.evaluation import predict as predict_module
 from smt_ray.evaluation.candidates import answer_pool
 from smt_ray.evaluation.decoding import Decoding
 from smt_ray.evaluation.generate import Generated
-from smt_ray.evaluation.metrics import wilson_interval
-from smt_ray.evaluation.predict import join, predict, summarise
+from smt_ray.evaluation.predict import join, predict
 from smt_ray.evaluation.tasks import TASKS
+from tests.evaluation.made import prediction
 
 CHOICE = TASKS["ARC-Easy"]
 NUMBER = TASKS["tiny_arithmetic"]
@@ -46,34 +44,31 @@ def test_predictions_do_not_depend_on_batches_or_on_how_rows_are_split(
         for indices in ([4, 1], [3, 0, 2])
     ]
     joined = join(parts, len(choice_rows))
-    scores = [
-        (p.pop("scores", {}), q.pop("scores", {})) for p, q in zip(joined, whole, strict=True)
-    ]
-    assert joined == whole
-    for ours, theirs in scores:
-        assert ours == pytest.approx(theirs, abs=1e-5)
+    for ours, theirs in zip(joined, whole, strict=True):
+        assert ours == theirs.model_copy(update={"scores": ours.scores})
+        if theirs.scores is not None:
+            assert ours.scores == pytest.approx(theirs.scores, abs=1e-5)
 
 
 @pytest.mark.parametrize("form", ["clean", "legacy"])
-def test_a_prediction_holds_its_prompt_and_what_was_made_of_it(
+def test_a_prediction_has_its_index_prompt_and_expected_answer(
     model, tokenizer, choice_rows, form: str
 ) -> None:
     predictions = predict(model, tokenizer, choice_rows, CHOICE, prompt_form=form)
-    assert [p["index"] for p in predictions] == list(range(len(choice_rows)))
-    assert [p["prompt"] for p in predictions] == [
+    assert [p.index for p in predictions] == list(range(len(choice_rows)))
+    assert [p.prompt for p in predictions] == [
         build_prompt(row, form, "evaluation") for row in choice_rows
     ]
-    assert [p["expected"] for p in predictions] == [row.answer for row in choice_rows]
-    assert predictions == json.loads(json.dumps(predictions))
+    assert [p.expected for p in predictions] == [row.answer for row in choice_rows]
 
 
 def test_likelihood_takes_the_candidate_of_the_highest_score(model, tokenizer, choice_rows) -> None:
-    for prediction in predict(model, tokenizer, choice_rows, CHOICE, protocol="likelihood"):
-        best = max(prediction["scores"], key=prediction["scores"].get)
-        assert len(prediction["scores"]) == 4
-        assert prediction["extracted"] == best
-        assert prediction["output"] == f"the correct answer is {best}"
-        assert prediction["correct"] == (best == prediction["expected"])
+    for found in predict(model, tokenizer, choice_rows, CHOICE, protocol="likelihood"):
+        best = max(found.scores, key=found.scores.get)
+        assert len(found.scores) == 4
+        assert found.extracted == best
+        assert found.output == f"the correct answer is {best}"
+        assert found.correct == (best == found.expected)
 
 
 def learn(model, tokenizer, rows: list[Row]) -> None:
@@ -105,11 +100,11 @@ def test_both_protocols_find_what_a_model_has_learned(model, tokenizer, number_r
             answer_pool=pool,
             decoding=Decoding(max_new_tokens=30),
         )
-        assert [p["extracted"] for p in predictions] == ["2", "10", "12", "120"]
-        assert all(p["correct"] for p in predictions)
+        assert [p.extracted for p in predictions] == ["2", "10", "12", "120"]
+        assert all(p.correct for p in predictions)
 
 
-def test_letters_are_read_by_both_rules_and_labels_in_lower_case_where_asked(
+def test_letters_are_read_by_both_rules_and_labels_in_lower_case_if_configured(
     model, tokenizer, monkeypatch
 ) -> None:
     texts = {"AQuA": "A is wrong. The answer is (C).", "boolq": "The answer is True"}
@@ -124,11 +119,12 @@ def test_letters_are_read_by_both_rules_and_labels_in_lower_case_where_asked(
             for lower in (False, True)
         }
         if task == "boolq":
-            assert [found[lower]["extracted"] for lower in (False, True)] == [None, "true"]
-            assert "corrected" not in found[True]
+            assert [found[lower].extracted for lower in (False, True)] == [None, "true"]
+            assert not found[True].has_corrected
         else:
-            assert [(p["extracted"], p["corrected"]) for p in found.values()] == [("A", "C")] * 2
-        assert all(p["output"] == text for p in found.values())
+            assert [(p.extracted, p.corrected) for p in found.values()] == [("A", "C")] * 2
+            assert all(p.has_corrected for p in found.values())
+        assert all(p.output == text for p in found.values())
 
 
 @pytest.mark.parametrize(
@@ -139,34 +135,18 @@ def test_letters_are_read_by_both_rules_and_labels_in_lower_case_where_asked(
         ("ARC-Easy", "The correct answer is Answer2\n\n### Response:\nAnswer1", "answer2"),
     ],
 )
-def test_reading_in_lower_case_still_ends_where_the_model_writes_a_further_response(
+def test_a_text_read_in_lower_case_still_ends_before_another_response(
     model, tokenizer, monkeypatch, task: str, text: str, answer: str | None
 ) -> None:
     monkeypatch.setattr(predict_module, "generate_texts", lambda *_, **__: [Generated(text, 5, 3)])
     row = Row("?", "!", answer="4")
     decoding = Decoding(lower_case=True)
     (found,) = predict(model, tokenizer, [row], TASKS[task], decoding=decoding)
-    assert found["extracted"] == answer
-    assert found["output"] == text
+    assert found.extracted == answer
+    assert found.output == text
 
 
-def test_a_summary_counts_the_corrected_rule_beside_the_published_one() -> None:
-    predictions = [
-        {**record(0, "A", "C"), "corrected": "C"},
-        {**record(1, "A", "A"), "corrected": None},
-        {**record(2, "B", "D"), "corrected": "D"},
-    ]
-    summary = summarise(predictions)
-    assert summary["num_correct"] == 1
-    assert summary["corrected"] == {
-        "num_correct": 2,
-        "num_unread": 1,
-        "accuracy": 2 / 3,
-        "interval": list(wilson_interval(2, 3)),
-    }
-
-
-def test_open_candidates_must_be_given_from_outside(model, tokenizer, number_rows) -> None:
+def test_the_likelihood_of_open_answers_needs_an_answer_pool(model, tokenizer, number_rows) -> None:
     with pytest.raises(UserError, match="answer_pool: must be given for tiny_arithmetic"):
         predict(model, tokenizer, number_rows, NUMBER, protocol="likelihood")
 
@@ -181,44 +161,10 @@ def test_an_unknown_protocol_is_refused(model, tokenizer, choice_rows) -> None:
         predict(model, tokenizer, choice_rows, CHOICE, protocol="beam")
 
 
-def record(index: int, extracted: str | None, expected: str) -> dict[str, object]:
-    return {
-        "index": index,
-        "extracted": extracted,
-        "expected": expected,
-        "correct": extracted == expected,
-    }
-
-
-def test_a_summary_counts_rows_in_any_order() -> None:
-    predictions = [
-        record(0, "a", "a"),
-        record(1, None, "a"),
-        record(2, "b", "a"),
-        record(3, "b", "b"),
-    ]
-    summary = summarise(predictions)
-    low, high = summary.pop("interval")
-    assert summary == {
-        "num_rows": 4,
-        "num_correct": 2,
-        "num_unread": 1,
-        "accuracy": 0.5,
-        "majority_share": 0.75,
-    }
-    assert (low, high) == pytest.approx((0.15004, 0.84996), abs=1e-5)
-    assert summarise(predictions[::-1]) == summarise(predictions)
-
-
-def test_a_lost_or_doubled_row_is_noticed() -> None:
-    parts = [[record(2, "a", "a")], [record(0, "a", "a"), record(1, "a", "a")]]
-    assert [p["index"] for p in join(parts, 3)] == [0, 1, 2]
+def test_a_missing_or_repeated_row_is_an_error() -> None:
+    parts = [[prediction(2)], [prediction(0), prediction(1)]]
+    assert [p.index for p in join(parts, 3)] == [0, 1, 2]
     with pytest.raises(UserError, match="each of the 4 rows once; got '3 rows'"):
         join(parts, 4)
     with pytest.raises(UserError, match="each of the 3 rows once"):
         join([*parts, parts[0]], 3)
-
-
-def test_nothing_cannot_be_summarised() -> None:
-    with pytest.raises(UserError, match="at least one row"):
-        summarise([])

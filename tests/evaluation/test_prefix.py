@@ -1,4 +1,4 @@
-"""Claims about what prompts begin with alike: it changes no text; it is shared where exact."""
+"""Claims about the common prefix of prompts: it is shared where exact, and changes no text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEW = 12
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 @pytest.mark.parametrize("penalty", [1.0, 1.5])
-def test_texts_after_a_shared_beginning_equal_those_of_prompts_alone(
+def test_texts_after_a_common_prefix_equal_those_of_single_prompts(
     model, tokenizer, prompts, num_beams: int, penalty: float
 ) -> None:
     headed = [HEADER + prompt for prompt in prompts]
@@ -37,29 +37,29 @@ def test_tokens_are_counted_by_prompt_and_text(model, tokenizer, prompts) -> Non
         )
 
 
-def test_the_beginning_is_run_once_and_each_prompt_keeps_a_token(model) -> None:
+def test_the_prefix_is_run_once_and_one_token_of_each_prompt_is_not_cached(model) -> None:
     lengths: list[tuple[int, ...]] = []
     model.model.embed_tokens.register_forward_pre_hook(
         lambda _, args: lengths.append(tuple(args[0].shape))
     )
-    beginning = list(range(2, 14))
-    ids, mask, cache = prefill(model, [beginning, [*beginning, 20, 21]], pad_id=0, num_beams=2)
+    prefix = list(range(2, 14))
+    ids, mask, cache = prefill(model, [prefix, [*prefix, 20, 21]], pad_id=0, num_beams=2)
     assert lengths == [(1, 11)]
-    assert ids.tolist() == [[*beginning[:11], 0, 0, 13], [*beginning, 20, 21]]
+    assert ids.tolist() == [[*prefix[:11], 0, 0, 13], [*prefix, 20, 21]]
     assert mask.tolist() == [[1] * 11 + [0, 0, 1], [1] * 14]
     assert cache.get_seq_length() == 11
     assert cache.layers[0].keys.shape[0] == 4
 
 
 @pytest.mark.parametrize("prompts", [[[2, 3, 4]] * 2, [list(range(2, 40))]], ids=["short", "one"])
-def test_what_is_not_worth_sharing_is_not(model, prompts: list[list[int]]) -> None:
+def test_a_short_prefix_and_a_single_prompt_are_not_cached(model, prompts: list[list[int]]) -> None:
     ids, mask, cache = prefill(model, prompts, pad_id=0)
     assert cache is None
     assert ids.tolist() == prompts
     assert mask.all()
 
 
-def test_prompts_that_differ_in_their_last_token_alone_are_written_after_by_beams(
+def test_beam_search_works_after_prompts_that_differ_only_in_their_last_token(
     model, tokenizer
 ) -> None:
     prompts = [f"{HEADER}{letter}" for letter in "aab"]
@@ -68,8 +68,8 @@ def test_prompts_that_differ_in_their_last_token_alone_are_written_after_by_beam
     assert together == [generate_texts(model, tokenizer, [p], **options)[0] for p in prompts]
 
 
-def test_a_model_that_looks_a_number_of_places_back_gets_whole_prompts() -> None:
-    """With padding in between, its window would hold less than the row's own tokens."""
+def test_a_model_with_a_sliding_window_gets_whole_prompts() -> None:
+    """With padding in between, its window would contain fewer of the row's tokens."""
     torch.manual_seed(0)
     config = MistralConfig(
         vocab_size=98, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
@@ -81,8 +81,8 @@ def test_a_model_that_looks_a_number_of_places_back_gets_whole_prompts() -> None
     assert cache is None
 
 
-def test_a_model_to_which_padding_is_distance_gets_whole_prompts() -> None:
-    """What its local attention then says of a prompt is what it says of the prompt alone."""
+def test_a_model_that_counts_padding_as_distance_gets_whole_prompts() -> None:
+    """Its local attention then computes the same for a prompt as for the prompt alone."""
     torch.manual_seed(0)
     config = GPTNeoConfig(
         vocab_size=98, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4,

@@ -1,4 +1,4 @@
-"""Claims about memory that is reserved once, against transformers' cache that grows."""
+"""Claims about the cache with reserved memory, against transformers' own cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def grown(num_rows: int, num_tokens: int) -> DynamicCache:
     return cache
 
 
-def test_tokens_are_kept_as_a_cache_that_grows_keeps_them_and_none_is_copied() -> None:
+def test_it_holds_the_same_tokens_as_transformers_cache_and_copies_none() -> None:
     expected = grown(2, 5)
     found = gather([(copied(expected), everywhere(2, 5))], everywhere(2, 5), 2, 8)
     places = [layer.keys.data_ptr() for layer in found.layers]
@@ -51,7 +51,7 @@ def everywhere(num_rows: int, num_tokens: int) -> tuple[torch.Tensor, torch.Tens
     return torch.ones(num_rows, num_tokens).nonzero(as_tuple=True)
 
 
-def test_tokens_of_two_caches_go_where_they_are_wanted_and_zeros_elsewhere() -> None:
+def test_tokens_of_two_caches_go_to_their_new_places_and_other_places_are_zero() -> None:
     long, short = grown(3, 6), grown(2, 2)
     keys, values = long.layers[1].keys.clone(), short.layers[1].values.clone()
     of_long = torch.tensor([[0] * 6, [1, 0, 0, 1, 1, 1], [0] * 6]).nonzero(as_tuple=True)
@@ -66,7 +66,7 @@ def test_tokens_of_two_caches_go_where_they_are_wanted_and_zeros_elsewhere() -> 
         found.update(*states(2, 6))
 
 
-def test_what_keeps_less_than_every_token_is_not_plain() -> None:
+def test_a_cache_that_drops_tokens_is_not_plain() -> None:
     window = MistralConfig(num_hidden_layers=2, sliding_window=6)
     assert not is_plain(DynamicCache(config=window))
     assert not is_plain(None)

@@ -1,4 +1,4 @@
-"""Claims about places that are filled again: the same texts as one by one, in fewer steps."""
+"""Claims about continuous batching: the same texts as for single prompts, in fewer steps."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ NEW = 40
 
 @pytest.fixture
 def many() -> list[str]:
-    """Prompts of unlike length; some begin alike."""
+    """Prompts of different lengths, some with a common prefix."""
     return [f"{HEADER * (i % 3 > 0)}{'word ' * (i * 7 % 5)}{i}:" for i in range(15)]
 
 
 @pytest.fixture
 def ending(model: LlamaForCausalLM, tokenizer, many) -> LlamaForCausalLM:
-    """The model, ending texts at the character that makes them most unlike in length."""
+    """A model whose EOS is the character that makes the lengths of the texts differ most."""
     free = [text.text for text in generate_texts(model, tokenizer, many, max_new_tokens=NEW)]
     ends = {char: len({text.find(char) for text in free}) for char in set("".join(free))}
     stop = max(sorted(ends), key=ends.__getitem__)
@@ -30,7 +30,7 @@ def ending(model: LlamaForCausalLM, tokenizer, many) -> LlamaForCausalLM:
 
 
 def steps(model: torch.nn.Module) -> list[tuple[int, int]]:
-    """Rows and columns looked at of each forward of one token, as they happen."""
+    """A list that gets the rows and the columns of each forward pass over one token."""
     seen: list[tuple[int, int]] = []
 
     def note(_: object, __: object, inputs: dict[str, torch.Tensor]) -> None:
@@ -44,7 +44,7 @@ def steps(model: torch.nn.Module) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("batch_tokens", [1, 150, 400, 100_000])
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
-def test_texts_that_end_at_unlike_times_equal_those_of_prompts_alone(
+def test_texts_of_different_lengths_equal_those_of_single_prompts(
     ending, tokenizer, many, batch_tokens: int, penalty: float
 ) -> None:
     options = {"max_new_tokens": NEW, "repetition_penalty": penalty}
@@ -56,20 +56,20 @@ def test_texts_that_end_at_unlike_times_equal_those_of_prompts_alone(
     assert min(lengths) < NEW // 2
 
 
-def test_places_are_filled_again_within_the_limit(ending, tokenizer, many) -> None:
+def test_waiting_prompts_take_free_places_within_the_limit(ending, tokenizer, many) -> None:
     batch_tokens = 400
     seen = steps(ending)
     found = generate_texts(ending, tokenizer, many, max_new_tokens=NEW, batch_tokens=batch_tokens)
-    # A text takes a step for each of its tokens, the one that ends it included.
+    # A text takes one step for each of its tokens, including EOS.
     texts = [min(text.num_new_tokens + 1, NEW) for text in found]
     lengths = [text.num_prompt_tokens + NEW for text in found]
     assert max(rows * columns for rows, columns in seen) <= batch_tokens
-    # Of a whole batch the longest text decides.
+    # Without continuous batching, a batch takes as many steps as its longest text.
     batches = plan_batches(lengths, batch_tokens)
     assert len(seen) < 0.8 * sum(max(texts[i] for i in batch) for batch in batches)
 
 
-def test_those_that_are_left_go_on_without_the_ended(ending, tokenizer, many) -> None:
+def test_ended_texts_leave_the_batch(ending, tokenizer, many) -> None:
     seen = steps(ending)
     generate_texts(ending, tokenizer, many, max_new_tokens=NEW)
     rows = [rows for rows, _ in seen]
@@ -78,8 +78,8 @@ def test_those_that_are_left_go_on_without_the_ended(ending, tokenizer, many) ->
     assert rows[-1] < len(many) / 2
 
 
-def test_what_a_long_prompt_leaves_is_no_longer_looked_at(model, tokenizer) -> None:
-    """What prompts begin with alike stands before the padding, and would keep it in the batch."""
+def test_a_batch_becomes_narrower_when_its_longest_prompt_ends(model, tokenizer) -> None:
+    """The common prefix is on the left of the padding, which must be removed all the same."""
     prompts = [HEADER + "a" * 200, *(f"{HEADER}{i}:" for i in range(12))]
     (stop,) = generate_texts(model, tokenizer, prompts[:1], max_new_tokens=1)
     model.generation_config.eos_token_id = tokenizer(stop.text, add_special_tokens=False).input_ids
@@ -94,7 +94,7 @@ def test_what_a_long_prompt_leaves_is_no_longer_looked_at(model, tokenizer) -> N
 
 
 @pytest.mark.parametrize("batch_tokens", [200, 100_000])
-def test_a_model_that_looks_a_number_of_places_back_writes_in_whole_batches(
+def test_a_model_with_a_sliding_window_generates_without_continuous_batching(
     tokenizer, many, batch_tokens: int
 ) -> None:
     torch.manual_seed(0)

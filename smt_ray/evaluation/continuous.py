@@ -1,7 +1,7 @@
-"""Prompts answered in flight: where texts have ended, prompts that wait take their places.
+"""Generation with continuous batching: waiting prompts take the places of texts that have ended.
 
-A batch that runs until its longest text ends is half empty for most of the time. Beams get such
-batches all the same, and so do models that keep anything but every token's keys and values.
+A batch that runs until its longest text ends is half empty for most of the time. Beam search still
+gets such batches, and so do models whose cache is anything but the keys and values of all tokens.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ from transformers import (
 from smt_ray.evaluation.batches import longest_first, not_finite, positions
 from smt_ray.evaluation.decoding import UnpaddedPenalty
 from smt_ray.evaluation.prefix import prefill
-from smt_ray.evaluation.reserved_cache import gather, is_plain
+from smt_ray.evaluation.reserved_cache import gather, is_plain, places_of
 
 
 @dataclass
 class _Batch:
-    """Texts under way.
+    """Texts that are being generated.
 
     Attributes:
         rows: The numbers of their prompts.
-        written: The ids written after each.
-        ids: (B, C) int64, prompts and texts, padded on the left and after a shared beginning.
-        mask: (B, C) int64, 1 where they are real; of texts that have ended, nothing is.
-        cache: Keys and values of some columns, or None; of an open batch all but the last.
-        is_open: Whether texts can leave it and others join.
+        written: The ids that were generated so far after each prompt.
+        ids: (B, C) int64, prompts and texts. Padding is on the left, or after a shared prefix.
+        mask: (B, C) int64, 1 where an id is real; all 0 for texts that have ended.
+        cache: Keys and values of some columns, or None; in a continuous batch those of all columns
+            but the last.
+        is_continuous: Whether ended texts can leave the batch and others can join it.
     """
 
     rows: list[int]
@@ -47,16 +48,16 @@ class _Batch:
     ids: torch.Tensor
     mask: torch.Tensor
     cache: Any
-    is_open: bool
+    is_continuous: bool
 
 
-class InflightGenerator:
+class ContinuousGenerator:
     """Generates texts after prompts, by ``model.generate``.
 
     Args:
         model: A transformers causal language model.
-        settings: With ``num_beams``, ``max_new_tokens``, ``pad_token_id`` and ``eos_token_id`` (a
-            list, or None); the model's own are to be the same.
+        settings: Settings with ``num_beams``, ``max_new_tokens``, ``pad_token_id`` and
+            ``eos_token_id`` (a list, or None); the model's own settings must be the same.
         repetition_penalty: See :class:`smt_ray.evaluation.decoding.Decoding`.
     """
 
@@ -65,21 +66,22 @@ class InflightGenerator:
         self._eos_ids = set(settings.eos_token_id or ())
         backbone = model.base_model
         accepted = inspect.signature(backbone.forward).parameters
-        # Beams are reordered in place; without positions of its own a model counts padding.
-        self._may_open = (
+        # Beam search reorders the cache in place. A model that is not given positions counts
+        # padding as positions.
+        self._can_be_continuous = (
             settings.num_beams == 1 and backbone is not model and "position_ids" in accepted
         )
 
     def generate(
         self, prompts: Sequence[list[int]], names: Sequence[str], batch_tokens: int
     ) -> Iterator[dict[int, list[int]]]:
-        """Yields the ids written after prompts, EOS left out, by the prompts' numbers.
+        """Yields the generated ids without EOS, by the numbers of the prompts.
 
         Args:
-            prompts: Token ids of each.
-            names: What to call each in an error.
-            batch_tokens: Most tokens at a time, padding, new tokens and beams together; a prompt
-                that needs more is alone.
+            prompts: The token ids of each prompt.
+            names: The name of each prompt in errors.
+            batch_tokens: The largest number of tokens at a time: padding, new tokens and beams
+                together. A prompt that needs more is generated alone.
 
         Raises:
             UserError: Logits are not finite.
@@ -92,25 +94,25 @@ class InflightGenerator:
             parts = [batch] if batch else []
             if rows := _admit(waiting, batch.rows if batch else [], lengths, batch_tokens):
                 new = self._start(rows, [prompts[row] for row in rows])
-                if new.is_open:
+                if new.is_continuous:
                     parts.append(new)
                 else:
-                    yield self._go_on(new, names)[0]
+                    yield self._advance(new, names)[0]
             batch = None
             if parts:
-                ended, batch = self._go_on(self._join(parts), names)
+                ended, batch = self._advance(self._join(parts), names)
                 yield ended
 
     def _start(self, rows: list[int], prompts: list[list[int]]) -> _Batch:
-        """Prompts of which nothing is written yet."""
+        """A batch of prompts without any generated text."""
         num_beams = self._settings.num_beams
         ids, mask, cache = prefill(self._model, prompts, self._settings.pad_token_id, num_beams)
-        whole = self._run(ids, mask, cache) if self._may_open else None
+        whole = self._fill_cache(ids, mask, cache) if self._can_be_continuous else None
         written: list[list[int]] = [[] for _ in rows]
-        return _Batch(rows, written, ids, mask, whole or cache, is_open=whole is not None)
+        return _Batch(rows, written, ids, mask, whole or cache, is_continuous=whole is not None)
 
-    def _run(self, ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> Any:
-        """A plain cache of all columns but the last, or None where the model has none."""
+    def _fill_cache(self, ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> Any:
+        """A plain cache of all columns but the last, or None if the model has no plain cache."""
         num_cached = cache.get_seq_length() if cache else 0
         if num_cached == ids.shape[1] - 1:
             return cache
@@ -122,11 +124,11 @@ class InflightGenerator:
             use_cache=True,
         )
         whole = getattr(output, "past_key_values", None)
-        self._may_open = is_plain(whole)
-        return whole if self._may_open else None
+        self._can_be_continuous = is_plain(whole)
+        return whole if self._can_be_continuous else None
 
     def _join(self, parts: Sequence[_Batch]) -> _Batch:
-        """One batch, no wider than its longest row: all padding is on the left."""
+        """One batch, no wider than its longest row, with all padding on the left."""
         lengths = torch.cat([part.mask.sum(-1) for part in parts])
         lengths = lengths[lengths > 0]
         width = int(lengths.max())
@@ -135,35 +137,35 @@ class InflightGenerator:
         ids[mask.bool()] = torch.cat([part.ids[part.mask.bool()] for part in parts])
         written = [text for part in parts for text in part.written]
         cache = gather(
-            [(part.cache, part.mask[:, :-1].nonzero(as_tuple=True)) for part in parts],
-            mask[:, :-1].nonzero(as_tuple=True),
+            [(part.cache, places_of(part.mask[:, :-1])) for part in parts],
+            places_of(mask[:, :-1]),
             num_rows=len(mask),
             num_reserved=width - 1 + self._num_steps(written),
         )
         rows = [row for part in parts for row in part.rows]
-        return _Batch(rows, written, ids, mask, cache, is_open=True)
+        return _Batch(rows, written, ids, mask, cache, is_continuous=True)
 
     def _num_steps(self, written: Sequence[list[int]]) -> int:
-        """How many tokens each text may have before the first is as long as any may be."""
+        """The number of tokens until the longest text has the largest length."""
         return int(self._settings.max_new_tokens) - max(map(len, written))
 
-    def _go_on(
+    def _advance(
         self, batch: _Batch, names: Sequence[str]
     ) -> tuple[dict[int, list[int]], _Batch | None]:
-        """Writes until a quarter of an open batch has ended, or all of another one.
+        """Generates until a quarter of a continuous batch has ended, or all of another batch.
 
         Returns:
-            The ids of texts that ended, by row, and the batch of the others.
+            The ids of the texts that ended, by row, and a batch of the others.
         """
         width, most = batch.ids.shape[1], self._settings.max_new_tokens
         ids = self._generate(batch, [names[row] for row in batch.rows])
         mask = pad(batch.mask, (0, ids.shape[1] - width), value=1)
         ended: dict[int, list[int]] = {}
-        rest = _Batch([], [], ids, mask, batch.cache, batch.is_open)
+        rest = _Batch([], [], ids, mask, batch.cache, batch.is_continuous)
         for place, new in enumerate(ids[:, width:].tolist()):
-            text = _until(self._eos_ids, new)
+            text = _before_eos(self._eos_ids, new)
             written = batch.written[place] + text
-            if batch.is_open and len(text) == len(new) and len(written) < most:
+            if batch.is_continuous and len(text) == len(new) and len(written) < most:
                 rest.rows.append(batch.rows[place])
                 rest.written.append(written)
             else:
@@ -172,16 +174,16 @@ class InflightGenerator:
         return ended, rest if rest.rows else None
 
     def _generate(self, batch: _Batch, names: Sequence[str]) -> torch.Tensor:
-        """The batch's ids with what was written after them."""
+        """The batch's ids, followed by the newly generated ones."""
         settings = copy(self._settings)
         settings.max_new_tokens = self._num_steps(batch.written)
-        watch = _FiniteWatch()
-        processors = LogitsProcessorList([watch])
+        check = _FiniteCheck()
+        processors = LogitsProcessorList([check])
         if self._penalty != 1:
             processors.append(UnpaddedPenalty(self._penalty, batch.mask, settings.num_beams))
         stops = StoppingCriteriaList()
-        if batch.is_open and self._eos_ids:
-            stops.append(_SomeEnded(len(batch.rows), self._eos_ids, batch.ids.device))
+        if batch.is_continuous and self._eos_ids:
+            stops.append(_QuarterEnded(len(batch.rows), self._eos_ids, batch.ids.device))
         ids: torch.Tensor = self._model.generate(
             input_ids=batch.ids,
             attention_mask=batch.mask,
@@ -190,17 +192,17 @@ class InflightGenerator:
             stopping_criteria=stops,
             **({"past_key_values": batch.cache} if batch.cache else {}),
         )
-        if bad := watch.bad_rows(len(names)):
+        if bad := check.bad_rows(len(names)):
             raise not_finite(names[bad[0]])
-        if batch.is_open and batch.cache.get_seq_length() != ids.shape[1] - 1:
-            raise RuntimeError("the model put another cache in the place of the one it was given")
+        if batch.is_continuous and batch.cache.get_seq_length() != ids.shape[1] - 1:
+            raise RuntimeError("the model replaced the cache that it was given")
         return ids
 
 
 def _admit(
     waiting: deque[int], running: Sequence[int], lengths: Sequence[int], batch_tokens: int
 ) -> list[int]:
-    """Takes rows off the queue for which there is room beside those that run, longest first."""
+    """Takes rows from the queue while there is room beside the running rows, longest first."""
     if not waiting:
         return []
     longest = max(lengths[row] for row in [waiting[0], *running])
@@ -208,13 +210,13 @@ def _admit(
     return [waiting.popleft() for _ in range(min(num_rows, len(waiting)))]
 
 
-def _until(eos_ids: set[int], ids: list[int]) -> list[int]:
-    """The ids before the first EOS: after it a row holds only padding."""
+def _before_eos(eos_ids: set[int], ids: list[int]) -> list[int]:
+    """The ids before the first EOS, after which a row only holds padding."""
     return ids[: next((i for i, token in enumerate(ids) if token in eos_ids), len(ids))]
 
 
-class _SomeEnded(StoppingCriteria):
-    """Stops a batch once a quarter of its texts have ended."""
+class _QuarterEnded(StoppingCriteria):
+    """Stops a batch as soon as a quarter of its texts have ended."""
 
     def __init__(self, num_rows: int, eos_ids: set[int], device: torch.device) -> None:
         self._eos_ids = torch.tensor(sorted(eos_ids), device=device)
@@ -225,18 +227,20 @@ class _SomeEnded(StoppingCriteria):
         return (4 * self._ended.sum() >= len(self._ended)).expand(len(self._ended))
 
 
-class _FiniteWatch(LogitsProcessor):
-    """Changes no score; remembers, on the device, which rows ever had a score that is no number."""
+class _FiniteCheck(LogitsProcessor):
+    """Changes no score, but notes on the device which rows had scores that are not numbers."""
 
     def __init__(self) -> None:
         self._bad: torch.Tensor | None = None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
-        # NaN if any score is, infinite if any is +inf or all are -inf; a single -inf is legitimate.
+        # The maximum is NaN if any score is NaN, and infinite if any is +inf or all are -inf.
+        # A single -inf is legitimate.
         bad = ~scores.amax(-1).isfinite()
         self._bad = bad if self._bad is None else self._bad | bad
         return scores
 
     def bad_rows(self, num_rows: int) -> list[int]:
         assert self._bad is not None
-        return self._bad.view(num_rows, -1).any(-1).nonzero().flatten().tolist()
+        rows: list[int] = self._bad.view(num_rows, -1).any(-1).nonzero().flatten().tolist()
+        return rows
