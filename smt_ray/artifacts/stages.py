@@ -97,11 +97,25 @@ class Stage(Generic[S]):
             UserError: There is no finished stage of that name, or a file is missing, truncated or
                 edited.
         """
-        kind = next((kind for kind in _KINDS if name.startswith(f"{kind.name}-")), None)
-        if kind is None or not storage.exists(stage_folder(name), MANIFEST):
+        stage = cls.at(storage, name)
+        if not stage.verify():
             raise _unfinished(storage, name)
-        stage = Stage(storage, kind, _read_manifest(storage, name).inputs)
-        stage.verify()
+        return stage
+
+    @classmethod
+    def at(cls, storage: Storage, name: str) -> Stage[Any]:
+        """A stage by its name, which may be unfinished; its inputs are known if it is finished.
+
+        Raises:
+            UserError: The name is no stage's, or the manifest is damaged.
+        """
+        kind = next((kind for kind in _KINDS if name.startswith(f"{kind.name}-")), None)
+        if kind is None:
+            raise _unfinished(storage, name)
+        stage: Stage[Any] = Stage(storage, kind, {})
+        stage.name, stage.folder = name, stage_folder(name)
+        if stage.is_done():
+            stage.inputs = dict(_read_manifest(storage, name).inputs)
         return stage
 
     def path(self, file: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import JsonValue
 
 from smt_ray.documents.base import Document
 from smt_ray.documents.run import Reading, Result, Trainable
+
+Protocol = Literal["generate", "likelihood"]
+"""How a model is evaluated: by the text that it writes, or by the most likely candidate."""
 
 
 class FileDigest(Document):
@@ -140,5 +143,5 @@ class TaskSummary(Document):
 class EvaluationSummary(Document):
     """The summary of an evaluation stage."""
 
-    protocol: str
+    protocol: Protocol
     tasks: dict[str, TaskSummary]

@@ -1,39 +1,41 @@
-"""What the stages of a run left behind, as plain values for pages."""
+"""The artifacts of a run's finished stages, read for pages and tables."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from collections.abc import Mapping
 
+from smt_ray.artifacts.layout import RECORDS, SELECTION, stage_folder
 from smt_ray.artifacts.storage import Storage
+from smt_ray.documents.prediction import Prediction
+from smt_ray.documents.run import StageEntry, Who
+from smt_ray.evaluation.lines import from_lines
 from smt_ray.reporting.pages.weight_grid import Weight
-from smt_ray.stages.training import METRICS
-from smt_ray.stages.warmup import SELECTION
-from smt_ray.tracking.records import parse_records
+from smt_ray.stages.plan import evaluation_key
+from smt_ray.tracking.records import Record, parse_records
 
 
 class StageArtifacts:
     """The artifacts of a run's finished stages.
 
     Args:
-        storage: Where they lie.
-        stages: The run's, from its manifest.
+        storage: The storage that keeps them.
+        stages: The stages of the run, from its manifest.
 
     Attributes:
-        missing: What was looked for and is gone.
+        missing: The artifacts that were looked for and are gone.
     """
 
-    def __init__(self, storage: Storage, stages: dict[str, Any]) -> None:
+    def __init__(self, storage: Storage, stages: Mapping[str, StageEntry]) -> None:
         self._storage, self._stages = storage, stages
         self.missing: list[str] = []
 
-    def records(self) -> list[Any]:
-        """Training's records."""
-        place = self._find("training", METRICS)
+    def records(self) -> list[Record]:
+        """The records of the training."""
+        place = self._find("training", RECORDS)
         return parse_records(self._storage.read_bytes(place).decode()) if place else []
 
     def weights(self) -> list[Weight]:
-        """The eligible weights with their chosen blocks."""
+        """The eligible weights with their selected blocks."""
         place = self._find("selection", SELECTION)
         if place is None:
             return []
@@ -52,25 +54,26 @@ class StageArtifacts:
             for name, module in selection.modules.items()
         ]
 
-    def predictions(self, who: str) -> dict[str, list[Any]]:
-        """Every prediction of ``base`` or ``tuned``, by task."""
-        folder = self._find(f"evaluation of {who}")
+    def predictions(self, who: Who) -> dict[str, list[Prediction]]:
+        """Every prediction of one model by one protocol, by task."""
+        folder = self._find(evaluation_key(who))
         files = self._storage.list_files(folder) if folder else []
         return {
-            file.rpartition("/")[2].removesuffix(".jsonl"): [
-                json.loads(line)
-                for line in self._storage.read_bytes(f"{folder}/{file}").decode().split("\n")
-                if line
-            ]
+            file.rpartition("/")[2].removesuffix(".jsonl"): self._read_predictions(
+                f"{folder}/{file}"
+            )
             for file in files
             if file.endswith(".jsonl")
         }
 
-    def _find(self, kind: str, file: str = "") -> str | None:
-        """A file, or the folder, of a stage; None where the run has no such stage."""
-        if kind not in self._stages:
+    def _read_predictions(self, place: str) -> list[Prediction]:
+        return from_lines(self._storage.read_bytes(place).decode(), self._storage.uri(place))
+
+    def _find(self, key: str, file: str = "") -> str | None:
+        """A file, or the folder, of a stage; None if the run has no such stage."""
+        if key not in self._stages:
             return None
-        place = f"stages/{self._stages[kind]['stage']}/{file}".rstrip("/")
+        place = f"{stage_folder(self._stages[key].stage)}/{file}".rstrip("/")
         if self._storage.exists(place):
             return place
         self.missing.append(self._storage.uri(place))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.stages import Stage, fingerprint
@@ -14,43 +14,51 @@ from smt_ray.cluster.board import make_board
 from smt_ray.cluster.nodes import ray_for
 from smt_ray.cluster.shared_places import check_shared
 from smt_ray.config.load import apply_overrides, validate_config
+from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.config.run import RunConfig
+from smt_ray.documents.evaluation import EvaluationReport
+from smt_ray.documents.stages import EvaluationSummary, Protocol
 from smt_ray.errors import UserError
 from smt_ray.evaluation.tasks import find_tasks
+from smt_ray.evaluation.test_rows import TestRows, check_candidates, read_tests
 from smt_ray.models.inspect import model_identity
 from smt_ray.reporting.text.progress import say
 from smt_ray.run.merge import starting_model, trained_adapter
 from smt_ray.stages.evaluation import evaluation_pool, publish_predictions
-from smt_ray.stages.plan import check_candidates, evaluation_stage, read_tasks
+from smt_ray.stages.plan import evaluation_stage
 
-PROTOCOLS = ("generate", "likelihood")
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 
 def evaluate_run(
-    storage_root: str, name: str, tasks: Sequence[str], data: str | None, overrides: Sequence[str],
+    storage_root: str,
+    name: str,
+    tasks: Sequence[str],
+    data: str | None,
+    overrides: Sequence[str],
     protocol: str = "generate",
-) -> dict[str, Any]:  # fmt: skip
-    """Evaluates a run's tuned model on all rows, otherwise under the run's own settings.
+) -> EvaluationReport:
+    """Evaluates a run's tuned model on all test rows, otherwise with the run's own settings.
 
     Args:
         storage_root: The storage that holds the run.
-        name: The run.
-        tasks: Task or suite names.
-        data: Folder with ``dataset/<task>/test.json``, or ``hub``; by default the run's.
-        overrides: ``key=value`` items on the run's config.
-        protocol: ``generate`` lets the model write its answer, ``likelihood`` takes the candidate
-            that it holds likeliest.
+        name: The name of the run.
+        tasks: Names of tasks or suites.
+        data: The folder with ``dataset/<task>/test.json``, or ``hub``; by default the run's.
+        overrides: ``key=value`` items for the run's config.
+        protocol: ``generate`` lets the model write its answer; ``likelihood`` takes the candidate
+            that the model finds most likely.
 
     Raises:
         UserError: The run, a task or its rows cannot be found, or a task has no candidates.
     """
     run = RunFolder.open(Storage(storage_root), name)
-    values = {**run.manifest()["config"], "storage": storage_root}
+    manifest = run.manifest()
+    values = {**manifest.config, "storage": storage_root}
     config = _with_tasks(values, tasks, data, overrides)
-    adapter = trained_adapter(run)
-    stage_name = run.manifest()["stages"]["training"]["stage"]
-    model = starting_model(run, config.model.spec())
-    return _evaluate(config, model, run.storage.uri(adapter), stage_name, protocol)
+    adapter = run.storage.uri(trained_adapter(run))
+    tuned = manifest.stages["training"].stage
+    return _evaluate(config, starting_model(run), adapter, tuned, protocol)
 
 
 def evaluate_model(
@@ -61,7 +69,7 @@ def evaluate_model(
     data: str | None,
     overrides: Sequence[str],
     protocol: str = "generate",
-) -> dict[str, Any]:
+) -> EvaluationReport:
     """Evaluates a model folder or hub name, with or without an adapter; see :func:`evaluate_run`.
 
     Raises:
@@ -75,8 +83,8 @@ def evaluate_model(
     }
     config = _with_tasks(values, tasks, data, overrides)
     digest = None if adapter is None else _digest(Path(adapter))
-    adapter = adapter and str(Path(adapter).absolute())
-    return _evaluate(config, config.model.spec(), adapter, digest, protocol)
+    place = None if adapter is None else str(Path(adapter).absolute())
+    return _evaluate(config, config.model.resolved(), place, digest, protocol)
 
 
 def _with_tasks(
@@ -92,54 +100,50 @@ def _with_tasks(
 
 
 def _evaluate(
-    config: RunConfig, model: dict[str, Any], adapter: str | None, tuned: str | None,
-    protocol: str,
-) -> dict[str, Any]:  # fmt: skip
-    _check_protocol(protocol, config.evaluation.tasks)
-    storage, tasks = Storage(config.storage), read_tasks(config)
+    config: RunConfig, model: ModelConfig, adapter: str | None, tuned: str | None, protocol: str
+) -> EvaluationReport:
+    chosen = _check_protocol(protocol, config.evaluation.tasks)
+    storage, tests = Storage(config.storage), read_tests(config)
     storage.check_writable()
-    stage = evaluation_stage(
-        storage,
-        identity=model_identity(config.model.spec()),
-        tuned=tuned,
-        tasks=tasks,
-        protocol=protocol,
-        prompt=config.data.prompt,
-        decoding=config.evaluation.decoding(),
-    )
-    manifest = stage.manifest()
-    if manifest is not None:
-        say(f"evaluated before, reused ({stage.name})")
+    identity = model_identity(config.model.resolved())
+    digests = {task: test.digest for task, test in tests.items()}
+    stage = evaluation_stage(config, storage, identity, tuned, digests, chosen)
+    if stage.verify():
+        say(f"evaluation: reused ({stage.name})")
     else:
-        manifest = _predict(config, stage, tasks, model, adapter)
-    results: dict[str, Any] = manifest["summary"]["tasks"]
-    return {"tasks": results, "predictions": stage.uri}
+        _predict(config, stage, tests, model, adapter)
+    return EvaluationReport(tasks=stage.read().summary.tasks, predictions=stage.uri)
 
 
 def _predict(
-    config: RunConfig, stage: Stage, tasks: dict[str, Any], model: dict[str, Any],
+    config: RunConfig,
+    stage: Stage[EvaluationSummary],
+    tests: Mapping[str, TestRows],
+    model: ModelConfig,
     adapter: str | None,
-) -> dict[str, Any]:  # fmt: skip
-    began, protocol = time.monotonic(), stage.inputs["protocol"]
+) -> None:
+    began = time.monotonic()
     with ray_for([config], warms_up=False):
         check_shared(config, tracks=False)
         with evaluation_pool(config, make_board()) as pool:
-            predictions = pool.evaluate(
-                "evaluate", tasks, protocol=protocol, model=model, adapter=adapter
+            answers = pool.evaluate(
+                "evaluate", tests, protocol=stage.inputs["protocol"], model=model, adapter=adapter
             )
-        return publish_predictions(stage, protocol, predictions, time.monotonic() - began)
+        publish_predictions(stage, answers, time.monotonic() - began)
 
 
-def _check_protocol(protocol: str, tasks: Sequence[str]) -> None:
-    if protocol not in PROTOCOLS:
+def _check_protocol(protocol: str, tasks: Sequence[str]) -> Protocol:
+    chosen = next((known for known in PROTOCOLS if known == protocol), None)
+    if chosen is None:
         raise UserError("--protocol", f"must be one of {', '.join(PROTOCOLS)}", got=protocol)
-    if protocol == "likelihood":
+    if chosen == "likelihood":
         for task in find_tasks(tasks):
             check_candidates(task, "--protocol", got=protocol, fix="leave it out")
+    return chosen
 
 
 def _digest(adapter: Path) -> str:
     if not adapter.is_dir():
         raise UserError("--adapter", "must be an adapter's folder", got=str(adapter))
     folder = Storage(str(adapter))
-    return fingerprint({file: folder.digest(file) for file in folder.list_files("")})
+    return fingerprint({file: folder.digest(file).to_json() for file in folder.list_files("")})

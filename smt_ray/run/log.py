@@ -1,4 +1,4 @@
-"""``smt-ray log``: what is on disk of a run, sent to MLflow after the fact."""
+"""``smt-ray log``: sends what is on disk of a run to MLflow, after the fact."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from smt_ray.artifacts.storage import Storage
 from smt_ray.config.load import validate_config
 from smt_ray.errors import UserError
 from smt_ray.run.snapshot import read_snapshot
-from smt_ray.tracking.connect import open_tracker, tracker_arguments
+from smt_ray.tracking.connect import TRACKER, open_tracker, tracker_settings
 from smt_ray.tracking.replay import replay
 from smt_ray.tracking.uris import how_to_open, redact
 
@@ -15,18 +15,18 @@ _PATIENCE_S = 600.0
 
 
 def log_run(storage_root: str, name: str) -> str:
-    """Sends a run; says where it can be seen. What MLflow has already stays as it is.
+    """Sends a run; returns where it can be seen. What MLflow already has stays unchanged.
 
     Raises:
         UserError: There is no such run, tracking is off in its config, or MLflow does not answer.
     """
     storage = Storage(storage_root)
     run = RunFolder.open(storage, name)
-    config = validate_config(run.manifest()["config"])
-    arguments = tracker_arguments(config, storage)
-    if arguments is None:
+    config = validate_config(run.manifest().config)
+    settings = tracker_settings(config.tracking, storage.root)
+    if settings is None:
         raise UserError("tracking.enabled", "must be true to send a run", got=False)
-    tracker = open_tracker(**arguments)
+    tracker = open_tracker(settings)
     with read_snapshot(run) as snapshot:
         run_id = replay(tracker, snapshot)
         complete = tracker.close(_PATIENCE_S)
@@ -34,8 +34,9 @@ def log_run(storage_root: str, name: str) -> str:
         raise UserError(
             "tracking.uri",
             f"MLflow did not take the run ({redact(str(tracker.last_error))})",
-            got=how_to_open(arguments["uri"]),
+            got=how_to_open(settings.uri),
             fix="start the server, then send the run again",
         )
-    run.update(mlflow_run_id=run_id or tracker.run_id)
-    return how_to_open(arguments["uri"])
+    if found := run_id or tracker.run_id:
+        run.update(tracked={TRACKER: found})
+    return how_to_open(settings.uri)

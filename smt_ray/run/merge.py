@@ -9,15 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from smt_ray.artifacts.layout import ADAPTER
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.stages import Stage
 from smt_ray.artifacts.storage import Storage
+from smt_ray.config.load import validate_config
 from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.errors import UserError
 from smt_ray.methods.registry import find_method
 from smt_ray.models.load import load_model, load_tokenizer
 from smt_ray.stages.plan import kept_model
-from smt_ray.stages.training import ADAPTER
 
 
 def merge_run(storage: Storage, name: str, out: Path) -> Path:
@@ -25,35 +26,33 @@ def merge_run(storage: Storage, name: str, out: Path) -> Path:
 
     Raises:
         UserError: There is no such run, it was not trained, or ``out`` is not empty or cannot be
-            written. Then, as after any failure, nothing is left where ``out`` was to be.
+            written. After any failure nothing is left at ``out``.
     """
     run = RunFolder.open(storage, name)
-    base = ModelConfig(**run.manifest()["config"]["model"]).spec()
     with _written_whole(out.resolve()) as folder:
-        adapter = trained_adapter(run)
-        spec = starting_model(run, base)
-        model = load_model(spec)
+        adapter, base = trained_adapter(run), starting_model(run)
+        model: Any = load_model(base)
         with storage.local(adapter) as directory:
             method = find_method(directory)
             method.load(model, directory)
         method.merge(model)
         model.save_pretrained(folder)
-        load_tokenizer(spec).save_pretrained(folder)
+        load_tokenizer(base).save_pretrained(folder)
     return out
 
 
 def check_out(out: Path) -> None:
-    """Refuses, before anything is computed, a folder that a merged model cannot be written to.
+    """Refuses a folder that a merged model cannot be written to, before anything is computed.
 
     Raises:
-        UserError: It is not empty or cannot be written.
+        UserError: The folder is not empty or cannot be written.
     """
     _make_part(out.resolve()).rmdir()
 
 
 @contextmanager
 def _written_whole(out: Path) -> Iterator[Path]:
-    """A folder to write to, which becomes ``out`` in the end, or is gone after a failure."""
+    """A folder to write to, which becomes ``out`` at the end, or is removed after a failure."""
     part = _make_part(out)
     try:
         yield part
@@ -64,7 +63,7 @@ def _written_whole(out: Path) -> Iterator[Path]:
 
 
 def _make_part(out: Path) -> Path:
-    """An empty folder beside ``out``, or beside the first of its parents that is not there yet."""
+    """An empty folder beside ``out``, or beside the first of its missing parents."""
     try:
         # A mount point cannot be replaced by renaming.
         if out.is_file() or out.is_mount() or (out.exists() and any(out.iterdir())):
@@ -72,7 +71,7 @@ def _make_part(out: Path) -> Path:
                 "--out",
                 "must be a new or empty folder",
                 got=str(out),
-                fix="name a folder that is not there yet",
+                fix="name a folder that does not exist yet",
             )
         parent = next(folder for folder in out.parents if folder.exists())
         part = parent / f".{out.name}.{uuid.uuid4().hex[:8]}.part"
@@ -88,29 +87,26 @@ def _make_part(out: Path) -> Path:
 
 
 def trained_adapter(run: RunFolder) -> str:
-    """A run's adapter folder, as the storage names it.
+    """The adapter folder of a run, as the storage names it.
 
     Raises:
-        UserError: The run was not trained to its end, or its adapter is not whole.
+        UserError: The run was not trained to its end, or its adapter is damaged.
     """
-    training = run.manifest()["stages"].get("training")
+    training = run.manifest().stages.get("training")
     if training is None:
         raise UserError("--run", "was not trained yet", got=run.name, fix="run it to the end first")
-    return Stage.open(run.storage, training["stage"]).path(ADAPTER)
+    return Stage.open(run.storage, training.stage).path(ADAPTER)
 
 
-def starting_model(run: RunFolder, base: dict[str, Any]) -> dict[str, Any]:
-    """What a run's adapter belongs on, as a model section: the base, unless its warm-up trained it.
-
-    Args:
-        run: A trained run.
-        base: The model section of its base model.
+def starting_model(run: RunFolder) -> ModelConfig:
+    """The model that a trained run's adapter belongs on: the base, unless its warm-up trained it.
 
     Raises:
-        UserError: What the warm-up kept is not whole.
+        UserError: The weights that the warm-up kept are damaged.
     """
     manifest = run.manifest()
-    config = manifest["config"]
-    if config["method"] != "smt" or config["warmup"].get("mode") != "trained":
+    config = validate_config(manifest.config)
+    base = config.model.resolved()
+    if not config.trained_warmup:
         return base
-    return kept_model(base, Stage.open(run.storage, manifest["stages"]["warmup"]["stage"]))
+    return kept_model(base, Stage.open(run.storage, manifest.stages["warmup"].stage))

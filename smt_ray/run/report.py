@@ -1,22 +1,20 @@
-"""A run's page, made from what lies in its storage: at its end, and at ``smt-ray report``."""
+"""The page of a run, made from what lies in its storage: at its end, and by ``smt-ray report``."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from typing import Any
 
+from smt_ray.artifacts.layout import ENVIRONMENT, REPORT, RUN_CONFIG
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
+from smt_ray.documents.run import Environment, ModelSummary, RunManifest, RunMetrics
 from smt_ray.reporting.pages.run import RunContents, run_page
 from smt_ray.reporting.text.progress import say
 from smt_ray.run.artifacts import StageArtifacts
 
-REPORT = "report.html"
-
 
 def write_report(run: RunFolder) -> str:
-    """Writes ``report.html`` into a run's folder; returns its place.
+    """Writes ``report.html`` into the folder of a run; returns its path or URI.
 
     Raises:
         UserError: An artifact cannot be read.
@@ -26,21 +24,21 @@ def write_report(run: RunFolder) -> str:
 
 
 def try_to_write_report(run: RunFolder) -> None:
-    """The same at a run's end, where a page that cannot be written is only told of."""
-    warn_where_it_fails(lambda: write_report(run), run.name, run.storage)
+    """Writes the page at the end of a run; a failure is only a warning."""
+    warn_on_failure(lambda: write_report(run), run.name, run.storage)
 
 
-def warn_where_it_fails(write: Callable[[], str], name: str, storage: Storage) -> str | None:
-    """Writes a page; its place, or None where it could not be written, which is said.
+def warn_on_failure(write: Callable[[], str], name: str, storage: Storage) -> str | None:
+    """Writes a page; returns its path or URI, or None if it could not be written.
 
     Args:
-        write: Writes it.
-        name: Of the run or comparison that it is of.
-        storage: Where that lies.
+        write: The function that writes it.
+        name: The name of the run, comparison or search.
+        storage: The storage that keeps it.
     """
     try:
         return write()
-    except Exception as error:  # whatever it is, what the page is of is done
+    except Exception as error:  # whatever it is, the work that the page shows is done
         said = str(error).strip().rpartition("\n")[2]
         say(
             f"WARNING report: could not be written ({said}); nothing is lost:"
@@ -50,48 +48,47 @@ def warn_where_it_fails(write: Callable[[], str], name: str, storage: Storage) -
 
 
 def read_contents(run: RunFolder) -> RunContents:
-    """What a run left behind, as plain values.
+    """What a run left behind.
 
     Raises:
-        UserError: An artifact cannot be read. One that is gone is named as missing.
+        UserError: An artifact cannot be read. A missing artifact is only named.
     """
     manifest = run.manifest()
-    found = StageArtifacts(run.storage, manifest["stages"])
-    weights = found.weights()
-    records = found.records()
-    predictions = {who: found.predictions(who) for who in ("base", "tuned")}
-    # A run that has not ended has no metrics: what its manifest knows stands for them.
-    tags = manifest.get("tags", {})
-    known = {
-        "name": run.name,
-        "method": tags.get("method"),
-        "model": {"name": tags.get("model")},
-        "stages": manifest["stages"],
-    }
+    found = StageArtifacts(run.storage, manifest.stages)
     return RunContents(
         name=run.name,
-        status=manifest.get("status", "UNKNOWN"),
-        started_ms=manifest.get("started_ms"),
-        ended_ms=manifest.get("ended_ms"),
-        metrics=_json(run, "metrics.json") or known,
-        config=manifest.get("config", {}),
-        config_text=_text(run, "config.yaml"),
-        datasets=manifest.get("datasets", []),
-        environment=_json(run, "environment.json"),
-        records=records,
-        weights=weights,
-        predictions=predictions,
+        status=manifest.status or "UNKNOWN",
+        started_ms=manifest.started_ms,
+        ended_ms=manifest.ended_ms,
+        metrics=run.metrics() or _known_metrics(manifest),
+        config=manifest.config,
+        config_text=_config_text(run),
+        datasets=manifest.datasets,
+        environment=_environment(run),
+        records=found.records(),
+        weights=found.weights(),
+        predictions={who: found.predictions(who) for who in ("base", "tuned")},
         missing=found.missing,
     )
 
 
-def _json(run: RunFolder, file: str) -> dict[str, Any]:
-    text = _text(run, file)
-    value: dict[str, Any] = json.loads(text) if text else {}
-    return value
+def _known_metrics(manifest: RunManifest) -> RunMetrics:
+    """The metrics of a run that has not ended: what its manifest says."""
+    return RunMetrics(
+        name=manifest.name,
+        method=manifest.tags.get("method"),
+        model=ModelSummary(name=manifest.tags.get("model")),
+        stages=manifest.stages,
+    )
 
 
-def _text(run: RunFolder, file: str) -> str:
-    if not run.storage.exists(run.path(file)):
-        return ""
-    return run.storage.read_bytes(run.path(file)).decode()
+def _environment(run: RunFolder) -> Environment | None:
+    place = run.path(ENVIRONMENT)
+    if not run.storage.exists(place):
+        return None
+    return run.storage.read_document(Environment, place, fix="delete it; the page does without it")
+
+
+def _config_text(run: RunFolder) -> str:
+    place = run.path(RUN_CONFIG)
+    return run.storage.read_bytes(place).decode() if run.storage.exists(place) else ""

@@ -1,4 +1,4 @@
-"""What tracking shows of a run, read from its folder: at its end, and at ``smt-ray log``."""
+"""What trackers show of a run, read from its folder: at its end, and by ``smt-ray log``."""
 
 from __future__ import annotations
 
@@ -7,140 +7,130 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from smt_ray.artifacts.layout import (
+    ADAPTER,
+    CURVES_PICTURE,
+    ENVIRONMENT,
+    RECORDS,
+    REPORT,
+    RUN_CONFIG,
+    RUN_METRICS,
+    RUN_TABLE,
+    SELECTION_PICTURE,
+    stage_folder,
+)
 from smt_ray.artifacts.runs import RunFolder
-from smt_ray.reporting.text.run import mean, to_markdown
-from smt_ray.run.report import REPORT
-from smt_ray.stages.training import ADAPTER, METRICS
+from smt_ray.artifacts.stages import Stage
+from smt_ray.documents.run import WHO, RunManifest, RunMetrics
+from smt_ray.reporting.text.run import to_markdown
+from smt_ray.tracking.connect import TRACKER
 from smt_ray.tracking.params import as_description, config_params
-from smt_ray.tracking.protocol import Dataset
-from smt_ray.tracking.records import parse_records
-from smt_ray.tracking.replay import RunSnapshot
-
-_WHO = ("base", "base_likelihood", "tuned", "tuned_likelihood")
+from smt_ray.tracking.records import Record, parse_records
+from smt_ray.tracking.replay import RunSnapshot, RunStart
 
 
-def start_arguments(run: RunFolder, config: dict[str, Any]) -> dict[str, Any]:
-    """What starts or continues a run's tracking.
-
-    Args:
-        run: Its folder.
-        config: Its complete configuration as plain values.
-    """
-    manifest = run.manifest()
-    return {
-        "name": run.name,
-        "key": f"{run.uri}@{manifest['started_ms']}",
-        "run_id": manifest.get("mlflow_run_id"),
-        "parent_run_id": manifest.get("mlflow_parent_run_id"),
-        "params": config_params(config),
-        "tags": manifest["tags"],
-        "started_ms": manifest["started_ms"],
-    }
+def read_start(run: RunFolder) -> RunStart:
+    """What starts or continues the tracking of a run."""
+    return RunStart(**_start_fields(run, run.manifest()))
 
 
 @contextmanager
 def read_snapshot(run: RunFolder) -> Iterator[RunSnapshot]:
-    """Everything that is on disk for a run; its files can be read during the block alone."""
+    """Everything on disk for a run; its files can be read while the context is open."""
     with ExitStack() as copies:
         yield _read_snapshot(run, lambda path: copies.enter_context(run.storage.local(path)))
 
 
+def _start_fields(run: RunFolder, manifest: RunManifest) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "key": f"{run.uri}@{manifest.started_ms}",
+        "started_ms": manifest.started_ms,
+        "run_id": manifest.tracked.get(TRACKER),
+        "parent_run_id": manifest.parents.get(TRACKER),
+        "params": config_params(manifest.config),
+        "tags": manifest.tags,
+    }
+
+
 def _read_snapshot(run: RunFolder, local: Callable[[str], Path]) -> RunSnapshot:
-    manifest, storage = run.manifest(), run.storage
-    start = start_arguments(run, manifest["config"])
-    stages = {kind: entry["stage"] for kind, entry in manifest["stages"].items()}
-    metrics = _json(run, "metrics.json")
-    if metrics:
-        start["tags"] |= {"mlflow.note.content": as_description(to_markdown(metrics))}
+    manifest, metrics = run.manifest(), run.metrics()
+    fields = _start_fields(run, manifest)
+    if metrics is not None:
+        note = {"mlflow.note.content": as_description(to_markdown(metrics))}
+        fields["tags"] = {**manifest.tags, **note}
     return RunSnapshot(
-        **start,
-        status=manifest["status"],
-        ended_ms=manifest.get("ended_ms"),
-        records=_records(run, stages),
-        final_metrics=final_metrics(metrics),
-        datasets=[Dataset(**dataset) for dataset in manifest["datasets"]],
+        **fields,
+        status=manifest.status or "RUNNING",
+        ended_ms=manifest.ended_ms,
+        records=_records(run, manifest),
+        final_metrics=final_metrics(metrics) if metrics else {},
+        datasets=manifest.datasets,
         artifacts=[
             (str(local(path)), folder)
-            for path, folder in _artifacts(run, stages)
-            if storage.exists(path)
+            for path, folder in _artifacts(run, manifest)
+            if run.storage.exists(path)
         ],
-        tables=_tables(metrics),
+        tables=_tables(metrics) if metrics else {},
     )
 
 
-def _json(run: RunFolder, file: str) -> dict[str, Any]:
-    if not run.storage.exists(run.path(file)):
-        return {}
-    value: dict[str, Any] = run.storage.read_json(run.path(file))
-    return value
-
-
-def _records(run: RunFolder, stages: dict[str, str]) -> list[Any]:
-    found: list[Any] = []
-    for kind in ("warmup", "training"):
-        path = f"stages/{stages.get(kind)}/{METRICS}"
-        if kind in stages and run.storage.exists(path):
-            found += parse_records(run.storage.read_bytes(path).decode())
+def _records(run: RunFolder, manifest: RunManifest) -> list[Record]:
+    found: list[Record] = []
+    for key in ("warmup", "training"):
+        if key in manifest.stages:
+            path = f"{stage_folder(manifest.stages[key].stage)}/{RECORDS}"
+            if run.storage.exists(path):
+                found += parse_records(run.storage.read_bytes(path).decode())
     return found
 
 
-def _artifacts(run: RunFolder, stages: dict[str, str]) -> list[tuple[str, str | None]]:
-    """(path in the storage, folder in MLflow) of what a reader of the run wants to see.
+def _artifacts(run: RunFolder, manifest: RunManifest) -> list[tuple[str, str | None]]:
+    """(path in the storage, folder in the tracker) of what a reader of the run wants to see.
 
-    Full fine-tuning's "adapter" is a whole model: it stays in the storage.
+    An adapter that is a whole model stays in the storage.
     """
-    found: list[tuple[str, str | None]] = [
-        (run.path(file), None)
-        for file in (
-            "config.yaml", "environment.json", "metrics.json", "table.md", "curves.png", REPORT,
-        )
-    ]  # fmt: skip
-    if "selection" in stages:
-        found.append((f"stages/{stages['selection']}/selection.png", "selection"))
-    if "training" in stages and run.manifest()["tags"]["method"] != "full":
-        found.append((f"stages/{stages['training']}/{ADAPTER}", "adapter"))
+    own = (RUN_CONFIG, ENVIRONMENT, RUN_METRICS, RUN_TABLE, CURVES_PICTURE, REPORT)
+    found: list[tuple[str, str | None]] = [(run.path(file), None) for file in own]
+    if selection := manifest.stages.get("selection"):
+        found.append((f"{stage_folder(selection.stage)}/{SELECTION_PICTURE}", "selection"))
+    if training := manifest.stages.get("training"):
+        stage = Stage.at(run.storage, training.stage)
+        if stage.is_done() and not stage.read().summary.is_whole_model:
+            found.append((stage.path(ADAPTER), "adapter"))
     return found
 
 
-def final_metrics(metrics: dict[str, Any]) -> dict[str, float]:
-    """What a run came to, by MLflow's names: accuracies, seconds, what was trained.
-
-    Args:
-        metrics: What its ``metrics.json`` holds.
-    """
-    found: dict[str, float] = {}
-    tasks = metrics.get("tasks", {})
-    for task, results in tasks.items():
-        for who in _WHO:
-            if results.get(who):
-                found[f"eval/{task}/{who}"] = results[who]["accuracy"]
-        found[f"eval/{task}/majority"] = results["majority"]
-    for who in _WHO if len(tasks) > 1 else ():
-        accuracies = [(results.get(who) or {}).get("accuracy") for results in tasks.values()]
-        if (average := mean(accuracies)) is not None:
-            found[f"eval/average/{who}"] = average
-    for stage, entry in metrics.get("stages", {}).items():
-        found[f"seconds/{stage}"] = entry["seconds"]
-    if trainable := metrics.get("trainable"):
-        found["trainable/parameters"] = trainable["num_trainable"]
-        found["trainable/percent_of_base"] = trainable["percent_of_base"]
-        found["trainable/percent_of_total"] = trainable["percent_of_total"]
-    if lora := metrics.get("lora"):
-        found["lora/rank"] = lora["rank"]
-    for key in ("num_blocks", "block_size", "margin"):
-        value = (metrics.get("selection") or {}).get(key)
-        if value is not None:
-            found[f"selection/{key}"] = value
-    return found
+def final_metrics(metrics: RunMetrics) -> dict[str, float]:
+    """The metrics of a finished run by the tracker's names: accuracies, seconds, counts."""
+    found: dict[str, float | None] = {}
+    for task, results in metrics.tasks.items():
+        found |= {f"eval/{task}/{who}": results.accuracy(who) for who in WHO}
+        found[f"eval/{task}/majority"] = results.majority
+    if len(metrics.tasks) > 1:
+        found |= {f"eval/average/{who}": metrics.average(who) for who in WHO}
+    found |= {f"seconds/{key}": entry.seconds for key, entry in metrics.stages.items()}
+    if trainable := metrics.trainable:
+        found["trainable/parameters"] = trainable.num_trainable
+        found["trainable/percent_of_base"] = trainable.percent_of_base
+        found["trainable/percent_of_total"] = trainable.percent_of_total
+    for key, value in metrics.method_settings.items():
+        if isinstance(value, int | float):
+            found[f"{metrics.method}/{key}"] = value
+    if selection := metrics.selection:
+        found["selection/num_blocks"] = selection.num_blocks
+        found["selection/block_size"] = selection.block_size
+        found["selection/margin"] = selection.margin
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def _tables(metrics: dict[str, Any]) -> dict[str, dict[str, list[Any]]]:
-    tasks = metrics.get("tasks", {})
-    if not tasks:
+def _tables(metrics: RunMetrics) -> dict[str, dict[str, list[Any]]]:
+    if not metrics.tasks:
         return {}
-    columns: dict[str, list[Any]] = {"task": list(tasks)}
-    for who in _WHO:
-        if any(results.get(who) for results in tasks.values()):
-            columns[who] = [(results.get(who) or {}).get("accuracy") for results in tasks.values()]
-    columns["majority"] = [results["majority"] for results in tasks.values()]
+    results = list(metrics.tasks.values())
+    columns: dict[str, list[Any]] = {"task": list(metrics.tasks)}
+    for who in WHO:
+        if any(of_task.result(who) for of_task in results):
+            columns[who] = [of_task.accuracy(who) for of_task in results]
+    columns["majority"] = [of_task.majority for of_task in results]
     return {"tasks.json": columns}

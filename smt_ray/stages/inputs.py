@@ -13,6 +13,7 @@ from typing import Any
 from smt_ray.config.run import RunConfig
 from smt_ray.config.running import EvaluationConfig
 from smt_ray.data.splits import Split
+from smt_ray.documents.stages import Protocol
 from smt_ray.evaluation.tasks import find_task
 
 Inputs = dict[str, Any]
@@ -95,7 +96,7 @@ def evaluation_inputs(
     identity: Identity,
     tuned: str | None,
     tasks: Mapping[str, str],
-    protocol: str,
+    protocol: Protocol,
     prompt: str,
     evaluation: EvaluationConfig,
 ) -> Inputs:

@@ -11,6 +11,7 @@ from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.data.rows import Row
 from smt_ray.documents.prediction import Prediction
+from smt_ray.documents.stages import Protocol
 from smt_ray.methods.blocks import EligibleBlocks
 from smt_ray.methods.protocol import MethodSettings
 
@@ -134,7 +135,7 @@ class EvaluationJob:
     title: str
     worker: int
     shares: Mapping[str, TaskShare]
-    protocol: str
+    protocol: Protocol
     model: ModelConfig
     adapter: str | None
     config: RunConfig

@@ -15,6 +15,7 @@ from smt_ray.data.splits import Split, read_split
 from smt_ray.documents.run import Who
 from smt_ray.documents.stages import (
     EvaluationSummary,
+    Protocol,
     SelectionSummary,
     TokensSummary,
     TrainingSummary,
@@ -161,7 +162,7 @@ def evaluation_stage(
     identity: Identity,
     tuned: str | None,
     tasks: Mapping[str, str],
-    protocol: str,
+    protocol: Protocol,
 ) -> Stage[EvaluationSummary]:
     """The stage of one model's predictions by one protocol.
 
@@ -179,13 +180,13 @@ def evaluation_stage(
     return Stage(storage, EVALUATION, inputs)
 
 
-def _wanted(config: RunConfig) -> dict[Who, tuple[bool, str]]:
+def _wanted(config: RunConfig) -> dict[Who, tuple[bool, Protocol]]:
     """What is evaluated: whether with the adapter, and by which protocol.
 
     The base model comes first, since taking an adapter off means loading the base again.
     """
     evaluation = config.evaluation
-    wanted: dict[Who, tuple[bool, str]] = {}
+    wanted: dict[Who, tuple[bool, Protocol]] = {}
     if evaluation.base:
         wanted["base"] = (False, "generate")
     if evaluation.base_likelihood:

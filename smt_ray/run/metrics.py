@@ -1,0 +1,136 @@
+"""The metrics of a run, collected from its finished stages alone."""
+
+from __future__ import annotations
+
+from smt_ray.artifacts.layout import ADAPTER, REPORT
+from smt_ray.artifacts.runs import RunFolder
+from smt_ray.documents.module_names import parse_module_name
+from smt_ray.documents.run import (
+    WHO,
+    ModelSummary,
+    Paths,
+    RanWith,
+    Result,
+    RunMetrics,
+    SelectedBlocks,
+    TaskResults,
+    Trainable,
+    TrainingMetrics,
+)
+from smt_ray.documents.stages import RankOutcome, SelectionSummary
+from smt_ray.evaluation.metrics import majority_share
+from smt_ray.methods.protocol import Counts
+from smt_ray.stages.plan import RunPlan, evaluation_key
+from smt_ray.tracking.uris import how_to_open, resolve_tracking_uri
+
+
+def collect_metrics(folder: RunFolder, plan: RunPlan, seconds: float) -> RunMetrics:
+    """Everything that the table of a run shows, and what it really ran with.
+
+    Args:
+        folder: The folder of the run.
+        plan: The plan of the run.
+        seconds: The time of the whole run.
+    """
+    stages = folder.manifest().stages
+    trained = plan.training.read().summary if "training" in stages else None
+    selected = None
+    if plan.selection and "selection" in stages:
+        selected = plan.selection.read().summary
+    trainable = _trainable(trained.outcome if trained else None, selected)
+    return RunMetrics(
+        name=folder.name,
+        method=plan.config.method,
+        model=ModelSummary(
+            name=plan.model.name,
+            num_parameters=trainable.num_base if trainable else None,
+            identity=dict(plan.identity),
+        ),
+        seconds=seconds,
+        stages={
+            key: entry.model_copy(update={"directory": plan.storage.uri("stages", entry.stage)})
+            for key, entry in stages.items()
+        },
+        tasks=_tasks(plan, set(stages)),
+        trainable=trainable,
+        selection=_selected_blocks(selected) if selected else None,
+        method_settings=trained.method_settings if trained else {},
+        training=TrainingMetrics(num_steps=trained.num_steps, metrics=trained.outcome.metrics)
+        if trained
+        else None,
+        ran=_ran_with(trained.outcome) if trained else None,
+        paths=_paths(folder, plan, is_trained=trained is not None),
+    )
+
+
+def _tasks(plan: RunPlan, finished: set[str]) -> dict[str, TaskResults]:
+    results: dict[str, dict[str, Result]] = {task: {} for task in plan.tests}
+    for who in WHO:
+        if evaluation_key(who) in finished:
+            summary = plan.evaluations[who].read().summary
+            for task, of_task in summary.tasks.items():
+                results[task][who] = of_task.result()
+    if not any(results.values()):
+        return {}
+    return {
+        task: TaskResults.model_validate(
+            {
+                "num_rows": len(test.rows),
+                "majority": majority_share([row.answer for row in test.rows]),
+                **results[task],
+            }
+        )
+        for task, test in plan.tests.items()
+    }
+
+
+def _trainable(outcome: RankOutcome | None, selected: SelectionSummary | None) -> Trainable | None:
+    if outcome is not None:
+        return outcome.trainable
+    if selected is None:
+        return None
+    num_trainable, num_base = selected.num_trainable, selected.num_base
+    return Counts(num_trainable, num_base, num_base + num_trainable).summary()
+
+
+def _selected_blocks(summary: SelectionSummary) -> SelectedBlocks:
+    chosen = {name: count for name, count in summary.counts.items() if count}
+    projections: dict[str, int] = {}
+    for name, count in chosen.items():
+        projection = parse_module_name(name)[1]
+        projections[projection] = projections.get(projection, 0) + count
+    return SelectedBlocks(
+        num_blocks=summary.num_blocks,
+        block_size=summary.block_size,
+        num_modules=len(chosen),
+        num_layers=len({name.rpartition(".")[0] for name in chosen}),
+        projections=projections,
+        margin=summary.margin,
+        score=summary.score,
+        scope=summary.scope,
+    )
+
+
+def _ran_with(outcome: RankOutcome) -> RanWith:
+    return RanWith(
+        batching=outcome.batching,
+        kernel=outcome.kernel,
+        optimizer=outcome.optimizer,
+        devices=f"{outcome.num_ranks} x {outcome.device}",
+        zero_stage=outcome.zero_stage,
+        dtype=outcome.dtype,
+    )
+
+
+def _paths(folder: RunFolder, plan: RunPlan, *, is_trained: bool) -> Paths:
+    tracking = plan.config.tracking
+    has_other_base = is_trained and plan.config.trained_warmup
+    return Paths(
+        run=folder.uri,
+        report=folder.storage.uri(folder.path(REPORT)),
+        adapter=plan.storage.uri(plan.training.path(ADAPTER)) if is_trained else None,
+        adapter_base=plan.starting_model.path if has_other_base else None,
+        tracking=how_to_open(resolve_tracking_uri(tracking.uri, plan.storage.root))
+        if tracking.enabled
+        else None,
+    )
