@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 from smt_ray.data.prompts import PromptForm, build_prompt
 from smt_ray.data.rows import Row
 from smt_ray.documents.prediction import Prediction
+from smt_ray.documents.stages import Protocol
 from smt_ray.errors import UserError
 from smt_ray.evaluation.answers import extract, is_correct, stated_letter
 from smt_ray.evaluation.candidates import complete, row_candidates
 from smt_ray.evaluation.decoding import GREEDY, Decoding
 from smt_ray.evaluation.generate import Generated, generate_texts
 from smt_ray.evaluation.likelihood import candidate_log_likelihoods
-from smt_ray.evaluation.tasks import Protocol, Task
+from smt_ray.evaluation.tasks import Task
 
 
 def predict(

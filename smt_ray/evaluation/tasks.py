@@ -16,7 +16,6 @@ from smt_ray.errors import UserError
 Suite = Literal["commonsense", "math", "builtin"]
 AnswerKind = Literal["label", "number", "letter"]
 CandidateRule = Literal["labels", "answers"]
-Protocol = Literal["generate", "likelihood"]
 
 
 @dataclass(frozen=True, slots=True)
