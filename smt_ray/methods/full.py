@@ -12,11 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from smt_ray.artifacts.storage import Storage
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.methods.base_model import check_base, record_base, write_base
-from smt_ray.methods.protocol import Counts
+from smt_ray.methods.protocol import Counts, Fetch
 from smt_ray.smt.tensorfile import reading
 
 TENSORS_FILE = "tuned_model.safetensors"
@@ -44,7 +43,7 @@ class FullSettings:
         """Nothing."""
         return {}
 
-    def make(self, storage: Storage) -> FullMethod:
+    def make(self, fetch: Fetch) -> FullMethod:
         """The method."""
         return FullMethod()
 

@@ -13,11 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from smt_ray.artifacts.storage import Storage
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.methods.base_model import check_base, record_base, write_base
-from smt_ray.methods.protocol import Counts
+from smt_ray.methods.protocol import Counts, Fetch
 from smt_ray.models.inspect import count_parameters, find_linears, is_transposed
 from smt_ray.smt.tensorfile import reading
 
@@ -82,7 +81,7 @@ class LoraSettings:
             "target_modules": list(self.target_modules),
         }
 
-    def make(self, storage: Storage) -> LoraMethod:
+    def make(self, fetch: Fetch) -> LoraMethod:
         """The method."""
         return LoraMethod(self)
 

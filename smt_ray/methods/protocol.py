@@ -8,6 +8,7 @@ make the *method*, which prepares, counts, saves, loads and merges.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -15,9 +16,11 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import nn
 
-from smt_ray.artifacts.storage import Storage
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.run import Trainable
+
+Fetch = Callable[[str], AbstractContextManager[Path]]
+"""Opens a local path of a file, such as :meth:`smt_ray.artifacts.storage.Storage.local`."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,10 @@ class MethodSettings(Protocol):
         """What tables and trackers say of the settings, as JSON values."""
         ...
 
-    def make(self, storage: Storage) -> Method:
-        """The method, with the files that it needs read from the storage."""
+    def make(self, fetch: Fetch) -> Method:
+        """The method.
+
+        Args:
+            fetch: Opens a local path of a file that the settings name.
+        """
         ...

@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from smt_ray.artifacts.storage import Storage
 from smt_ray.config.run import RunConfig
-from smt_ray.methods.protocol import Counts
+from smt_ray.methods.protocol import Counts, Fetch
 from smt_ray.smt.adapter import load_adapter, save_adapter
 from smt_ray.smt.model import (
     apply_selection,
@@ -53,9 +52,9 @@ class SmtSettings:
         """Nothing: the selection has a summary of its own."""
         return {}
 
-    def make(self, storage: Storage) -> SmtMethod:
+    def make(self, fetch: Fetch) -> SmtMethod:
         """The method with its selection."""
-        with storage.local(self.selection) as file:
+        with fetch(self.selection) as file:
             return SmtMethod(Selection.load(file))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,11 @@ from smt_ray.config.run import RunConfig
 from smt_ray.data.batches import PADDED, StepPlan
 from smt_ray.data.encoding import EncodedRows, encode_rows
 from smt_ray.data.sources import is_local
+from smt_ray.data.splits import read_split
 from smt_ray.errors import UserError
-from smt_ray.methods.blocks import Preflight, check_lora, check_model
-from smt_ray.methods.full import FullMethod
-from smt_ray.methods.protocol import Counts, Method
-from smt_ray.methods.registry import make_method
+from smt_ray.methods.blocks import EligibleBlocks, check_blocks
+from smt_ray.methods.protocol import Counts, Method, MethodSettings
+from smt_ray.methods.registry import settings_of
 from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.inspect import find_eligible
 from smt_ray.models.load import DTYPES, load_skeleton, load_tokenizer
@@ -27,7 +28,6 @@ from smt_ray.planning.memory import RankBytes, rank_bytes
 from smt_ray.planning.rows import RowStatistics, assumed_rows, seen_rows
 from smt_ray.planning.settings import Setting
 from smt_ray.planning.spread import spread_selection
-from smt_ray.stages.plan import read_rows
 from smt_ray.training.batching_mode import BatchingMode, choose_mode
 from smt_ray.training.engine import LARGEST_BUCKET
 
@@ -62,7 +62,7 @@ class MemoryNeeds:
         Where a shard has several, layers and their sums are spread over them; activations are
         counted on each, for they may all come at once.
         """
-        if not self.has_warmup:
+        if not self.config.has_warmup:
             return 0
         sums = self.sum_bytes if setting.accumulate_on == "device" else 0
         if self.full_training is not None:
@@ -101,22 +101,16 @@ class MemoryNeeds:
         return self._prepared[1]
 
     @cached_property
-    def preflight(self) -> Preflight | None:
-        """The eligible modules and how many blocks are chosen; None unless the method is smt."""
-        return check_model(self.config, self._skeleton()) if self.config.method == "smt" else None
+    def blocks(self) -> EligibleBlocks | None:
+        """The blocks that may be selected; None for methods that select none."""
+        return check_blocks(self.config, self._skeleton()) if self.config.selects_blocks else None
 
     @cached_property
-    def lora(self) -> dict[str, Any] | None:
-        """LoRA's or DoRA's settings; None with other methods."""
-        if self.config.method not in ("lora", "dora"):
+    def settings(self) -> MethodSettings | None:
+        """The settings of the method; None for methods that select blocks."""
+        if self.config.selects_blocks:
             return None
-        return check_lora(self.config, self._skeleton())
-
-    @property
-    def has_warmup(self) -> bool:
-        """Whether anything is computed before blocks are selected."""
-        gradients = self.config.method == "smt" and self.config.selection.needs_gradients
-        return gradients or self.config.trained_warmup
+        return settings_of(self.config).check(self.config, self._skeleton, None)
 
     @cached_property
     def full_training(self) -> MemoryNeeds | None:
@@ -128,8 +122,8 @@ class MemoryNeeds:
     @property
     def sum_bytes(self) -> int:
         """Of the warm-up's gradient sums."""
-        assert self.preflight is not None
-        return _FP32 * sum(o * i for o, i in self.preflight.shapes.values())
+        assert self.blocks is not None
+        return _FP32 * sum(o * i for o, i in self.blocks.shapes.values())
 
     @cached_property
     def can_recompute(self) -> bool:
@@ -148,24 +142,11 @@ class MemoryNeeds:
 
     @cached_property
     def method(self) -> Method:
-        """The method as a plan takes it: smt with its blocks spread, before any are selected."""
-        if self.lora is not None:
-            return make_method(self.config.method, self.lora)
-        if self.preflight is None:
-            return FullMethod()
-        return SmtMethod(
-            spread_selection(
-                self.preflight.shapes,
-                self.preflight.groups,
-                block_size=self.preflight.block_size,
-                num_base_parameters=self.preflight.num_parameters,
-                scope=self.config.selection.scope,
-            )
-        )
-
-    @cached_property
-    def _spec(self) -> dict[str, Any]:
-        return self.config.model.spec()
+        """The method; one that selects blocks has them spread, since none are selected yet."""
+        if self.blocks is not None:
+            return SmtMethod(spread_selection(self.blocks, self.config.selection.scope))
+        assert self.settings is not None
+        return self.settings.make(_no_files)
 
     @cached_property
     def _prepared(self) -> tuple[nn.Module, Counts]:
@@ -193,10 +174,11 @@ class MemoryNeeds:
         return ActivationCurve(DryRun(model), rows, mode != PADDED, training=False)
 
     def _skeleton(self) -> nn.Module:
-        model: Any = load_skeleton(self._spec)
-        if self._spec["attn_implementation"] == "eager":
+        spec = self.config.model
+        model: Any = load_skeleton(spec.resolved())
+        if spec.attn_implementation == "eager":
             model.config._attn_implementation = "eager"
-        prepared: nn.Module = model.to(DTYPES[self.config.model.dtype])
+        prepared: nn.Module = model.to(DTYPES[spec.dtype])
         return prepared
 
     def _statistics(self, mode: str, num_ranks: int) -> RowStatistics:
@@ -222,13 +204,13 @@ class MemoryNeeds:
 
     @cached_property
     def _encoded(self) -> EncodedRows | None:
-        """Some of the run's rows, where they and the tokenizer are on this machine."""
-        data, spec = self.config.data, self._spec
-        local = spec.get("builtin") or Path(str(spec.get("path") or "/nowhere")).is_dir()
+        """Some of the run's rows, if they and the tokenizer are on this machine."""
+        data, spec = self.config.data, self.config.model.resolved()
+        local = spec.builtin or (spec.path and Path(spec.path).is_dir())
         if not local or not all(map(is_local, data.train)):
             return None
         try:
-            rows, _ = read_rows(self.config)
+            rows = read_split(data, self.config.seed).training
             order = StepPlan(len(rows), len(rows), self.config.seed).rows(0)
             some = order[: _SEEN_STEPS * self.config.training.batch_size]
             encoded, _ = encode_rows(
@@ -239,6 +221,10 @@ class MemoryNeeds:
                 overlong=data.overlong,
                 train_on_inputs=data.train_on_inputs,
             )
-        except UserError:  # the run will say what is wrong; a plan can do without
+        except UserError:  # the run will report it; a plan can do without rows
             return None
         return encoded
+
+
+def _no_files(name: str) -> AbstractContextManager[Path]:
+    raise AssertionError(f"a plan has no file {name}")

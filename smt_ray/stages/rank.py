@@ -69,7 +69,7 @@ class TrainingRank:
         training, validation = self._load_tokens()
         self.training = RankTraining(
             load_model(job.model, settings.engine.loading_device(self.device)),
-            job.method.make(self.storage),
+            job.method.make(self.storage.local),
             training,
             validation,
             settings,
