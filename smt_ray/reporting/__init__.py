@@ -1,5 +1,5 @@
-"""Reporting: figures, the table and the page of a run, from artifacts alone.
+"""Reporting: tables, charts and pages, made from the documents of runs, comparisons and searches.
 
-Nothing here starts a cluster or loads a model; matplotlib, jinja2 and rich load when something is
-drawn.
+Nothing here starts a cluster or loads a model. Matplotlib, jinja2 and rich are imported when
+something is drawn or printed.
 """

@@ -1,4 +1,4 @@
-"""A page as a browser would take it apart, and what models may have written in it."""
+"""Reads a page as a browser does, and makes predictions for it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
 
+from smt_ray.documents.prediction import Prediction
+
 NASTY = "</pre><script>alert(1)</script><img src=https://evil.test/x onerror=alert(1)>&amp;\"'"
-"""What a model may write."""
+"""Text that would run a script if a page did not escape it."""
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
 @dataclass
 class Page:
-    """What a page consists of.
+    """The contents of a page.
 
     Attributes:
-        tags: How often each occurs.
-        attributes: (tag, name, value) of all.
-        text: Everything to read, in one line.
+        tags: Tag -> the number of its elements.
+        attributes: (tag, name, value) of all attributes.
+        text: The whole text, in one line.
         sections: Anchor of a section -> its text.
     """
 
@@ -67,7 +69,7 @@ class _Reader(HTMLParser):
 
 
 def read_page(html: str) -> Page:
-    """Takes a page apart; every element must be closed where it was opened."""
+    """Reads a page, whose elements must be closed in the right order."""
     reader = _Reader()
     reader.feed(html)
     reader.close()
@@ -76,7 +78,7 @@ def read_page(html: str) -> Page:
 
 
 def leaks(html: str) -> list[str]:
-    """Everything that a browser would fetch from elsewhere, or run; links are only followed."""
+    """Everything that a browser would fetch or run; links do not count."""
     page = read_page(html)
     fetched = [
         value
@@ -88,14 +90,14 @@ def leaks(html: str) -> list[str]:
     return fetched + re.findall(r"@import[^;]+|url\((?!#)[^)]*\)|javascript:", html)
 
 
-def prediction(index: int, correct: bool, **more: Any) -> dict[str, Any]:
-    """An answer as the evaluation keeps it."""
-    return {
+def prediction(index: int, correct: bool, **changes: Any) -> Prediction:
+    """The prediction for one test row."""
+    values = {
         "index": index,
         "prompt": f"Below is an instruction.\n\nHow much is {index} + 1?\n\n### Response:\n",
         "output": f"the correct answer is {index + 1 if correct else 'blue'}",
         "extracted": str(index + 1) if correct else "blue",
         "expected": str(index + 1),
         "correct": correct,
-        **more,
     }
+    return Prediction.model_validate({**values, **changes})

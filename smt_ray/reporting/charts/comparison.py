@@ -1,6 +1,6 @@
-"""The pictures of a comparison: each table's, and the losses; the same for its page and as PNG.
+"""The picture of each table of a comparison, for the page and as PNG.
 
-Rows of a table differ in colour (for colour-blind eyes) and in marker (for print in grey).
+The rows of a table differ in colour (for colour-blind readers) and in marker (for print in grey).
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
+from smt_ray.documents.comparison import CellResult, TableResult
 from smt_ray.reporting.charts.colours import series_colour
-from smt_ray.reporting.charts.run import loss_curves, new_figure, running_mean
+from smt_ray.reporting.charts.run import new_figure
 from smt_ray.reporting.charts.svg import (
     Estimate,
     Series,
     draw_intervals,
     interval_chart,
     interval_height,
+    interval_reach,
     short_label,
     svg_chart,
 )
@@ -27,24 +29,25 @@ from smt_ray.reporting.charts.svg import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 _METHODS = ("smt", "lora", "dora", "full")
 _MARKERS = "DosvP^X"
-_STYLES = ("-", "--", "-.", ":")
-_MOST_UPRIGHT = 44  # characters of all columns' names that stand side by side
-_NAMED, _NUMBERED = 22, 9  # percent of a bar that a name and a share need, or a share alone
+_MOST_UPRIGHT = 44  # characters; longer names of columns are slanted
+_NAMED, _NUMBERED = 22, 9  # percent of a bar that have room for a name and a share, or for a share
 
-Rows = Mapping[str, Mapping[str, Any]]
+LINE_STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
+"""The lines of rows, which repeat after the last one."""
 
 
 @dataclass(frozen=True)
 class _Picture:
-    """A table's main figures.
+    """The picture of a table.
 
     Attributes:
-        label: What is shown.
-        height: Inches it needs.
-        draw: Draws it into an empty figure.
+        label: A description of the picture.
+        height: The height that the picture needs, in inches.
+        draw: A function that draws the picture into an empty figure.
     """
 
     label: str
@@ -52,68 +55,57 @@ class _Picture:
     draw: Callable[[Figure], None]
 
 
-def draw_table(table: Mapping[str, Any], path: Path) -> Path:
-    """Draws a table's main figures.
+def draw_table(table: TableResult, path: Path) -> Path:
+    """Draws the main numbers of a table.
 
     Args:
-        table: One of a comparison's results.
-        path: The PNG.
+        table: The table.
+        path: The PNG to write.
+
+    Returns:
+        The path of the file.
     """
     picture = _picture(table)
     figure = new_figure(7, picture.height + 0.3)
     picture.draw(figure)
-    figure.axes[0].set_title(table["title"], loc="left", fontsize=10)
+    figure.axes[0].set_title(table.title, loc="left", fontsize=10)
     figure.savefig(path, dpi=150)
     return path
 
 
-def table_chart(table: Mapping[str, Any], name: str) -> str | None:
-    """The same for a page; None where nothing was measured.
+def table_chart(table: TableResult, name: str) -> str | None:
+    """The picture of :func:`draw_table` for a page; None if nothing was measured.
 
     Args:
-        table: One of a comparison's results.
-        name: What tells its parts from those of the page's other charts.
+        table: The table.
+        name: A prefix for the ids of the chart, unique within the page.
     """
-    if not _measured(table):
+    if not _is_measured(table):
         return None
     picture = _picture(table)
-    return svg_chart(name, f"{table['title']}: {picture.label}", picture.height, picture.draw)
+    return svg_chart(name, f"{table.title}: {picture.label}", picture.height, picture.draw)
 
 
-def tasks_chart(table: Mapping[str, Any], name: str) -> str | None:
-    """Accuracies by task with intervals, a band a task; None where there is one task or none.
+def tasks_chart(table: TableResult, name: str) -> str | None:
+    """The accuracies by task with intervals, one band a task; None for fewer than two tasks.
 
     Args:
-        table: One whose columns are tasks.
-        name: What tells its parts from those of the page's other charts.
+        table: A table whose columns are tasks.
+        name: A prefix for the ids of the chart, unique within the page.
     """
-    rows: dict[str, dict[str, Estimate]] = {}
-    for row, columns in table["rows"].items():
-        for task, interval in columns[""].get("task_intervals", {}).items():
-            low, high = interval
-            rows.setdefault(task, {})[row] = (columns[""]["tasks"][task], low, high)
-    if len(rows) < 2:
+    bands: dict[str, dict[str, Estimate]] = {}
+    for row, columns in table.rows.items():
+        accuracies = columns[""].tasks or {}
+        for task, (low, high) in columns[""].task_intervals.items():
+            bands.setdefault(task, {})[row] = (accuracies[task], low, high)
+    if len(bands) < 2:
         return None
     label = "accuracy: correct answers (%)"
-    return interval_chart(rows, series_of(table["rows"]), name, label, scale=100)
-
-
-def losses_chart(records: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> str | None:
-    """Training losses over the optimizer steps as lines, validation losses as points.
-
-    Args:
-        records: Row -> records of a run's ``metrics.jsonl``.
-        name: What tells its parts from those of the page's other charts.
-    """
-    if not any(loss_curves(of_row, "train/loss")[0] for of_row in records.values()):
-        return None
-    label = "Training and validation losses over the optimizer steps"
-    height = 3.3 + _legend_inches(len(records))
-    return svg_chart(name, label, height, partial(_draw_losses, records=records))
+    return interval_chart(bands, series_of(table.rows), name, label, scale=100)
 
 
 def series_of(rows: Iterable[str]) -> dict[str, Series]:
-    """How each row of a table is shown in all its charts; a method looks alike in all tables.
+    """The look of each row in all charts; a method has the same look in all tables.
 
     Filled markers come before open ones.
     """
@@ -135,95 +127,98 @@ def _places(rows: Sequence[str]) -> dict[str, int]:
     return {row: taken[row] if row in taken else next(free) for row in rows}
 
 
-def _picture(table: Mapping[str, Any]) -> _Picture:
-    columns, rows = table["columns"], table["rows"]
-    if not isinstance(columns, str):
-        height = 2.6 + _legend_inches(len(rows))
-        return _Picture("average accuracy by column", height, partial(_draw_lines, table=table))
-    cells = {row: of_row[""] for row, of_row in rows.items()}
-    if columns == "tasks":
+def _picture(table: TableResult) -> _Picture:
+    rows = table.rows
+    if isinstance(table.columns, list):
+        height = 2.6 + legend_inches(len(rows))
+        draw = partial(_draw_lines, rows=rows, columns=table.columns)
+        return _Picture("average accuracy by column", height, draw)
+    cells = {row: columns[""] for row, columns in rows.items()}
+    if table.columns == "tasks":
         return _averages(cells)
-    bars = 0.75 + 0.36 * len(cells)
-    if columns == "speed":
-        return _Picture("seconds a step", bars, partial(_draw_speed, cells=cells))
-    draw = partial(_draw_projections, cells=cells)
-    return _Picture("shares of the chosen blocks", bars + 0.4, draw)
+    height = 0.75 + 0.36 * len(cells)
+    if table.columns == "speed":
+        return _Picture("seconds a step", height, partial(_draw_speed, cells=cells))
+    draw_shares = partial(_draw_projections, cells=cells)
+    return _Picture("shares of the chosen blocks", height + 0.4, draw_shares)
 
 
-def _measured(table: Mapping[str, Any]) -> bool:
-    kinds = {"speed": "step_seconds", "projections": "projections"}
-    key = kinds.get(table["columns"] if isinstance(table["columns"], str) else "", "average")
-    return any(cell.get(key) for cells in table["rows"].values() for cell in cells.values())
+def _is_measured(table: TableResult) -> bool:
+    cells = (cell for _, _, cell in table.cells())
+    if table.columns == "speed":
+        return any(cell.step_seconds for cell in cells)
+    if table.columns == "projections":
+        return any(cell.projections for cell in cells)
+    return any(cell.average for cell in cells)
 
 
-def _legend_inches(number: int) -> float:
+def legend_inches(number: int) -> float:
+    """The height of a legend with ``number`` entries."""
     return 0.22 * ((number + 1) // 2)
 
 
-def _averages(cells: Rows) -> _Picture:
+def _averages(cells: Mapping[str, CellResult]) -> _Picture:
     key, label = "average", "average accuracy (%)"
     series = {key: Series(label, series_colour(0).fill, _MARKERS[0])}
-    rows = {row: {key: _estimate(cell)} for row, cell in cells.items() if key in cell}
-    draw = partial(draw_intervals, rows=rows, series=series, label=label, scale=100)
-    return _Picture(label, interval_height(rows, series), draw)
+    bands = {row: {key: found} for row, cell in cells.items() if (found := _estimate(cell))}
+    draw = partial(draw_intervals, rows=bands, series=series, label=label, scale=100)
+    return _Picture(label, interval_height(bands, series), draw)
 
 
-def _estimate(cell: Mapping[str, Any]) -> Estimate:
-    value, low, high = (cell["average"][key] for key in ("value", "low", "high"))
-    return value, low, high
+def _estimate(cell: CellResult) -> Estimate | None:
+    average = cell.average
+    return None if average is None else (average.value, average.low, average.high)
 
 
-def _draw_lines(figure: Figure, table: Mapping[str, Any]) -> None:
+def _draw_lines(
+    figure: Figure, rows: Mapping[str, Mapping[str, CellResult]], columns: Sequence[str]
+) -> None:
     axes = figure.subplots()
-    columns, rows = list(table["columns"]), table["rows"]
-    for index, (row, how) in enumerate(series_of(rows).items()):
-        # A little apart, so that intervals do not hide each other.
+    for index, (row, look) in enumerate(series_of(rows).items()):
+        # Rows are moved a little apart, so that their intervals do not hide each other.
         aside = 0.06 * (index - (len(rows) - 1) / 2)
-        found = [
-            (place + aside, *(100 * part for part in _estimate(rows[row][column])))
+        points = [
+            (place + aside, *(100 * part for part in estimate))
             for place, column in enumerate(columns)
-            if "average" in rows[row][column]
+            if (estimate := _estimate(rows[row][column]))
         ]
-        if not found:
+        if not points:
             continue
-        places, values, lows, highs = zip(*found, strict=True)
-        reach = [
-            [max(0.0, value - low) for value, low in zip(values, lows, strict=True)],
-            [max(0.0, high - value) for value, high in zip(values, highs, strict=True)],
-        ]
+        places, values, lows, highs = zip(*points, strict=True)
         axes.errorbar(
-            places, values, yerr=reach, capsize=3, linewidth=1.2, elinewidth=1, label=how.label,
-            marker=how.marker, color=how.colour, linestyle=_STYLES[index % len(_STYLES)],
-            markersize=5, markerfacecolor=how.colour if how.filled else "white",
+            places, values, yerr=interval_reach(values, lows, highs), capsize=3, linewidth=1.2,
+            elinewidth=1, label=look.label, marker=look.marker, color=look.colour,
+            linestyle=LINE_STYLES[index % len(LINE_STYLES)], markersize=5,
+            markerfacecolor=look.colour if look.filled else "white",
         )  # fmt: skip
-    slanted = sum(map(len, columns)) > _MOST_UPRIGHT
+    is_slanted = sum(map(len, columns)) > _MOST_UPRIGHT
     axes.set_xticks(
         range(len(columns)),
         [short_label(column) for column in columns],
-        rotation=30 if slanted else 0,
-        ha="right" if slanted else "center",
+        rotation=30 if is_slanted else 0,
+        ha="right" if is_slanted else "center",
     )
     axes.set_ylabel("average accuracy (%)")
-    _finish(figure, axes, "y")
+    finish_axes(figure, axes, "y")
 
 
-def _draw_speed(figure: Figure, cells: Rows) -> None:
+def _draw_speed(figure: Figure, cells: Mapping[str, CellResult]) -> None:
     axes = figure.subplots()
-    done = {row: cell["step_seconds"] for row, cell in cells.items() if cell.get("step_seconds")}
+    found = {row: cell.step_seconds for row, cell in cells.items() if cell.step_seconds}
     bars = axes.barh(
-        range(len(done)), list(done.values()), color=series_colour(0).fill, height=0.65
+        range(len(found)), list(found.values()), color=series_colour(0).fill, height=0.65
     )
-    axes.bar_label(bars, [f"{seconds:.3f}" for seconds in done.values()], padding=3)
+    axes.bar_label(bars, [f"{seconds:.3f}" for seconds in found.values()], padding=3)
     axes.margins(x=0.12)
-    axes.set_yticks(range(len(done)), map(short_label, done))
+    axes.set_yticks(range(len(found)), map(short_label, found))
     axes.invert_yaxis()
     axes.set_xlabel("seconds a step (median)")
-    _finish(figure, axes, "x")
+    finish_axes(figure, axes, "x")
 
 
-def _draw_projections(figure: Figure, cells: Rows) -> None:
+def _draw_projections(figure: Figure, cells: Mapping[str, CellResult]) -> None:
     axes = figure.subplots()
-    counts = {row: cell["projections"] for row, cell in cells.items() if cell.get("projections")}
+    counts = {row: cell.projections for row, cell in cells.items() if cell.projections}
     names = list(dict.fromkeys(name for found in counts.values() for name in found))
     start = [0.0] * len(counts)
     for index, name in enumerate(names):
@@ -240,7 +235,7 @@ def _draw_projections(figure: Figure, cells: Rows) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("share of the chosen blocks (%)")
-    _finish(figure, axes, "x", columns=3)
+    finish_axes(figure, axes, "x", num_columns=3)
 
 
 def _segment_text(name: str, share: float) -> str:
@@ -249,35 +244,28 @@ def _segment_text(name: str, share: float) -> str:
     return f"{name} {share:.0f}" if share >= _NAMED else f"{share:.0f}"
 
 
-def _draw_losses(figure: Figure, records: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    from matplotlib.lines import Line2D
-    from matplotlib.ticker import MaxNLocator
-
-    axes = figure.subplots()
-    handles = []
-    for index, (row, how) in enumerate(series_of(records).items()):
-        steps, values = loss_curves(records[row], "train/loss")
-        means = running_mean(values, max(1, len(values) // 10 | 1))
-        look = {"color": how.colour, "markersize": 6, "markeredgecolor": "white"}
-        style = _STYLES[index % len(_STYLES)]
-        axes.plot(steps, means, color=how.colour, linestyle=style, linewidth=1.4)
-        steps, values = loss_curves(records[row], "validation/loss")
-        axes.plot(steps, values, marker=how.marker, linestyle="", clip_on=False, zorder=3, **look)
-        handles.append(Line2D([], [], marker=how.marker, linestyle=style, label=how.label, **look))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("loss per supervised token (nats)")
-    _finish(figure, axes, "both", handles)
-
-
-def _finish(
-    figure: Figure, axes: Axes, grid: Any, handles: Sequence[Any] = (), columns: int = 2
+def finish_axes(
+    figure: Figure,
+    axes: Axes,
+    grid: Literal["both", "x", "y"],
+    handles: Sequence[Line2D] = (),
+    num_columns: int = 2,
 ) -> None:
+    """Draws the grid and, for several series, the legend.
+
+    Args:
+        figure: The figure.
+        axes: Its axes.
+        grid: The axes that have grid lines.
+        handles: The entries of the legend; by default the series with a label.
+        num_columns: The number of columns of the legend.
+    """
     axes.grid(axis=grid, alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     shown = handles or axes.get_legend_handles_labels()[0]
     if len(shown) > 1:
         figure.legend(
-            handles=shown, loc="outside upper left", ncols=columns, frameon=False, handletextpad=0.5
-        )
+            handles=shown, loc="outside upper left", ncols=num_columns, frameon=False,
+            handletextpad=0.5,
+        )  # fmt: skip

@@ -1,27 +1,43 @@
-"""The pictures of a run: where its blocks are, and how its loss went.
+"""The pictures of a run: where its blocks are, and its losses.
 
-What a picture shows is prepared by pure functions (:func:`selection_grid`, :func:`loss_curves`);
-drawing loads matplotlib, without a display.
+Pure functions prepare what a picture shows (:func:`selection_grid`, :func:`loss_curves`). Drawing
+imports matplotlib and needs no display.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from smt_ray.documents.module_names import parse_module_name
+from smt_ray.documents.run import VALIDATION_LOSS
 from smt_ray.reporting.charts.colours import MAP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+TRAINING_LOSS = "train/loss"
+"""The name of the training loss among the metrics of a step."""
+
 _ROWS_A_PANEL = 42
 _CELL_INCHES = (0.66, 0.2)
-_TRAIN_COLOUR, _VALIDATION_COLOUR = "#00429d", "#d1730a"
+_TRAINING_COLOUR, _VALIDATION_COLOUR = "#00429d", "#d1730a"
+
+
+class Record(TypedDict):
+    """A line of ``metrics.jsonl``, of which this is read.
+
+    Attributes:
+        step: The number of optimizer steps done.
+        metrics: The values by name.
+    """
+
+    step: int
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -29,10 +45,10 @@ class SelectionGrid:
     """Chosen blocks by layer and projection.
 
     Attributes:
-        layers: Rows, ascending; None, last, holds the modules without a layer number.
-        projections: Columns, in the model's order.
-        counts: (layer, projection) -> blocks chosen.
-        totals: (layer, projection) -> blocks there are; no entry where there is no such module.
+        layers: The rows, ascending. None is the last row: the modules without a layer number.
+        projections: The columns, in the order of the model.
+        counts: (layer, projection) -> the number of chosen blocks.
+        totals: (layer, projection) -> the number of all blocks; no entry without such a module.
     """
 
     layers: tuple[int | None, ...]
@@ -41,37 +57,25 @@ class SelectionGrid:
     totals: Mapping[tuple[int | None, str], int]
 
     def share(self, layer: int | None, projection: str) -> float | None:
-        """Chosen blocks of a cell as a fraction of its blocks; None where there is no module."""
+        """The chosen blocks of a cell as a fraction of its blocks; None without such a module."""
         total = self.totals.get((layer, projection))
         return self.counts[layer, projection] / total if total else None
 
     def num_chosen(self, projection: str) -> int:
-        """Blocks chosen in a projection, over all layers."""
+        """The number of chosen blocks of a projection in all layers."""
         return sum(count for (_, name), count in self.counts.items() if name == projection)
 
     def num_total(self, projection: str) -> int:
-        """Blocks there are in a projection, over all layers."""
+        """The number of blocks of a projection in all layers."""
         return sum(total for (_, name), total in self.totals.items() if name == projection)
 
 
-def parse_module_name(name: str) -> tuple[int | None, str]:
-    """Layer number and projection of a module.
-
-    >>> parse_module_name("model.layers.12.self_attn.v_proj")
-    (12, 'v_proj')
-    >>> parse_module_name("lm_head")
-    (None, 'lm_head')
-    """
-    number = re.search(r"(?:^|\.)(\d+)(?=\.)", name)
-    return int(number.group(1)) if number else None, name.rpartition(".")[2]
-
-
 def selection_grid(counts: Mapping[str, int], totals: Mapping[str, int]) -> SelectionGrid:
-    """Arrange modules by layer and projection; those that share a cell (experts) are added up.
+    """Arranges modules by layer and projection; modules in one cell, such as experts, are added up.
 
     Args:
-        counts: Module name -> blocks chosen; a module left out has none.
-        totals: Module name -> blocks there are, for every eligible module.
+        counts: Module name -> the number of chosen blocks; a missing module has none.
+        totals: Module name -> the number of all blocks, for every eligible module.
     """
     assert set(counts) <= set(totals), "every module with chosen blocks has a number of blocks"
     cells: dict[tuple[int | None, str], list[int]] = {}
@@ -88,11 +92,11 @@ def selection_grid(counts: Mapping[str, int], totals: Mapping[str, int]) -> Sele
     )
 
 
-def loss_curves(records: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one metric, by step.
+def loss_curves(records: Sequence[Record], key: str) -> tuple[list[int], list[float]]:
+    """The steps and the values of one metric, in the order of the steps.
 
-    Of a step that was done again after an interruption, the value written last counts. Values
-    that are not finite are left out.
+    A step that was repeated after an interruption counts once, with its last value. Values that are
+    not finite are left out.
     """
     by_step = {
         record["step"]: record["metrics"][key] for record in records if key in record["metrics"]
@@ -102,9 +106,10 @@ def loss_curves(records: Sequence[Mapping[str, Any]], key: str) -> tuple[list[in
 
 
 def running_mean(values: Sequence[float], width: int) -> list[float]:
-    """The mean of each value and its neighbours, up to ``width`` in all.
+    """The mean of each value and its neighbours, over at most ``width`` values.
 
-    As many on each side, fewer towards the ends: a window to one side would lag behind a trend.
+    Each window has equally many neighbours on both sides, so it shrinks towards the ends. A
+    one-sided window would lag behind a trend.
     """
     last = len(values) - 1
     reaches = [min(width // 2, i, last - i) for i in range(len(values))]
@@ -115,19 +120,20 @@ def running_mean(values: Sequence[float], width: int) -> list[float]:
 def selection_figure(
     counts: Mapping[str, int], totals: Mapping[str, int], path: str | Path, title: str
 ) -> Path:
-    """Draw where the chosen blocks are: a heat map of layers by projections (paper, Figure 5).
+    """Draws where the chosen blocks are: a heat map of layers by projections (paper, Figure 5).
 
-    The number in a cell is its chosen blocks, the colour their share of the cell's blocks; bars
-    along the top are the projections' totals. More than 42 rows stand in panels side by side.
+    The number in a cell is the number of its chosen blocks, and the colour is their share of the
+    cell's blocks. Bars at the top show the totals of the projections. More than 42 layers are drawn
+    in several panels side by side.
 
     Args:
-        counts: Module name -> blocks chosen.
-        totals: Module name -> blocks there are, for every eligible module.
-        path: Where to write it; its suffix is the format (png, pdf, svg).
-        title: Above it; lines of about 45 characters fit.
+        counts: Module name -> the number of chosen blocks.
+        totals: Module name -> the number of all blocks, for every eligible module.
+        path: The file to write; its suffix is the format (png, pdf, svg).
+        title: The title of the figure; lines of about 45 characters fit.
 
     Returns:
-        The path written.
+        The path of the file.
     """
     grid = selection_grid(counts, totals)
     num_panels = max(1, math.ceil(len(grid.layers) / _ROWS_A_PANEL))
@@ -146,55 +152,44 @@ def selection_figure(
         image = _draw_panel(axes, grid, layers, largest)
     maps[0].set_ylabel("layer", fontsize=8)
     bar = figure.colorbar(image, ax=maps, location="bottom", shrink=0.7, aspect=40, pad=0.02)
-    bar.set_label("chosen blocks (the numbers) as a share of all blocks there (%)", fontsize=8)
+    bar.set_label("share of the blocks in a cell that are chosen (%)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     return _save(figure, path)
 
 
-def curves_figure(
-    records: Sequence[Mapping[str, Any]],
-    path: str | Path,
-    *,
-    title: str = "",
-    train_key: str = "train/loss",
-    validation_key: str = "validation/loss",
-) -> Path:
-    """Draw the training and validation loss over the optimizer steps.
+def curves_figure(records: Sequence[Record], path: str | Path, *, title: str = "") -> Path:
+    """Draws the training and validation loss over the optimizer steps.
+
+    The training loss is a thin line, with its running mean over a twentieth of the run. Validation
+    losses are points.
 
     Args:
-        records: Records of ``metrics.jsonl`` (``step`` and ``metrics`` are read).
-        path: Where to write it.
-        title: One line above it.
-        train_key: Metric drawn as a thin line, with its running mean over a twentieth of the run.
-        validation_key: Metric drawn as points.
+        records: The records of ``metrics.jsonl``.
+        path: The file to write.
+        title: The title, in one line.
 
     Returns:
-        The path written.
+        The path of the file.
     """
     figure = new_figure(6.4, 3.6)
-    draw_curves(figure, records, train_key=train_key, validation_key=validation_key)
+    draw_curves(figure, records)
     figure.axes[0].set_title(title, fontsize=10, fontweight="bold")
     return _save(figure, path)
 
 
-def draw_curves(
-    figure: Figure,
-    records: Sequence[Mapping[str, Any]],
-    *,
-    train_key: str = "train/loss",
-    validation_key: str = "validation/loss",
-) -> None:
-    """Draw what :func:`curves_figure` shows into a figure of any size."""
+def draw_curves(figure: Figure, records: Sequence[Record]) -> None:
+    """Draws the picture of :func:`curves_figure` into a figure of any size."""
     from matplotlib.ticker import MaxNLocator
 
     axes = figure.subplots()
-    steps, values = loss_curves(records, train_key)
+    steps, values = loss_curves(records, TRAINING_LOSS)
     width = max(1, len(values) // 20 | 1)
     if width > 1:
-        axes.plot(steps, values, color=_TRAIN_COLOUR, alpha=0.3, linewidth=0.7)
+        axes.plot(steps, values, color=_TRAINING_COLOUR, alpha=0.3, linewidth=0.7)
     label = f"training (mean of {width} steps)" if width > 1 else "training"
-    axes.plot(steps, running_mean(values, width), color=_TRAIN_COLOUR, linewidth=1.5, label=label)
-    steps, values = loss_curves(records, validation_key)
+    means = running_mean(values, width)
+    axes.plot(steps, means, color=_TRAINING_COLOUR, linewidth=1.5, label=label)
+    steps, values = loss_curves(records, VALIDATION_LOSS)
     if values:
         axes.plot(steps, values, "o--", color=_VALIDATION_COLOUR, markersize=4, label="validation")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -207,7 +202,7 @@ def draw_curves(
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of ``width`` by ``height`` inches."""
-    # A Figure of its own, not pyplot's: no global state, no display, no memory kept.
+    # Pyplot would keep every figure in global state and look for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -233,8 +228,8 @@ def _layout(figure: Figure, num_panels: int, heights: tuple[float, float]) -> li
 
 def _draw_totals(axes: Axes, grid: SelectionGrid) -> None:
     chosen = [grid.num_chosen(projection) for projection in grid.projections]
-    everything = sum(chosen) or 1
-    shares = [100 * number / everything for number in chosen]
+    num_chosen = sum(chosen) or 1
+    shares = [100 * number / num_chosen for number in chosen]
     axes.barh(grid.projections, shares, color="#7d7c78", height=0.65)
     for row, (projection, number, share) in enumerate(
         zip(grid.projections, chosen, shares, strict=True)
@@ -242,7 +237,7 @@ def _draw_totals(axes: Axes, grid: SelectionGrid) -> None:
         own = 100 * number / (grid.num_total(projection) or 1)
         text = f" {number:,} blocks, {share:.1f}% of all chosen; {own:.1f}% of {projection}"
         axes.text(share, row, text, va="center", fontsize=7).set_in_layout(False)
-    axes.set_xlim(0, 240)  # the rest is for the words
+    axes.set_xlim(0, 240)  # the texts need the rest of the width
     axes.invert_yaxis()
     axes.tick_params(labelsize=8, length=0)
     axes.set_xticks([])

@@ -1,4 +1,4 @@
-"""The pictures of a search: losses on the way, and the last one over each key."""
+"""The pictures of a search: the losses by step, and the last loss over each key."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smt_ray.documents.search import FAILED, FINISHED, RUNNING, STOPPED, TrialResult, TrialStatus
 from smt_ray.reporting.charts.run import new_figure
 from smt_ray.reporting.charts.svg import svg_chart
 
@@ -13,55 +14,60 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's blue, orange and grey; markers tell them apart in print.
-_LOOKS = {
-    "finished": ("o", "#0072B2"),
-    "stopped early": ("v", "#E69F00"),
-    "failed": ("x", "#777777"),
+# Blue, orange and grey by Okabe and Ito; the markers differ in print too.
+_LOOKS: Mapping[TrialStatus, tuple[str, str]] = {
+    FINISHED: ("o", "#0072B2"),
+    STOPPED: ("v", "#E69F00"),
+    FAILED: ("x", "#777777"),
+    RUNNING: ("s", "#777777"),
 }
 _LOSS = "validation loss (nats)"
 _SIZE = (7.0, 3.8)  # inches
 _HEIGHT = 3.3  # inches, in a page
-_FEW = 4
-
-Trial = Mapping[str, Any]
+_MOST_TICKS = 4
 
 
-def save_curves(trials: Sequence[Trial], path: Path) -> Path:
-    """Every trial's validation loss by step, as a PNG; the winner is the thick one.
+def save_curves(trials: Sequence[TrialResult], path: Path) -> Path:
+    """Draws the validation losses of every trial by step; the winner has the thick line.
 
     Args:
-        trials: As :func:`smt_ray.search.outcomes.read_trials` gives them.
-        path: The picture.
+        trials: The trials, the winner first.
+        path: The PNG to write.
+
+    Returns:
+        The path of the file.
     """
     return _save(path, lambda figure: _draw_curves(figure, trials))
 
 
-def save_key(trials: Sequence[Trial], key: str, path: Path, *, is_log: bool = False) -> Path:
-    """The last validation loss of every trial over one key, as a PNG.
+def save_key(trials: Sequence[TrialResult], key: str, path: Path, *, is_log: bool = False) -> Path:
+    """Draws the last validation loss of every trial over one key.
 
     Args:
-        trials: As for :func:`save_curves`.
+        trials: The trials, the winner first.
         key: The dotted key.
-        path: The picture.
-        is_log: Whether the key is drawn on a logarithmic scale.
+        path: The PNG to write.
+        is_log: Whether the key has a logarithmic axis.
+
+    Returns:
+        The path of the file.
     """
     return _save(path, lambda figure: _draw_key(figure, trials, key, is_log))
 
 
-def trials_chart(trials: Sequence[Trial], name: str) -> str:
-    """What :func:`save_curves` shows, for a page.
+def trials_chart(trials: Sequence[TrialResult], name: str) -> str:
+    """The picture of :func:`save_curves` for a page.
 
     Args:
-        trials: As for :func:`save_curves`.
-        name: What tells its parts from those of the page's other charts.
+        trials: The trials, the winner first.
+        name: A prefix for the ids of the chart, unique within the page.
     """
     label = "Validation loss of every trial over the optimizer steps"
     return svg_chart(name, label, _HEIGHT, lambda figure: _draw_curves(figure, trials))
 
 
-def key_chart(trials: Sequence[Trial], key: str, name: str, *, is_log: bool = False) -> str:
-    """What :func:`save_key` shows, for a page."""
+def key_chart(trials: Sequence[TrialResult], key: str, name: str, *, is_log: bool = False) -> str:
+    """The picture of :func:`save_key` for a page."""
     label = f"Validation loss of every trial over {key}"
     return svg_chart(name, label, _HEIGHT, lambda figure: _draw_key(figure, trials, key, is_log))
 
@@ -73,15 +79,15 @@ def _save(path: Path, draw: Callable[[Figure], None]) -> Path:
     return path
 
 
-def _draw_curves(figure: Figure, trials: Sequence[Trial]) -> None:
+def _draw_curves(figure: Figure, trials: Sequence[TrialResult]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes = figure.subplots()
     for number, trial in reversed(list(enumerate(trials))):
-        if not trial["history"]:
+        if not trial.history:
             continue
-        marker, colour = _LOOKS[trial["status"]]
-        steps, losses = zip(*trial["history"], strict=True)
+        marker, colour = _LOOKS[trial.status]
+        steps, losses = zip(*trial.history, strict=True)
         axes.plot(
             steps, losses, marker=marker, color=colour, markersize=4,
             linewidth=1 if number else 2.5, alpha=0.6 if number else 1.0,
@@ -91,14 +97,14 @@ def _draw_curves(figure: Figure, trials: Sequence[Trial]) -> None:
     _finish(figure, axes, trials)
 
 
-def _draw_key(figure: Figure, trials: Sequence[Trial], key: str, is_log: bool) -> None:
+def _draw_key(figure: Figure, trials: Sequence[TrialResult], key: str, is_log: bool) -> None:
     axes = figure.subplots()
-    shown = [trial for trial in trials if trial["loss"] is not None]
-    places, names = _places([trial["point"].get(key) for trial in shown])
+    shown = [trial for trial in trials if trial.loss is not None]
+    places, names = _places([trial.point.get(key) for trial in shown])
     for place, trial in zip(places, shown, strict=True):
-        marker, colour = _LOOKS[trial["status"]]
+        marker, colour = _LOOKS[trial.status]
         size = 90 if trial is trials[0] else 36
-        axes.scatter([place], [trial["loss"]], marker=marker, color=colour, s=size, zorder=3)
+        axes.scatter([place], [trial.loss], marker=marker, color=colour, s=size, zorder=3)
     if names:
         axes.set_xticks(range(len(names)), names)
         axes.margins(x=0.15)
@@ -109,7 +115,7 @@ def _draw_key(figure: Figure, trials: Sequence[Trial], key: str, is_log: bool) -
 
 
 def _scale(axes: Axes, values: Sequence[float], is_log: bool) -> None:
-    """An axis of numbers: of few, each has its tick; a logarithmic one has plain labels."""
+    """The axis of a key with numbers, which has a tick for each number if they are few."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     distinct = sorted(set(values))
@@ -117,13 +123,13 @@ def _scale(axes: Axes, values: Sequence[float], is_log: bool) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    elif len(distinct) <= _FEW:
+    elif len(distinct) <= _MOST_TICKS:
         axes.set_xticks(distinct)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
 def _places(values: Sequence[Any]) -> tuple[list[float], list[str]]:
-    """Where values stand on an axis, and the names of places where they are no numbers.
+    """The positions of values on an axis and, if they are not numbers, the names of the positions.
 
     >>> _places([0.1, 2])
     ([0.1, 2], [])
@@ -136,8 +142,8 @@ def _places(values: Sequence[Any]) -> tuple[list[float], list[str]]:
     return [names.index(str(value)) for value in values], names
 
 
-def _finish(figure: Figure, axes: Axes, trials: Sequence[Trial]) -> None:
-    for status in dict.fromkeys(trial["status"] for trial in trials):
+def _finish(figure: Figure, axes: Axes, trials: Sequence[TrialResult]) -> None:
+    for status in dict.fromkeys(trial.status for trial in trials):
         marker, colour = _LOOKS[status]
         axes.plot([], [], marker, color=colour, label=status)
     axes.set_ylabel(_LOSS)

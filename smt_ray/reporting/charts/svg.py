@@ -1,7 +1,7 @@
-"""Charts that stand within a page: SVG whose text is text, without anything to fetch.
+"""Charts inside a page: SVG elements whose text stays text and that fetch nothing.
 
-They are drawn narrow, for a phone; a wider page scales them up. Series differ in colour (Okabe and
-Ito's, for colour-blind eyes) and in marker or line style (for print in grey).
+Charts are drawn as narrow as a phone; a wider page scales them up. Series differ in colour (for
+colour-blind readers) and in marker or line style (for print in grey).
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from smt_ray.reporting.charts.run import draw_curves, new_figure
+from smt_ray.reporting.charts.run import Record, draw_curves, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CHART_WIDTH = 6.0
-"""Inches of 72 units: 432 units wide, about a phone's width."""
+"""The width in inches of 72 units: 432 units, about the width of a phone."""
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-_ROW_INCHES = 0.17  # of one series of a row
-_GAP = 1.2  # between rows, in series
-_LONGEST_LABEL = 24  # characters; the rest of the width is for the values
+_SERIES_INCHES = 0.17  # the height of one series in a row
+_GAP = 1.2  # the distance between two rows, in series
+_LONGEST_LABEL = 24  # characters; the values need the rest of the width
 
 
 @dataclass(frozen=True)
 class Series:
-    """How a series is shown.
+    """The look of a series.
 
     Attributes:
-        label: In the legend.
-        colour: Of marker and interval.
-        marker: Matplotlib's letter.
-        filled: Whether the marker is.
+        label: The text in the legend.
+        colour: The colour of the marker and the interval.
+        marker: The letter of the marker in matplotlib.
+        filled: Whether the marker is filled.
     """
 
     label: str
@@ -46,24 +46,24 @@ class Series:
 
 
 Estimate = tuple[float, float, float]
-"""A value and its interval's ends."""
+"""A value and the ends of its interval."""
 
-WHO = {
+ACCURACY_SERIES = {
     "majority": Series("most frequent answer", "#555555", "|"),
     "base_likelihood": Series("base, by likelihood", "#CC79A7", "s", filled=False),
     "tuned_likelihood": Series("tuned, by likelihood", "#009E73", "D", filled=False),
     "base": Series("base", "#D55E00", "o", filled=False),
     "tuned": Series("tuned", "#0072B2", "D"),
 }
-"""What accuracies are of: metrics.json's names."""
+"""The look of every accuracy of a task, by the names of the document."""
 
 
-def curves_chart(records: Sequence[Mapping[str, Any]], name: str) -> str:
+def curves_chart(records: Sequence[Record], name: str) -> str:
     """Training and validation loss over the optimizer steps.
 
     Args:
-        records: Records of ``metrics.jsonl``.
-        name: What tells its parts from those of the page's other charts.
+        records: The records of ``metrics.jsonl``.
+        name: A prefix for the ids of the chart, unique within the page.
     """
     return svg_chart(
         name,
@@ -74,13 +74,14 @@ def curves_chart(records: Sequence[Mapping[str, Any]], name: str) -> str:
 
 
 def accuracy_chart(rows: Mapping[str, Mapping[str, Estimate]], name: str) -> str:
-    """Accuracies with intervals, a band a row.
+    """Accuracies with intervals, one band for each row.
 
     Args:
-        rows: Label (a task) -> key of :data:`WHO` -> accuracy and interval, in [0, 1].
-        name: What tells its parts from those of the page's other charts.
+        rows: Task -> key of :data:`ACCURACY_SERIES` -> accuracy and interval, in [0, 1].
+        name: A prefix for the ids of the chart, unique within the page.
     """
-    return interval_chart(rows, WHO, name, "accuracy: correct answers (%)", scale=100, limit=100)
+    label = "accuracy: correct answers (%)"
+    return interval_chart(rows, ACCURACY_SERIES, name, label, scale=100, limit=100)
 
 
 def interval_chart(
@@ -92,21 +93,20 @@ def interval_chart(
     scale: float = 1.0,
     limit: float | None = None,
 ) -> str:
-    """Estimates with their intervals, side by side.
+    """Values with their intervals, one band for each row.
 
     Args:
-        rows: Label -> key of ``series`` -> value and interval; what has none is left out.
-        series: How each is shown, from above.
-        name: What tells its parts from those of the page's other charts.
-        label: Of the axis, with its unit.
-        scale: What values are multiplied by.
-        limit: Where the axis ends, after scaling; by default it fits the values, and then does not
-            begin at 0 either.
+        rows: Label of the row -> key of ``series`` -> value and interval.
+        series: The look of each series, from top to bottom; a series without values is left out.
+        name: A prefix for the ids of the chart, unique within the page.
+        label: The label of the axis, with its unit.
+        scale: The factor that values are multiplied by.
+        limit: The end of the axis, which then begins at 0; by default the axis fits the values.
     """
     shown = _shown(rows, series)
     return svg_chart(
         name,
-        f"{label}; {', '.join(how.label for how in shown.values())}",
+        f"{label}; {', '.join(look.label for look in shown.values())}",
         interval_height(rows, series),
         lambda figure: draw_intervals(figure, rows, shown, label, scale=scale, limit=limit),
     )
@@ -115,10 +115,10 @@ def interval_chart(
 def interval_height(
     rows: Mapping[str, Mapping[str, Estimate]], series: Mapping[str, Series]
 ) -> float:
-    """The inches that :func:`draw_intervals` needs."""
+    """The height that :func:`draw_intervals` needs, in inches."""
     shown = _shown(rows, series)
     num_lines = math.ceil(len(shown) / 2) if len(shown) > 1 else 0
-    return 0.75 + 0.22 * num_lines + _ROW_INCHES * (len(shown) + _GAP) * len(rows)
+    return 0.75 + 0.22 * num_lines + _SERIES_INCHES * (len(shown) + _GAP) * len(rows)
 
 
 def draw_intervals(
@@ -130,17 +130,17 @@ def draw_intervals(
     scale: float = 1.0,
     limit: float | None = None,
 ) -> None:
-    """Draw what :func:`interval_chart` shows into a figure."""
+    """Draws the chart of :func:`interval_chart` into a figure."""
     shown = _shown(rows, series)
     band = len(shown) + _GAP
     axes = figure.subplots()
-    for number, (key, how) in enumerate(shown.items()):
+    for number, (key, look) in enumerate(shown.items()):
         points = [
             (place * band + number, *(scale * value for value in row[key]))
             for place, row in enumerate(rows.values())
             if key in row
         ]
-        _draw_series(axes, points, how)
+        _draw_series(axes, points, look)
     middles = [i * band + (len(shown) - 1) / 2 for i in range(len(rows))]
     axes.set_yticks(middles, map(short_label, rows))
     axes.set_ylim(len(rows) * band - 1, -1.1)
@@ -158,49 +158,56 @@ def draw_intervals(
 
 
 def short_label(text: str) -> str:
-    """A label that leaves room for the values."""
+    """A label, cut so that the values have room."""
     return text if len(text) <= _LONGEST_LABEL else f"{text[:_LONGEST_LABEL]}…"
 
 
 def _shown(
     rows: Mapping[str, Mapping[str, Estimate]], series: Mapping[str, Series]
 ) -> dict[str, Series]:
-    return {key: how for key, how in series.items() if any(key in row for row in rows.values())}
+    return {key: look for key, look in series.items() if any(key in row for row in rows.values())}
 
 
-def _draw_series(axes: Axes, points: list[tuple[float, ...]], how: Series) -> None:
-    heights, values, lows, highs = zip(*points, strict=True)
-    # Rounding may put an end of an interval on the wrong side of its value.
-    reach = [
+def interval_reach(
+    values: Sequence[float], lows: Sequence[float], highs: Sequence[float]
+) -> list[list[float]]:
+    """The distances from values to the ends of their intervals, for matplotlib's error bars."""
+    # By rounding, an end of an interval may lie on the wrong side of its value.
+    return [
         [max(0.0, value - low) for value, low in zip(values, lows, strict=True)],
         [max(0.0, high - value) for value, high in zip(values, highs, strict=True)],
     ]
+
+
+def _draw_series(axes: Axes, points: list[tuple[float, ...]], look: Series) -> None:
+    heights, values, lows, highs = zip(*points, strict=True)
+    reach = interval_reach(values, lows, highs)
     axes.errorbar(
-        values, heights, xerr=reach if any(map(any, reach)) else None, fmt=how.marker,
-        color=how.colour, label=how.label,
-        markersize=5, markerfacecolor=how.colour if how.filled else "white", markeredgewidth=1.3,
+        values, heights, xerr=reach if any(map(any, reach)) else None, fmt=look.marker,
+        color=look.colour, label=look.label,
+        markersize=5, markerfacecolor=look.colour if look.filled else "white", markeredgewidth=1.3,
         elinewidth=1.3, capsize=2.5, clip_on=False, zorder=3,
     )  # fmt: skip
 
 
 def svg_chart(name: str, label: str, height: float, draw: Callable[[Figure], None]) -> str:
-    """What ``draw`` draws, as an element for a page.
+    """What ``draw`` draws, as an SVG element for a page.
 
     Args:
-        name: What tells its parts from those of the page's other charts.
-        label: What it shows, for those who do not see it.
-        height: In inches, of :data:`CHART_WIDTH` across.
-        draw: Draws into an empty figure.
+        name: A prefix for the ids of the chart, unique within the page.
+        label: A description for readers who do not see the chart.
+        height: The height in inches; the width is :data:`CHART_WIDTH`.
+        draw: A function that draws into an empty figure.
     """
     from matplotlib import rc_context
 
-    settings = {
+    settings: Any = {  # matplotlib's own type lists every setting
         "svg.fonttype": "none",  # text stays text
-        "svg.hashsalt": "smt_ray",  # equal charts are equal bytes
-        "text.parse_math": False,  # a task's name is no formula
-        "font.sans-serif": ["DejaVu Sans"],  # what it is laid out in; the page has its own
+        "svg.hashsalt": "smt_ray",  # equal charts have equal bytes
+        "text.parse_math": False,  # the name of a task is not a formula
+        "font.sans-serif": ["DejaVu Sans"],  # only for the layout: the page sets the font
         "font.size": 12,
-        "path.simplify_threshold": 0.5,  # points; of ten thousand steps, what can be seen
+        "path.simplify_threshold": 0.5,  # points; drops details of long curves that nobody can see
     }
     with rc_context(settings):
         figure = new_figure(CHART_WIDTH, height)
@@ -212,7 +219,10 @@ def svg_chart(name: str, label: str, height: float, draw: Callable[[Figure], Non
 
 
 def _as_element(svg: str, name: str, label: str) -> str:
-    """A document as an element of a page: sized by the page, its ids its own, named for readers."""
+    """The root of an SVG document as an element of a page.
+
+    The page sets its size. Its ids get the prefix, and its description is for screen readers.
+    """
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)
     root = ElementTree.fromstring(svg[svg.index("<svg") :])
@@ -221,7 +231,7 @@ def _as_element(svg: str, name: str, label: str) -> str:
     root.attrib |= {"role": "img", "aria-label": label}
     used = set(re.findall(r"#([\w-]+)", svg))
     for element in list(root.iter()):
-        for style in element.findall(f"{{{_SVG}}}style"):  # it would hold for the whole page
+        for style in element.findall(f"{{{_SVG}}}style"):  # it would apply to the whole page
             element.remove(style)
         own = element.attrib.pop("id", None)
         if own in used:

@@ -1,84 +1,120 @@
-"""A comparison's claims and their answers, for a page: words, numbers, and an interval each."""
+"""The claims of a comparison and their answers, each with a drawing of its interval."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from smt_ray.documents.comparison import ClaimResult, Interval, TableResult
 from smt_ray.reporting.text.comparison import difference_parts, relation
 
 WIDTH, HEIGHT = 160, 20
-"""Of an interval's drawing, in its own units."""
-_EDGE = 8  # left free on both sides, for the marks
-
-Claim = Mapping[str, Any]
+"""The size of the drawing of an interval, in its own units."""
+_MARGIN = 8  # free space on both sides, for the marks
 
 
-def answered_claims(tables: Mapping[str, Any], anchors: Mapping[str, str]) -> dict[str, Any] | None:
-    """What the template shows of all claims; None where nothing is claimed.
+@dataclass(frozen=True)
+class ClaimRow:
+    """A claim.
+
+    Attributes:
+        table: The name of the table.
+        anchor: The anchor of the table in the page.
+        claim: The claim and its answer.
+        relation: The words between the two cells.
+        difference: The difference and its interval as text; nothing if it is not known.
+        places: The positions of the value and the interval's ends in the drawing; None for no
+            drawing.
+    """
+
+    table: str
+    anchor: str
+    claim: ClaimResult
+    relation: str
+    difference: tuple[str, ...]
+    places: Interval | None
+
+
+@dataclass(frozen=True)
+class ClaimTable:
+    """All claims, whose intervals share one scale.
+
+    Attributes:
+        rows: The claims.
+        size: The width and height of a drawing.
+        zero: The position of a difference of 0 in a drawing.
+        ends: The ends of the scale as text; None if no claim has a drawing.
+    """
+
+    rows: Sequence[ClaimRow]
+    size: tuple[int, int]
+    zero: float
+    ends: tuple[str, str] | None
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Verdict -> the number of its claims."""
+        return Counter(row.claim.verdict for row in self.rows)
+
+    @property
+    def has_sources(self) -> bool:
+        """Whether a claim names its source."""
+        return any(row.claim.source for row in self.rows)
+
+
+def claim_table(tables: Mapping[str, TableResult], anchors: Mapping[str, str]) -> ClaimTable | None:
+    """The claims of some tables; None without claims.
 
     Args:
-        tables: A comparison's.
-        anchors: Table -> where it stands in the page.
+        tables: The tables.
+        anchors: Table -> its anchor in the page.
     """
-    claims = [(name, claim) for name, table in tables.items() for claim in table["claims"]]
+    claims = [(name, claim) for name, table in tables.items() for claim in table.claims]
     if not claims:
         return None
-    ends = [
-        100 * claim["difference"][end]
-        for _, claim in claims
-        if _in_points(claim)
-        for end in ("low", "high")
+    drawn = [difference for _, claim in claims if (difference := _in_points(claim))]
+    scale = _Scale(
+        min((difference.low for difference in drawn), default=0.0),
+        max((difference.high for difference in drawn), default=0.0),
+    )
+    rows = [
+        ClaimRow(
+            name, anchors[name], claim, relation(claim), difference_parts(claim), scale.draw(claim)
+        )
+        for name, claim in claims
     ]
-    scale = _Scale(min([0.0, *ends]), max([0.0, *ends]))
-    return {
-        "rows": [_row(name, claim, anchors, scale) for name, claim in claims],
-        "counts": Counter(claim["verdict"] for _, claim in claims),
-        "view": (WIDTH, HEIGHT),
-        "zero": scale.place(0.0),
-        "ends": scale.ends() if ends else None,
-        "sourced": any(claim["source"] for _, claim in claims),
-    }
+    return ClaimTable(rows, (WIDTH, HEIGHT), scale.place(0.0), scale.ends() if drawn else None)
 
 
 class _Scale:
-    """Where differences stand in a drawing.
+    """The scale of all drawings, which includes 0.
 
     Args:
-        low, high: The least and the greatest of all, in points.
+        low, high: The smallest and the largest end of an interval.
     """
 
     def __init__(self, low: float, high: float) -> None:
-        self.low, self.high = low, high
+        self.low, self.high = min(0.0, low), max(0.0, high)
 
     def place(self, value: float) -> float:
-        """From the left, in the drawing's units."""
+        """The distance of a value from the left side."""
         span = self.high - self.low or 1.0
-        return round(_EDGE + (WIDTH - 2 * _EDGE) * (value - self.low) / span, 1)
+        return round(_MARGIN + (WIDTH - 2 * _MARGIN) * (value - self.low) / span, 1)
 
-    def ends(self) -> list[str]:
-        """The least and the greatest as text."""
-        return [f"{end:+.0f}" if end else "0" for end in (self.low, self.high)]
+    def draw(self, claim: ClaimResult) -> Interval | None:
+        difference = _in_points(claim)
+        if difference is None:
+            return None
+        value, low, high = map(self.place, (difference.value, difference.low, difference.high))
+        return Interval(value=value, low=low, high=high)
+
+    def ends(self) -> tuple[str, str]:
+        """Both ends in points."""
+        low, high = (f"{100 * end:+.0f}" if end else "0" for end in (self.low, self.high))
+        return low, high
 
 
-def _in_points(claim: Claim) -> bool:
-    """Whether it has a place on the one scale: a ratio has none."""
-    return bool(claim.get("difference")) and claim.get("unit") != "times"
-
-
-def _row(name: str, claim: Claim, anchors: Mapping[str, str], scale: _Scale) -> dict[str, Any]:
-    difference = claim["difference"] if _in_points(claim) else None
-    return {
-        "table": name,
-        "anchor": anchors[name],
-        "better": claim["better"],
-        "relation": relation(claim),
-        "worse": claim["worse"],
-        "reason": claim.get("reason", ""),
-        "source": claim["source"],
-        "verdict": claim["verdict"],
-        "difference": difference_parts(claim),
-        "places": difference
-        and {key: scale.place(100 * difference[key]) for key in ("value", "low", "high")},
-    }
+def _in_points(claim: ClaimResult) -> Interval | None:
+    """The difference of a claim, unless it is a ratio, which has no place on the scale."""
+    return claim.difference if claim.unit == "points" else None

@@ -1,97 +1,154 @@
-"""A comparison's page, ``report.html``: its answers, its tables and its runs, in one file."""
+"""The page of a comparison, ``report.html``: its claims, its tables and its runs, in one file."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
-from smt_ray.reporting.charts.comparison import losses_chart, table_chart, tasks_chart
-from smt_ray.reporting.pages.claims import answered_claims
+from smt_ray.documents.comparison import ComparisonDocument, RunLine, TableResult, TriedRates
+from smt_ray.documents.run import Paths, StageEntry
+from smt_ray.reporting.charts.comparison import table_chart, tasks_chart
+from smt_ray.reporting.charts.losses import Records, losses_chart
+from smt_ray.reporting.pages.claims import ClaimTable, claim_table
 from smt_ray.reporting.pages.render import drawing, moment, render_page
-from smt_ray.reporting.pages.run import NUM_WRONG_ANSWERS, RunContents, run_facts
-from smt_ray.reporting.pages.runs_table import RunLine, runs_table, settings_text
-from smt_ray.reporting.pages.selection_map import Selections, selection_map, selection_maps
-from smt_ray.reporting.pages.time_table import TimeLine, time_table
-from smt_ray.reporting.pages.wrong_answers import wrong_answers
-from smt_ray.reporting.text.comparison import (
-    Lines,
-    legend_text,
-    table_lines,
-    task_interval_lines,
+from smt_ray.reporting.pages.run import Pairs, RunContents, run_facts, run_wrong_answers
+from smt_ray.reporting.pages.runs_table import RunRow, RunsTable
+from smt_ray.reporting.pages.selection_map import (
+    SelectionMaps,
+    Selections,
+    selection_map,
+    selection_maps,
 )
-from smt_ray.reporting.text.console import Cells
+from smt_ray.reporting.pages.time_table import TimeRow, TimeTable
+from smt_ray.reporting.text.comparison import legend_text, table_cells, task_interval_cells
 from smt_ray.reporting.text.learning_rates import rates_text
 from smt_ray.reporting.text.run import format_seconds
+from smt_ray.reporting.text.tables import Cells
+from smt_ray.reporting.text.values import settings_text
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 
 @dataclass(frozen=True)
 class ComparisonContents:
-    """What a comparison left behind, as plain values; what is empty has no section in the page.
+    """What the page shows of a comparison; what is empty has no section.
 
     Attributes:
-        results: ``comparison.json``; see :mod:`smt_ray.reporting.text.comparison`.
-        config_text: ``comparison.yaml``.
-        reference: The run that stands for what all have in common; its blocks and wrong answers
-            are shown.
-        stages: Run -> its stages, from its ``run.json``.
-        records: Row -> training's records of one of its runs, of the table that compares methods.
+        results: The contents of ``comparison.json``.
+        config_text: The contents of ``comparison.yaml``.
+        reference: The run whose settings, blocks and wrong answers are shown.
+        stages: Run -> its stages, from ``run.json``.
+        records: Row of the table that compares methods -> the training's records of one run.
         selections: Table -> cell -> the chosen blocks, of tables whose cells chose differently.
-        pages: Run -> its own page, as this one names it.
-        missing: Places of artifacts that are gone.
+        pages: Run -> the link to its page.
+        missing: The places of artifacts that do not exist.
     """
 
-    results: Mapping[str, Any]
+    results: ComparisonDocument
     config_text: str = ""
     reference: RunContents | None = None
-    stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    records: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    stages: Mapping[str, Mapping[str, StageEntry]] = field(default_factory=dict)
+    records: Records = field(default_factory=dict)
     selections: Mapping[str, Selections] = field(default_factory=dict)
     pages: Mapping[str, str] = field(default_factory=dict)
     missing: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class TriedRate:
+    """A learning rate that was tried.
+
+    Attributes:
+        rate: The learning rate.
+        result: The validation loss, or "failed".
+        is_chosen: Whether the method uses it.
+    """
+
+    rate: str
+    result: str
+    is_chosen: bool
+
+
+@dataclass(frozen=True)
+class RatesRow:
+    """The learning rates of a method.
+
+    Attributes:
+        method: The method.
+        tried: The learning rates that were tried.
+        end: "lowest" or "highest" if this one was chosen, so that a better one may lie beyond.
+    """
+
+    method: str
+    tried: Sequence[TriedRate]
+    end: str
+
+
+@dataclass(frozen=True)
+class TableSection:
+    """The section of a table; None for a part that is left out.
+
+    Attributes:
+        table: The table.
+        anchor: The anchor of the section.
+        cells: The table as text.
+        chart: The picture of the table.
+        task_chart: The accuracies by task.
+        task_cells: The numbers of ``task_chart``.
+        claims: The claims of the table.
+        selections: The chosen blocks of its cells.
+    """
+
+    table: TableResult
+    anchor: str
+    cells: Cells
+    chart: Markup | None
+    task_chart: Markup | None
+    task_cells: Cells | None
+    claims: ClaimTable | None
+    selections: SelectionMaps | None
 
 
 def comparison_page(contents: ComparisonContents) -> str:
     """The page as HTML."""
     results = contents.results
     reference = contents.reference or RunContents("")
-    anchors = table_anchors(results["tables"])
-    claims = answered_claims(results["tables"], anchors)
-    times = _times(contents.stages)
-    predictions = reference.predictions
+    anchors = table_anchors(results.tables)
+    claims = claim_table(results.tables, anchors)
+    times = _times(contents.stages.values())
     return render_page(
         "comparison.html",
-        title=results["name"],
-        started=moment(results.get("started_ms")),
-        ended=moment(results.get("ended_ms")),
+        title=results.name,
+        started=moment(results.started_ms),
+        ended=moment(results.ended_ms),
         missing=dict.fromkeys([*contents.missing, *reference.missing]),
         highlights=_highlights(results, claims, times),
-        num_failed=sum(bool(run["error"]) for run in results["runs"].values()),
+        num_failed=sum(bool(run.error) for run in results.runs.values()),
         claims=claims,
-        legend=legend_text(results),
+        legend=legend_text(results.seeds),
         reference=reference,
         reference_page=contents.pages.get(reference.name, ""),
         facts=_facts(results, reference),
-        rates=_rates(rates := results.get("learning_rates") or {}),
-        rates_text=rates_text(results) if rates else "",
+        rates=[_rates_row(*item) for item in results.learning_rates.items()],
+        rates_text=rates_text(results) if results.learning_rates else "",
         table_sections=[(anchor, name, True) for name, anchor in anchors.items()],
-        tables=[_table(name, anchors[name], contents) for name in results["tables"]],
+        tables=[_table_section(name, anchors[name], contents) for name in results.tables],
         loss=drawing(losses_chart(contents.records, "loss")),
         selection=selection_map(reference.weights),
-        wrong=wrong_answers(
-            predictions.get("tuned", {}), predictions.get("base"), NUM_WRONG_ANSWERS
-        ),
-        runs=_runs(results["runs"], contents.pages),
+        wrong=run_wrong_answers(reference),
+        runs=_runs(results.runs, contents.pages),
         stages=times,
         environment=reference.environment,
         config_text=contents.config_text,
     )
 
 
-def table_anchors(names: Sequence[str] | Mapping[str, Any]) -> dict[str, str]:
-    """Where each table stands in the page.
+def table_anchors(names: Iterable[str]) -> dict[str, str]:
+    """The anchor of each table in the page.
 
     >>> table_anchors(["methods", "K, Q, V", "K/Q/V"])
     {'methods': 'table-methods', 'K, Q, V': 'table-K-Q-V', 'K/Q/V': 'table-K-Q-V-2'}
@@ -108,111 +165,88 @@ def table_anchors(names: Sequence[str] | Mapping[str, Any]) -> dict[str, str]:
 
 
 def _highlights(
-    results: Mapping[str, Any], claims: Mapping[str, Any] | None, times: Mapping[str, Any] | None
-) -> list[tuple[str, str]]:
-    """The few numbers that a reader looks for first: (number, what it is) pairs."""
+    results: ComparisonDocument, claims: ClaimTable | None, times: TimeTable | None
+) -> Pairs:
     found = []
     if claims:
-        counts = claims["counts"]
+        counts = claims.counts
         found.append((f"{counts['held']} of {counts.total()}", "claims held"))
-        found += [
-            (str(counts[verdict]), verdict)
-            for verdict in ("reversed", "not resolved")
-            if counts[verdict]
-        ]
-    runs = results["runs"].values()
-    failed = sum(bool(run["error"]) for run in runs)
-    reused = sum(bool(run.get("reused")) for run in runs)
-    words = [f"{failed} failed" if failed else "", f"{reused} found finished" if reused else ""]
-    found.append((f"{len(runs):,}", ", ".join(["runs", *filter(None, words)])))
-    seconds = times["total"] if times else math.fsum(run.get("seconds") or 0.0 for run in runs)
+        for verdict in ("reversed", "not resolved"):
+            if counts[verdict]:
+                found.append((str(counts[verdict]), verdict))
+    runs = results.runs.values()
+    failed, reused = sum(bool(run.error) for run in runs), sum(run.reused for run in runs)
+    words = ["runs", f"{failed} failed" if failed else "", f"{reused} reused" if reused else ""]
+    found.append((f"{len(runs):,}", ", ".join(filter(None, words))))
+    seconds = times.total if times else math.fsum(run.seconds or 0.0 for run in runs)
     return [*found, (format_seconds(seconds), "for all runs together")] if seconds else found
 
 
-def _facts(results: Mapping[str, Any], reference: RunContents) -> list[tuple[str, str]]:
-    metrics = {key: value for key, value in reference.metrics.items() if key != "paths"}
-    seeds = ("seeds", ", ".join(map(str, results["seeds"])))
-    described = RunContents(reference.name, metrics=metrics, config=reference.config)
-    return [*run_facts(described), seeds]
+def _facts(results: ComparisonDocument, reference: RunContents) -> Pairs:
+    metrics = reference.metrics.model_copy(update={"paths": Paths()})
+    seeds = ", ".join(map(str, results.seeds))
+    return [*run_facts(metrics, reference.config), ("seeds", seeds)]
 
 
-def _rates(rates: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Of each method what was tried, and whether the best is at an end of it."""
-    lines = []
-    for method, tried in rates.items():
-        losses = tried["validation_loss"]
-        chosen = "" if tried["chosen"] is None else f"{tried['chosen']:g}"
-        ends = {min(losses, key=float): "lowest", max(losses, key=float): "highest"}
-        lines.append(
-            {
-                "method": method,
-                "tried": [
-                    (rate, "failed" if loss is None else f"{loss:.4f}", rate == chosen)
-                    for rate, loss in losses.items()
-                ],
-                "end": ends.get(chosen) if len(losses) > 1 else None,
-            }
-        )
-    return lines
-
-
-def _table(name: str, anchor: str, contents: ComparisonContents) -> dict[str, Any]:
-    table = contents.results["tables"][name]
-    by_task = tasks_chart(table, f"{anchor}-by-task") if table["columns"] == "tasks" else None
-    return {
-        "name": name,
-        "anchor": anchor,
-        "title": table["title"],
-        "columns": table["columns"],
-        "cells": _cells(table_lines(table)),
-        "chart": drawing(table_chart(table, anchor)),
-        "by_task": drawing(by_task),
-        "task_cells": _cells(task_interval_lines(table)) if by_task else None,
-        "claims": answered_claims({name: table}, {name: anchor}),
-        "selections": selection_maps(contents.selections.get(name, {})),
-    }
-
-
-def _cells(lines: Lines) -> Cells | None:
-    if not lines:
-        return None
-    head, *rows = (tuple(line) for line in lines)
-    return Cells(head, tuple(rows), len(head) - 1)
-
-
-def _runs(runs: Mapping[str, Any], pages: Mapping[str, str]) -> dict[str, Any] | None:
-    lines = []
-    for name, run in runs.items():
-        rate, accuracy = run.get("learning_rate"), run.get("accuracy")
-        found = "trained" if accuracy is None else "finished"  # a learning rate needs no test rows
-        found += " before" if run.get("reused") else ""
-        texts = {
-            "accuracy": "" if accuracy is None else f"{accuracy:.1%}",
-            "method": run.get("method", ""),
-            "learning rate": "" if rate is None else f"{rate:g}",
-            "seed": str(run.get("seed", "")),
-        }
-        lines.append(
-            RunLine(
-                name,
-                texts,
-                settings_text(run.get("sets", {})),
-                run.get("seconds"),
-                "failed" if run["error"] else found,
-                run["error"],
-                pages.get(name, ""),
-            )
-        )
-    return runs_table(lines, ("learning rate", "seed", "accuracy"))
-
-
-def _times(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Time by kind of stage; one that several runs share counts once."""
-    kinds: dict[str, dict[str, float]] = {}
-    for of_run in stages.values():
-        for kind, stage in of_run.items():
-            kinds.setdefault(kind, {})[stage["stage"]] = stage.get("seconds") or 0.0
-    lines = [
-        TimeLine(kind, math.fsum(made.values()), f"{len(made):,}") for kind, made in kinds.items()
+def _rates_row(method: str, rates: TriedRates) -> RatesRow:
+    losses = rates.validation_loss
+    chosen = "" if rates.chosen is None else f"{rates.chosen:g}"
+    tried = [
+        TriedRate(rate, "failed" if loss is None else f"{loss:.4f}", rate == chosen)
+        for rate, loss in losses.items()
     ]
-    return time_table("made", lines)
+    ends = {min(losses, key=float): "lowest", max(losses, key=float): "highest"}
+    return RatesRow(method, tried, ends.get(chosen, "") if len(losses) > 1 else "")
+
+
+def _table_section(name: str, anchor: str, contents: ComparisonContents) -> TableSection:
+    table = contents.results.tables[name]
+    by_task = tasks_chart(table, f"{anchor}-by-task") if table.columns == "tasks" else None
+    return TableSection(
+        table,
+        anchor,
+        cells=table_cells(table),
+        chart=drawing(table_chart(table, anchor)),
+        task_chart=drawing(by_task),
+        task_cells=task_interval_cells(table) if by_task else None,
+        claims=claim_table({name: table}, {name: anchor}),
+        selections=selection_maps(contents.selections.get(name, {})),
+    )
+
+
+def _runs(runs: Mapping[str, RunLine], pages: Mapping[str, str]) -> RunsTable | None:
+    rows = [_run_row(name, run, pages.get(name, "")) for name, run in runs.items()]
+    return RunsTable(rows, ("learning rate", "seed", "accuracy")) if rows else None
+
+
+def _run_row(name: str, run: RunLine, page: str) -> RunRow:
+    rate, accuracy = run.learning_rate, run.accuracy
+    status = "trained" if accuracy is None else "finished"  # tuning evaluates no test rows
+    status += ", reused" if run.reused else ""
+    texts = {
+        "accuracy": "" if accuracy is None else f"{accuracy:.1%}",
+        "method": run.method,
+        "learning rate": "" if rate is None else f"{rate:g}",
+        "seed": str(run.seed),
+    }
+    return RunRow(
+        name,
+        texts,
+        settings_text(run.sets),
+        run.seconds,
+        "failed" if run.error else status,
+        run.error,
+        page,
+    )
+
+
+def _times(stages: Iterable[Mapping[str, StageEntry]]) -> TimeTable | None:
+    """The time by kind of stage; a stage that several runs share counts once."""
+    kinds: dict[str, dict[str, float]] = {}
+    for of_run in stages:
+        for kind, stage in of_run.items():
+            kinds.setdefault(kind, {})[stage.stage] = stage.seconds or 0.0
+    rows = [
+        TimeRow(kind, math.fsum(made.values()), f"{len(made):,}") for kind, made in kinds.items()
+    ]
+    return TimeTable("number of stages", rows) if rows else None

@@ -1,22 +1,25 @@
-"""Pages: one file each that needs nothing else, from the templates beside this one.
+"""Pages: each is one file that needs nothing else, made from the templates beside this module.
 
-Everything that a template is given is escaped: what a model wrote is text, whatever it wrote.
+Everything that a template shows is escaped, so text written by a model stays text.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smt_ray.reporting.text.run import format_seconds
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 
 def render_page(template: str, **contents: Any) -> str:
     """The page as HTML.
 
     Args:
-        template: A file in ``templates/``.
-        contents: What it shows; drawings of ours are given as ``markupsafe.Markup``.
+        template: The name of a file in ``templates/``.
+        contents: What the template shows; see :func:`drawing` for SVG.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -31,8 +34,8 @@ def render_page(template: str, **contents: Any) -> str:
     return environment.get_template(template).render(**contents)
 
 
-def drawing(svg: str | None) -> Any:
-    """A drawing of ours, which the page takes as it is."""
+def drawing(svg: str | None) -> Markup | None:
+    """A chart of ours, which the page shows without escaping it."""
     from markupsafe import Markup
 
     return None if svg is None else Markup(svg)

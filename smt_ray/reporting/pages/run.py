@@ -1,165 +1,234 @@
-"""A run's page, ``report.html``: everything that its artifacts say, in one file."""
+"""The page of a run, ``report.html``: everything that its artifacts show, in one file."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from smt_ray.reporting.charts.run import loss_curves
-from smt_ray.reporting.charts.svg import WHO, Estimate, accuracy_chart, curves_chart
+from smt_ray.documents.run import (
+    VALIDATION_LOSS,
+    WHO,
+    Dataset,
+    Environment,
+    RunMetrics,
+    TaskResults,
+)
+from smt_ray.reporting.charts.run import TRAINING_LOSS, Record, loss_curves
+from smt_ray.reporting.charts.svg import Estimate, accuracy_chart, curves_chart
 from smt_ray.reporting.pages.render import drawing, moment, render_page
-from smt_ray.reporting.pages.selection_map import selection_map
-from smt_ray.reporting.pages.time_table import TimeLine, time_table
+from smt_ray.reporting.pages.selection_map import SelectionMap, selection_map
+from smt_ray.reporting.pages.time_table import TimeRow, TimeTable
 from smt_ray.reporting.pages.weight_grid import Weight
-from smt_ray.reporting.pages.wrong_answers import Predictions, wrong_answers
-from smt_ray.reporting.text.run import LEGEND, accuracy_cells, facts, mean, task_lines
+from smt_ray.reporting.pages.wrong_answers import Predictions, WrongAnswers, wrong_answers
+from smt_ray.reporting.text.run import LEGEND, accuracy_cells, facts, task_rows
+from smt_ray.reporting.text.tables import Cells
 
-NUM_WRONG_ANSWERS = 20
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+Pairs = list[tuple[str, str]]
+"""(name, text) pairs, or (number, label) pairs for the highlights."""
 
 
 @dataclass(frozen=True)
 class RunContents:
-    """What a run left behind, as plain values; what is empty has no section in the page.
+    """What a page shows of a run; what is empty has no section.
 
     Attributes:
-        name: The run's.
-        status: ``FINISHED``, ``FAILED``, ...
-        started_ms, ended_ms: Milliseconds since the epoch, where known.
-        metrics: ``metrics.json``; see :mod:`smt_ray.reporting.text.run`.
+        name: The name of the run.
+        status: The status, such as ``FINISHED`` or ``FAILED``.
+        started_ms, ended_ms: Milliseconds since the epoch, if they are known.
+        metrics: The contents of ``metrics.json``.
         config: The complete configuration as plain values.
-        config_text: The same, as it was written.
-        datasets: ``name``, ``source``, ``num_rows`` and ``digest`` of the rows that were read.
-        environment: ``environment.json``.
-        records: Training's records of ``metrics.jsonl``.
+        config_text: The configuration as it was written.
+        datasets: The rows that the run read.
+        environment: The contents of ``environment.json``.
+        records: The records of the training's ``metrics.jsonl``.
         weights: Every eligible weight with its chosen blocks.
-        predictions: ``base``, ``tuned`` -> task -> predictions.
-        missing: Places of artifacts that the run names and that are gone.
+        predictions: ``base`` or ``tuned`` -> task -> predictions.
+        missing: The places of artifacts that the run names and that do not exist.
     """
 
     name: str
     status: str = "FINISHED"
     started_ms: int | None = None
     ended_ms: int | None = None
-    metrics: Mapping[str, Any] = field(default_factory=dict)
+    metrics: RunMetrics = field(default_factory=RunMetrics)
     config: Mapping[str, Any] = field(default_factory=dict)
     config_text: str = ""
-    datasets: Sequence[Mapping[str, Any]] = ()
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    records: Sequence[Mapping[str, Any]] = ()
+    datasets: Sequence[Dataset] = ()
+    environment: Environment | None = None
+    records: Sequence[Record] = ()
     weights: Sequence[Weight] = ()
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
     missing: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class AccuracySection:
+    """The accuracies.
+
+    Attributes:
+        cells: The table.
+        legend: The note below the table.
+        chart: The same as a chart.
+    """
+
+    cells: Cells
+    legend: str
+    chart: Markup | None
+
+
+class LossPoint(NamedTuple):
+    """A loss and its step."""
+
+    value: float
+    step: int
+
+
+@dataclass(frozen=True)
+class LossSection:
+    """The losses.
+
+    Attributes:
+        chart: The losses by step.
+        last: The last training loss.
+        lowest, last_validation: Two validation losses; None without validation.
+    """
+
+    chart: Markup | None
+    last: LossPoint
+    lowest: LossPoint | None = None
+    last_validation: LossPoint | None = None
+
+
+@dataclass(frozen=True)
+class RunSections:
+    """The sections about a run, in its own page or in the page of a search.
+
+    Attributes:
+        facts: What was trained and how.
+        datasets: The rows that the run read.
+        accuracy, loss, selection, wrong: The sections; None for a section that is left out.
+    """
+
+    facts: Pairs
+    datasets: Sequence[Dataset]
+    accuracy: AccuracySection | None
+    loss: LossSection | None
+    selection: SelectionMap | None
+    wrong: WrongAnswers | None
 
 
 def run_page(run: RunContents) -> str:
     """The page as HTML."""
     return render_page(
         "run.html",
-        method=run.metrics.get("method"),
+        title=run.name,
+        method=run.metrics.method,
         status=run.status.lower(),
+        started=moment(run.started_ms),
+        ended=moment(run.ended_ms),
+        missing=run.missing,
+        highlights=_highlights(run.metrics),
+        run=run_sections(run),
         stages=_stages(run.metrics),
-        **page_sections(run),
+        environment=run.environment,
+        config_text=run.config_text,
     )
 
 
-def page_sections(run: RunContents) -> dict[str, Any]:
-    """What a template shows of a run, in its own page or another's."""
-    predictions = run.predictions
-    return {
-        "title": run.name,
-        "started": moment(run.started_ms),
-        "ended": moment(run.ended_ms),
-        "missing": run.missing,
-        "highlights": _highlights(run.metrics),
-        "facts": run_facts(run),
-        "datasets": run.datasets,
-        "config_text": run.config_text,
-        "accuracy": _accuracy(run.metrics),
-        "loss": _loss(run.records),
-        "selection": selection_map(run.weights),
-        "wrong": wrong_answers(
-            predictions.get("tuned", {}), predictions.get("base"), NUM_WRONG_ANSWERS
-        ),
-        "environment": run.environment,
-    }
-
-
-def _highlights(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The few numbers that a reader looks for first: (number, what it is) pairs."""
-    tasks = (metrics.get("tasks") or {}).values()
-    tuned, base = (
-        mean([(task.get(who) or {}).get("accuracy") for task in tasks]) for who in ("tuned", "base")
+def run_sections(run: RunContents) -> RunSections:
+    """The sections about a run."""
+    return RunSections(
+        run_facts(run.metrics, run.config),
+        run.datasets,
+        _accuracy(run.metrics),
+        _loss(run.records),
+        selection_map(run.weights),
+        run_wrong_answers(run),
     )
-    over = f", average of {len(tasks)} tasks" if len(tasks) > 1 else ""
+
+
+def run_facts(metrics: RunMetrics, config: Mapping[str, Any]) -> Pairs:
+    """(name, text) pairs: what was trained and how."""
+    pairs = facts(metrics)
+    training = config.get("training")
+    if not training:
+        return pairs
+    steps = metrics.training.num_steps if metrics.training else None
+    ramp = training["lr_warmup_steps"]
+    words = [
+        f"{steps:,} steps of {training['batch_size']} rows" if steps else "",
+        f"learning rate {training['learning_rate']:g}",
+        f"{training['lr_schedule']} schedule",
+        f"learning-rate warm-up of {ramp} steps" if ramp else "",
+        f"seed {config['seed']}",
+    ]
+    return [*pairs, ("training", ", ".join(filter(None, words)))]
+
+
+def run_wrong_answers(run: RunContents) -> WrongAnswers | None:
+    """Wrong answers of the tuned model, with those of the base model."""
+    return wrong_answers(run.predictions.get("tuned", {}), run.predictions.get("base"))
+
+
+def _highlights(metrics: RunMetrics) -> Pairs:
+    tuned, base = metrics.average("tuned"), metrics.average("base")
+    trainable = metrics.trainable
+    number = len(metrics.tasks)
     found = []
     if tuned is not None:
-        found.append((f"{tuned:.1%}", f"correct after tuning{over}"))
+        average = f", average of {number} tasks" if number > 1 else ""
+        found.append((f"{tuned:.1%}", f"correct after tuning{average}"))
     if tuned is not None and base is not None:
-        found.append((f"{100 * (tuned - base):+.1f}", f"points over the base's {base:.1%}"))
-    if trainable := metrics.get("trainable"):
-        found.append((f"{trainable['percent_of_base']:.2f}%", "of the parameters trained"))
+        found.append((f"{100 * (tuned - base):+.1f}", f"points over the base model's {base:.1%}"))
+    if trainable and trainable.percent_of_base is not None:
+        found.append((f"{trainable.percent_of_base:.2f}%", "of the parameters trained"))
     return found
 
 
-def run_facts(run: RunContents) -> list[tuple[str, str]]:
-    """What was trained and how: (what, text) pairs; the whole configuration stands elsewhere."""
-    pairs = facts(run.metrics)
-    training = run.config.get("training")
-    if not training:
-        return pairs
-    steps = (run.metrics.get("training") or {}).get("num_steps")
-    length = f"{steps:,} steps of {training['batch_size']} rows" if steps else ""
-    rate = f"learning rate {training['learning_rate']:g}, {training['lr_schedule']}"
-    ramp = training["lr_warmup_steps"]
-    words = [length, rate, f"ramp of {ramp} steps" if ramp else "", f"seed {run.config['seed']}"]
-    return [*pairs, ("training", ", ".join(word for word in words if word))]
-
-
-def _accuracy(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+def _accuracy(metrics: RunMetrics) -> AccuracySection | None:
     cells = accuracy_cells(metrics)
     if cells is None:
         return None
-    lines = [line for name, task in metrics["tasks"].items() for line in task_lines(name, task)]
-    rows = {name: _estimates(results) for name, results in lines}
-    return {"cells": cells, "legend": LEGEND, "chart": drawing(accuracy_chart(rows, "accuracy"))}
+    estimates = {name: _estimates(task) for name, task in task_rows(metrics).items()}
+    return AccuracySection(cells, LEGEND, drawing(accuracy_chart(estimates, "accuracy")))
 
 
-def _estimates(results: Mapping[str, Any]) -> dict[str, Estimate]:
+def _estimates(task: TaskResults) -> dict[str, Estimate]:
     found: dict[str, Estimate] = {}
+    if task.majority is not None:
+        found["majority"] = (task.majority, task.majority, task.majority)
     for who in WHO:
-        if who == "majority" and results.get(who) is not None:
-            found[who] = (results[who],) * 3
-        elif result := results.get(who):
-            found[who] = (result["accuracy"], *(result.get("interval") or [result["accuracy"]] * 2))
+        if result := task.result(who):
+            low, high = result.interval or (result.accuracy, result.accuracy)
+            found[who] = (result.accuracy, low, high)
     return found
 
 
-def _loss(records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    steps, values = loss_curves(records, "train/loss")
-    if not values:
+def _loss(records: Sequence[Record]) -> LossSection | None:
+    training = _loss_points(records, TRAINING_LOSS)
+    if not training:
         return None
-    checked, losses = loss_curves(records, "validation/loss")
-    lowest = min(losses, default=math.nan)
-    return {
-        "chart": drawing(curves_chart(records, "loss")),
-        "last": (values[-1], steps[-1]),
-        "lowest": (lowest, checked[losses.index(lowest)]) if losses else None,
-        "last_validation": (losses[-1], checked[-1]) if losses else None,
-    }
-
-
-def _stages(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
-    return time_table(
-        "kept in",
-        [
-            TimeLine(
-                kind,
-                stage.get("seconds"),
-                stage.get("stage") or "",
-                reused=bool(stage.get("reused")),
-            )
-            for kind, stage in (metrics.get("stages") or {}).items()
-        ],
+    validation = _loss_points(records, VALIDATION_LOSS)
+    return LossSection(
+        drawing(curves_chart(records, "loss")),
+        last=training[-1],
+        lowest=min(validation, default=None),
+        last_validation=validation[-1] if validation else None,
     )
+
+
+def _loss_points(records: Sequence[Record], key: str) -> list[LossPoint]:
+    steps, values = loss_curves(records, key)
+    return list(map(LossPoint, values, steps))
+
+
+def _stages(metrics: RunMetrics) -> TimeTable | None:
+    rows = [
+        TimeRow(kind, stage.seconds, stage.stage, stage.reused)
+        for kind, stage in metrics.stages.items()
+    ]
+    return TimeTable("folder", rows) if rows else None

@@ -1,24 +1,23 @@
-"""Every run of a comparison or a search, one a line, for a page."""
+"""The table of all runs of a comparison or a search."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True)
-class RunLine:
+class RunRow:
     """A run.
 
     Attributes:
-        name: Its name.
-        texts: Column -> text, what it measured and what tells it from the others.
-        settings: What else it sets, in a line.
-        seconds: What it took; None where that is not known.
-        status: A word, such as "finished".
-        error: Why it failed; "" where it did not.
-        page: Its own page, as this page names it; "" where it has none.
+        name: The name of the run.
+        texts: Column -> text: settings and measurements of the run.
+        settings: All other settings, in one line.
+        seconds: The time that the run took; None if it is not known.
+        status: The status in one or two words, such as "finished".
+        error: The reason of a failure; "" without one.
+        page: The link to the page of the run; "" without one.
     """
 
     name: str
@@ -30,38 +29,31 @@ class RunLine:
     page: str = ""
 
 
-def runs_table(runs: Sequence[RunLine], numbers: Sequence[str] = ()) -> dict[str, Any] | None:
-    """What the template shows; None where there are no runs.
+@dataclass(frozen=True)
+class RunsTable:
+    """The table.
 
-    Columns in which no run has a text are left out.
-
-    Args:
-        runs: In the order shown.
-        numbers: Columns that align right.
+    Attributes:
+        rows: The runs, in the order shown.
+        number_columns: The columns that are aligned right.
     """
-    if not runs:
-        return None
-    columns = dict.fromkeys(name for run in runs for name, text in run.texts.items() if text)
-    return {
-        "columns": [(name, name in numbers) for name in columns],
-        "lines": runs,
-        "any_settings": any(run.settings for run in runs),
-        "linked": any(run.page for run in runs),
-    }
 
+    rows: Sequence[RunRow]
+    number_columns: Sequence[str] = ()
 
-def settings_text(settings: Mapping[str, Any]) -> str:
-    """Keys and values in a line.
+    @property
+    def columns(self) -> list[str]:
+        """The columns in which a run has a text."""
+        return list(
+            dict.fromkeys(name for row in self.rows for name, text in row.texts.items() if text)
+        )
 
-    >>> settings_text({"selection.budget": 0.05, "selection.target_modules": ["k_proj", "v_proj"]})
-    'selection.budget 0.05, selection.target_modules k_proj + v_proj'
-    """
-    return ", ".join(f"{key} {_value(value)}" for key, value in settings.items())
+    @property
+    def has_settings(self) -> bool:
+        """Whether the table has a column of other settings."""
+        return any(row.settings for row in self.rows)
 
-
-def _value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return " + ".join(f"{key} {_value(part)}" for key, part in value.items())
-    if isinstance(value, list):
-        return " + ".join(map(_value, value))
-    return "none" if value is None else str(value)
+    @property
+    def has_pages(self) -> bool:
+        """Whether a name is a link."""
+        return any(row.page for row in self.rows)

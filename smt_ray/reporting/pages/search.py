@@ -1,4 +1,4 @@
-"""A search's page, ``report.html``: its trials, its pictures and its winner, in one file."""
+"""The page of a search, ``report.html``: its trials, its pictures and its winner, in one file."""
 
 from __future__ import annotations
 
@@ -6,30 +6,28 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from smt_ray.documents.search import FAILED, STOPPED, SearchDocument, TrialResult
 from smt_ray.reporting.charts.search import key_chart, trials_chart
 from smt_ray.reporting.pages.render import drawing, moment, render_page
-from smt_ray.reporting.pages.run import RunContents, page_sections
-from smt_ray.reporting.pages.runs_table import RunLine, runs_table
+from smt_ray.reporting.pages.run import Pairs, RunContents, run_sections
+from smt_ray.reporting.pages.runs_table import RunRow, RunsTable
 from smt_ray.reporting.text.run import format_seconds
-from smt_ray.reporting.text.search import trial_keys, value_text
-
-Trial = Mapping[str, Any]
+from smt_ray.reporting.text.search import point_text, trial_keys
 
 
 @dataclass(frozen=True)
 class SearchContents:
-    """What a search left behind, as plain values.
+    """What the page shows of a search.
 
     Attributes:
-        results: ``search.json``; see :mod:`smt_ray.reporting.text.search`.
-        winner: The run that won.
-        config_text: ``search.yaml``, what was asked.
-        pages: Run -> its own page, as this one names it.
+        results: The contents of ``search.json``.
+        winner: The run of the winner.
+        config_text: The contents of ``search.yaml``.
+        pages: Run -> the link to its page.
     """
 
-    results: Mapping[str, Any]
+    results: SearchDocument
     winner: RunContents
     config_text: str = ""
     pages: Mapping[str, str] = field(default_factory=dict)
@@ -38,57 +36,59 @@ class SearchContents:
 def search_page(contents: SearchContents) -> str:
     """The page as HTML."""
     results, winner = contents.results, contents.winner
-    trials = results["trials"]
+    trials = results.trials
     return render_page(
         "search.html",
-        **{
-            **page_sections(winner),
-            "title": results["name"],
-            "started": moment(results.get("started_ms")),
-            "ended": moment(results.get("ended_ms")),
-            "highlights": _highlights(trials),
-            "config_text": contents.config_text,
-        },
-        winner=winner.name,
-        winner_page=contents.pages.get(winner.name, ""),
-        best_yaml=results["best_yaml"],
+        title=results.name,
+        started=moment(results.started_ms),
+        ended=moment(results.ended_ms),
+        missing=winner.missing,
+        highlights=_highlights(trials),
+        runs=_trials(trials, contents.pages),
         curves=drawing(trials_chart(trials, "trials")),
-        keys=[
-            drawing(key_chart(trials, key, f"key-{number}", is_log=key in results["log_keys"]))
+        key_charts=[
+            drawing(key_chart(trials, key, f"key-{number}", is_log=key in results.log_keys))
             for number, key in enumerate(trial_keys(trials))
         ],
-        runs=_trials(trials, contents.pages),
+        winner=winner.name,
+        winner_page=contents.pages.get(winner.name, ""),
+        run=run_sections(winner),
+        best_yaml=results.best_yaml,
+        environment=winner.environment,
+        config_text=contents.config_text,
     )
 
 
-def _highlights(trials: Sequence[Trial]) -> list[tuple[str, str]]:
-    """The few numbers that a reader looks for first: (number, what it is) pairs."""
-    counts = Counter(trial["status"] for trial in trials)
-    others = [f"{counts[name]} {name}" for name in ("stopped early", "failed") if counts[name]]
-    seconds = math.fsum(trial["seconds"] or 0.0 for trial in trials)
+def _highlights(trials: Sequence[TrialResult]) -> Pairs:
+    counts = Counter(trial.status for trial in trials)
+    others = [f"{counts[status]} {status}" for status in (STOPPED, FAILED) if counts[status]]
+    seconds = math.fsum(trial.seconds or 0.0 for trial in trials)
     return [
-        (f"{trials[0]['loss']:.4f}", "validation loss of the winner"),
+        (_loss_text(trials[0]), "validation loss of the winner"),
         (f"{len(trials):,}", ", ".join(["trials", *others])),
         (format_seconds(seconds), "for all trials together"),
     ]
 
 
-def _trials(trials: Sequence[Trial], pages: Mapping[str, str]) -> dict[str, Any] | None:
+def _trials(trials: Sequence[TrialResult], pages: Mapping[str, str]) -> RunsTable:
     keys = trial_keys(trials)
-    lines = [
-        RunLine(
-            trial["run"] or "-",
+    rows = [
+        RunRow(
+            trial.run or "-",
             {
-                "validation loss": "" if trial["loss"] is None else f"{trial['loss']:.4f}",
-                "step": value_text(trial["step"]),
-                **{key: value_text(trial["point"].get(key)) for key in keys},
+                "validation loss": _loss_text(trial),
+                "step": "" if trial.step is None else str(trial.step),
+                **{key: point_text(trial, key) for key in keys},
             },
-            "",
-            trial["seconds"],
-            "won" if number == 0 else trial["status"],
-            trial["error"],
-            pages.get(trial["run"] or "", ""),
+            seconds=trial.seconds,
+            status="winner" if trial is trials[0] else trial.status,
+            error=trial.error,
+            page=pages.get(trial.run or "", ""),
         )
-        for number, trial in enumerate(trials)
+        for trial in trials
     ]
-    return runs_table(lines, ("validation loss", "step", *keys))
+    return RunsTable(rows, ("validation loss", "step", *keys))
+
+
+def _loss_text(trial: TrialResult) -> str:
+    return "" if trial.loss is None else f"{trial.loss:.4f}"

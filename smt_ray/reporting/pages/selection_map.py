@@ -1,57 +1,164 @@
-"""Where the chosen blocks are, for a page: layers by projections, and each weight's own grid."""
+"""Where the chosen blocks are: a heat map of layers by projections, and the grid of each weight."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from smt_ray.reporting.charts.colours import map_colour
-from smt_ray.reporting.charts.run import SelectionGrid, parse_module_name, selection_grid
-from smt_ray.reporting.pages.weight_grid import Drawing, Weight
+from smt_ray.documents.module_names import parse_module_name
+from smt_ray.reporting.charts.colours import Colour, map_colour
+from smt_ray.reporting.charts.run import SelectionGrid, selection_grid
+from smt_ray.reporting.pages.weight_grid import Drawing, DrawnWeight, Shade, Weight
 
-_MOST_WEIGHTS = 8  # drawn of one cell, such as a layer's experts
+_MOST_WEIGHTS = 8  # drawn for one cell, which may hold the experts of a layer
 
 Selections = Mapping[str, Sequence[Weight]]
-"""What chose -> every eligible weight with its chosen blocks."""
+"""Name of a selection -> every eligible weight with its chosen blocks."""
 
 Key = tuple[int | None, str]
-"""Layer and projection of a cell."""
+"""The layer and the projection of a cell."""
 
 
-def selection_map(weights: Sequence[Weight]) -> dict[str, Any] | None:
-    """What the template shows of a selection; None where there is none.
+@dataclass(frozen=True)
+class HeatCell:
+    """A cell of a heat map.
+
+    Attributes:
+        num_chosen: The number of chosen blocks.
+        title: The numbers in words.
+        colour: The colour of the share of chosen blocks.
+        anchor: The anchor of the weight's grid; "" for no link.
+    """
+
+    num_chosen: int
+    title: str
+    colour: Colour
+    anchor: str = ""
+
+
+@dataclass(frozen=True)
+class HeatRow:
+    """A layer of a heat map.
+
+    Attributes:
+        layer: The number of the layer, or "other" for modules without one.
+        cells: The cells by projection; None if the model has no such weight.
+        num_chosen: The number of chosen blocks in the layer.
+    """
+
+    layer: str
+    cells: Sequence[HeatCell | None]
+    num_chosen: int
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """The chosen blocks by layer and projection.
+
+    Attributes:
+        projections: The names of the columns.
+        rows: The layers.
+        totals: (chosen blocks, all blocks) of each projection.
+    """
+
+    projections: Sequence[str]
+    rows: Sequence[HeatRow]
+    totals: Sequence[tuple[int, int]]
+
+    @property
+    def num_chosen(self) -> int:
+        """The number of chosen blocks."""
+        return sum(chosen for chosen, _ in self.totals)
+
+    @property
+    def num_blocks(self) -> int:
+        """The number of all blocks."""
+        return sum(blocks for _, blocks in self.totals)
+
+
+@dataclass(frozen=True)
+class ColourScale:
+    """The colours of heat maps.
+
+    Attributes:
+        largest: The share that has the last colour.
+        colours: The colours from a share of 0 to the largest.
+    """
+
+    largest: float
+    colours: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The weights of one cell of the heat map.
+
+    Attributes:
+        anchor: The anchor that the cell links to.
+        title: The layer and the projection.
+        weights: The weights with the most chosen blocks.
+        num_more: The number of further weights with chosen blocks.
+    """
+
+    anchor: str
+    title: str
+    weights: Sequence[DrawnWeight]
+    num_more: int
+
+
+@dataclass(frozen=True)
+class SelectionMap:
+    """A selection in detail.
+
+    Attributes:
+        heat: The heat map.
+        scale: The colours of the heat map.
+        panels: The weights of each cell with chosen blocks; the cell with the most is the last.
+        legend: The shades of the blocks.
+    """
+
+    heat: HeatMap
+    scale: ColourScale
+    panels: Sequence[Panel]
+    legend: Sequence[Shade]
+
+
+@dataclass(frozen=True)
+class SelectionMaps:
+    """Several selections side by side.
+
+    Attributes:
+        heats: Name of a selection -> its heat map.
+        scale: The colours of all heat maps.
+    """
+
+    heats: Mapping[str, HeatMap]
+    scale: ColourScale
+
+
+def selection_map(weights: Sequence[Weight]) -> SelectionMap | None:
+    """The map of a selection; None without weights.
 
     Args:
-        weights: Every eligible weight, in the model's order; some may have no chosen block.
+        weights: Every eligible weight, in the order of the model, with or without chosen blocks.
     """
     if not weights:
         return None
     grid = _grid(weights)
     drawing = Drawing(weights)
-    return {
-        **_heat(grid, _largest(grid), linked=True),
-        "scale": _scale(),
-        "panels": _panels(grid, weights, drawing),
-        "levels": drawing.levels(),
-        "by_areas": drawing.by_areas,
-    }
+    scale = _scale([grid])
+    return SelectionMap(
+        _heat(grid, scale, is_linked=True), scale, _panels(grid, weights, drawing), drawing.legend()
+    )
 
 
-def selection_maps(selections: Selections) -> dict[str, Any] | None:
-    """Small maps side by side, on one scale of colours; None where there are none.
-
-    Args:
-        selections: Each has a map.
-    """
-    grids = {title: _grid(weights) for title, weights in selections.items() if weights}
+def selection_maps(selections: Selections) -> SelectionMaps | None:
+    """The heat maps of several selections, with the same colours; None without selections."""
+    grids = {name: _grid(weights) for name, weights in selections.items() if weights}
     if not grids:
         return None
-    largest = max(map(_largest, grids.values()))
-    return {
-        "maps": [{"title": title, **_heat(grid, largest)} for title, grid in grids.items()],
-        "scale": _scale(),
-        "largest": largest,
-    }
+    scale = _scale(list(grids.values()))
+    return SelectionMaps({name: _heat(grid, scale) for name, grid in grids.items()}, scale)
 
 
 def _grid(weights: Sequence[Weight]) -> SelectionGrid:
@@ -59,53 +166,40 @@ def _grid(weights: Sequence[Weight]) -> SelectionGrid:
     return selection_grid(counts, {weight.name: weight.num_blocks for weight in weights})
 
 
-def _largest(grid: SelectionGrid) -> float:
-    return max(grid.share(*key) or 0.0 for key in grid.totals)
+def _scale(grids: Sequence[SelectionGrid]) -> ColourScale:
+    largest = max(grid.share(*key) or 0.0 for grid in grids for key in grid.totals)
+    return ColourScale(largest, tuple(map_colour(i / 4).fill for i in range(5)))
 
 
-def _scale() -> list[str]:
-    return [map_colour(i / 4).fill for i in range(5)]
+def _heat(grid: SelectionGrid, scale: ColourScale, *, is_linked: bool = False) -> HeatMap:
+    rows = [
+        HeatRow(
+            "other" if layer is None else str(layer),
+            [_cell(grid, (layer, name), scale, is_linked) for name in grid.projections],
+            sum(grid.counts.get((layer, name), 0) for name in grid.projections),
+        )
+        for layer in grid.layers
+    ]
+    totals = [(grid.num_chosen(name), grid.num_total(name)) for name in grid.projections]
+    return HeatMap(grid.projections, rows, totals)
 
 
-def _heat(grid: SelectionGrid, largest: float, *, linked: bool = False) -> dict[str, Any]:
-    """The cells of a map; those with chosen blocks lead to the weight's grid if ``linked``."""
-    return {
-        "projections": grid.projections,
-        "rows": [
-            {
-                "layer": "other" if layer is None else str(layer),
-                "cells": [_cell(grid, (layer, name), largest, linked) for name in grid.projections],
-                "num_chosen": sum(grid.counts.get((layer, name), 0) for name in grid.projections),
-            }
-            for layer in grid.layers
-        ],
-        "totals": [(grid.num_chosen(name), grid.num_total(name)) for name in grid.projections],
-        "num_chosen": sum(grid.counts.values()),
-        "num_blocks": sum(grid.totals.values()),
-        "largest": largest,
-    }
-
-
-def _cell(grid: SelectionGrid, key: Key, largest: float, linked: bool) -> dict[str, Any] | None:
-    """A cell of the map; None where the model has no such weight."""
+def _cell(grid: SelectionGrid, key: Key, scale: ColourScale, is_linked: bool) -> HeatCell | None:
     if (share := grid.share(*key)) is None:
         return None
-    count, colour = grid.counts[key], map_colour(share / largest if largest else 0.0)
-    return {
-        "count": count,
-        "anchor": _anchor(key) if count and linked else None,
-        "title": f"{_title(key)}: {count:,} of {grid.totals[key]:,} blocks ({share:.1%})",
-        "fill": colour.fill,
-        "ink": colour.ink,
-    }
+    count = grid.counts[key]
+    return HeatCell(
+        count,
+        f"{_title(key)}: {count:,} of {grid.totals[key]:,} blocks ({share:.1%})",
+        map_colour(share / scale.largest if scale.largest else 0.0),
+        _anchor(key) if count and is_linked else "",
+    )
 
 
-def _panels(
-    grid: SelectionGrid, weights: Sequence[Weight], drawing: Drawing
-) -> list[dict[str, Any]]:
-    """The weights of each cell that has chosen blocks, drawn; the fullest cell is the last.
+def _panels(grid: SelectionGrid, weights: Sequence[Weight], drawing: Drawing) -> list[Panel]:
+    """The panels, by their number of chosen blocks.
 
-    A style sheet can hide the last one after another that is asked for, without a script.
+    The page shows the last panel until another one is asked for, by its style sheet alone.
     """
     members: dict[Key, list[Weight]] = {}
     for weight in weights:
@@ -113,14 +207,14 @@ def _panels(
             members.setdefault(parse_module_name(weight.name), []).append(weight)
     panels = []
     for key in sorted(members, key=lambda key: grid.counts[key]):
-        fullest = sorted(members[key], key=lambda weight: -len(weight.blocks))[:_MOST_WEIGHTS]
+        shown = sorted(members[key], key=lambda weight: -len(weight.blocks))[:_MOST_WEIGHTS]
         panels.append(
-            {
-                "anchor": _anchor(key),
-                "title": _title(key),
-                "weights": [drawing.weight(weight) for weight in fullest],
-                "num_more": len(members[key]) - len(fullest),
-            }
+            Panel(
+                _anchor(key),
+                _title(key),
+                [drawing.draw(weight) for weight in shown],
+                len(members[key]) - len(shown),
+            )
         )
     return panels
 

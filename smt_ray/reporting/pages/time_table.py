@@ -1,22 +1,21 @@
-"""Where the time went, for a page: seconds as numbers and as bars."""
+"""A table of seconds, as numbers and as bars."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
-class TimeLine:
-    """One line of the table.
+class TimeRow:
+    """A row of the table.
 
     Attributes:
-        name: What took the time.
-        seconds: How much; None where it is not known.
-        detail: What else there is to say.
-        reused: Whether it was found finished, so that the time was spent before.
+        name: What took the time, such as a stage.
+        seconds: The time; None if it is not known.
+        detail: The text of the last column.
+        reused: Whether an earlier run had spent the time.
     """
 
     name: str
@@ -25,19 +24,29 @@ class TimeLine:
     reused: bool = False
 
 
-def time_table(details: str, lines: Sequence[TimeLine]) -> dict[str, Any] | None:
-    """What the template shows; None where there is nothing.
+@dataclass(frozen=True)
+class TimeTable:
+    """The table.
 
-    Args:
-        details: Head of the lines' details.
-        lines: From above.
+    Attributes:
+        detail_head: The head of the last column.
+        rows: The rows; there is at least one.
     """
-    if not lines:
-        return None
-    longest = max(line.seconds or 0.0 for line in lines) or 1.0
-    return {
-        "details": details,
-        "rows": [{"line": line, "share": (line.seconds or 0.0) / longest} for line in lines],
-        "total": math.fsum(line.seconds or 0.0 for line in lines),
-        "any_reused": any(line.reused for line in lines),
-    }
+
+    detail_head: str
+    rows: Sequence[TimeRow]
+
+    @property
+    def total(self) -> float:
+        """The sum of the known times."""
+        return math.fsum(row.seconds or 0.0 for row in self.rows)
+
+    @property
+    def any_reused(self) -> bool:
+        """Whether a row needs the note about reuse."""
+        return any(row.reused for row in self.rows)
+
+    def share(self, row: TimeRow) -> float:
+        """The time of a row as a fraction of the longest one."""
+        longest = max(row.seconds or 0.0 for row in self.rows)
+        return (row.seconds or 0.0) / (longest or 1.0)

@@ -7,15 +7,14 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from smt_ray.reporting.charts.colours import map_colour
 
 NUM_LEVELS = 4
-_MOST_BLOCKS = 20_000  # drawn one by one, over all weights; beyond, areas of several are
+_MOST_BLOCKS = 20_000  # of all weights; if there are more, areas of several blocks are drawn
 _MOST_AREAS = 60_000
-_LONG_SIDE, _SHORT_SIDE = 320, 48  # of a drawing, in pixels; the short one is at least so much
-_LINED = 64  # rows and columns up to which there are lines between the blocks
+_LONG_SIDE, _SHORT_SIDE = 320, 48  # pixels; the short side has at least this many
+_LINED = 64  # rows and columns; smaller grids have lines between their blocks
 
 Place = tuple[int, int]
 """(row, column) of a block, or of an area of blocks."""
@@ -26,11 +25,11 @@ class Weight:
     """The chosen blocks of one weight.
 
     Attributes:
-        name: Its module.
+        name: The name of its module.
         shape: (out_features, in_features).
-        block_size: Side of a block, in elements.
-        blocks: (row, column) of each.
-        scores: Of each.
+        block_size: The side of a block, in elements.
+        blocks: The (row, column) of each chosen block.
+        scores: The score of each chosen block.
     """
 
     name: str
@@ -41,20 +40,57 @@ class Weight:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of blocks."""
+        """The number of rows and columns of blocks."""
         return self.shape[0] // self.block_size, self.shape[1] // self.block_size
 
     @property
     def num_blocks(self) -> int:
-        """Blocks there are."""
+        """The number of all blocks."""
         return self.grid[0] * self.grid[1]
 
 
+@dataclass(frozen=True)
+class Shade:
+    """A line of the legend.
+
+    Attributes:
+        fill: The colour.
+        label: The meaning of the colour.
+    """
+
+    fill: str
+    label: str
+
+
+@dataclass(frozen=True)
+class DrawnWeight:
+    """The drawing of a weight.
+
+    Attributes:
+        weight: The weight.
+        area: The number of rows and columns of blocks that one square stands for.
+        view: The width and height in squares.
+        pixels: The width and height in pixels.
+        lines: The SVG path of the lines between the squares; "" for no lines.
+        paths: The colour and the SVG path of every shade that occurs.
+    """
+
+    weight: Weight
+    area: int
+    view: tuple[int, int]
+    pixels: tuple[int, int]
+    lines: str
+    paths: Sequence[tuple[str, str]]
+
+
 class Drawing:
-    """How the weights of a selection are drawn: block by block or, of very many, by areas.
+    """The drawing of all weights of a selection, by blocks or, if there are very many, by areas.
+
+    A block has one of four shades, by the quarter of all scores that its own score is in. An area
+    has one by the share of its blocks that are chosen.
 
     Args:
-        weights: All of them: a block's shade is the quarter of their scores that its own is in.
+        weights: All weights of the selection.
     """
 
     def __init__(self, weights: Sequence[Weight]) -> None:
@@ -63,34 +99,33 @@ class Drawing:
         self._side = max(8, min(64, math.isqrt(_MOST_AREAS // max(1, len(weights)))))
         self._cuts = [ranked[len(ranked) * i // NUM_LEVELS] for i in range(1, NUM_LEVELS) if ranked]
 
-    def levels(self) -> list[dict[str, str]]:
-        """The legend: each shade and what it stands for."""
+    def legend(self) -> list[Shade]:
+        """Every shade and its meaning."""
         if self.by_areas:
-            words = ["up to 25%", "50%", "75%", "100% of an area's blocks"]
+            labels = ["up to 25%", "50%", "75%", "100% of an area's blocks"]
         else:
-            words = ["lowest quarter", "second", "third", "highest quarter of all chosen scores"]
-        return [{"fill": _shade(level), "label": word} for level, word in enumerate(words)]
+            labels = ["lowest quarter", "second", "third", "highest quarter of all chosen scores"]
+        return [Shade(_colour(level), label) for level, label in enumerate(labels)]
 
-    def weight(self, weight: Weight) -> dict[str, Any]:
-        """What the template shows of a weight."""
+    def draw(self, weight: Weight) -> DrawnWeight:
+        """The drawing of one weight."""
         rows, columns = weight.grid
         area = math.ceil(max(rows, columns) / self._side) if self.by_areas else 1
         height, width = math.ceil(rows / area), math.ceil(columns / area)
         longer = max(height, width)
+        scale = _LONG_SIDE / longer
         paths = block_paths(_area_levels(weight, area) if self.by_areas else self._levels(weight))
-        return {
-            "name": weight.name,
-            "shape": weight.shape,
-            "grid": weight.grid,
-            "block_size": weight.block_size,
-            "num_chosen": len(weight.blocks),
-            "num_blocks": weight.num_blocks,
-            "area": area,
-            "view": (width, height),
-            "pixels": [max(_SHORT_SIDE, round(_LONG_SIDE * n / longer)) for n in (width, height)],
-            "lines": _lines(width, height) if longer <= _LINED else "",
-            "paths": [(_shade(level), path) for level, path in enumerate(paths) if path],
-        }
+        return DrawnWeight(
+            weight,
+            area,
+            view=(width, height),
+            pixels=(
+                max(_SHORT_SIDE, round(scale * width)),
+                max(_SHORT_SIDE, round(scale * height)),
+            ),
+            lines=_lines(width, height) if longer <= _LINED else "",
+            paths=[(_colour(level), path) for level, path in enumerate(paths) if path],
+        )
 
     def _levels(self, weight: Weight) -> dict[Place, int]:
         return {
@@ -100,7 +135,7 @@ class Drawing:
 
 
 def block_paths(levels: Mapping[Place, int]) -> list[str]:
-    """For each level the SVG path that covers its places; neighbours in a row are joined.
+    """The SVG path of every level, which covers its places; neighbours in a row are joined.
 
     Args:
         levels: Place -> level, below ``NUM_LEVELS``.
@@ -123,16 +158,16 @@ def _area_levels(weight: Weight, area: int) -> dict[Place, int]:
     counts = Counter((row // area, column // area) for row, column in weight.blocks)
     levels = {}
     for (row, column), count in counts.items():
-        there = min(area, rows - row * area) * min(area, columns - column * area)
-        levels[row, column] = math.ceil(NUM_LEVELS * count / there) - 1
+        num_blocks = min(area, rows - row * area) * min(area, columns - column * area)
+        levels[row, column] = math.ceil(NUM_LEVELS * count / num_blocks) - 1
     return levels
 
 
 def _lines(width: int, height: int) -> str:
-    upright = "".join(f"M{x} 0V{height}" for x in range(1, width))
-    return upright + "".join(f"M0 {y}H{width}" for y in range(1, height))
+    vertical = "".join(f"M{x} 0V{height}" for x in range(1, width))
+    return vertical + "".join(f"M0 {y}H{width}" for y in range(1, height))
 
 
-def _shade(level: int) -> str:
-    # The map's palest would be lost on paper.
+def _colour(level: int) -> str:
+    # The palest colours of the map would be invisible on paper.
     return map_colour(0.35 + 0.65 * level / (NUM_LEVELS - 1)).fill

@@ -1,48 +1,110 @@
-"""Wrong answers to read: a few of each task, without what all prompts of a task have in common."""
+"""Some wrong answers of each task to read, without the text that all prompts have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TypeVar
 
-Prediction = Mapping[str, Any]
-Predictions = Mapping[str, Sequence[Prediction]]
-"""Task -> its predictions, as the evaluation keeps them."""
+from smt_ray.documents.prediction import Prediction
 
 _MOST_CHARACTERS = 2000
+
+Predictions = Mapping[str, Sequence[Prediction]]
+"""Task -> its predictions."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A wrong answer.
+
+    Attributes:
+        number: The number of the row in its task, from 1.
+        question: The part of the prompt that differs between rows.
+        output: The generated text, shortened.
+        prediction: The prediction of the tuned model.
+        base: The prediction of the base model; None if there is none.
+    """
+
+    number: int
+    question: str
+    output: str
+    prediction: Prediction
+    base: Prediction | None
+
+
+@dataclass(frozen=True)
+class TaskAnswers:
+    """The wrong answers of one task.
+
+    Attributes:
+        name: The name of the task.
+        opening: The text that all prompts begin with.
+        ending: The text that all prompts end with.
+        answers: The answers.
+    """
+
+    name: str
+    opening: str
+    ending: str
+    answers: Sequence[Answer]
+
+
+@dataclass(frozen=True)
+class WrongAnswers:
+    """The wrong answers of all tasks.
+
+    Attributes:
+        num_answers: The number of all answers.
+        num_wrong: The number of wrong answers.
+        num_unread: The number of wrong answers of which no answer could be read.
+        tasks: The tasks with the answers that are shown.
+    """
+
+    num_answers: int
+    num_wrong: int
+    num_unread: int
+    tasks: Sequence[TaskAnswers]
+
+    @property
+    def num_shown(self) -> int:
+        """The number of answers that are shown."""
+        return sum(len(task.answers) for task in self.tasks)
 
 
 def wrong_answers(
     tuned: Predictions, base: Predictions | None = None, most: int = 20
-) -> dict[str, Any] | None:
-    """What the template shows; None where nothing was evaluated.
-
-    Of each task about as many, spread evenly over its rows.
+) -> WrongAnswers | None:
+    """About equally many wrong answers of each task, spread evenly over its rows.
 
     Args:
-        tuned: The predictions whose wrong ones are shown.
-        base: Those of the base model, to be put beside them.
-        most: Answers shown at most.
+        tuned: The predictions of the tuned model.
+        base: The predictions of the base model, which are shown beside them.
+        most: The maximum number of answers that are shown.
+
+    Returns:
+        None if nothing was evaluated.
     """
     if not any(tuned.values()):
         return None
-    wrong = {task: [p for p in found if not p["correct"]] for task, found in tuned.items()}
+    wrong = {task: [p for p in found if not p.correct] for task, found in tuned.items()}
     shares = fair_shares([len(found) for found in wrong.values()], most)
-    return {
-        "num_answers": sum(map(len, tuned.values())),
-        "num_wrong": sum(map(len, wrong.values())),
-        "num_unread": sum(p["extracted"] is None for found in wrong.values() for p in found),
-        "num_shown": sum(shares),
-        "tasks": [
+    return WrongAnswers(
+        num_answers=sum(map(len, tuned.values())),
+        num_wrong=sum(map(len, wrong.values())),
+        num_unread=sum(p.extracted is None for found in wrong.values() for p in found),
+        tasks=[
             _task(task, tuned[task], spread(found, share), (base or {}).get(task, ()))
             for (task, found), share in zip(wrong.items(), shares, strict=True)
             if share
         ],
-    }
+    )
 
 
 def fair_shares(available: Sequence[int], most: int) -> list[int]:
-    """How many of each to take so that there are ``most`` in all, as evenly as can be.
+    """How many items to take of each kind: as equal as possible, and at most ``most`` in total.
 
     >>> fair_shares([3, 100, 100], 20)
     [3, 9, 8]
@@ -54,7 +116,7 @@ def fair_shares(available: Sequence[int], most: int) -> list[int]:
     return shares
 
 
-def spread(items: Sequence[Any], number: int) -> list[Any]:
+def spread(items: Sequence[T], number: int) -> list[T]:
     """``number`` of the items, evenly spaced.
 
     >>> spread("abcdef", 3)
@@ -64,7 +126,7 @@ def spread(items: Sequence[Any], number: int) -> list[Any]:
 
 
 def common_frame(prompts: Sequence[str]) -> tuple[str, str]:
-    r"""The whole lines that all prompts begin with, and those that they end with.
+    r"""The whole lines that all prompts begin with, and the whole lines that they end with.
 
     >>> common_frame(["Answer.\nQ: 1 + 1?\nA:", "Answer.\nQ: 2 + 2?\nA:"])
     ('Answer.\n', '\nA:')
@@ -79,14 +141,14 @@ def common_frame(prompts: Sequence[str]) -> tuple[str, str]:
 
 
 def _common_start(texts: Sequence[str]) -> str:
-    # What the first and the last in order share, all between them share too.
+    # The first and the last text in order have the shortest common start of all pairs.
     first, last = min(texts), max(texts)
     differ = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
     return first[: next(differ, len(first))]
 
 
 def shorten(text: str, most: int = _MOST_CHARACTERS) -> str:
-    """The text, without its middle where it is long."""
+    """The text; the middle of a long text is left out."""
     if len(text) <= most:
         return text
     half = most // 2
@@ -95,22 +157,17 @@ def shorten(text: str, most: int = _MOST_CHARACTERS) -> str:
 
 def _task(
     task: str, all_: Sequence[Prediction], shown: Sequence[Prediction], base: Sequence[Prediction]
-) -> dict[str, Any]:
-    opening, ending = common_frame([p["prompt"] for p in all_])
-    before = {p["index"]: p for p in base}
-    return {
-        "name": task,
-        "opening": opening,
-        "ending": ending,
-        "answers": [
-            {
-                "number": p["index"] + 1,
-                "question": shorten(p["prompt"][len(opening) : len(p["prompt"]) - len(ending)]),
-                "output": shorten(p["output"]),
-                "extracted": p["extracted"],
-                "expected": p["expected"],
-                "base": before.get(p["index"]),
-            }
-            for p in shown
-        ],
-    }
+) -> TaskAnswers:
+    opening, ending = common_frame([p.prompt for p in all_])
+    of_base = {p.index: p for p in base}
+    answers = [
+        Answer(
+            number=p.index + 1,
+            question=shorten(p.prompt[len(opening) : len(p.prompt) - len(ending)]),
+            output=shorten(p.output),
+            prediction=p,
+            base=of_base.get(p.index),
+        )
+        for p in shown
+    ]
+    return TaskAnswers(task, opening, ending, answers)

@@ -1,37 +1,29 @@
-"""Tables on a terminal, and the same as plain text where the output is none."""
+"""Tables on a terminal, and as plain text where the output is not a terminal."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
+
+from smt_ray.reporting.text.tables import Cells
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-_PLAIN_WIDTH = 1000  # where the output is no terminal, nothing is wrapped
-
-
-@dataclass(frozen=True)
-class Cells:
-    """A table as text: a column of names, ``num_right`` that align right, and the rest."""
-
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    num_right: int
+_PLAIN_WIDTH = 1000  # wide enough that nothing is wrapped in plain text
 
 
 def show(render: Callable[[Console], None], file: TextIO) -> None:
-    """Prints what ``render`` prints; plainly where ``file`` is no terminal."""
+    """Prints what ``render`` prints; as plain text if ``file`` is not a terminal."""
     from rich.console import Console
 
     console = Console(file=file)
     if console.is_terminal:
         render(console)
     else:
-        encoding = getattr(file, "encoding", None) or "utf-8"  # a job's log may be plain ASCII
+        encoding = getattr(file, "encoding", None) or "utf-8"  # the log of a job may be ASCII
         file.write(plain_text(render).encode(encoding, "replace").decode(encoding))
 
 
@@ -45,11 +37,11 @@ def plain_text(render: Callable[[Console], None]) -> str:
 
 
 def rich_table(cells: Cells, style: Callable[[str], str] = lambda _: "") -> Table:
-    """A table with a rule under its head, and one above a row named average.
+    """A table with a rule below its head, and a rule above a row named "average".
 
     Args:
-        cells: Its text.
-        style: Rich's style for a cell's text.
+        cells: The table as text.
+        style: A function from the text of a cell to its style, in rich's words.
     """
     from rich import box
     from rich.table import Table
@@ -66,11 +58,11 @@ def rich_table(cells: Cells, style: Callable[[str], str] = lambda _: "") -> Tabl
 
 
 def facts_grid(facts: list[tuple[str, str]]) -> Table:
-    """(what, text) pairs below each other."""
+    """(name, text) pairs, one below the other."""
     from rich.table import Table
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 0, 0, 2), pad_edge=True)
-    for what, text in facts:
-        grid.add_row(Text(what, style="bold"), Text(text, overflow="fold"))
+    for name, text in facts:
+        grid.add_row(Text(name, style="bold"), Text(text, overflow="fold"))
     return grid

@@ -1,90 +1,70 @@
-"""A search's trials as a table: on a terminal, as Markdown and as CSV.
-
-``search.json``, which everything here and the page read::
-
-    name                of the search
-    started_ms, ended_ms  milliseconds since the epoch
-    trials              the winner first: {"run", "point": key -> value, "status": "finished",
-                        "stopped early" or "failed", "error", "step" and "loss" of the last
-                        validation, "history": [(step, validation loss)], "ended_ms" of the
-                        last thing measured, "seconds"}
-    log_keys            keys that are drawn on a logarithmic scale
-    winner              the winner's metrics.json
-    best_yaml           the winner as a run's own file
-"""
+"""The trials of a search as a table: on a terminal, as Markdown and as CSV."""
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from collections.abc import Sequence
+from typing import TextIO
 
-from smt_ray.reporting.text.console import Cells, rich_table, show
-from smt_ray.reporting.text.run import format_seconds, markdown_table
-
-Trial = Mapping[str, Any]
-_MISSING = "-"
-
-
-def trial_cells(trials: Sequence[Trial]) -> Cells:
-    """One row a trial, in their order: what it set, its last validation loss, how it ended."""
-    keys = trial_keys(trials)
-    head = ("trial", *(key.rpartition(".")[2] for key in keys), "step", "validation loss", "time",
-            "status")  # fmt: skip
-    rows = tuple(
-        (
-            trial["run"] or _MISSING,
-            *(value_text(trial["point"].get(key)) or _MISSING for key in keys),
-            value_text(trial["step"]) or _MISSING,
-            _MISSING if trial["loss"] is None else f"{trial['loss']:.4f}",
-            format_seconds(trial["seconds"]),
-            f"{trial['status']}: {trial['error']}" if trial["error"] else trial["status"],
-        )
-        for trial in trials
-    )
-    return Cells(head, rows, len(head) - 2)
+from smt_ray.documents.search import SearchDocument, TrialResult
+from smt_ray.reporting.text.console import rich_table, show
+from smt_ray.reporting.text.run import format_seconds
+from smt_ray.reporting.text.tables import Cells, markdown_table, write_csv
+from smt_ray.reporting.text.values import MISSING, number_text, value_text
 
 
-def trial_keys(trials: Sequence[Trial]) -> list[str]:
-    """The keys that are searched."""
-    return list(dict.fromkeys(key for trial in trials for key in trial["point"]))
-
-
-def to_markdown(results: Mapping[str, Any]) -> str:
-    """The search, to be read as it is."""
-    trials = results["trials"]
-    return (
-        f"# {results['name']}\n\n{len(trials)} trials, the lowest validation loss first; the first"
-        " is the winner, and it alone was evaluated on test rows: its file is best.yaml.\n\n"
-        f"{markdown_table(trial_cells(trials))}\n\n![Validation loss by step](trials.png)\n\n"
-        + "\n".join(f"![{key}](loss_over_{key}.png)" for key in trial_keys(trials))
-        + "\n"
-    )
-
-
-def to_csv(trials: Sequence[Trial]) -> str:
-    """The same with every digit, and the keys whole."""
-    keys = trial_keys(trials)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    known = ("step", "loss", "seconds", "status", "error")
-    writer.writerow(["run", *keys, *known])
-    for trial in trials:
-        point = [trial["point"].get(key) for key in keys]
-        writer.writerow([trial["run"], *point, *(trial[name] for name in known)])
-    return text.getvalue()
-
-
-def print_trials(trials: Sequence[Trial], file: TextIO | None = None) -> None:
-    """Print the table; plain text where ``file`` is no terminal."""
+def print_trials(trials: Sequence[TrialResult], file: TextIO | None = None) -> None:
+    """Prints the table; as plain text if ``file`` is not a terminal."""
     table = rich_table(trial_cells(trials))
     show(lambda console: console.print(table), file or sys.stdout)
 
 
-def value_text(value: Any) -> str:
-    """A setting in four digits; "" of none."""
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def to_markdown(results: SearchDocument) -> str:
+    """The search as Markdown."""
+    pictures = [f"![{key}](loss_over_{key}.png)" for key in trial_keys(results.trials)]
+    return (
+        f"# {results.name}\n\n{len(results.trials)} trials, the lowest validation loss first. The"
+        " first trial is the winner. Only the winner was evaluated on test rows, and best.yaml is"
+        f" its configuration.\n\n{markdown_table(trial_cells(results.trials))}\n\n"
+        "![Validation loss by step](trials.png)\n\n" + "\n".join(pictures) + "\n"
+    )
+
+
+def to_csv(trials: Sequence[TrialResult]) -> str:
+    """The trials as CSV, with all digits and with the whole names of keys."""
+    keys = trial_keys(trials)
+    fields = ("step", "loss", "seconds", "status", "error")
+    rows = []
+    for trial in trials:
+        values = [trial.run, *map(trial.point.get, keys), *(getattr(trial, f) for f in fields)]
+        rows.append(tuple("" if value is None else str(value) for value in values))
+    return write_csv(Cells(("run", *keys, *fields), tuple(rows), 0))
+
+
+def trial_cells(trials: Sequence[TrialResult]) -> Cells:
+    """The settings, the last validation loss and the status of each trial."""
+    keys = trial_keys(trials)
+    names = [key.rpartition(".")[2] for key in keys]
+    rows = [
+        (
+            trial.run or MISSING,
+            *(point_text(trial, key) or MISSING for key in keys),
+            number_text(trial.step, "{}"),
+            number_text(trial.loss, "{:.4f}"),
+            format_seconds(trial.seconds),
+            f"{trial.status}: {trial.error}" if trial.error else trial.status,
+        )
+        for trial in trials
+    ]
+    head = ("trial", *names, "step", "validation loss", "time", "status")
+    return Cells(head, tuple(rows), len(head) - 2)
+
+
+def trial_keys(trials: Sequence[TrialResult]) -> list[str]:
+    """The keys that are searched."""
+    return list(dict.fromkeys(key for trial in trials for key in trial.point))
+
+
+def point_text(trial: TrialResult, key: str) -> str:
+    """The value of a key in a trial; "" if the trial does not set it."""
+    return value_text(trial.point[key]) if key in trial.point else ""

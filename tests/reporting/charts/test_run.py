@@ -1,4 +1,4 @@
-"""Claims about the pictures: what they show, and that they are written."""
+"""Claims about the pictures of a run: what they show, and that they are written."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from smt_ray.documents.module_names import parse_module_name
 from smt_ray.reporting.charts.run import (
+    Record,
     curves_figure,
     loss_curves,
-    parse_module_name,
     running_mean,
     selection_figure,
     selection_grid,
@@ -22,7 +23,7 @@ PNG = b"\x89PNG"
 
 
 def _llama(num_layers: int) -> dict[str, int]:
-    """Blocks of a Llama with grouped queries: module name -> number."""
+    """The blocks of a Llama with grouped queries: module name -> their number."""
     sizes = {"q_proj": 16, "k_proj": 4, "v_proj": 4}
     return {
         f"model.layers.{layer}.self_attn.{name}": size
@@ -43,13 +44,13 @@ def _llama(num_layers: int) -> dict[str, int]:
         ("model.block2.q_proj", (None, "q_proj")),
     ],
 )
-def test_a_modules_layer_is_its_first_number_and_its_projection_its_last_word(
+def test_the_first_number_is_the_layer_and_the_last_word_is_the_projection(
     name: str, expected: tuple[int | None, str]
 ) -> None:
     assert parse_module_name(name) == expected
 
 
-def test_every_chosen_block_is_in_the_grid_once() -> None:
+def test_the_grid_counts_every_chosen_block_once() -> None:
     totals = {**_llama(30), "lm_head": 9}
     counts = {name: index % (total + 1) for index, (name, total) in enumerate(totals.items())}
     grid = selection_grid(counts, totals)
@@ -61,7 +62,7 @@ def test_every_chosen_block_is_in_the_grid_once() -> None:
     assert sum(map(grid.num_total, grid.projections)) == sum(totals.values())
 
 
-def test_a_cell_tells_nothing_chosen_from_no_such_module() -> None:
+def test_a_cell_without_chosen_blocks_differs_from_a_cell_without_a_module() -> None:
     grid = selection_grid({"l.0.q_proj": 2}, {"l.0.q_proj": 8, "l.1.q_proj": 8, "l.1.v_proj": 4})
     assert grid.share(0, "q_proj") == 0.25
     assert grid.share(1, "q_proj") == 0
@@ -74,7 +75,7 @@ def test_experts_of_a_layer_are_added_up() -> None:
     assert (grid.counts[0, "up_proj"], grid.totals[0, "up_proj"]) == (12, 40)
 
 
-def test_blocks_of_a_module_that_is_not_there_are_a_defect() -> None:
+def test_chosen_blocks_of_an_unknown_module_are_an_error() -> None:
     with pytest.raises(AssertionError, match="every module with chosen blocks"):
         selection_grid({"l.0.q_proj": 1}, {"l.0.v_proj": 8})
 
@@ -87,13 +88,13 @@ def test_the_selection_figure_is_written(tmp_path: Path, num_layers: int) -> Non
     assert path.read_bytes().startswith(PNG)
 
 
-def test_a_selection_of_nothing_can_be_drawn(tmp_path: Path) -> None:
+def test_an_empty_selection_can_be_drawn(tmp_path: Path) -> None:
     path = selection_figure({}, _llama(1), tmp_path / "selection.png", "")
     assert path.read_bytes().startswith(PNG)
 
 
-def test_of_a_step_done_twice_the_last_value_counts_and_nan_is_left_out() -> None:
-    records = [
+def test_a_repeated_step_counts_with_its_last_value_and_nan_is_left_out() -> None:
+    records: list[Record] = [
         {"step": 1, "metrics": {"train/loss": 3.0}},
         {"step": 2, "metrics": {"train/loss": 9.0}},
         {"step": 2, "metrics": {"validation/loss": 5.0}},
@@ -115,14 +116,17 @@ def test_the_running_mean_does_not_lag_behind_a_straight_line() -> None:
 
 @pytest.mark.parametrize("num_steps", [0, 3, 200])
 def test_the_curves_figure_is_written(tmp_path: Path, num_steps: int) -> None:
-    records = [{"step": i, "metrics": {"train/loss": 1 / (i + 1)}} for i in range(num_steps)]
+    records: list[Record] = [
+        {"step": i, "metrics": {"train/loss": 1 / (i + 1)}} for i in range(num_steps)
+    ]
     records += [{"step": i, "metrics": {"validation/loss": 1.0}} for i in range(0, num_steps, 50)]
     assert curves_figure(records, tmp_path / "curves.png").read_bytes().startswith(PNG)
 
 
-def test_importing_the_reporting_room_loads_nothing_that_draws() -> None:
+def test_importing_reporting_loads_no_library_that_draws() -> None:
     code = (
-        "import sys; import smt_ray.reporting.charts.run, smt_ray.reporting.pages.run, smt_ray.reporting.text.run\n"
+        "import sys, smt_ray.reporting.charts.run, smt_ray.reporting.pages.comparison\n"
+        "import smt_ray.reporting.pages.search, smt_ray.reporting.text.run\n"
         "assert not {'matplotlib', 'jinja2', 'rich', 'numpy', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,11 +1,10 @@
-"""Claims about which wrong answers are shown, and how much of them."""
+"""Claims about the choice of wrong answers and the part of them that is shown."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from smt_ray.documents.prediction import Prediction
 from smt_ray.reporting.pages.wrong_answers import (
     common_frame,
     fair_shares,
@@ -15,11 +14,15 @@ from smt_ray.reporting.pages.wrong_answers import (
 )
 
 
-def prediction(index: int, correct: bool) -> dict[str, Any]:
-    return {
-        "index": index, "prompt": f"Do this.\n{index}?\nAnswer:", "output": f"it is {index}",
-        "extracted": None if index == 4 else str(index), "expected": "9", "correct": correct,
-    }  # fmt: skip
+def prediction(index: int, correct: bool) -> Prediction:
+    return Prediction(
+        index=index,
+        prompt=f"Do this.\n{index}?\nAnswer:",
+        output=f"it is {index}",
+        extracted=None if index == 4 else str(index),
+        expected="9",
+        correct=correct,
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,14 +34,14 @@ def prediction(index: int, correct: bool) -> dict[str, Any]:
         ([], 20, []),
     ],
 )
-def test_shares_are_even_and_leave_nothing_over(
+def test_shares_are_even_and_add_up_to_the_maximum(
     available: list[int], most: int, expected: list[int]
 ) -> None:
     assert fair_shares(available, most) == expected
     assert sum(expected) == min(most, sum(available))
 
 
-def test_items_are_spread_from_the_first_on_and_none_comes_twice() -> None:
+def test_items_are_spread_from_the_first_one_without_repetition() -> None:
     assert spread(range(100), 4) == [0, 25, 50, 75]
     assert spread(range(3), 3) == [0, 1, 2]
     assert spread(range(3), 0) == []
@@ -65,7 +68,7 @@ def test_the_frame_is_the_whole_lines_that_all_prompts_share(
         assert prompt.endswith(ending)
 
 
-def test_long_text_keeps_its_beginning_and_its_end_and_says_how_much_is_gone() -> None:
+def test_a_long_text_loses_its_middle_and_says_how_much() -> None:
     text = "a" * 5000 + "b" * 5000
     short = shorten(text, 100)
     assert short.startswith("a" * 50 + "\n")
@@ -74,21 +77,20 @@ def test_long_text_keeps_its_beginning_and_its_end_and_says_how_much_is_gone() -
     assert shorten("short") == "short"
 
 
-def test_only_wrong_answers_are_shown_and_the_base_models_beside_them() -> None:
+def test_only_wrong_answers_are_shown_beside_those_of_the_base_model() -> None:
     tuned = {"sums": [prediction(i, i % 2 == 1) for i in range(6)]}
     base = {"sums": [prediction(i, True) for i in range(6)]}
     found = wrong_answers(tuned, base)
     assert found is not None
-    counts = {key: found[key] for key in ("num_answers", "num_wrong", "num_unread", "num_shown")}
-    assert counts == {"num_answers": 6, "num_wrong": 3, "num_unread": 1, "num_shown": 3}
-    (task,) = found["tasks"]
-    assert (task["opening"], task["ending"]) == ("Do this.\n", "\nAnswer:")
-    assert [(a["number"], a["question"], a["extracted"]) for a in task["answers"]] == [
+    assert (found.num_answers, found.num_wrong, found.num_unread, found.num_shown) == (6, 3, 1, 3)
+    (task,) = found.tasks
+    assert (task.opening, task.ending) == ("Do this.\n", "\nAnswer:")
+    assert [(a.number, a.question, a.prediction.extracted) for a in task.answers] == [
         (1, "0?", "0"), (3, "2?", "2"), (5, "4?", None),
     ]  # fmt: skip
-    assert all(answer["base"]["correct"] for answer in task["answers"])
+    assert all(answer.base and answer.base.correct for answer in task.answers)
 
 
-def test_without_an_evaluation_there_is_nothing_to_show() -> None:
+def test_nothing_is_shown_without_an_evaluation() -> None:
     assert wrong_answers({}) is None
     assert wrong_answers({"sums": []}) is None

@@ -1,37 +1,37 @@
-"""A comparison's tables, files and pictures say what its cells hold."""
+"""Claims about the tables, files and pictures of a comparison."""
 
 from __future__ import annotations
 
 import csv
 import io
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from smt_ray.documents.comparison import TableResult
 from smt_ray.reporting.charts.comparison import draw_table
 from smt_ray.reporting.text.comparison import (
     claim_text,
     layer_lines,
     legend_text,
-    table_lines,
-    task_interval_lines,
+    table_cells,
+    task_interval_cells,
     to_csv,
     to_markdown,
 )
-from tests.reporting.comparisons import comparison_results
+from tests.reporting.comparisons import FASTER, HELD, cell, claim, comparison_results, table
+
+TABLES = comparison_results().tables
 
 
-@pytest.fixture
-def results() -> dict[str, Any]:
-    return comparison_results()
+def lines(shown: TableResult) -> list[tuple[str, ...]]:
+    cells = table_cells(shown)
+    return [cells.head, *cells.rows]
 
 
-def test_a_table_of_tasks_has_every_accuracy_the_average_and_the_seeds(
-    results: dict[str, Any],
-) -> None:
-    assert table_lines(results["tables"]["methods"]) == [
-        [
+def test_a_table_of_tasks_has_the_accuracies_the_average_and_the_seeds() -> None:
+    assert lines(TABLES["methods"]) == [
+        (
             "",
             "learning rate",
             "% of base",
@@ -40,107 +40,115 @@ def test_a_table_of_tasks_has_every_accuracy_the_average_and_the_seeds(
             "piqa",
             "average",
             "by seed",
-        ],
-        ["smt", "0.001", "0.840", "1.0000", "50.0", "50.0", "50.0 (40.0 to 60.0)", "50.0 50.0"],
-        ["lora", "0.001", "0.840", "0.5000", "25.0", "25.0", "25.0 (15.0 to 35.0)", "25.0 25.0"],
-        ["bad", "0.001", "-", "-", "-", "-", "failed", ""],
+        ),
+        ("smt", "0.001", "0.840", "1.0000", "50.0", "50.0", "50.0 (40.0 to 60.0)", "50.0 50.0"),
+        ("lora", "0.001", "0.840", "0.5000", "25.0", "25.0", "25.0 (15.0 to 35.0)", "25.0 25.0"),
+        ("bad", "0.001", "-", "-", "-", "-", "failed", ""),
     ]
 
 
-def test_losses_have_no_column_where_no_rows_were_held_out(results: dict[str, Any]) -> None:
-    table = results["tables"]["methods"]
-    for row in table["rows"].values():
-        row[""] = {key: value for key, value in row[""].items() if key != "validation_loss"}
-    assert table_lines(table)[0][:4] == ["", "learning rate", "% of base", "boolq"]
+def test_a_table_without_validation_has_no_column_of_losses() -> None:
+    head, *_ = lines(table("tasks", {"smt": {"": cell(0.5, validation_loss=None)}}))
+    assert head[:4] == ("", "learning rate", "% of base", "boolq")
 
 
-def test_a_tasks_accuracies_have_intervals_where_they_were_measured(
-    results: dict[str, Any],
-) -> None:
-    assert task_interval_lines(results["tables"]["methods"]) == [
-        ["", "boolq", "piqa"],
-        ["smt", "50.0 (35.0 to 65.0)", "50.0 (35.0 to 65.0)"],
-        ["lora", "25.0 (10.0 to 40.0)", "25.0 (10.0 to 40.0)"],
+def test_accuracies_by_task_have_intervals_if_they_were_measured() -> None:
+    cells = task_interval_cells(TABLES["methods"])
+    assert cells is not None
+    assert cells.head == ("", "boolq", "piqa")
+    assert cells.rows == (
+        ("smt", "50.0 (35.0 to 65.0)", "50.0 (35.0 to 65.0)"),
+        ("lora", "25.0 (10.0 to 40.0)", "25.0 (10.0 to 40.0)"),
+    )
+    without = table("tasks", {"smt": {"": cell(0.5, task_intervals={})}})
+    assert task_interval_cells(without) is None
+
+
+def test_the_legend_names_the_seeds_and_the_meaning_of_intervals() -> None:
+    assert legend_text([0, 1]).startswith("Each cell is one run for each of the seeds 0, 1. ")
+    assert legend_text([7]).startswith("Each cell is one run, with seed 7. ")
+    note = "With one seed, the intervals describe the sampling of test rows only."
+    assert note in legend_text([7])
+    assert note not in legend_text([0, 1])
+
+
+def test_tables_of_speed_shares_and_settings() -> None:
+    assert lines(TABLES["speed"]) == [
+        ("", "seconds a step", "times as fast as smt", "batches"),
+        ("smt", "0.500 (0.250 to 1.000)", "1.00", "packed"),
+        ("lora", "0.250 (0.125 to 0.500)", "2.00", "packed"),
+        ("bad", "-", "-", "-"),
     ]
-
-
-def test_one_seed_is_called_one(results: dict[str, Any]) -> None:
-    assert legend_text(results).startswith("Every cell is a run for each of the seeds 0, 1. ")
-    assert legend_text({"seeds": [7]}).startswith("Every cell is a run for seed 7. ")
-
-
-def test_tables_of_speed_shares_and_settings(results: dict[str, Any]) -> None:
-    tables = results["tables"]
-    assert table_lines(tables["speed"]) == [
-        ["", "seconds a step", "times as fast as smt", "batches"],
-        ["smt", "0.500 (0.250 to 1.000)", "1.00", "packed"],
-        ["lora", "0.250 (0.125 to 0.500)", "2.00", "packed"],
-        ["bad", "-", "-", "-"],
-    ]
-    shares = ["37.5% (25.0% to 50.0%)", "62.5% (50.0% to 75.0%)"]
-    assert table_lines(tables["shares"]) == [
-        ["", "q_proj", "v_proj"], ["smt", *shares], ["lora", *shares],
-        ["bad", "-", "-"], ["layers with a chosen block, smt", "1 of 2", "2 of 2"],
+    shares = ("37.5% (25.0% to 50.0%)", "62.5% (50.0% to 75.0%)")
+    assert lines(TABLES["shares"]) == [
+        ("", "q_proj", "v_proj"), ("smt", *shares), ("lora", *shares),
+        ("bad", "-", "-"), ("layers with a chosen block, smt", "1 of 2", "2 of 2"),
     ]  # fmt: skip
-    assert table_lines(tables["budgets"]) == [
-        ["", "1%", "2%"],
-        ["smt", "50.0 (40.0 to 60.0)", "75.0 (65.0 to 85.0)"],
-        ["lora", "25.0 (15.0 to 35.0)", "failed"],
+    assert lines(TABLES["budgets"]) == [
+        ("", "1%", "2%"),
+        ("smt", "50.0 (40.0 to 60.0)", "75.0 (65.0 to 85.0)"),
+        ("lora", "25.0 (15.0 to 35.0)", "failed"),
     ]
 
 
-def test_nothing_is_as_fast_as_a_first_row_that_failed(results: dict[str, Any]) -> None:
-    speed = results["tables"]["speed"]
-    speed["rows"] = dict(reversed(speed["rows"].items()))
-    assert [line[2] for line in table_lines(speed)] == ["times as fast as bad", "-", "-", "-"]
+def test_a_row_without_a_projection_has_no_share_of_it() -> None:
+    rows = {"all": {"": cell(0.5)}, "v": {"": cell(0.5, shares=[{"v_proj": 1.0}])}}
+    assert lines(table("projections", rows))[2] == ("v", "-", "100.0%")
 
 
-def test_each_tasks_interval_stands_in_the_files(results: dict[str, Any]) -> None:
-    methods = results["tables"]["methods"]
-    assert table_lines(methods, intervals=True)[1][4:6] == ["50.0 (35.0 to 65.0)"] * 2
+def test_no_row_has_a_speed_relative_to_a_first_row_that_failed() -> None:
+    speed = table("speed", dict(reversed(TABLES["speed"].rows.items())))
+    assert [line[2] for line in lines(speed)] == ["times as fast as bad", "-", "-", "-"]
+
+
+def test_the_files_have_the_interval_of_each_task() -> None:
+    methods = TABLES["methods"]
+    intervals = table_cells(methods, with_intervals=True).rows[0][4:6]
+    assert intervals == ("50.0 (35.0 to 65.0)",) * 2
     assert "50.0 (35.0 to 65.0)" in to_csv(methods)
-    assert to_markdown(results).count("50.0 (35.0 to 65.0)") == 2
+    assert to_markdown(comparison_results()).count("50.0 (35.0 to 65.0)") == 2
 
 
-def test_layers_stand_beside_the_shares(results: dict[str, Any]) -> None:
-    assert layer_lines(results["tables"]["shares"]) == [
-        ["row", "layer", "projection", "chosen blocks", "blocks"],
-        ["smt", "0", "q_proj", "0", "4"], ["smt", "0", "v_proj", "1", "4"],
-        ["smt", "1", "q_proj", "1", "4"], ["smt", "1", "v_proj", "2", "4"],
-    ]  # fmt: skip
-    assert layer_lines(results["tables"]["methods"]) == []
-    assert "![layers, smt](shares_smt_layers.png)" in to_markdown(results)
+def test_the_layers_of_the_chosen_blocks_are_listed() -> None:
+    cells = layer_lines(TABLES["shares"])
+    assert cells is not None
+    assert cells.head == ("row", "layer", "projection", "chosen blocks", "blocks")
+    assert cells.rows == (
+        ("smt", "0", "q_proj", "0", "4"), ("smt", "0", "v_proj", "1", "4"),
+        ("smt", "1", "q_proj", "1", "4"), ("smt", "1", "v_proj", "2", "4"),
+    )  # fmt: skip
+    assert layer_lines(TABLES["methods"]) is None
+    assert "![layers, smt](shares_smt_layers.png)" in to_markdown(comparison_results())
 
 
-def test_claims_of_speed_are_answered_in_times(results: dict[str, Any]) -> None:
-    (claim,) = results["tables"]["speed"]["claims"]
-    assert claim_text(claim) == (
+def test_a_claim_of_speed_is_answered_in_times() -> None:
+    assert claim_text(FASTER) == (
         "lora faster than smt (Table 1): **not resolved**, 2.00 times (0.50 to 8.00)"
     )
 
 
-def test_claims_are_answered_in_points(results: dict[str, Any]) -> None:
-    (claim,) = results["tables"]["methods"]["claims"]
-    assert claim_text(claim) == (
-        "smt above lora (Table 2): **held**, +25.0 points (+12.5 to +37.5)"
-    )
-    unresolved = {"better": "a", "worse": "b", "source": "", "verdict": "not resolved"}
-    assert claim_text({**unresolved, "reason": "a run failed"}) == (
+def test_a_claim_of_accuracy_is_answered_in_points() -> None:
+    assert claim_text(HELD) == "smt above lora (Table 2): **held**, +25.0 points (+12.5 to +37.5)"
+    assert claim_text(claim("a", "b", reason="a run failed")) == (
         "a above b: **not resolved**, a run failed"
     )
 
 
-def test_a_csv_has_the_tables_cells_and_failures_are_named(results: dict[str, Any]) -> None:
-    for of_table in results["tables"].values():
-        lines = table_lines(of_table, intervals=True)
-        assert list(csv.reader(io.StringIO(to_csv(of_table)))) == lines
-    text = to_markdown(results)
+@pytest.mark.parametrize("name", TABLES)
+def test_a_csv_has_the_cells_of_the_table(name: str) -> None:
+    cells = table_cells(TABLES[name], with_intervals=True)
+    read = [tuple(line) for line in csv.reader(io.StringIO(to_csv(TABLES[name])))]
+    assert read == [cells.head, *cells.rows]
+
+
+def test_the_markdown_has_learning_rates_claims_and_failures() -> None:
+    text = to_markdown(comparison_results())
     assert "- bad: out of memory" in text
     assert "| smt | 0.001: 0.5000, 1: - | 0.001 |" in text
     assert "smt above lora (Table 2): **held**" in text
 
 
-def test_every_kind_of_table_has_a_picture(results: dict[str, Any], tmp_path: Path) -> None:
-    for name, of_table in results["tables"].items():
-        picture = draw_table(of_table, tmp_path / f"{name}.png")
-        assert picture.read_bytes().startswith(b"\x89PNG")
+@pytest.mark.parametrize("name", TABLES)
+def test_every_kind_of_table_has_a_picture(name: str, tmp_path: Path) -> None:
+    picture = draw_table(TABLES[name], tmp_path / f"{name}.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")

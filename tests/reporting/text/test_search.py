@@ -1,28 +1,20 @@
-"""Claims about a search's table and pictures."""
+"""Claims about the table and the pictures of a search."""
 
 from __future__ import annotations
 
 import csv
 import io
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from smt_ray.reporting.charts.search import save_curves, save_key
 from smt_ray.reporting.text.search import print_trials, to_csv, to_markdown, trial_cells
-from tests.reporting.searches import three_trials
+from tests.reporting.searches import POINT, search_results, three_trials, trial
 
 
-@pytest.fixture
-def trials() -> list[dict[str, Any]]:
-    return three_trials()
-
-
-def test_a_row_of_the_table_is_a_trial_with_its_settings_and_how_it_ended(
-    trials: list[dict[str, Any]],
-) -> None:
-    cells = trial_cells(trials)
+def test_a_row_of_the_table_has_the_settings_and_the_status_of_a_trial() -> None:
+    cells = trial_cells(three_trials())
     assert cells.head == (
         "trial", "block_size", "learning_rate", "step", "validation loss", "time", "status",
     )  # fmt: skip
@@ -30,33 +22,36 @@ def test_a_row_of_the_table_is_a_trial_with_its_settings_and_how_it_ended(
     assert cells.rows[2] == ("-", "8", "0.001234", "-", "-", "-", "failed: out of | memory")
 
 
-def test_csv_has_every_digit_and_whole_keys(trials: list[dict[str, Any]]) -> None:
-    head, first, *_, last = csv.reader(io.StringIO(to_csv(trials)))
+def test_a_key_that_a_trial_does_not_set_differs_from_a_key_that_is_none() -> None:
+    trials = [trial("s-1", "finished", 0.5, point={key: None}) for key in ("a.b", "a.c")]
+    assert [row[1:3] for row in trial_cells(trials).rows] == [("none", "-"), ("-", "none")]
+
+
+def test_the_csv_has_all_digits_and_whole_keys() -> None:
+    head, first, *_, last = csv.reader(io.StringIO(to_csv(three_trials())))
     assert head[:3] == ["run", "selection.block_size", "training.learning_rate"]
     assert first[:5] == ["s-1", "8", "0.0012345", "4", "0.512345"]
     assert last[-1] == "out of | memory"
 
 
-def test_markdown_names_every_trial_and_picture(trials: list[dict[str, Any]]) -> None:
-    text = to_markdown({"name": "s", "trials": trials})
+def test_the_markdown_names_every_trial_and_picture() -> None:
+    text = to_markdown(search_results())
     assert all(name in text for name in ("s-1", "s-2", r"failed: out of \| memory"))
     assert "](loss_over_training.learning_rate.png)" in text
 
 
-def test_a_terminal_shows_every_trial(
-    trials: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    print_trials(trials)
+def test_a_terminal_shows_every_trial(capsys: pytest.CaptureFixture[str]) -> None:
+    print_trials(three_trials())
     assert "stopped early" in capsys.readouterr().out
 
 
-def test_pictures_are_drawn_of_numbers_and_names_and_where_nothing_finished(
-    trials: list[dict[str, Any]], tmp_path: Path
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_numbers_and_names_can_be_drawn_even_if_no_trial_finished(
+    tmp_path: Path, is_finished: bool
 ) -> None:
-    for shown in (trials, trials[2:]):
-        for one in shown:
-            one["point"]["selection.score"] = "random"
-        paths = [save_curves(shown, tmp_path / "curves.png")]
-        for key, is_log in (("selection.score", False), ("training.learning_rate", True)):
-            paths.append(save_key(shown, key, tmp_path / f"{key}.png", is_log=is_log))
-        assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+    trials = three_trials(point={**POINT, "selection.score": "random"})
+    trials = trials if is_finished else trials[2:]
+    paths = [save_curves(trials, tmp_path / "curves.png")]
+    for key, is_log in (("selection.score", False), ("training.learning_rate", True)):
+        paths.append(save_key(trials, key, tmp_path / f"{key}.png", is_log=is_log))
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)

@@ -1,0 +1,44 @@
+"""Values as text: numbers, settings, and values that are not known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+MISSING = "-"
+"""The text of a value that is not known."""
+
+
+def number_text(value: float | None, template: str, factor: int = 1) -> str:
+    """A number by a format template; ``MISSING`` for None and for NaN or infinity.
+
+    >>> number_text(0.125, "{:.1f}", 100)
+    '12.5'
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return template.format(value * factor)
+
+
+def value_text(value: object) -> str:
+    """The value of a setting; floats have four digits.
+
+    >>> [value_text(value) for value in (0.0012345, 8, None, ["k_proj", "v_proj"])]
+    ['0.001234', '8', 'none', 'k_proj + v_proj']
+    """
+    if isinstance(value, Mapping):
+        return " + ".join(f"{key} {value_text(part)}" for key, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return " + ".join(map(value_text, value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "none" if value is None else str(value)
+
+
+def settings_text(settings: Mapping[str, object]) -> str:
+    """Settings in one line.
+
+    >>> settings_text({"selection.budget": 0.05, "selection.target_modules": ["k_proj", "v_proj"]})
+    'selection.budget 0.05, selection.target_modules k_proj + v_proj'
+    """
+    return ", ".join(f"{key} {value_text(value)}" for key, value in settings.items())
