@@ -1,7 +1,16 @@
-"""The page of whatever bears a name in a storage: ``smt-ray report``."""
+"""The page of a run, a comparison or a search, found by its name."""
 
 from __future__ import annotations
 
+from smt_ray.artifacts.layout import (
+    COMPARISON,
+    COMPARISONS_FOLDER,
+    RUNS_FOLDER,
+    SEARCH,
+    SEARCHES_FOLDER,
+    comparison_folder,
+    search_folder,
+)
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.comparison import report as comparison_report
@@ -11,29 +20,30 @@ from smt_ray.search import report as search_report
 
 
 def write_report_of(storage_root: str, name: str) -> str:
-    """Writes the page of a run or, where none bears the name, of a comparison or a search.
+    """Writes the page of a run or, if no run has the name, of a comparison or a search.
 
     Returns:
-        Where it is.
+        The path or URI of the page.
 
     Raises:
-        UserError: There is none of them, or an artifact cannot be read.
+        UserError: Nothing has the name, or an artifact cannot be read.
     """
     storage = Storage(storage_root)
     run = RunFolder(storage, name)
-    if storage.exists(run.path("run.json")):
+    if run.exists():
         return run_report.write_report(run)
-    for group in (comparison_report, search_report):
-        if storage.exists(group.folder_of(name), group.RESULTS):
-            return group.write_report(storage, name)
+    if storage.exists(comparison_folder(name), COMPARISON):
+        return comparison_report.write_report(storage, name)
+    if storage.exists(search_folder(name), SEARCH):
+        return search_report.write_report(storage, name)
+    folders = (RUNS_FOLDER, COMPARISONS_FOLDER, SEARCHES_FOLDER)
     known = [
-        f"{kind} there: {', '.join(storage.list_folders(kind)) or 'none'}"
-        for kind in ("runs", "comparisons", "searches")
+        f"{folder} there: {', '.join(storage.list_folders(folder)) or 'none'}" for folder in folders
     ]
+    runs, comparisons, searches = map(storage.uri, folders)
     raise UserError(
         "NAME",
-        f"no such run in {storage.uri('runs')}, comparison in {storage.uri('comparisons')} or"
-        f" search in {storage.uri('searches')}",
+        f"no such run in {runs}, comparison in {comparisons} or search in {searches}",
         got=name,
         fix=f"{'; '.join(known)}; another storage is chosen with --storage",
     )

@@ -1,0 +1,56 @@
+"""The application: all commands, and the console script."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from smt_ray.cli import config, data, groups, results, run
+from smt_ray.cli.errors import exit_with
+
+
+class _Commands(TyperGroup):
+    """Commands that end as :func:`exit_with` says; Typer would handle an interrupt itself."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command that the arguments name."""
+        return exit_with(lambda: super(_Commands, self).invoke(ctx))
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="smt-ray",
+    help="Sparse Matrix Tuning of large language models on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (
+    run.run,
+    run.plan,
+    groups.compare,
+    groups.tune,
+    results.evaluate,
+    data.check_data,
+    results.merge,
+    results.log,
+    results.report,
+    config.config,
+):
+    app.command(command.__name__.replace("_", "-"))(command)
+
+
+def main(*arguments: str) -> None:
+    """Runs the command line; the pipelines give the name of the command.
+
+    Args:
+        arguments: Arguments that precede those of the command line.
+    """
+    # Nothing that is left at the end is worth collecting: with torch loaded, that takes seconds.
+    atexit.register(gc.freeze)
+    app([*arguments, *sys.argv[1:]], prog_name="smt-ray")
