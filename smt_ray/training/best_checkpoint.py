@@ -11,15 +11,14 @@ _RECORD = "validated.json"
 
 
 class BestCheckpoint:
-    """Copies a checkpoint that is better than all before it, for one writer.
+    """Copies a checkpoint if it is better than all before it, for one writer.
 
-    The latest ones are Ray Train's to keep. Of scores it knows one a checkpoint, which never
-    changes, so that it cannot keep the last few and the best; and it does not start again where
-    one that it knows of was deleted by somebody else.
+    Ray Train only keeps the latest checkpoints. It could keep the best ones instead, but not the
+    latest and the best, and it does not restart if somebody else deleted one that it knows of.
 
     Args:
-        storage: Where the folder lies.
-        folder: The folder, within the storage; what an earlier attempt left there counts.
+        storage: The storage of the folder.
+        folder: The folder, within the storage; it may hold the checkpoint of an earlier attempt.
     """
 
     def __init__(self, storage: Storage, folder: str) -> None:
@@ -28,19 +27,19 @@ class BestCheckpoint:
         self._loss = storage.read_json(record)["loss"] if storage.exists(record) else math.inf
 
     def offer(self, checkpoint: Path, num_steps: int, loss: float | None) -> None:
-        """Copies a checkpoint where its loss is lower than every one offered before.
+        """Copies a checkpoint if its loss is lower than that of every earlier one.
 
-        To be called before the checkpoint counts as a place to go on from: cut off in between, a
-        run does its step again and offers it again.
+        It must be called before a run can resume from the checkpoint. A run that is interrupted in
+        between then repeats the step and offers the checkpoint again.
 
         Args:
             checkpoint: A local folder of files.
-            num_steps: Optimizer steps done.
-            loss: Validation loss of that step; None where it was not validated.
+            num_steps: The number of finished optimizer steps.
+            loss: The validation loss of the last step; None if that step was not validated.
         """
         if loss is None or not loss < self._loss:
             return
-        # The largest first: until it is up, what was best before is whole.
+        # The largest file comes first: until it is replaced, the previous best is complete.
         for file in sorted(checkpoint.iterdir(), key=lambda file: -file.stat().st_size):
             self._storage.put_file(file, f"{self._folder}/{file.name}")
         self._storage.write_json(

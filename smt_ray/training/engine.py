@@ -186,10 +186,13 @@ class Engine:
 
         if self.zero_stage == 0:
             master = self._master(parameter)
-            return master if key == "param" else self._optimizer.state[master][key]
-        if key == "param":
-            return safe_get_full_fp32_param(parameter)
-        return safe_get_full_optimizer_state(parameter, key)
+            found = master if key == "param" else self._optimizer.state[master][key]
+        elif key == "param":
+            found = safe_get_full_fp32_param(parameter)
+        else:
+            found = safe_get_full_optimizer_state(parameter, key)
+        assert isinstance(found, torch.Tensor)
+        return found
 
     def _write(self, parameter: nn.Parameter, key: str, value: torch.Tensor) -> None:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
@@ -220,16 +223,16 @@ class Engine:
         else:
             safe_set_local_optimizer_state(parameter, part, key)
 
-    def _master(self, parameter: nn.Parameter) -> nn.Parameter:
+    def _master(self, parameter: nn.Parameter) -> torch.Tensor:
         """The tensor that the optimizer updates at stage 0: for bf16 parameters an fp32 copy."""
         wrapper = self._engine.optimizer
         if wrapper is self._optimizer:
             return parameter
-        for low, masters in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True):
-            for candidate, master in zip(low, masters, strict=True):
-                if candidate is parameter:
-                    return master
-        raise AssertionError("a trainable parameter without a master copy")
+        groups = zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True)
+        pairs = (pair for low, masters in groups for pair in zip(low, masters, strict=True))
+        found = next(master for candidate, master in pairs if candidate is parameter)
+        assert isinstance(found, torch.Tensor)
+        return found
 
 
 def import_deepspeed(device: torch.device) -> Any:

@@ -1,12 +1,12 @@
-"""The last decoder layer, computed only where a target is predicted.
+"""Computes the last decoder layer only for supervised positions, those that predict a target.
 
-After the last attention no position looks at another, so its output projection and its MLP are
-needed at supervised positions alone: a few in a hundred where prompts are not trained on. Three
-hooks do it, as the position-wise half of a pre-norm layer asks for no more:
+After the last attention no position depends on another one. So its output projection and its MLP
+are only needed for supervised positions, which are a few in a hundred if prompts are not trained
+on. Three hooks suffice in a pre-norm layer:
 
-    layer        its input, the residual, is cut down to the wanted positions; the whole is put by
-    input norm   gets the whole all the same: keys and values are needed of every position
-    output proj  gets the wanted positions of what attention made
+    layer              its input, the residual, is reduced to the supervised positions
+    input norm         still gets all positions, because attention needs all keys and values
+    output projection  gets the supervised positions of the attention's result
 """
 
 from __future__ import annotations
@@ -15,41 +15,41 @@ from typing import Any
 
 from torch import Tensor, nn
 
-KEYWORD = "supervised_positions"  # of the model's forward, handed on to its layers
+KEYWORD = "supervised_positions"  # a keyword of the model's forward, which its layers get too
 
-_MARK = "smt_ray_narrowed"  # hooks go in once a model
+_MARK = "smt_ray_narrowed"  # an attribute of a layer that has the hooks
 
-# Families whose layer is exactly norm, attention, add, norm, MLP, add, under these names.
+# Families whose layer is exactly norm, attention, add, norm, MLP, add, with llama's names.
 _FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "phi3")
 
 
 def narrow_last_layer(model: nn.Module) -> bool:
-    """Puts the hooks in, where the model's family is known to allow it.
+    """Registers the hooks, if the model's family is known to allow it.
 
     Args:
-        model: A transformers causal language model. Its forward then gives hidden states at
-            ``supervised_positions`` where that keyword is given, and all of them where not.
+        model: A transformers causal language model. Its forward then returns the hidden states at
+            ``supervised_positions`` if that keyword is given, and all hidden states otherwise.
 
     Returns:
-        Whether it does.
+        Whether the hooks are there.
     """
-    config: Any = model.config
-    if config.model_type not in _FAMILIES:
+    causal_lm: Any = model
+    if causal_lm.config.model_type not in _FAMILIES:
         return False
-    layers: Any = model.get_decoder().layers
-    if not getattr(layers[-1], _MARK, False):
-        _Narrowed(layers[-1])
-        setattr(layers[-1], _MARK, True)
+    layer = causal_lm.get_decoder().layers[-1]
+    if not getattr(layer, _MARK, False):
+        _Narrowed(layer)
+        setattr(layer, _MARK, True)
     return True
 
 
 def pick(hidden: Tensor, positions: Tensor) -> Tensor:
-    """(B, S, H) at flattened positions (P,), on whatever device they are: (1, P, H)."""
+    """The hidden states (B, S, H) at flattened positions (P,) of any device, as (1, P, H)."""
     return hidden.reshape(1, -1, hidden.shape[-1])[:, positions.to(hidden.device)]
 
 
 class _Narrowed:
-    """The hooks of one layer, and what they hand to each other within one forward."""
+    """The hooks of one layer, and the tensors that they share within one forward."""
 
     def __init__(self, layer: Any) -> None:
         self._positions: Tensor | None = None
@@ -65,7 +65,8 @@ class _Narrowed:
         self._positions = kwargs.get(KEYWORD)
         if self._positions is None:
             return None
-        # Its backward comes at once: computing it anew would save no memory (and run without us).
+        # The backward of this layer follows at once: checkpointing would save no memory, and
+        # would run the layer without these hooks.
         layer.gradient_checkpointing = False
         (self._whole, *others) = args
         return (pick(self._whole, self._positions), *others), kwargs

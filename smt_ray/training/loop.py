@@ -12,24 +12,23 @@ import torch.distributed as dist
 
 from smt_ray.data.batches import MicroBatch, StepPlan, step_micro_batches
 from smt_ray.data.encoding import EncodedRows
+from smt_ray.documents.run import VALIDATION_LOSS
 from smt_ray.errors import UserError
 from smt_ray.training.engine import Engine
 from smt_ray.training.schedule import learning_rate
 
-VALIDATION_LOSS = "validation/loss"
-
-_PREEMPTION_CHECK_S = 5.0  # asking is a barrier over all workers: not at every step
+_PREEMPTION_CHECK_S = 5.0  # every check is a barrier over all workers
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """Flat settings of the loop; names and meanings are the config's.
+    """Settings of the loop; names and meanings are those of the run's configuration.
 
     Attributes:
-        num_steps: Optimizer steps of the whole training.
-        batching: How rows become micro-batches: ``padded``, ``packed`` or ``prefix_packed``.
-        max_tokens: Tokens of a micro-batch.
-        section: The config section whose learning rate it is, for errors.
+        num_steps: The number of optimizer steps of the whole training.
+        batching: The batching mode: ``padded``, ``packed`` or ``prefix_packed``.
+        max_tokens: The largest number of tokens of a micro-batch.
+        section: The section of the configuration that has the learning rate, for errors.
     """
 
     num_steps: int
@@ -48,14 +47,14 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What the loop asks of its surroundings.
+    """The functions that the loop calls.
 
     Attributes:
-        record: Takes (step, metrics); rank 0 alone calls it.
-        checkpoint: Takes (steps done, metrics of the last of them); every rank calls it at the
-            same steps.
-        preempted: Whether a node of this training is about to go; every rank calls it at the same
-            steps and gets the same answer.
+        record: A function of (number of finished steps, metrics), called by rank 0 only.
+        checkpoint: A function of (number of finished steps, metrics of the last step), called by
+            every rank at the same steps.
+        preempted: A function that says whether a node of this training will soon be taken away. It
+            is called by every rank at the same steps, and all get the same answer.
     """
 
     record: Callable[[int, Mapping[str, float]], None]
@@ -68,9 +67,9 @@ class TrainingLoop:
 
     Args:
         engine: This rank's engine.
-        training: The tokenised rows.
-        validation: Held-out rows, or None.
-        plan: Which rows make a step.
+        training: The tokenised training rows.
+        validation: The tokenised rows that are held out, or None.
+        plan: The rows of each step.
         settings: See :class:`LoopSettings`.
         callbacks: See :class:`Callbacks`.
     """
@@ -87,34 +86,34 @@ class TrainingLoop:
         self._engine, self._training, self._validation = engine, training, validation
         self._plan, self._settings, self._callbacks = plan, settings, callbacks
         self._rank, self._num_ranks = dist.get_rank(), dist.get_world_size()
-        self._asked_at = time.monotonic()
+        self._checked_at = time.monotonic()
         self._saved_for_preemption = False
 
     def run(self, start: int = 0) -> dict[str, float]:
         """Trains from step ``start`` to the end; returns the last step's metrics.
 
         Raises:
-            UserError: A loss or gradient is not finite, on every rank alike; the step and its rows
-                are named, and the last checkpoint stands.
+            UserError: A loss or gradient is not finite. Every rank raises it; it names the step
+                and its rows. The last checkpoint is kept.
         """
         metrics: dict[str, float] = {}
         for step in range(start, self._settings.num_steps):
             done = step + 1
-            # Of this step alone: a validation loss of before is no word on this step's checkpoint.
-            metrics, ask = self._step(step)
+            # An earlier validation loss must not be reported with this step's checkpoint.
+            metrics, is_check_due = self._step(step)
             validated = self._validation and self._due(done, self._settings.validate_every_steps)
             if validated:
                 metrics |= self.validate()
             if self._rank == 0 and (validated or self._due(done, self._settings.log_every_steps)):
                 self._callbacks.record(done, metrics)
             if self._due(done, self._settings.checkpoint_every_steps) or (
-                ask and self._about_to_go()
+                is_check_due and self._is_preempted()
             ):
                 self._callbacks.checkpoint(done, metrics)
         return metrics
 
     def validate(self) -> dict[str, float]:
-        """The mean loss per target token over the held-out rows."""
+        """The mean loss per target token over the held-out rows, as a metric."""
         assert self._validation is not None
         self._engine.train(False)
         total = torch.zeros((), dtype=torch.float64)
@@ -125,10 +124,11 @@ class TrainingLoop:
         return {VALIDATION_LOSS: self._mean_over_ranks(total)}
 
     def _step(self, step: int) -> tuple[dict[str, float], bool]:
-        """One optimizer step: its metrics, and whether it is time to ask about preemption."""
+        """One optimizer step: its metrics, and whether a check for preemption is due."""
         began = time.monotonic()
         rows = self._plan.rows(step)
-        # Ranks and steps differ in their dropout, resumed runs and uninterrupted ones do not.
+        # Dropout differs between ranks and steps, but not between a resumed run and an
+        # uninterrupted one.
         torch.manual_seed((self._settings.seed << 44) + (step << 14) + self._rank)
         total = torch.zeros((), dtype=torch.float64)
         for batch in self._micro_batches(self._training, rows):
@@ -142,7 +142,7 @@ class TrainingLoop:
             num_warmup_steps=self._settings.lr_warmup_steps,
             schedule=self._settings.lr_schedule,
         )
-        mean, ask = self._agree(total, began)
+        mean, is_check_due = self._agree(total, began)
         self._check_finite("loss", mean, step + 1, rows)
         norm = self._engine.step(rate)
         self._check_finite("gradient norm", norm, step + 1, rows)
@@ -155,7 +155,7 @@ class TrainingLoop:
             "train/epoch": (step + 1) / self._plan.steps_per_epoch,
             "train/tokens_per_second": num_tokens / seconds,
             "train/step_seconds": seconds,
-        }, ask
+        }, is_check_due
 
     def _micro_batches(self, encoded: EncodedRows, rows: list[int]) -> list[MicroBatch]:
         return step_micro_batches(
@@ -169,13 +169,13 @@ class TrainingLoop:
         )
 
     def _agree(self, total: torch.Tensor, now: float) -> tuple[float, bool]:
-        """The step's loss over all ranks, and rank 0's word on whether to ask about preemption."""
-        due = self._rank == 0 and now - self._asked_at > _PREEMPTION_CHECK_S
+        """The loss over all ranks, and whether rank 0's clock says that a check is due."""
+        due = self._rank == 0 and now - self._checked_at > _PREEMPTION_CHECK_S
         shared = torch.stack([total / self._num_ranks, total.new_tensor(float(due))])
         shared = shared.to(self._engine.device)
         dist.all_reduce(shared)
         if due:
-            self._asked_at = now
+            self._checked_at = now
         return float(shared[0]), bool(shared[1] > 0)
 
     def _mean_over_ranks(self, total: torch.Tensor) -> float:
@@ -183,8 +183,8 @@ class TrainingLoop:
         dist.all_reduce(shared)
         return float(shared)
 
-    def _about_to_go(self) -> bool:
-        """Once before a preemption: time for a checkpoint out of turn."""
+    def _is_preempted(self) -> bool:
+        """Whether a preemption needs a checkpoint now, which is true once."""
         if self._saved_for_preemption or not self._callbacks.preempted():
             return False
         self._saved_for_preemption = True
@@ -201,5 +201,5 @@ class TrainingLoop:
                 f" (rows {self._training.positions[rows].tolist()} of data.train)",
                 got=value,
                 fix=f"lower {self._settings.section}.learning_rate or look at the rows; the last"
-                " checkpoint stands",
+                " checkpoint is kept",
             )

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one record a logged step, written now and then, whole."""
+"""metrics.jsonl: one record for each logged step. The whole file is written every few seconds."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def _write(storage: Storage, path: str, lines: list[str]) -> None:
 
 
 class MetricsLog:
-    """Records on disk, for one writer.
+    """The records of one writer, in memory and on disk.
 
     Args:
-        storage: Where the file lies.
+        storage: The storage of the file.
         path: The file, within the storage.
-        start: Steps done before: later records of an earlier attempt are forgotten, since their
-            steps will be done again.
+        start: The step that training starts from. Later records of an earlier attempt are dropped,
+            because their steps are repeated.
 
     Attributes:
-        latest: The last value of every metric, those of the steps done before included.
+        latest: The last value of every metric, including those of an earlier attempt.
     """
 
     def __init__(self, storage: Storage, path: str, start: int) -> None:
@@ -46,7 +46,7 @@ class MetricsLog:
                     self._keep(record)
 
     def add(self, step: int, metrics: Mapping[str, float]) -> list[Record]:
-        """Adds a record; returns those that were written just now, if it was time to."""
+        """Adds a record; returns the records that this call wrote to the file, if any."""
         record = make_record(step, metrics)
         self._keep(record)
         self._pending.append(record)
@@ -55,7 +55,7 @@ class MetricsLog:
         return []
 
     def flush(self) -> list[Record]:
-        """Writes the file; returns the records that are new in it."""
+        """Writes the file; returns its new records."""
         _write(self._storage, self._path, self._lines)
         written, self._pending = self._pending, []
         self._flushed_at = time.monotonic()

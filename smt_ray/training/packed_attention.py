@@ -1,10 +1,10 @@
-"""Attention over packed rows: each sees its own tokens alone, and nothing else is paid.
+"""Attention over packed rows: each row attends to its own tokens, and only those are computed.
 
-transformers hands each attention layer's queries, keys and values to a function registered by name.
-This one takes the rows' places as a further keyword of the model's forward, and computes each
-segment's queries against the keys of the segments before it in its rows and its own: exactly the
-pairs that the mask allows, but for the causal half. Like segments go together. The linears around
-it never know.
+transformers calls an attention function that is registered by name. This one gets the layout of the
+rows as a further keyword of the model's forward. It computes the queries of each segment against
+the keys of that segment and of the segments before it in its row. Apart from the causal half, these
+are exactly the pairs that the mask allows. Segments of the same shape are computed together. All
+other layers work as usual.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from smt_ray.data.packing import PackedRows
 
 KERNEL = "smt_ray_packed"
-KEYWORD = "packed_rows"  # of the model's forward, handed on to its attention layers
+KEYWORD = "packed_rows"  # a keyword of the model's forward, which its attention layers get too
 
-_UNKNOWN = ("softcap", "s_aux", "position_bias")  # what other kernels do to scores, and this not
+_UNKNOWN = ("softcap", "s_aux", "position_bias")  # keywords that this kernel does not implement
 
 
 def register() -> None:
-    """Makes the kernel known to transformers."""
+    """Registers the kernel with transformers."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(KERNEL, packed_attention)
@@ -42,43 +42,48 @@ def packed_attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """A drop-in for transformers' attention functions.
+    """An attention function of transformers.
 
     Args:
         module: The attention layer.
-        query: (1, H, N, D); N packed tokens.
-        key: (1, K, N, D), K dividing H.
-        value: (1, K, N, D).
-        attention_mask: None; the rows say what may be seen.
-        scaling: Of the scores; None for 1 / sqrt(D).
-        dropout: Of the attention weights.
-        sliding_window: Positions of a row that a query sees, itself included; None for all.
-        **kwargs: ``packed_rows``, a :class:`PackedRows`, and whatever else the model hands on.
+        query: The queries, (1, H, N, D), of N packed tokens.
+        key: The keys, (1, K, N, D); K divides H.
+        value: The values, (1, K, N, D).
+        attention_mask: Always None; the layout of the rows replaces it.
+        scaling: The factor of the scores; None for 1 / sqrt(D).
+        dropout: The dropout of the attention weights.
+        sliding_window: The number of positions that a query attends to, itself included; None for
+            all.
+        **kwargs: The :class:`PackedRows` as ``packed_rows``, and other keywords of the model.
 
     Returns:
-        (1, N, H, D), and no weights.
+        The result, (1, N, H, D), and None in the place of attention weights.
     """
-    assert KEYWORD in kwargs, "the model was left at packed rows: call SupervisedLoss, not it"
+    assert KEYWORD in kwargs, "the model is set to packed rows: call its SupervisedLoss"
     rows: PackedRows = kwargs[KEYWORD]
-    assert attention_mask is None, "packed rows take no mask"
+    assert attention_mask is None, "packed rows have no mask"
     assert all(kwargs.get(name) is None for name in _UNKNOWN), "see packing_obstacle"
     groups = query.shape[1] // key.shape[1]
     runs = list(rows.runs())
     parents = {segment.parent for segment in rows.segments}
-    seen_by: dict[int, list[Tensor]] = {}  # keys and values of a segment and all before it
+    # The keys and values of a segment and of all segments before it in its row.
+    seen_by: dict[int, tuple[Tensor, Tensor]] = {}
     outputs = []
-    # Split, not sliced: the backward of a slice writes zeros as long as the whole.
+    # The tensors are split, because the backward of a slice writes zeros for the whole tensor.
     sizes = [run.count * run.segment.length for run in runs]
-    for run, *states in zip(runs, *(x.split(sizes, 2) for x in (query, key, value)), strict=True):
-        own, *seen = (x.unflatten(2, (run.count, run.segment.length)) for x in states)
+    parts = (torch.split(states, sizes, dim=2) for states in (query, key, value))
+    for run, *states in zip(runs, *parts, strict=True):
+        shape = run.count, run.segment.length
+        own, keys, values = (torch.unflatten(x, 2, shape) for x in states)
         if run.segment.parent >= 0:
-            before = seen_by[run.segment.parent]
-            seen = [_with(*pair) for pair in zip(before, seen, strict=True)]
+            prefix_keys, prefix_values = seen_by[run.segment.parent]
+            keys, values = _prepend(prefix_keys, keys), _prepend(prefix_values, values)
         for i in parents.intersection(range(run.first, run.first + run.count)):
-            seen_by[i] = [x[:, :, i - run.first] for x in seen]
+            seen_by[i] = keys[:, :, i - run.first], values[:, :, i - run.first]
         output = F.scaled_dot_product_attention(
             _fold(own, groups),
-            *(x[0].transpose(0, 1) for x in seen),
+            keys[0].transpose(0, 1),
+            values[0].transpose(0, 1),
             attn_mask=_mask(
                 run.segment.start, run.segment.length, sliding_window, groups, query.device
             ),
@@ -89,18 +94,18 @@ def packed_attention(
     return torch.cat(outputs)[None], None
 
 
-def _with(prefix: Tensor, own: Tensor) -> Tensor:
-    """What R segments have before them (1, K, P, D), and before each its own (1, K, R, S, D)."""
+def _prepend(prefix: Tensor, own: Tensor) -> Tensor:
+    """A common prefix (1, K, P, D) before each of R segments (1, K, R, S, D)."""
     return torch.cat([prefix.unsqueeze(2).expand(-1, -1, own.shape[2], -1, -1), own], dim=3)
 
 
 def _fold(query: Tensor, groups: int) -> Tensor:
-    """(1, H, R, S, D) -> (R, K, G * S, D): queries that share a key head lie along the sequence.
+    """(1, H, R, S, D) -> (R, K, G * S, D): queries of one key head are joined along the sequence.
 
     So no key or value is repeated.
     """
     _, heads, count, length, width = query.shape
-    folded = query[0].unflatten(0, (heads // groups, groups)).permute(2, 0, 1, 3, 4)
+    folded = torch.unflatten(query[0], 0, (heads // groups, groups)).permute(2, 0, 1, 3, 4)
     return folded.reshape(count, heads // groups, groups * length, width)
 
 
@@ -112,11 +117,11 @@ def _unfold(output: Tensor, groups: int) -> Tensor:
     )
 
 
-@lru_cache(maxsize=256)  # the same in every layer
+@lru_cache(maxsize=256)  # all layers have the same masks
 def _mask(
     prefix: int, length: int, window: int | None, groups: int, device: torch.device
 ) -> Tensor:
-    """(G * S, P + S) bool: what each folded query of a segment sees."""
+    """The mask of the folded queries of a segment, (G * S, P + S) bool."""
     query = torch.arange(prefix, prefix + length, device=device)[:, None]
     key = torch.arange(prefix + length, device=device)
     seen = key <= query
@@ -126,5 +131,5 @@ def _mask(
 
 
 def forget_masks() -> None:
-    """Drops what is kept between calls, such as when tensors change their nature."""
+    """Clears the cached masks, for example when fake tensors replace real ones."""
     _mask.cache_clear()

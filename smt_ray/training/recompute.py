@@ -1,4 +1,4 @@
-"""Activation checkpointing: layers keep their input alone and run once more in backward."""
+"""Activation checkpointing: layers only keep their input, and run again during backward."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from smt_ray.errors import UserError
 
 
 def recompute_activations(model: nn.Module) -> None:
-    """Switches it on for every decoder layer, in training mode.
+    """Switches activation checkpointing on for every decoder layer, in training mode.
 
-    The last layer keeps its activations where :mod:`smt_ray.training.last_layer` narrows it: its
-    backward comes at once.
+    The last layer keeps its activations if :mod:`smt_ray.training.last_layer` narrows it, because
+    its backward follows at once.
 
     Args:
-        model: A transformers causal language model, the method's layers in place or not.
+        model: A transformers causal language model, with or without the method's layers.
 
     Raises:
-        UserError: The model's family cannot.
+        UserError: The model does not support it.
     """
     checked: Any = model
     if not getattr(model, "supports_gradient_checkpointing", False):

@@ -8,10 +8,11 @@ import math
 def learning_rate(
     step: int, *, peak: float, num_steps: int, num_warmup_steps: int, schedule: str
 ) -> float:
-    """The rate of optimizer step ``step``, counted from 0.
+    """The learning rate of an optimizer step, counted from 0.
 
-    A linear ramp over ``num_warmup_steps`` (step 0 has 1/num_warmup_steps of the peak), then
-    ``linear`` or ``cosine`` decay that would reach 0 at ``num_steps``, or ``constant``.
+    The rate rises linearly over ``num_warmup_steps`` (step 0 has 1/num_warmup_steps of the peak).
+    Then it stays (``constant``), or it decays (``linear``, ``cosine``) so that it would be 0 at
+    step ``num_steps``.
     """
     if step < num_warmup_steps:
         return peak * (step + 1) / num_warmup_steps

@@ -1,8 +1,8 @@
-"""A checkpoint: trainables, Adam's moments and the position, whatever the number of ranks.
+"""A checkpoint: trained parameters, Adam's moments and the number of steps, for any ranks.
 
 ``state.safetensors`` holds fp32 tensors by ``<parameter>/param``, ``/exp_avg``, ``/exp_avg_sq``;
-``position.json`` says how many steps were done. No random state is kept: order is a function of
-(seed, epoch), and randomness inside a step is seeded from (seed, step, rank).
+``position.json`` holds the number of steps. There is no random state: the order of rows is a
+function of (seed, epoch), and the randomness of a step is seeded from (seed, step, rank).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def save_state(directory: Path, state: dict[str, torch.Tensor], num_steps: int) 
 
 
 def load_state(directory: Path) -> tuple[dict[str, torch.Tensor], int]:
-    """Reads a checkpoint: its tensors and the number of steps done.
+    """Reads the tensors and the number of steps of a checkpoint.
 
     Raises:
-        UserError: It is damaged.
+        UserError: The checkpoint is damaged.
     """
     try:
         position = json.loads((directory / _POSITION).read_text())

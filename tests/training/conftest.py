@@ -1,4 +1,4 @@
-"""A loop whose engine only counts: what is due when is decided without a model."""
+"""A training loop whose engine only counts steps, to test without a model when things are due."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from smt_ray.training.loop import Callbacks, LoopSettings, TrainingLoop
 
 
 class CountingEngine:
-    """Its state is the number of its steps.
+    """An engine whose state is its number of steps.
 
     Args:
-        validation_losses: The loss of held-out rows by the number of steps done.
+        validation_losses: Number of finished steps -> the loss of the held-out rows.
     """
 
     device = torch.device("cpu")
@@ -50,7 +50,7 @@ class CountingEngine:
 
 @pytest.fixture
 def alone() -> Iterator[None]:
-    """A group of this process alone."""
+    """A process group of this process only."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -58,7 +58,7 @@ def alone() -> Iterator[None]:
 
 @pytest.fixture
 def make_loop(alone: None, make_encoded: Callable[..., EncodedRows]) -> Callable[..., Any]:
-    """A counting engine and its loop, of 60 steps unless told otherwise."""
+    """Makes a counting engine and its loop, of 60 steps by default."""
 
     def make(
         callbacks: Callbacks,

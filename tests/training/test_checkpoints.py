@@ -1,4 +1,4 @@
-"""Claims about which checkpoints are kept, by Ray Train's own ledger, and when it asks for one."""
+"""Claims about the checkpoints that are kept, by Ray Train's own checkpoint manager."""
 
 from __future__ import annotations
 
@@ -15,55 +15,54 @@ from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import Check
 from ray.train.v2._internal.execution.storage import StorageContext
 from ray.train.v2._internal.execution.training_report import _TrainingReport
 
+from smt_ray.artifacts.layout import BEST_CHECKPOINT, CHECKPOINTS
 from smt_ray.artifacts.storage import Storage
-from smt_ray.config.load import validate_config
 from smt_ray.stages.rank import TrainingRank
-from smt_ray.stages.training import CHECKPOINTS, _retention
 from smt_ray.training.best_checkpoint import BestCheckpoint
 from smt_ray.training.loop import Callbacks
 from smt_ray.training.state import load_state, save_state
 
-CONFIG = {"name": "kept", "model": {"builtin": "tiny"}, "data": {"train": ["train.json"]}}
-EXAMPLE = {20: 3.0, 40: 1.0, 60: 2.0}
-BEST_FOLDER = f"{CHECKPOINTS}/best"
+LOSSES = {20: 3.0, 40: 1.0, 60: 2.0}
+BEST_FOLDER = f"{CHECKPOINTS}/{BEST_CHECKPOINT}"
 
 
-class CutOffError(Exception):
-    """The machine is gone."""
+class MachineLostError(Exception):
+    """The machine of the rank is gone."""
 
 
 class Attempt:
-    """A training by rank 0 of one, from the latest checkpoint; Ray is its ledger alone.
+    """A training by one rank, from the latest checkpoint; of Ray there is only the manager.
 
     Args:
-        folder: Of the stage.
-        keep: ``training.keep_checkpoints``.
+        folder: The folder of the stage.
+        keep: The number of latest checkpoints that are kept.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
-        config = validate_config(CONFIG | {"training": {"keep_checkpoints": keep}})
         self.storage = StorageContext(str(folder), CHECKPOINTS)
-        self.ledger = CheckpointManager(_retention(config), self.storage)
-        self.rank = TrainingRank.__new__(TrainingRank)
+        kept = ray.train.CheckpointConfig(num_to_keep=keep)
+        self.manager = CheckpointManager(kept, self.storage)
+        self.rank: Any = TrainingRank.__new__(TrainingRank)
         self.rank.rank, self.rank.log = 0, SimpleNamespace(flush=list)
-        self.rank.job = {"loop": {"num_steps": 60}}
+        self.rank.job = SimpleNamespace(num_steps=60)
         self.rank.best = BestCheckpoint(Storage(str(folder)), BEST_FOLDER)
 
     def report(
         self, metrics: Mapping[str, Any], checkpoint: Any = None, checkpoint_dir_name: str = ""
     ) -> None:
-        """What ray.train.report does on rank 0 and in the controller."""
+        """Does the same as ray.train.report on rank 0 and in the controller."""
         kept = self.storage.persist_current_checkpoint(checkpoint, checkpoint_dir_name)
         report = _TrainingReport(checkpoint=kept, metrics=dict(metrics), validation=False)
-        self.ledger.after_report(report, [dict(metrics)])
+        self.manager.after_report(report, [dict(metrics)])
 
     async def run(self, make_loop: Callable[..., Any], **settings: Any) -> None:
         callbacks = Callbacks(lambda *_: None, self.rank._checkpoint)
-        self.rank.engine, loop = make_loop(callbacks, **settings)
-        latest, done = self.ledger.latest_checkpoint_result, 0
+        engine, loop = make_loop(callbacks, **settings)
+        self.rank.training = SimpleNamespace(engine=engine)
+        latest, done = self.manager.latest_checkpoint_result, 0
         if latest is not None:
             state, done = load_state(Path(latest.checkpoint.path))
-            self.rank.engine.import_state(state, done)
+            engine.import_state(state, done)
         loop.run(done)
 
 
@@ -71,15 +70,15 @@ class Attempt:
 def train(
     tmp_path: Path, make_loop: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., None]:
-    """Trains in a folder, as one attempt; the machine may go before a step's report."""
+    """Trains in a folder, as one attempt; the machine may be lost before a step's report."""
 
-    def go(keep: int = 2, cut_at: int | None = None, **settings: Any) -> None:
-        async def attempt() -> None:  # the ledger wants a running event loop
+    def go(keep: int = 2, lost_at: int | None = None, **settings: Any) -> None:
+        async def attempt() -> None:  # the manager needs a running event loop
             this = Attempt(tmp_path, keep)
 
             def report(metrics: Mapping[str, Any], *rest: Any, **more: Any) -> None:
-                if metrics["step"] == cut_at:
-                    raise CutOffError
+                if metrics["step"] == lost_at:
+                    raise MachineLostError
                 this.report(metrics, *rest, **more)
 
             monkeypatch.setattr(ray.train, "report", report)
@@ -91,7 +90,7 @@ def train(
 
 
 def steps_of(folder: Path) -> list[int]:
-    """Steps of the latest checkpoints, each of which holds that step's state."""
+    """The steps of the latest checkpoints, each of which holds the state of its step."""
     found = []
     for place in sorted((folder / CHECKPOINTS).glob("step-*")):
         state, num_steps = load_state(place)
@@ -102,7 +101,7 @@ def steps_of(folder: Path) -> list[int]:
 
 
 def best_of(folder: Path) -> int | None:
-    """The step of the best one, where there is one."""
+    """The step of the best checkpoint, if there is one."""
     if not (folder / BEST_FOLDER).exists():
         return None
     state, num_steps = load_state(folder / BEST_FOLDER)
@@ -113,17 +112,17 @@ def best_of(folder: Path) -> int | None:
 @pytest.mark.parametrize(
     ("keep", "validate_every", "losses", "best"),
     [
-        (2, 20, EXAMPLE, 40),
-        (1, 20, EXAMPLE, 40),
+        (2, 20, LOSSES, 40),
+        (1, 20, LOSSES, 40),
         (3, 20, {20: 1.0, 40: 2.0, 60: 3.0}, 20),
-        (2, 20, {20: 3.0, 40: 2.0, 60: 1.0}, 60),  # the best is among the last
+        (2, 20, {20: 3.0, 40: 2.0, 60: 1.0}, 60),  # the best is among the latest
         (2, 20, {20: 1.0, 40: 1.0, 60: 1.0}, 20),  # the first of equals
         (2, 20, {20: float("nan"), 40: 2.0, 60: float("inf")}, 40),
         # 14 and 49 have no checkpoint of their own
         (2, 7, dict.fromkeys(range(7, 60, 7), 3.0) | {14: 0.1, 35: 2.0, 49: 0.1, 60: 2.5}, 35),
     ],
 )
-def test_the_last_ones_and_the_best_that_was_validated_at_its_own_step_are_kept(
+def test_the_latest_checkpoints_and_the_best_validated_one_are_kept(
     train: Callable[..., None], tmp_path: Path, keep: int, validate_every: int,
     losses: dict[int, float], best: int,
 ) -> None:  # fmt: skip
@@ -135,7 +134,7 @@ def test_the_last_ones_and_the_best_that_was_validated_at_its_own_step_are_kept(
     assert best_of(tmp_path) == best
 
 
-def test_without_validation_the_last_ones_alone_are_kept(
+def test_without_validation_only_the_latest_checkpoints_are_kept(
     train: Callable[..., None], tmp_path: Path
 ) -> None:
     train(checkpoint_every_steps=5)
@@ -143,21 +142,21 @@ def test_without_validation_the_last_ones_alone_are_kept(
     assert best_of(tmp_path) is None
 
 
-@pytest.mark.parametrize("cut_at", [5, 20, 25, 40, 45, 60])
-def test_a_run_that_is_cut_off_and_goes_on_keeps_what_an_undisturbed_one_does(
-    train: Callable[..., None], tmp_path: Path, cut_at: int
+@pytest.mark.parametrize("lost_at", [5, 20, 25, 40, 45, 60])
+def test_a_resumed_run_keeps_the_same_checkpoints_as_an_uninterrupted_one(
+    train: Callable[..., None], tmp_path: Path, lost_at: int
 ) -> None:
     settings = {
-        "checkpoint_every_steps": 5, "validate_every_steps": 20, "validation_losses": EXAMPLE
+        "checkpoint_every_steps": 5, "validate_every_steps": 20, "validation_losses": LOSSES
     }  # fmt: skip
-    with pytest.raises(CutOffError):
-        train(cut_at=cut_at, **settings)
+    with pytest.raises(MachineLostError):
+        train(lost_at=lost_at, **settings)
     train(**settings)
     assert steps_of(tmp_path) == [55, 60]
     assert best_of(tmp_path) == 40
 
 
-def test_a_best_one_whose_copy_is_cut_off_stays_the_former_until_it_is_offered_again(
+def test_an_interrupted_copy_of_the_best_checkpoint_leaves_the_previous_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = Storage(str(tmp_path))
@@ -169,12 +168,12 @@ def test_a_best_one_whose_copy_is_cut_off_stays_the_former_until_it_is_offered_a
         save_state(local, {"w/param": torch.tensor([float(step)])}, step)
         BestCheckpoint(storage, BEST_FOLDER).offer(local, step, loss)
 
-    def cut(*_: Any) -> None:
-        raise CutOffError
+    def fail(*_: Any) -> None:
+        raise MachineLostError
 
     offer(20, 2.0)
-    monkeypatch.setattr(storage, "put_file", cut)
-    with pytest.raises(CutOffError):
+    monkeypatch.setattr(storage, "put_file", fail)
+    with pytest.raises(MachineLostError):
         offer(40, 1.0)
     assert best_of(tmp_path) == 20
     monkeypatch.setattr(storage, "put_file", put)
@@ -184,7 +183,7 @@ def test_a_best_one_whose_copy_is_cut_off_stays_the_former_until_it_is_offered_a
     assert best_of(tmp_path) == 40
 
 
-def test_the_worker_takes_any_preemption_that_ray_knows_of_for_one(
+def test_a_preemption_of_any_rank_counts_as_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rank, found = TrainingRank.__new__(TrainingRank), []

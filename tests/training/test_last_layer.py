@@ -1,4 +1,4 @@
-"""Claims about the last layer: what is not supervised is not computed, and nothing else changes."""
+"""Claims about the last layer: only supervised positions are computed; nothing else changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Make = Callable[..., Any]
 
 
 def whole_loss(model: Any, batch: Any) -> torch.Tensor:
-    """The same sum from the whole logits."""
+    """The same sum from all logits."""
     logits = model(input_ids=batch.input_ids).logits
     logits = logits.reshape(-1, logits.shape[-1])[batch.positions]
     losses = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
@@ -24,7 +24,7 @@ def whole_loss(model: Any, batch: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("rows", [[3, 1, 20], [5]], ids=["rows", "a row"])
-def test_loss_and_gradients_are_those_of_the_whole_layer(
+def test_loss_and_gradients_equal_those_of_the_whole_layer(
     make_llama: Make, make_encoded: Make, rows: list[int]
 ) -> None:
     (batch,) = step_micro_batches(
@@ -39,7 +39,7 @@ def test_loss_and_gradients_are_those_of_the_whole_layer(
         assert float((one.grad - other.grad).norm()) < 1e-6 * float(other.grad.norm())
 
 
-def test_the_last_mlp_sees_supervised_positions_only(make_llama: Make, make_encoded: Make) -> None:
+def test_the_last_mlp_only_gets_supervised_positions(make_llama: Make, make_encoded: Make) -> None:
     model, encoded, seen = make_llama(), make_encoded(), []
     for layer in model.model.layers:
         layer.mlp.register_forward_hook(lambda _, args, __: seen.append(args[0].shape[1]))
@@ -51,7 +51,7 @@ def test_the_last_mlp_sees_supervised_positions_only(make_llama: Make, make_enco
     assert seen == [batch.input_ids.shape[1], num_targets]
 
 
-def test_a_model_that_is_asked_for_all_positions_gives_them(
+def test_the_model_itself_still_computes_all_positions(
     make_llama: Make, make_encoded: Make
 ) -> None:
     model, ids = make_llama(), torch.arange(10)[None]
@@ -64,14 +64,14 @@ def test_a_model_that_is_asked_for_all_positions_gives_them(
     assert torch.equal(model(input_ids=ids).logits, expected)
 
 
-def test_hooks_go_in_once(make_llama: Make) -> None:
+def test_hooks_are_registered_once(make_llama: Make) -> None:
     model = make_llama()
     assert narrow_last_layer(model)
     assert narrow_last_layer(model)
     assert len(model.model.layers[-1]._forward_pre_hooks) == 1
 
 
-def test_another_family_is_left_whole(make_llama: Make) -> None:
+def test_other_families_keep_their_whole_layer(make_llama: Make) -> None:
     model = make_llama()
     model.config.model_type = "another"
     assert not narrow_last_layer(model)

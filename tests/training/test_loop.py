@@ -1,4 +1,4 @@
-"""Claims about what the loop does when: validation, checkpoints, the question of preemption."""
+"""Claims about when the loop validates, makes checkpoints and checks for preemption."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CHECK_S = 5.0
 
 
 class Clock:
-    """Seconds that pass by steps alone.
+    """A clock that only steps move.
 
     Attributes:
-        now: What it shows.
+        now: The time in seconds.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,13 +29,13 @@ class Clock:
 
 
 class Watched:
-    """A loop's checkpoints and questions.
+    """The checkpoints and preemption checks of a loop.
 
     Args:
-        clock: What steps move.
+        clock: The clock, which steps move.
         make_loop: The fixture.
-        step_s: Seconds of a step.
-        preempted_at: When the node is told that it is to go.
+        step_s: The seconds that a step takes.
+        preempted_at: The time from which on the node is being preempted.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Watched:
         **changes: Any,
     ) -> None:
         self.clock, self.step_s, self.preempted_at = clock, step_s, preempted_at
-        self.asked_at: list[float] = []
+        self.checked_at: list[float] = []
         self.states: dict[int, float] = {}
         callbacks = Callbacks(self._record, self._checkpoint, self._preempted)
         self.engine, self.loop = make_loop(callbacks, **changes)
@@ -72,7 +72,7 @@ class Watched:
         self.states[done] = self.engine.export_state()["w/param"].item()
 
     def _preempted(self) -> bool:
-        self.asked_at.append(self.clock.now)
+        self.checked_at.append(self.clock.now)
         return self.clock.now >= self.preempted_at
 
 
@@ -81,7 +81,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def test_a_validation_loss_goes_with_the_checkpoint_of_its_own_step_alone(
+def test_a_validation_loss_is_only_reported_with_the_checkpoint_of_its_step(
     make_loop: Callable[..., Any],
 ) -> None:
     seen: dict[int, float | None] = {}
@@ -97,16 +97,16 @@ def test_a_validation_loss_goes_with_the_checkpoint_of_its_own_step_alone(
     assert last["validation/loss"] == pytest.approx(0.6)
 
 
-def test_a_preemption_gets_one_checkpoint_out_of_turn_with_the_state_of_its_step(
+def test_a_preemption_causes_one_extra_checkpoint_with_the_state_of_its_step(
     clock: Clock, make_loop: Callable[..., Any]
 ) -> None:
     run = Watched(clock, make_loop, step_s=2.0, preempted_at=31.0, checkpoint_every_steps=25).run()
     assert set(run.states) == {16, 25, 50, 60}
     assert all(state == done for done, state in run.states.items())
-    assert run.asked_at[-1] == 32.0  # the end of step 16: nobody asks once it is known
+    assert run.checked_at[-1] == 32.0  # the end of step 16, after which there are no more checks
 
 
-def test_without_a_preemption_there_is_no_checkpoint_out_of_turn(
+def test_without_a_preemption_there_is_no_extra_checkpoint(
     clock: Clock, make_loop: Callable[..., Any]
 ) -> None:
     run = Watched(clock, make_loop, step_s=2.0, checkpoint_every_steps=25).run()
@@ -114,26 +114,26 @@ def test_without_a_preemption_there_is_no_checkpoint_out_of_turn(
 
 
 @pytest.mark.parametrize("step_s", [0.4, 2.0, 7.0])
-def test_the_question_is_asked_again_and_again_but_not_within_five_seconds(
+def test_checks_for_preemption_are_repeated_after_more_than_five_seconds(
     clock: Clock, make_loop: Callable[..., Any], step_s: float
 ) -> None:
     run = Watched(clock, make_loop, step_s=step_s).run()
-    gaps = [b - a for a, b in zip([0.0, *run.asked_at], run.asked_at, strict=False)]
+    gaps = [b - a for a, b in zip([0.0, *run.checked_at], run.checked_at, strict=False)]
     assert gaps
     assert min(gaps) > CHECK_S
-    # It falls due at the start of a step and is asked at the end of it.
+    # A check becomes due at the start of a step and is made at its end.
     assert max(gaps) <= CHECK_S + 2 * step_s + 1e-9
 
 
-def test_a_step_whose_checkpoint_is_due_asks_nothing(
+def test_a_step_with_a_regular_checkpoint_has_no_check(
     clock: Clock, make_loop: Callable[..., Any]
 ) -> None:
     run = Watched(clock, make_loop, step_s=7.0, preempted_at=0.0, checkpoint_every_steps=1).run()
     assert set(run.states) == set(range(1, 61))
-    assert not run.asked_at
+    assert not run.checked_at
 
 
-def test_a_run_that_was_cut_off_after_its_last_step_does_no_other(
+def test_a_run_that_was_interrupted_after_its_last_step_does_no_more_steps(
     make_loop: Callable[..., Any],
 ) -> None:
     done: list[int] = []

@@ -1,4 +1,4 @@
-"""Claims about the loss of a micro-batch, against the model's whole logits."""
+"""Claims about the loss of a micro-batch, against all logits of the model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smt_ray.training.loss import SupervisedLoss
 
 
 def mean_loss(model: Any, encoded: EncodedRows, rows: list[int], train_on_inputs: bool) -> Any:
-    """The step's loss from each row alone, its whole logits and no plan."""
+    """The loss of a step from all logits of each single row."""
     total, num_targets = torch.zeros(()), 0
     for row in rows:
         ids = encoded.row(row).long()
@@ -29,7 +29,7 @@ def mean_loss(model: Any, encoded: EncodedRows, rows: list[int], train_on_inputs
 
 @pytest.mark.parametrize("train_on_inputs", [False, True])
 @pytest.mark.parametrize("max_tokens", [1, 80])
-def test_a_step_is_the_mean_over_its_targets_however_it_is_batched(
+def test_the_loss_of_a_step_is_the_mean_over_its_targets_in_any_batches(
     make_llama: Callable[..., Any],
     make_encoded: Callable[..., EncodedRows],
     train_on_inputs: bool,
@@ -45,7 +45,7 @@ def test_a_step_is_the_mean_over_its_targets_however_it_is_batched(
     torch.testing.assert_close(sum(loss(batch) for batch in batches), expected)
 
 
-def test_the_head_sees_the_supervised_positions_only(
+def test_the_head_only_gets_supervised_positions(
     make_llama: Callable[..., Any], make_encoded: Callable[..., EncodedRows]
 ) -> None:
     model, encoded = make_llama(), make_encoded()
@@ -60,7 +60,7 @@ def test_the_head_sees_the_supervised_positions_only(
     assert shapes == [(1, num_targets, 100)]
 
 
-def test_outside_of_the_loss_the_model_gives_whole_logits_as_before(
+def test_the_model_itself_still_computes_all_logits(
     make_llama: Callable[..., Any], make_encoded: Callable[..., EncodedRows]
 ) -> None:
     model, encoded = make_llama(), make_encoded()
@@ -73,7 +73,7 @@ def test_outside_of_the_loss_the_model_gives_whole_logits_as_before(
     assert torch.equal(model(input_ids=ids).logits, before)
 
 
-def test_a_rank_without_rows_adds_nothing_but_takes_part_in_backward(
+def test_a_rank_without_rows_has_zero_gradients_and_takes_part_in_backward(
     make_llama: Callable[..., Any], make_encoded: Callable[..., EncodedRows]
 ) -> None:
     model, encoded = make_llama(), make_encoded()
@@ -87,7 +87,7 @@ def test_a_rank_without_rows_adds_nothing_but_takes_part_in_backward(
     assert all(gradient is not None and not gradient.any() for gradient in gradients)
 
 
-def test_nothing_is_kept_below_the_lowest_trained_block(
+def test_layers_below_the_lowest_trained_block_have_no_graph(
     make_llama: Callable[..., Any], make_encoded: Callable[..., EncodedRows]
 ) -> None:
     model, seen = make_llama(num_hidden_layers=4), []

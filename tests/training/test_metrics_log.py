@@ -29,7 +29,7 @@ def write(storage: Storage, start: int, stop: int) -> None:
     log.flush()
 
 
-def test_flushed_records_are_handed_out_once(storage: Storage) -> None:
+def test_flush_returns_each_record_once(storage: Storage) -> None:
     log = MetricsLog(storage, FILE, 0)
     assert [log.add(step, {"train/loss": 0.5}) for step in (1, 2)] == [[], []]
     assert [record["step"] for record in log.flush()] == [1, 2]
@@ -37,7 +37,7 @@ def test_flushed_records_are_handed_out_once(storage: Storage) -> None:
     assert steps(storage) == [1, 2]
 
 
-def test_records_are_written_by_themselves_now_and_then(
+def test_records_are_written_after_some_seconds_without_a_flush(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("smt_ray.training.metrics_log._FLUSH_EVERY_S", 0.0)
@@ -46,28 +46,28 @@ def test_records_are_written_by_themselves_now_and_then(
     assert steps(storage) == [1]
 
 
-def test_a_resumed_run_cuts_back_to_its_checkpoint_and_has_every_step_once(
+def test_a_resumed_run_drops_later_records_and_has_every_step_once(
     storage: Storage,
 ) -> None:
-    write(storage, 0, 8)  # killed after step 8, the checkpoint is of step 5
+    write(storage, 0, 8)  # killed after step 8, with a checkpoint at step 5
     write(storage, 5, 10)
     assert steps(storage) == list(range(1, 11))
 
 
-def test_a_run_that_starts_anew_forgets_the_earlier_attempt(storage: Storage) -> None:
+def test_a_run_that_starts_from_the_beginning_drops_the_earlier_attempt(storage: Storage) -> None:
     write(storage, 0, 8)
     write(storage, 0, 3)
     assert steps(storage) == [1, 2, 3]
 
 
-def test_a_line_cut_off_by_a_kill_does_not_stop_the_next_attempt(storage: Storage) -> None:
+def test_an_incomplete_last_line_does_not_stop_the_next_attempt(storage: Storage) -> None:
     write(storage, 0, 4)
     storage.write_bytes(FILE, storage.read_bytes(FILE) + b'{"time_ms": 1, "st')
     write(storage, 4, 6)
     assert steps(storage) == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_latest_values_include_those_of_before(storage: Storage) -> None:
+def test_the_latest_values_include_those_of_the_earlier_attempt(storage: Storage) -> None:
     log = MetricsLog(storage, FILE, 0)
     log.add(1, {"train/loss": 3.0, "validation/loss": 4.0})
     log.add(2, {"train/loss": 2.0})

@@ -1,4 +1,4 @@
-"""Claims about packed rows: each is computed as it would be alone, or the model is left padded."""
+"""Claims about packed rows: each is computed as if it were alone, or rows are padded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = [3, 1, 20, 36, 9, 11, 2]
 
 
 def tiny(name: str, **changes: Any) -> nn.Module:
-    """A tiny random model of a family, by transformers' model type."""
+    """A tiny random model of a family, which is named by its model type."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     values = {
@@ -41,7 +41,7 @@ def tiny(name: str, **changes: Any) -> nn.Module:
 def gradient(
     model: nn.Module, encoded: EncodedRows, mode: str, max_tokens: int
 ) -> tuple[float, torch.Tensor]:
-    """Loss and gradient of one step, all parameters end to end."""
+    """The loss and the gradient of one step, with all parameters in one vector."""
     loss, total = SupervisedLoss(model), 0.0
     for batch in step_micro_batches(
         encoded, ROWS, mode=mode, max_tokens=max_tokens, train_on_inputs=False
@@ -67,7 +67,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("mode", ["packed", "prefix_packed"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_packed_rows_have_the_loss_and_gradient_of_rows_alone(
+def test_packed_rows_have_the_loss_and_gradient_of_single_rows(
     make_encoded: Make, name: str, mode: str
 ) -> None:
     model, encoded = tiny(name.partition("-")[0], **FAMILIES[name]), make_encoded()
@@ -78,8 +78,8 @@ def test_packed_rows_have_the_loss_and_gradient_of_rows_alone(
     assert float((found - expected).norm() / expected.norm()) < 1e-5
 
 
-def test_a_sliding_window_is_cut_by_position_in_the_row(make_encoded: Make) -> None:
-    """The window changes the loss, so a kernel that ignored it would be seen."""
+def test_a_sliding_window_is_used(make_encoded: Make) -> None:
+    """The window changes the loss, so the comparison with single rows is a test of it."""
     encoded, windows = make_encoded(), {}
     for window in (3, None):
         model = tiny("mistral", sliding_window=window)
@@ -87,13 +87,13 @@ def test_a_sliding_window_is_cut_by_position_in_the_row(make_encoded: Make) -> N
     assert abs(windows[3] - windows[None]) > 1e-3
 
 
-def test_a_row_does_not_see_its_neighbours(make_llama: Make, make_encoded: Make) -> None:
+def test_a_row_does_not_attend_to_other_rows(make_llama: Make, make_encoded: Make) -> None:
     model, encoded = make_llama(), make_encoded()
     (batch,) = step_micro_batches(
         encoded, ROWS, mode="prefix_packed", max_tokens=1000, train_on_inputs=False
     )
     states = []
-    before = model.model.layers[-1]  # where every position is still there
+    before = model.model.layers[-1]  # the last layer has fewer positions
     before.register_forward_pre_hook(lambda _, args: states.append(args[0].clone()))
     loss = SupervisedLoss(model)
     starts = batch.rows.offsets()
@@ -128,7 +128,7 @@ def test_checkpointed_layers_give_the_same_gradient(
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rotary"),
     ],
 )
-def test_what_cannot_be_packed_exactly_is_padded_and_says_why(
+def test_rows_of_a_model_that_cannot_pack_them_exactly_are_padded_with_a_reason(
     name: str, changes: dict[str, Any], reason: str
 ) -> None:
     model = tiny(name, **changes)
@@ -139,7 +139,7 @@ def test_what_cannot_be_packed_exactly_is_padded_and_says_why(
     assert packing_obstacle(model) == chosen.fallback
 
 
-def test_dropout_keeps_rows_whole_where_it_is_active(make_llama: Make) -> None:
+def test_rows_share_no_prefix_if_there_is_active_dropout(make_llama: Make) -> None:
     model = make_llama()
     assert not has_dropout(model)
     model.model.layers[0].self_attn.attention_dropout = 0.1

@@ -59,7 +59,7 @@ def folder(
     folder = tmp_path_factory.mktemp("ranks")
     model, encoded = make_llama(), make_encoded()
     model.save_pretrained(folder / "model")
-    # The last token id stands in one row alone, in its prompt: harmless until it is poisoned.
+    # The last token id occurs only in the prompt of one row. The harness poisons its embedding.
     encoded.row(poisoned_row(encoded))[0] = model.config.vocab_size - 1
     held_out = make_encoded(num_rows=9, seed=2)
     save_tokens(folder / "tokens.safetensors", {"training": encoded, "validation": held_out})
@@ -72,13 +72,13 @@ def folder(
 
 @pytest.fixture(scope="module")
 def pair(folder: Path) -> list[dict[str, Any]]:
-    """Facts of the two ranks."""
+    """The facts of the two ranks."""
     return [json.loads((folder / f"pair-{rank}.json").read_text()) for rank in (0, 1)]
 
 
 @pytest.fixture(scope="module")
 def single(folder: Path) -> dict[str, Any]:
-    """Facts of the one rank."""
+    """The facts of the single rank."""
     return json.loads((folder / "single-0.json").read_text())
 
 
@@ -86,7 +86,7 @@ def single(folder: Path) -> dict[str, Any]:
 def plain_gradient(
     folder: Path, make_llama: Callable[..., Any], make_encoded: Callable[..., EncodedRows]
 ) -> dict[str, torch.Tensor]:
-    """The first step's gradient by autograd alone, row by row in float64, and cut into blocks."""
+    """The blocks of the first step's gradient, by autograd alone, row by row in float64."""
     from smt_ray.data.batches import step_micro_batches
 
     model = make_llama().double()
@@ -112,7 +112,7 @@ def plain_gradient(
 
 
 def distance(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    """Norm of the difference over the norm, all trainables together."""
+    """The norm of the difference of all parameters, relative to the norm of what is expected."""
     assert found.keys() == expected.keys()
     difference = sum(float((found[n].double() - expected[n]).square().sum()) for n in expected)
     return float((difference / sum(float(e.square().sum()) for e in expected.values())) ** 0.5)
@@ -129,14 +129,14 @@ def test_gradient_depends_on_neither_ranks_nor_micro_batches_nor_zero_stage(
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_recomputed_activations_give_the_very_same_gradient(folder: Path, stage: int) -> None:
+def test_recomputed_activations_give_exactly_the_same_gradient(folder: Path, stage: int) -> None:
     found = load_file(folder / f"recomputed-{stage}.safetensors")
     expected = load_file(folder / f"gradient-2-{stage}-80.safetensors")
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert found.keys() == expected.keys()
 
 
-def test_micro_batches_were_of_one_and_of_four_rows_and_some_were_empty(
+def test_the_micro_batches_had_one_or_four_rows_and_some_were_empty(
     pair: list[dict[str, Any]], single: dict[str, Any]
 ) -> None:
     for stage in (0, 2, 3):
@@ -147,7 +147,7 @@ def test_micro_batches_were_of_one_and_of_four_rows_and_some_were_empty(
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_the_recorded_norm_is_the_gradients(
+def test_the_recorded_norm_is_that_of_the_gradient(
     pair: list[dict[str, Any]], plain_gradient: dict[str, torch.Tensor], stage: int
 ) -> None:
     expected = float(sum(float(g.square().sum()) for g in plain_gradient.values())) ** 0.5
@@ -156,7 +156,7 @@ def test_the_recorded_norm_is_the_gradients(
 
 @pytest.mark.parametrize("method", METHODS[1:])
 @pytest.mark.parametrize("stage", [2, 3])
-def test_the_gradient_of_another_method_on_two_ranks_is_pefts_or_autograds_own(
+def test_the_gradient_of_other_methods_on_two_ranks_equals_that_of_peft_or_autograd(
     folder: Path, make_llama: Callable[..., Any], method: str, stage: int
 ) -> None:
     from peft import LoraConfig, get_peft_model
@@ -186,7 +186,7 @@ def test_the_gradient_of_another_method_on_two_ranks_is_pefts_or_autograds_own(
 
 
 @pytest.mark.parametrize("name", ["smt-1-float32", *TRAINED])
-def test_resumed_equals_uninterrupted_bit_for_bit_dropout_included(
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit_with_dropout(
     pair: list[dict[str, Any]], name: str
 ) -> None:
     for rank in pair:
@@ -196,11 +196,11 @@ def test_resumed_equals_uninterrupted_bit_for_bit_dropout_included(
     assert fact["resumed_losses"] == fact["losses"][3:]
 
 
-def test_one_rank_resumes_bit_for_bit_too(single: dict[str, Any]) -> None:
+def test_a_single_rank_resumes_bit_for_bit_too(single: dict[str, Any]) -> None:
     assert single["resume-smt-2-float32"]["equal"], single["resume-smt-2-float32"]
 
 
-def test_dropout_and_clipping_were_at_work(pair: list[dict[str, Any]]) -> None:
+def test_dropout_and_clipping_had_an_effect(pair: list[dict[str, Any]]) -> None:
     with_dropout = pair[0]["resume-smt-0-float32"]
     assert with_dropout["losses"][0] != pytest.approx(pair[0]["loss-without-dropout"], rel=1e-4)
     assert max(with_dropout["norms"]) > 0.5  # the harness clips there
@@ -209,19 +209,21 @@ def test_dropout_and_clipping_were_at_work(pair: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     ("method", "stage"), [("smt", 1), *((m, s) for m in METHODS for s in (2, 3))]
 )
-def test_zero_stages_train_alike(pair: list[dict[str, Any]], method: str, stage: int) -> None:
+def test_all_zero_stages_have_the_same_losses(
+    pair: list[dict[str, Any]], method: str, stage: int
+) -> None:
     losses = [pair[0][f"resume-{method}-{s}-float32"]["losses"] for s in (0, stage)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_zero_3_trains_as_zero_2_in_bfloat16_but_for_the_order_of_one_sum(
+def test_zero_3_has_the_losses_of_zero_2_in_bfloat16_except_for_the_order_of_one_sum(
     pair: list[dict[str, Any]], method: str
 ) -> None:
-    """ZeRO-3 puts a node before every module, where the gradients of its input are added up.
+    """ZeRO-3 inserts a node before every module, where the gradients of its input are summed.
 
-    LoRA's layers have two of these, which ZeRO-2 adds to the other layers' one by one. With such
-    a node it gives ZeRO-3's losses; without it they differ by 1e-4.
+    The input of a LoRA layer gets two gradients, which ZeRO-2 adds one by one to those of other
+    layers. With such a node ZeRO-2 has the losses of ZeRO-3; without it they differ by 1e-4.
     """
     two, three = (pair[0][f"resume-{method}-{stage}-bfloat16"]["losses"] for stage in (2, 3))
     if method in ("lora", "dora"):
@@ -231,7 +233,7 @@ def test_zero_3_trains_as_zero_2_in_bfloat16_but_for_the_order_of_one_sum(
 
 
 @pytest.mark.parametrize("name", ["smt-1-float32", *TRAINED])
-def test_what_is_not_trained_stays_bitwise_unchanged_and_all_else_changes(
+def test_untrained_parameters_stay_bitwise_unchanged_and_trained_ones_change(
     pair: list[dict[str, Any]], name: str
 ) -> None:
     for rank in pair:
@@ -240,7 +242,7 @@ def test_what_is_not_trained_stays_bitwise_unchanged_and_all_else_changes(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_state_of_two_ranks_goes_on_with_one_and_the_other_way(
+def test_one_rank_resumes_from_a_state_of_two_ranks_and_the_other_way_round(
     pair: list[dict[str, Any]], single: dict[str, Any], method: str
 ) -> None:
     for facts in (single, *pair):
@@ -248,7 +250,7 @@ def test_a_state_of_two_ranks_goes_on_with_one_and_the_other_way(
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_a_preemption_gets_one_checkpoint_at_the_same_step_on_all_ranks_with_its_state(
+def test_a_preemption_causes_one_checkpoint_at_the_same_step_on_all_ranks(
     pair: list[dict[str, Any]], stage: int
 ) -> None:
     for rank in pair:
@@ -260,7 +262,7 @@ def test_a_preemption_gets_one_checkpoint_at_the_same_step_on_all_ranks_with_its
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_the_adapter_on_its_base_and_merged_predicts_as_training_ended(
+def test_the_adapter_on_its_base_and_the_merged_model_predict_like_the_trained_model(
     pair: list[dict[str, Any]], name: str
 ) -> None:
     fact = pair[0][f"adapter-{name}"]
@@ -270,10 +272,10 @@ def test_the_adapter_on_its_base_and_merged_predicts_as_training_ended(
     assert fact["merged"] == pytest.approx(engine, rel=1e-6 if exact else 1e-3)
     assert fact["agreement"] > (0.99 if exact else 0.95)
     assert abs(engine - fact["base"]) > 10 * abs(engine - fact["adapter"])
-    assert pair[1][f"adapter-{name}"] == {"num_exported": 0}  # rank 0 alone has use for them
+    assert pair[1][f"adapter-{name}"] == {"num_exported": 0}  # only rank 0 needs them
 
 
-def test_a_loss_that_is_not_finite_on_one_rank_ends_all_with_step_and_rows_named(
+def test_a_loss_that_is_not_finite_on_one_rank_ends_all_ranks_and_names_step_and_rows(
     pair: list[dict[str, Any]], make_encoded: Callable[..., EncodedRows]
 ) -> None:
     encoded = make_encoded()
@@ -289,7 +291,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_ends_all_with_step_and_rows_named
 @pytest.mark.parametrize(
     ("stage", "dtype"), [(0, "float32"), (2, "float32"), (3, "float32"), (2, "bfloat16")]
 )
-def test_a_gradient_that_is_not_finite_on_one_rank_ends_all(
+def test_a_gradient_that_is_not_finite_on_one_rank_ends_all_ranks(
     pair: list[dict[str, Any]], stage: int, dtype: str
 ) -> None:
     facts = [rank[f"diverge-gradient-{stage}-{dtype}"] for rank in pair]

@@ -1,4 +1,4 @@
-"""Claims about activation checkpointing: less is kept, and what cannot do it is refused."""
+"""Claims about activation checkpointing: it keeps less, and some models do not support it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.recompute import recompute_activations
 
 
-def test_layers_keep_their_input_alone(
+def test_layers_only_keep_their_input(
     make_llama: Callable[..., Any], make_encoded: Callable[..., Any]
 ) -> None:
     kept = []
@@ -39,7 +39,7 @@ def test_layers_keep_their_input_alone(
     assert kept[1] < 0.6 * kept[0]
 
 
-def test_a_model_that_cannot_is_refused_by_name() -> None:
+def test_a_model_without_support_is_named_in_the_error() -> None:
     with pytest.raises(UserError, match="not supported by Linear") as error:
         recompute_activations(nn.Linear(2, 2))
     assert error.value.field == "training.activation_checkpointing"

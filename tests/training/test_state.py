@@ -20,7 +20,9 @@ def state() -> dict[str, torch.Tensor]:
     }
 
 
-def test_a_state_comes_back_bit_for_bit(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+def test_a_state_is_read_bit_for_bit_as_it_was_written(
+    tmp_path: Path, state: dict[str, torch.Tensor]
+) -> None:
     save_state(tmp_path, state, 7)
     loaded, num_steps = load_state(tmp_path)
     assert num_steps == 7
@@ -35,7 +37,7 @@ def test_nothing_on_disk_is_a_pickle(tmp_path: Path, state: dict[str, torch.Tens
 
 @pytest.mark.parametrize("file", ["state.safetensors", "position.json"])
 @pytest.mark.parametrize("damage", ["missing", "truncated", "other"])
-def test_a_damaged_checkpoint_is_named(
+def test_the_error_about_a_damaged_checkpoint_names_it(
     tmp_path: Path, state: dict[str, torch.Tensor], file: str, damage: str
 ) -> None:
     save_state(tmp_path, state, 7)
