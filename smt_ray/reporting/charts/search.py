@@ -99,12 +99,12 @@ def _draw_curves(figure: Figure, trials: Sequence[TrialResult]) -> None:
 
 def _draw_key(figure: Figure, trials: Sequence[TrialResult], key: str, is_log: bool) -> None:
     axes = figure.subplots()
-    shown = [trial for trial in trials if trial.loss is not None]
-    places, names = _places([trial.point.get(key) for trial in shown])
-    for place, trial in zip(places, shown, strict=True):
+    shown = [(trial, trial.loss) for trial in trials if trial.loss is not None]
+    places, names = _places([trial.point.get(key) for trial, _ in shown])
+    for place, (trial, loss) in zip(places, shown, strict=True):
         marker, colour = _LOOKS[trial.status]
         size = 90 if trial is trials[0] else 36
-        axes.scatter([place], [trial.loss], marker=marker, color=colour, s=size, zorder=3)
+        axes.scatter([place], [loss], marker=marker, color=colour, s=size, zorder=3)
     if names:
         axes.set_xticks(range(len(names)), names)
         axes.margins(x=0.15)

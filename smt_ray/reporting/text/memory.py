@@ -1,37 +1,42 @@
-"""The table that ``smt-ray plan`` prints: what a run needs on each GPU, and whether it fits.
-
-The dict it reads is :func:`smt_ray.planning.report.plan_memory`'s; sizes are bytes.
-"""
+"""The table of ``smt-ray plan``: what a run needs on each GPU, and whether it fits."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from smt_ray.reporting.text.console import Cells, facts_grid, rich_table, show
+from smt_ray.documents.memory import (
+    MemoryReport,
+    PlannedBatch,
+    PlannedBlocks,
+    SettingMemory,
+    StageMemory,
+    Verdict,
+    WarmupMemory,
+)
+from smt_ray.reporting.text.console import facts_grid, rich_table, show
+from smt_ray.reporting.text.run import factors_text, trainable_text
+from smt_ray.reporting.text.tables import Cells
+from smt_ray.reporting.text.values import MISSING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-Report = Mapping[str, Any]
-
 _GIB, _MIB, _KIB = 1024**3, 1024**2, 1024
-_COLUMNS = {
-    "weights": "weights",
-    "gradients": "gradients",
-    "optimizer": "optimizer",
-    "buffers": "buffers",
-    "activations": "activations",
-    "total": "total",
-    "checkpointed_activations": "checkpointed",
-    "checkpointed_total": "total",
-}
+_HEAD = (
+    "training", "weights", "gradients", "optimizer", "buffers", "activations", "total",
+    "checkpointed", "total",
+)  # fmt: skip
 _LEGEND = (
-    "per GPU; activations of one micro-batch, and the most that its backward needs at once;"
+    "sizes per GPU; activations: the peak of the forward and backward pass of one micro-batch;"
     " buffers: of reductions, of gathered weights and of the optimizer's step"
 )
+
+
+def print_memory(report: MemoryReport, file: TextIO | None = None) -> None:
+    """Prints the table; as plain text without colours or wrapping if ``file`` is not a terminal."""
+    show(partial(_render, report), file or sys.stdout)
 
 
 def format_bytes(size: int) -> str:
@@ -46,134 +51,118 @@ def format_bytes(size: int) -> str:
     return f"{size / _KIB:.1f} KiB"
 
 
-def stage_cells(report: Report) -> Cells:
-    """One row a ZeRO stage."""
-    rows = [
-        (f"ZeRO {stage['zero_stage']}", *(_size(stage.get(key)) for key in _COLUMNS))
-        for stage in report["stages"]
-    ]
-    return Cells(("training", *_COLUMNS.values()), tuple(rows), len(_COLUMNS))
+def stage_cells(report: MemoryReport) -> Cells:
+    """The parts of the memory, in one row for each ZeRO stage."""
+    return Cells(_HEAD, tuple(map(_stage_row, report.stages)), len(_HEAD) - 1)
 
 
-def facts(report: Report) -> list[tuple[str, str]]:
-    """What is trained, on what, and what it comes to: (what, text) pairs."""
-    model, batch = report["model"], report["batch"]
+def facts(report: MemoryReport) -> list[tuple[str, str]]:
+    """(name, text) pairs: what is trained, the micro-batch, the warm-up, and the verdict."""
+    batch, warmup, verdict = report.batch, report.warmup, report.verdict
     pairs = [
-        ("model", f"{model['num_parameters']:,} parameters, {model['dtype']}"),
-        ("blocks", _blocks(report.get("blocks"))),
-        ("factors", f"rank {report['lora']['rank']}" if "lora" in report else ""),
-        ("trainable", _trainable(report["trainable"])),
-        ("adapter", format_bytes(report["adapter_bytes"])),
+        ("model", f"{report.num_parameters:,} parameters, {report.dtype}"),
+        ("blocks", _blocks(report.blocks) if report.blocks else ""),
+        ("factors", factors_text(report.method_settings)),
+        ("trainable", trainable_text(report.trainable)),
+        ("adapter", format_bytes(report.adapter_bytes)),
         ("micro-batch", _batch(batch)),
-        ("not as asked", _fallback(batch)),
-        ("warm-up", _warmup(report.get("warmup"))),
-        ("it moves", _moved(report.get("warmup"))),
-        ("host", _host(report.get("host_bytes"))),
-        ("as configured", _configured(report)),
-        ("cheapest", _cheapest(report)),
+        ("fallback", f"{batch.mode}: {batch.fallback}" if batch.fallback else ""),
+        ("warm-up", _warmup(warmup) if warmup else ""),
+        ("traffic", _traffic(warmup) if warmup else ""),
+        ("host", _host(report.host_bytes) if report.host_bytes else ""),
+        ("as configured", f"{_setting(report.configured)}{_fits(verdict)}"),
+        ("cheapest", _cheapest(verdict) if verdict else ""),
     ]
-    return [(what, text) for what, text in pairs if text]
+    return [(name, text) for name, text in pairs if text]
 
 
-def print_memory(report: Report, file: TextIO | None = None) -> None:
-    """Prints the table; plain text without colours or wrapping where ``file`` is no terminal."""
-    show(partial(_render, report), file or sys.stdout)
-
-
-def _render(report: Report, console: Console) -> None:
+def _render(report: MemoryReport, console: Console) -> None:
     from rich.text import Text
 
-    number = report["num_gpus"]
-    title = f"{report['name']} ({report['method']}) on {number} GPU{'s' if number > 1 else ''}"
+    number = report.num_gpus
+    title = f"{report.name} ({report.method}) on {number} GPU{'s' if number > 1 else ''}"
     console.print(Text(title, style="bold"))
     console.print(rich_table(stage_cells(report)))
     console.print(Text(f"  {_LEGEND}\n", style="dim"))
     console.print(facts_grid(facts(report)))
 
 
-def _size(size: int | None) -> str:
-    return "-" if size is None else format_bytes(size)
+def _stage_row(stage: StageMemory) -> tuple[str, ...]:
+    sizes = (
+        stage.weights, stage.gradients, stage.optimizer, stage.buffers, stage.activations,
+        stage.total, stage.checkpointed_activations, stage.checkpointed_total,
+    )  # fmt: skip
+    texts = (MISSING if size is None else format_bytes(size) for size in sizes)
+    return (f"ZeRO {stage.zero_stage}", *texts)
 
 
-def _blocks(blocks: Report | None) -> str:
-    if blocks is None:
-        return ""
-    size = blocks["block_size"]
+def _blocks(blocks: PlannedBlocks) -> str:
+    size = blocks.block_size
     return (
-        f"{blocks['num_chosen']:,} of {blocks['num_eligible']:,} eligible of {size} x {size},"
-        f" in {' + '.join(blocks['projections'])} of {blocks['num_modules']:,} modules"
+        f"{blocks.num_chosen:,} of {blocks.num_eligible:,} eligible of {size} x {size},"
+        f" in {' + '.join(blocks.projections)} of {blocks.num_modules:,} modules"
     )
 
 
-def _trainable(counts: Report) -> str:
+def _batch(batch: PlannedBatch) -> str:
     return (
-        f"{counts['num_trainable']:,} parameters, {counts['percent_of_base']:.3f}% of the base"
-        f" model, {counts['percent_of_total']:.3f}% of base + adapter"
+        f"{batch.num_tokens:,} tokens {batch.mode}, longest row {batch.row_length:,},"
+        f" {batch.num_targets:,} positions with a target ({batch.source})"
     )
 
 
-def _batch(batch: Report) -> str:
+def _warmup(warmup: WarmupMemory) -> str:
+    parts = {
+        "weights": warmup.weights,
+        "activations": warmup.activations,
+        "full fine-tuning": warmup.full_training,
+    }
+    sizes = {part: size for part, size in parts.items() if size is not None}
+    without_sums = sum(sizes.values())
+    listed = ", ".join(f"{part} {format_bytes(size)}" for part, size in sizes.items())
     return (
-        f"{batch['num_tokens']:,} tokens {batch['mode']}, the longest row {batch['row_length']:,},"
-        f" {batch['num_targets']:,} positions with a target: {batch['source']}"
+        f"{format_bytes(without_sums + warmup.sums)} per GPU: {listed},"
+        f" sums {format_bytes(warmup.sums)}; {format_bytes(without_sums)} with the sums on the host"
     )
 
 
-def _fallback(batch: Report) -> str:
-    return f"{batch['mode']}: {batch['fallback']}" if batch["fallback"] else ""
-
-
-def _warmup(warmup: Report | None) -> str:
-    if warmup is None:
-        return ""
-    others = ("weights", "activations", "full fine-tuning")
-    parts = {part: warmup[part] for part in others if part in warmup}
-    sums, rest = warmup["sums"], sum(parts.values())
-    listed = ", ".join(f"{part} {format_bytes(size)}" for part, size in parts.items())
-    return (
-        f"{format_bytes(rest + sums)} a GPU: {listed}, sums {format_bytes(sums)};"
-        f" {format_bytes(rest)} with the sums on the host"
-    )
-
-
-def _moved(warmup: Report | None) -> str:
-    if warmup is None:
-        return ""
-    number = warmup["num_senders"]
-    parts = [f"{format_bytes(size)} by reduction {kind}" for kind, size in warmup["moved"].items()]
-    senders = f"{number} {'shard' if warmup['mode'] == 'base' else 'rank'}{'s' * (number > 1)}"
-    return f"{', '.join(parts)}; from {senders} in all"
-
-
-def _host(size: int | None) -> str:
-    return f"{format_bytes(size)} a GPU, the blocks as they were" if size else ""
-
-
-def _configured(report: Report) -> str:
-    text = _setting(report["configured"])
-    if "gpu_memory" not in report:
-        return f"{text}; --gpu-memory says whether it fits"
-    room = f"{format_bytes(report['gpu_memory'])} less {format_bytes(report['reserved'])} for CUDA"
-    return f"{text}: {'fits' if report['fits'] else 'does not fit'} {room}"
-
-
-def _cheapest(report: Report) -> str:
-    if "gpu_memory" not in report:
-        return ""
-    if report["cheapest"] is None:
-        least = _setting(report["smallest"])
-        return f"none fits; the smallest is {least}: use more or larger GPUs"
-    return _setting(report["cheapest"])
-
-
-def _setting(setting: Report) -> str:
-    keys = [
-        f"deepspeed.zero_stage={setting['zero_stage']}",
-        "training.activation_checkpointing=true" if setting["checkpointing"] else "",
-        f"batching.max_tokens={setting['max_tokens']}",
-        f"warmup.accumulate_on={setting['accumulate_on']}" if setting["accumulate_on"] else "",
+def _traffic(warmup: WarmupMemory) -> str:
+    number = warmup.num_senders
+    sizes = [
+        f"{format_bytes(size)} with warmup.reduction={kind}"
+        for kind, size in warmup.traffic.items()
     ]
-    needs = [f"training {format_bytes(setting['training_bytes'])}"]
-    if setting["warmup_bytes"]:
-        needs.append(f"warm-up {format_bytes(setting['warmup_bytes'])}")
+    sender = "shard" if warmup.mode == "base" else "rank"
+    return f"{', '.join(sizes)}; total of {number} {sender}{'s' if number > 1 else ''}"
+
+
+def _host(size: int) -> str:
+    return f"{format_bytes(size)} per GPU, for the original values of the blocks"
+
+
+def _fits(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return "; --gpu-memory says whether it fits"
+    gpu, reserved = format_bytes(verdict.gpu_memory), format_bytes(verdict.reserved)
+    fits = "fits" if verdict.fits else "does not fit"
+    return f": {fits} {gpu}, of which {reserved} is reserved for CUDA"
+
+
+def _cheapest(verdict: Verdict) -> str:
+    if verdict.cheapest is None:
+        smallest = _setting(verdict.smallest)
+        return f"none fits; the smallest is {smallest}; use more or larger GPUs"
+    return _setting(verdict.cheapest)
+
+
+def _setting(setting: SettingMemory) -> str:
+    keys = [
+        f"deepspeed.zero_stage={setting.zero_stage}",
+        "training.activation_checkpointing=true" if setting.checkpointing else "",
+        f"batching.max_tokens={setting.max_tokens}",
+        f"warmup.accumulate_on={setting.accumulate_on}" if setting.accumulate_on else "",
+    ]
+    needs = [f"training {format_bytes(setting.training_bytes)}"]
+    if setting.warmup_bytes:
+        needs.append(f"warm-up {format_bytes(setting.warmup_bytes)}")
     return f"{' '.join(filter(None, keys))} ({', '.join(needs)})"

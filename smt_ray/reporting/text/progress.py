@@ -1,4 +1,4 @@
-"""One progress bar a stage: a bar on a terminal, plain lines elsewhere."""
+"""The progress of a stage: a bar on a terminal, lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 _POLL_S = 0.3
 _LINE_EVERY_S = 10.0
 
+Poll = Callable[[], tuple[int, str]]
+"""A function that returns the number of finished units and a short text."""
+
 
 @contextmanager
-def progress(title: str, total: int, poll: Callable[[], tuple[int, str]]) -> Iterator[None]:
-    """Shows how far a stage is while its body runs.
+def progress(title: str, total: int, poll: Poll) -> Iterator[None]:
+    """Shows the progress of a stage while the body of the ``with`` statement runs.
 
     Args:
-        title: What is going on.
-        total: Units in all.
-        poll: Gives units done and a short text; called from a thread, its failures are ignored.
+        title: The name of the stage.
+        total: The number of all units.
+        poll: The source of the progress. A thread calls it, and its exceptions are ignored.
     """
     console = Console(file=sys.stderr)
     stop = threading.Event()
-    show = _bar if console.is_terminal else _lines
+    show = _show_bar if console.is_terminal else _print_lines
     thread = threading.Thread(target=show, args=(console, title, total, poll, stop), daemon=True)
     thread.start()
     try:
@@ -37,17 +40,11 @@ def progress(title: str, total: int, poll: Callable[[], tuple[int, str]]) -> Ite
 
 
 def say(message: str) -> None:
-    """One line of progress."""
+    """Prints one line about the progress of a run to stderr."""
     Console(file=sys.stderr, highlight=False).print(message, soft_wrap=True, markup=False)
 
 
-def _bar(
-    console: Console,
-    title: str,
-    total: int,
-    poll: Callable[[], tuple[int, str]],
-    stop: threading.Event,
-) -> None:
+def _show_bar(console: Console, title: str, total: int, poll: Poll, stop: threading.Event) -> None:
     columns = (
         TextColumn("{task.description:<12}"),
         BarColumn(),
@@ -58,30 +55,26 @@ def _bar(
     with Progress(*columns, console=console) as bars:
         task = bars.add_task(title, total=total, text="starting")
         while not stop.wait(_POLL_S):
-            done, text = _safely(poll)
+            done, text = _try_to_poll(poll)
             bars.update(task, completed=done, text=text or ("starting" if not done else ""))
-        done, text = _safely(poll)
+        done, text = _try_to_poll(poll)
         bars.update(task, completed=done, text=text)
 
 
-def _lines(
-    console: Console,
-    title: str,
-    total: int,
-    poll: Callable[[], tuple[int, str]],
-    stop: threading.Event,
+def _print_lines(
+    console: Console, title: str, total: int, poll: Poll, stop: threading.Event
 ) -> None:
     began = shown = time.monotonic()
     while not stop.wait(_POLL_S):
         if time.monotonic() - shown >= _LINE_EVERY_S:
             shown = time.monotonic()
-            done, text = _safely(poll)
+            done, text = _try_to_poll(poll)
             line = f"{title}: {done}/{total} after {shown - began:.0f} s {text}".rstrip()
             console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _safely(poll: Callable[[], tuple[int, str]]) -> tuple[int, str]:
+def _try_to_poll(poll: Poll) -> tuple[int, str]:
     try:
         return poll()
-    except Exception:  # progress must never end a run
+    except Exception:  # an error of the progress must not end the run
         return 0, ""
