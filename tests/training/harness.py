@@ -1,21 +1,17 @@
-"""One rank of a gloo group that measures what the claims of test_ranks.py are about.
+"""The measurements of one rank, for the claims of test_ranks.py.
 
-Imports take ten seconds, so a process does all its measurements in one go. It is started as
-``harness.py FOLDER PART RANK NUM_RANKS PORT``; the folder holds model/, tokens.safetensors and
-selection.safetensors, and gets tensors (safetensors) and facts (json), named by their contents.
-Parts of one folder run side by side: where one needs another's checkpoint, it waits for it.
+Imports take ten seconds, so one process makes all measurements of a rank. It is started as
+``harness.py FOLDER PART RANK NUM_RANKS PORT``. The folder holds model/, tokens.safetensors and
+selection.safetensors; it gets tensors (safetensors) and facts (json), named by their contents.
+The parts of one folder run at the same time, and wait for each other's checkpoints.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,242 +21,20 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.data.batches import StepPlan, step_micro_batches
-from smt_ray.data.cache import load_tokens
-from smt_ray.errors import UserError
-from smt_ray.methods.full import FullMethod
-from smt_ray.methods.lora import LoraMethod, LoraSettings
-from smt_ray.methods.protocol import Method
 from smt_ray.methods.registry import find_method
-from smt_ray.methods.smt import SmtMethod
-from smt_ray.models.load import load_model
 from smt_ray.smt.model import sparse_modules
-from smt_ray.smt.selection import Selection
 from smt_ray.training import loop as loop_module
-from smt_ray.training.assembly import RankTraining, TrainingSettings
-from smt_ray.training.engine_settings import EngineSettings
-from smt_ray.training.loop import Callbacks, LoopSettings
 from smt_ray.training.loss import SupervisedLoss
-from smt_ray.training.state import load_state, save_state
+from smt_ray.training.state import load_state
+from tests.training.rank import BATCH_SIZE, FOUR_ROWS, HALF, NUM_STEPS, Rank, Trained
 
-NUM_STEPS, HALF, BATCH_SIZE = 6, 3, 7
-ONE_ROW, FOUR_ROWS = 1, 80  # tokens of a micro-batch; rows have at most 19
+ONE_ROW = 1  # token of a micro-batch
 METHODS = ("smt", "lora", "dora", "full")
-LORA = LoraSettings(4, 8, 0.0, ("q_proj", "v_proj", "down_proj"), use_dora=False, seed=3)
-EVERYWHERE = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
-
-
-class Rank:
-    """One process's share of the measurements."""
-
-    def __init__(self, folder: Path, rank: int, num_ranks: int) -> None:
-        self.folder, self.rank, self.num_ranks = folder, rank, num_ranks
-        self.training = load_tokens(folder / "tokens.safetensors", "training")
-        self.validation = load_tokens(folder / "tokens.safetensors", "validation")
-        self.facts: dict[str, Any] = {}
-        self.last_loss: float | None = None
-
-    def trained_by(
-        self,
-        stage: int,
-        *,
-        method_name: str = "smt",
-        dtype: str = "float32",
-        dropout: float = 0.0,
-        clip: float = 0.0,
-        start: Path | None = None,
-        max_tokens: int = FOUR_ROWS,
-        num_steps: int = NUM_STEPS,
-        recompute: bool = False,
-        prepare: Callable[[Any], None] = lambda _: None,
-        preempted: Callable[[], bool] | None = None,
-    ) -> Trained:
-        """Trains, from a checkpoint if one is given; ``prepare`` changes the prepared model."""
-        model = self.base(dtype)
-        for layer in model.model.layers:
-            layer.self_attn.attention_dropout = dropout
-        run = Trained()
-        settings = TrainingSettings(
-            EngineSettings(
-                zero_stage=stage,
-                dtype=dtype,
-                betas=(0.9, 0.999),
-                epsilon=1e-8,
-                weight_decay=0.1,
-                max_grad_norm=clip,
-                extra=EVERYWHERE if stage == 3 else {},
-            ),
-            LoopSettings(
-                num_steps=num_steps,
-                seed=3,
-                learning_rate=1e-2,
-                lr_schedule="linear",
-                lr_warmup_steps=2,
-                batching="prefix_packed",
-                max_tokens=max_tokens,
-                train_on_inputs=False,
-                log_every_steps=1,
-                validate_every_steps=None,
-                checkpoint_every_steps=None if preempted else HALF if num_steps > 1 else 1,
-            ),
-            BATCH_SIZE,
-            activation_checkpointing=recompute,
-        )
-        callbacks = Callbacks(run.record, run.checkpoint)
-        if method_name == "smt":
-            run.remember(model)  # the dense weights: afterwards the blocks are parameters
-
-        def after_prepare(model: Any) -> None:
-            prepare(model)
-            if method_name != "smt":
-                run.remember(model)
-
-        run.training = RankTraining(
-            model,
-            self.method(method_name, dropout),
-            self.training,
-            self.validation,
-            settings,
-            replace(callbacks, preempted=preempted) if preempted else callbacks,
-            torch.device("cpu"),
-            after_prepare=after_prepare,
-        )
-        run.go(start)
-        return run
-
-    def method(self, name: str, dropout: float) -> Method:
-        """A method that is not prepared yet."""
-        if name == "smt":
-            return SmtMethod(Selection.load(self.folder / "selection.safetensors"))
-        if name == "full":
-            return FullMethod()
-        return LoraMethod(replace(LORA, dropout=dropout, use_dora=name == "dora"))
-
-    def base(self, dtype: str) -> Any:
-        """The base model."""
-        return load_model(ModelConfig(path=str(self.folder / "model"), dtype=dtype))
-
-    def keep(self, name: str, state: dict[str, torch.Tensor], num_steps: int) -> Path:
-        """Writes a checkpoint of rank 0 for whoever waits for it."""
-        place = self.folder / "states" / name
-        if self.rank == 0:
-            place.mkdir(parents=True)
-            save_state(place, state, num_steps)
-            (place / "ready").touch()
-        return place
-
-    def wait_for(self, name: str) -> Path:
-        """Another part's checkpoint."""
-        place, deadline = self.folder / "states" / name, time.monotonic() + 400
-        while not (place / "ready").exists():
-            assert time.monotonic() < deadline, f"nobody wrote {name}"
-            time.sleep(0.1)
-        return place
-
-    def finish(self, part: str) -> None:
-        """Writes this rank's facts."""
-        text = json.dumps(self.facts, indent=1)
-        (self.folder / f"{part}-{self.rank}.json").write_text(text)
-
-
-class Trained:
-    """A training and what was seen of it."""
-
-    training: RankTraining
-
-    def __init__(self) -> None:
-        self.original: dict[str, torch.Tensor] = {}
-        self.states: dict[int, dict[str, torch.Tensor]] = {}
-        self.metrics: dict[int, dict[str, float]] = {}
-        self.error: UserError | None = None
-
-    def remember(self, model: Any) -> None:
-        """Keeps the parameters from before the training."""
-        self.original = {n: p.detach().clone() for n, p in model.named_parameters()}
-
-    def record(self, done: int, metrics: Any) -> None:
-        """Keeps what rank 0 records."""
-        self.metrics[done] = dict(metrics)
-
-    def checkpoint(self, done: int, _metrics: Any) -> None:
-        """Keeps the state, as a checkpoint would."""
-        assert done not in self.states
-        self.states[done] = self.training.engine.export_state()
-
-    def go(self, start: Path | None) -> None:
-        """Runs from a checkpoint or the beginning to the end, or to a user's error."""
-        done = 0
-        if start is not None:
-            state, done = load_state(start)
-            self.training.engine.import_state(state, done)
-        try:
-            self.training.loop.run(done)
-        except UserError as error:
-            self.error = error
-
-    def first_gradient(self) -> dict[str, torch.Tensor]:
-        """Of the first step: Adam's first moment is (1 - beta1) x gradient."""
-        return {
-            name.removesuffix("/exp_avg"): value / (1 - 0.9)
-            for name, value in self.states[1].items()
-            if name.endswith("/exp_avg")
-        }
-
-    def losses(self) -> list[float]:
-        """Training losses by step."""
-        return [m["train/loss"] for _, m in sorted(self.metrics.items())]
-
-    def trainables(self, done: int) -> dict[str, torch.Tensor]:
-        """The trained parameters by the model's names, as they were after a step."""
-        return {
-            name.removeprefix("model.").removesuffix("/param"): value
-            for name, value in self.states[done].items()
-            if name.endswith("/param")
-        }
-
-    def changes(self) -> dict[str, bool]:
-        """Whether all that is frozen was kept, and all that is trained changed."""
-        import deepspeed
-
-        trained, kept = self.trainables(NUM_STEPS), True
-        for name, before in self.original.items():
-            if name not in trained:
-                parameter = self.training.model.get_parameter(name)
-                with deepspeed.zero.GatheredParameters(
-                    [parameter], enabled=self.training.engine.zero_stage == 3
-                ):
-                    kept &= torch.equal(parameter, before)
-        changed = all(not torch.equal(v, self.original[n].float()) for n, v in trained.items())
-        return {"kept": kept, "changed": changed}
-
-    def unselected(self) -> dict[str, bool]:
-        """Whether anything but chosen blocks changed, and whether the blocks did."""
-        import deepspeed
-
-        layers = sparse_modules(self.training.model)
-        sparse = {f"{name}.weight": layer for name, layer in layers.items()}
-        kept, changed = True, True
-        for name, before in self.original.items():
-            parameter = self.training.model.get_parameter(name)
-            with deepspeed.zero.GatheredParameters(
-                [parameter], enabled=self.training.engine.zero_stage == 3
-            ):
-                now = parameter.detach().clone()
-            chosen = torch.zeros(before.shape, dtype=torch.bool)
-            if layer := sparse.get(name):
-                size = layer.block_size
-                for row, col in layer.indices.tolist():
-                    chosen[row * size : (row + 1) * size, col * size : (col + 1) * size] = True
-            kept &= torch.equal(now[~chosen], before[~chosen])
-        for name, layer in layers.items():
-            moved = self.states[NUM_STEPS][f"model.{name}.blocks/param"]
-            changed &= not torch.equal(moved, layer.original_blocks.float())
-        return {"kept": kept, "changed": changed}
 
 
 def pair(rank: Rank) -> None:
-    """Two ranks: all ZeRO stages."""
+    """The measurements of two ranks, at all ZeRO stages."""
     for stage in (0, 2, 3):
         _gradients(rank, stage)
         _recomputed(rank, stage)
@@ -281,7 +55,7 @@ def pair(rank: Rank) -> None:
 
 
 def single(rank: Rank) -> None:
-    """One rank: what two are compared with."""
+    """The measurements of one rank, which two are compared with."""
     _gradients(rank, 0)
     _resume(rank, 2, "float32", "smt")
     for method in METHODS:
@@ -289,7 +63,7 @@ def single(rank: Rank) -> None:
 
 
 def _gradients(rank: Rank, stage: int) -> None:
-    """The first step's gradient of smt."""
+    """Measures the gradient of the first step with smt."""
     for max_tokens in (ONE_ROW, FOUR_ROWS):
         run = rank.trained_by(stage, max_tokens=max_tokens, num_steps=1)
         rank.last_loss = run.losses()[0] if rank.rank == 0 else None
@@ -308,7 +82,7 @@ def _gradients(rank: Rank, stage: int) -> None:
 
 
 def _recomputed(rank: Rank, stage: int) -> None:
-    """The first step's gradient of smt, with activations computed anew in backward."""
+    """Measures the same gradient with activation checkpointing."""
     run = rank.trained_by(stage, num_steps=1, recompute=True)
     if rank.rank == 0:
         save_file(run.first_gradient(), rank.folder / f"recomputed-{stage}.safetensors")
@@ -320,7 +94,7 @@ def _num_rows(batch: Any) -> int:
 
 
 def _gradients_of(rank: Rank, stage: int, method: str) -> None:
-    """The first step's gradient of another method, with factors that are not zero."""
+    """Measures the gradient of the first step with another method, whose factors are not zero."""
     initial: dict[str, torch.Tensor] = {}
 
     def fill(model: Any) -> None:
@@ -338,7 +112,7 @@ def _gradients_of(rank: Rank, stage: int, method: str) -> None:
 
 
 def _resume(rank: Rank, stage: int, dtype: str, method: str) -> None:
-    """Uninterrupted, and from a checkpoint half-way; with dropout, decay, clipping, schedule."""
+    """Trains without interruption and from a checkpoint, with dropout, clipping and a schedule."""
     options: dict[str, Any] = {
         "method_name": method, "dtype": dtype, "dropout": 0.2, "clip": 0.5
     }  # fmt: skip
@@ -360,7 +134,7 @@ def _resume(rank: Rank, stage: int, dtype: str, method: str) -> None:
 
 
 def _sum_at_layers(rank: Rank, method: str) -> None:
-    """Bfloat16 at stage 2, the input's gradients added up per layer first, as stage 3 does it."""
+    """Trains in bfloat16 at stage 2, but sums the gradients of an input layer by layer."""
 
     def stand_between(model: Any) -> None:
         for layer in model.modules():
@@ -374,7 +148,7 @@ def _sum_at_layers(rank: Rank, method: str) -> None:
 
 
 def _adapter(rank: Rank, run: Trained, name: str, dtype: str) -> None:
-    """What the engine says of held-out rows; what the adapter on its base says, and merged."""
+    """Compares the losses of the engine, of the adapter on its base, and of the merged model."""
     losses = {"engine": run.training.loop.validate()["validation/loss"]}
     parameters = run.training.export_parameters(keep=rank.rank == 0)
     if rank.rank != 0:
@@ -394,7 +168,7 @@ def _adapter(rank: Rank, run: Trained, name: str, dtype: str) -> None:
 
 
 def _held_out(rank: Rank, model: Any) -> tuple[float, torch.Tensor]:
-    """The loss over held-out rows, and the most likely token at every position."""
+    """The loss of the held-out rows, and the most likely token at every position."""
     batches = step_micro_batches(
         rank.validation,
         range(len(rank.validation)),
@@ -410,9 +184,9 @@ def _held_out(rank: Rank, model: Any) -> tuple[float, torch.Tensor]:
 
 
 def _diverge(rank: Rank) -> None:
-    """A loss, and a gradient, that is not finite on one rank alone."""
+    """Trains with a loss or a gradient that is not finite on one rank only."""
 
-    def poison(model: Any) -> None:  # the token that one row has; the head keeps its own weight
+    def poison(model: Any) -> None:  # a token that only one row has; the head keeps its weight
         weight = model.model.embed_tokens.weight.detach().clone()
         weight[-1] = math.nan
         model.model.embed_tokens.weight = torch.nn.Parameter(weight, requires_grad=False)
@@ -434,14 +208,14 @@ def _diverge(rank: Rank) -> None:
 
 
 def _preempt(rank: Rank, stage: int) -> None:
-    """Both ranks are to go, and by rank 1's own clock it would be time to ask at every step."""
+    """Trains with a preemption; by the clock of rank 1 alone, a check is due at every step."""
     whole, asked = rank.trained_by(stage), []
 
     def preempted() -> bool:
         asked.append(dist.get_rank())
         return True
 
-    # Looked at twice a step, rank 0's clock is beyond five seconds as step 3 begins.
+    # The loop reads the clock twice a step, so rank 0's is beyond five seconds as step 3 begins.
     clock = itertools.count(0.0, 1.5 if rank.rank == 0 else 60.0)
     with mock.patch.object(loop_module, "time", SimpleNamespace(monotonic=lambda: next(clock))):
         run = rank.trained_by(stage, preempted=preempted)
@@ -459,7 +233,7 @@ def _preempt(rank: Rank, stage: int) -> None:
 
 
 def _cross(rank: Rank, method: str, *, stage: int, mine: str, theirs: str) -> None:
-    """Goes on from the other part's checkpoint, to where that part went."""
+    """Resumes from the checkpoint of the other part, and compares the end with that part's end."""
     whole = rank.trained_by(stage, method_name=method)
     rank.keep(f"{method}-{mine}-half", whole.states[HALF], HALF)
     rank.keep(f"{method}-{mine}-end", whole.states[NUM_STEPS], NUM_STEPS)
@@ -474,7 +248,7 @@ def _cross(rank: Rank, method: str, *, stage: int, mine: str, theirs: str) -> No
 
 
 def main(folder: str, part: str, rank: str, num_ranks: str, port: str) -> None:
-    """Joins the group and measures."""
+    """Joins the group and makes the measurements."""
     os.environ.update(
         RANK=rank, WORLD_SIZE=num_ranks, LOCAL_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port
     )
