@@ -9,23 +9,12 @@ from typing import Any
 import pytest
 
 from smt_ray.builtin import MODEL_DIR
-from smt_ray.config.model_and_data import ModelConfig
 
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Names that are on no disk are refused at once, wherever the tests run."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-@pytest.fixture
-def spec() -> Callable[..., dict[str, Any]]:
-    """A config's model section as workers get it."""
-
-    def make(**values: Any) -> dict[str, Any]:
-        return ModelConfig(**values).spec()
-
-    return make
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.models.inspect import count_parameters, find_eligible
 from smt_ray.models.load import load_model, load_skeleton, load_tokenizer
 from smt_ray.models.save import save_model
@@ -21,14 +21,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def gguf(spec: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+def gguf() -> ModelConfig:
     folder = os.environ.get(VARIABLE)
     if folder is None or not (Path(folder) / FILE).is_file():
         pytest.skip(f"needs {FILE}: set {VARIABLE} to the folder that holds it")
-    return spec(path=folder, gguf_file=FILE)
+    return ModelConfig(path=folder, gguf_file=FILE).resolved()
 
 
-def test_the_skeleton_of_gguf_weights_has_the_known_shapes(gguf: dict[str, Any]) -> None:
+def test_the_skeleton_of_gguf_weights_has_the_known_shapes(gguf: ModelConfig) -> None:
     skeleton = load_skeleton(gguf)
     assert count_parameters(skeleton) == 134_515_008
     shapes = [tuple(m.weight.shape) for m in find_eligible(skeleton, ["q_proj", "k_proj"]).values()]
@@ -36,7 +36,7 @@ def test_the_skeleton_of_gguf_weights_has_the_known_shapes(gguf: dict[str, Any])
 
 
 def test_saved_gguf_weights_load_as_a_plain_model_with_the_same_logits(
-    gguf: dict[str, Any], tmp_path: Path
+    gguf: ModelConfig, tmp_path: Path
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -55,7 +55,7 @@ def test_saved_gguf_weights_load_as_a_plain_model_with_the_same_logits(
 
 
 def test_gguf_weights_that_were_tuned_are_saved_as_a_plain_model(
-    gguf: dict[str, Any], tmp_path: Path
+    gguf: ModelConfig, tmp_path: Path
 ) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -64,6 +64,6 @@ def test_gguf_weights_that_were_tuned_are_saved_as_a_plain_model(
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, tuned[name]), name
-    assert load_tokenizer(gguf | {"path": str(tmp_path), "gguf_file": None}).eos_token_id == (
+    assert load_tokenizer(gguf.replaced_by(str(tmp_path))).eos_token_id == (
         load_tokenizer(gguf).eos_token_id
     )

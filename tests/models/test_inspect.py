@@ -13,11 +13,10 @@ import pytest
 import torch
 from torch import nn
 
+from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.errors import UserError
 from smt_ray.models.inspect import count_parameters, find_eligible, model_identity
 from smt_ray.smt.model import make_sparse
-
-Spec = Callable[..., dict[str, Any]]
 
 
 def refused(model: nn.Module, *targets: str) -> UserError:
@@ -111,50 +110,46 @@ def test_parameters_are_counted_once_where_they_are_tied(make_llama: Callable[..
     assert count_parameters(tied) == by_hand
 
 
-def test_identity_changes_with_any_file_of_the_model(spec: Spec, folder: Path) -> None:
-    seen = {str(model_identity(spec(path=str(folder))))}
+def test_identity_changes_with_any_file_of_the_model(folder: Path) -> None:
+    seen = {str(model_identity(ModelConfig(path=str(folder))))}
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         file = folder / name
         content = bytearray(file.read_bytes())
         content[-1] ^= 1
         file.write_bytes(bytes(content))
-        seen.add(str(model_identity(spec(path=str(folder)))))
+        seen.add(str(model_identity(ModelConfig(path=str(folder)))))
     assert len(seen) == 4
 
 
-def test_a_models_files_are_hashed_once(
-    spec: Spec, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = model_identity(spec(path=str(folder)))
+def test_a_models_files_are_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = model_identity(ModelConfig(path=str(folder)))
     monkeypatch.setattr(hashlib, "file_digest", None)
-    assert model_identity(spec(path=str(folder))) == before
+    assert model_identity(ModelConfig(path=str(folder))) == before
 
 
-def test_identity_is_the_content_and_neither_place_nor_time(
-    spec: Spec, folder: Path, tmp_path: Path
-) -> None:
-    before = model_identity(spec(path=str(folder)))
+def test_identity_is_the_content_and_neither_place_nor_time(folder: Path, tmp_path: Path) -> None:
+    before = model_identity(ModelConfig(path=str(folder)))
     (folder / "model.safetensors").touch()
     os.utime(folder / "config.json", (0, 0))
     (folder / "README.md.swp").write_text("of no account")
     (folder / "checkpoints").mkdir()
-    assert model_identity(spec(path=str(folder))) == before
+    assert model_identity(ModelConfig(path=str(folder))) == before
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
-    assert model_identity(spec(path=str(moved))) == before
+    assert model_identity(ModelConfig(path=str(moved))) == before
 
 
-def test_identity_tells_dtypes_apart_and_kernels_not(spec: Spec, folder: Path) -> None:
+def test_identity_tells_dtypes_apart_and_kernels_not(folder: Path) -> None:
     path = str(folder)
-    assert model_identity(spec(path=path)) != model_identity(spec(path=path, dtype="bfloat16"))
-    eager = spec(path=path, attn_implementation="eager")
-    assert model_identity(spec(path=path)) == model_identity(eager)
+    found = model_identity(ModelConfig(path=path))
+    assert found != model_identity(ModelConfig(path=path, dtype="bfloat16"))
+    assert found == model_identity(ModelConfig(path=path, attn_implementation="eager"))
 
 
-def test_the_identity_of_gguf_weights_is_their_file_alone(spec: Spec, folder: Path) -> None:
+def test_the_identity_of_gguf_weights_is_their_file_alone(folder: Path) -> None:
     (folder / "a.gguf").write_bytes(b"one")
     (folder / "b.gguf").write_bytes(b"two")
-    a, b = (spec(path=str(folder), gguf_file=f"{name}.gguf") for name in "ab")
+    a, b = (ModelConfig(path=str(folder), gguf_file=f"{name}.gguf") for name in "ab")
     before = model_identity(a)
     assert before != model_identity(b)
     (folder / "b.gguf").write_bytes(b"three")
@@ -162,6 +157,6 @@ def test_the_identity_of_gguf_weights_is_their_file_alone(spec: Spec, folder: Pa
     assert model_identity(a) == before
 
 
-def test_a_gguf_file_that_is_not_there_has_no_identity(spec: Spec, folder: Path) -> None:
+def test_a_gguf_file_that_is_not_there_has_no_identity(folder: Path) -> None:
     with pytest.raises(UserError, match=r"none\.gguf"):
-        model_identity(spec(path=str(folder), gguf_file="none.gguf"))
+        model_identity(ModelConfig(path=str(folder), gguf_file="none.gguf"))

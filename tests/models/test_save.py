@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.models.load import load_model, load_tokenizer
 from smt_ray.models.save import save_model
-
-Spec = Callable[..., dict[str, Any]]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("source", ["builtin", "folder"])
 def test_what_is_saved_loads_with_the_given_weights_in_the_bases_dtype(
-    spec: Spec, folder: Path, tmp_path: Path, source: str, dtype: str
+    folder: Path, tmp_path: Path, source: str, dtype: str
 ) -> None:
     given = {"builtin": "tiny"} if source == "builtin" else {"path": str(folder)}
-    base = spec(**given, dtype=dtype)
+    base = ModelConfig(**given, dtype=dtype)
     generator = torch.Generator().manual_seed(1)
     tuned = {
         name: torch.randn(parameter.shape, generator=generator)
