@@ -1,15 +1,14 @@
-"""A comparison: tables of runs that differ from one run by what their rows and columns set.
+"""A comparison: tables whose cells are runs that differ from one base run by a few settings.
 
-Every table of the paper is one: rows are ways to train, columns are test tasks, budgets, or what a
-run measures. A cell is a run for each seed; cells that come to the same run, in one table or in
-several, are one.
+A cell has one run for each seed. Cells that describe the same run share it, within a table and
+between tables.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -27,35 +26,52 @@ from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 
 Overrides = dict[str, Any]
-"""Keys of a run's config, dotted, and their values."""
+"""Dotted key of a run -> its value."""
 
 LEARNING_RATE = "training.learning_rate"
 
-
 Cell = tuple[str, str]
-"""Row and column; the column is "" where columns are what a run measures."""
+"""Row and column; the column is "" in tables whose columns are measurements."""
 
 _Side = str | Annotated[list[str], Field(min_length=2, max_length=2)]
 
 
-class Claim(Section):
-    """That one cell of a table is better than another.
+class CellRuns(NamedTuple):
+    """The runs of one cell.
 
-    By average accuracy; where columns are ``speed``, by seconds a step; where they are
-    ``projections``, by the share of the blocks.
+    Attributes:
+        table: The name of the table.
+        row: The name of the row.
+        column: The name of the column; "" in tables whose columns are measurements.
+        settings: The settings of the row and the column.
+        runs: A run for each seed.
+    """
+
+    table: str
+    row: str
+    column: str
+    settings: Overrides
+    runs: list[RunConfig]
+
+
+class Claim(Section):
+    """An expected result: one cell of a table is better than another.
+
+    Cells are compared by their average accuracy. In a table of ``speed`` they are compared by their
+    seconds a step, and in a table of ``projections`` by their share of the selected blocks.
     """
 
     better: _Side = semantic()
-    """The row that is claimed to be better; [row, column] where columns are settings, [row,
-    projection] where they are projections."""
+    """The row that is expected to be better. It is [row, column] if columns are settings, and [row,
+    projection] in a table of ``projections``."""
     worse: _Side = semantic()
-    """The other."""
+    """The row that it is compared with, in the same form."""
     source: str = execution("")
-    """Where it is claimed, such as "Table 2"."""
+    """The source of the claim, such as "Table 2"."""
 
     @property
     def cells(self) -> tuple[Cell, Cell]:
-        """The better, the other."""
+        """The cell that is expected to be better, and the other one."""
         return _cell(self.better), _cell(self.worse)
 
 
@@ -67,14 +83,15 @@ class TableConfig(Section):
     """One table of runs."""
 
     title: str = execution()
-    """What the table is called."""
+    """The title of the table."""
     rows: dict[str, Overrides] = semantic(min_length=1)
-    """Name of each row, and what it sets: {lora: {method: lora}}."""
+    """Name of a row -> its settings, such as {lora: {method: lora}}."""
     columns: Literal["tasks", "speed", "projections"] | dict[str, Overrides] = semantic("tasks")
-    """tasks: accuracies and their average; speed: seconds a step; projections: where blocks are. Or
-    the name of each column and what it sets, a cell being the average accuracy."""
+    """The measurements that the columns show: tasks (accuracies and their average), speed (seconds
+    a step) or projections (shares of the selected blocks). Or name of a column -> its settings; the
+    cells then show average accuracies."""
     claims: list[Claim] = semantic([])
-    """Orderings that the comparison answers: held, reversed or not resolved."""
+    """Expected results. Each is answered with held, reversed or not resolved."""
 
     @model_validator(mode="after")
     def _claims_name_cells(self) -> TableConfig:
@@ -82,7 +99,7 @@ class TableConfig(Section):
             for row, column in claim.cells:
                 if row not in self.rows:
                     known = ", ".join(self.rows)
-                    raise ValueError(f"claims must name rows, which are {known}; got {row}")
+                    raise ValueError(f"claims must name rows of the table ({known}); got {row}")
                 self._check_column(column)
         return self
 
@@ -91,23 +108,25 @@ class TableConfig(Section):
             if column not in self.columns:
                 known = ", ".join(self.columns)
                 raise ValueError(
-                    f"claims must be of [row, column], columns being {known}; got {column or None}"
+                    f"claims must name [row, column] with a column of the table ({known}); got"
+                    f" {column or 'no column'}"
                 )
         elif bool(column) != (self.columns == "projections"):
-            wanted = "[row, projection]" if self.columns == "projections" else "a row"
+            wanted = "[row, projection]" if self.columns == "projections" else "rows only"
             raise ValueError(
-                f"claims of a table of {self.columns} must name {wanted}; got {column or None}"
+                f"claims of a table of {self.columns} must name {wanted}; got"
+                f" {column or 'no projection'}"
             )
 
     @property
     def shows_accuracies(self) -> bool:
-        """Whether cells are accuracies, of which claims are answered by pairing them."""
+        """Whether cells are accuracies, so that claims compare answers to test rows."""
         return self.columns not in ("speed", "projections")
 
     def cells(self) -> Iterator[tuple[str, str, Overrides]]:
-        """Row, column and what the cell's runs set; a column's settings come after its row's.
+        """Row, column and settings of every cell; a column's settings override its row's.
 
-        Where columns are what a run measures, a row is one cell and its column is "".
+        If columns are measurements, a row is one cell and its column is "".
         """
         columns = self.columns if isinstance(self.columns, dict) else {"": {}}
         for row, of_row in self.rows.items():
@@ -116,26 +135,28 @@ class TableConfig(Section):
 
 
 class ComparisonConfig(Section):
-    """A whole comparison; one YAML file is one of these."""
+    """A comparison; a YAML file holds one."""
 
     name: str = execution()
-    """Names the folder under ``<storage>/comparisons`` and the parent run in MLflow."""
+    """The name of the folder under ``<storage>/comparisons`` and of the parent run in MLflow."""
     run: dict[str, Any] = semantic()
-    """The run that every cell starts from, as in a run's own file."""
+    """The base run, with the keys of a run's own file. The cells change some of them."""
     seeds: list[int] = semantic([0], min_length=1)
-    """Each cell is run once with each."""
+    """Seeds; every cell has one run for each."""
     learning_rates: dict[str, list[float]] = semantic({})
-    """By method, those that are tried on ``run`` with the first seed; the one of the lowest
-    validation loss is every cell's of that method. As many for each; methods that are not named
-    keep the run's."""
+    """Method -> learning rates. Each is tried on the base run with the first seed, and the cells of
+    the method use the one with the lowest validation loss. All methods must list the same number;
+    methods that are not listed use the learning rate of the base run."""
     tables: dict[str, TableConfig] = semantic(min_length=1)
-    """By a short name each."""
+    """Short name -> table."""
 
     @model_validator(mode="after")
-    def _as_many_for_each(self) -> ComparisonConfig:
+    def _equal_numbers_of_rates(self) -> ComparisonConfig:
         numbers = {method: len(rates) for method, rates in self.learning_rates.items()}
         if len(set(numbers.values())) > 1 or 0 in numbers.values():
-            raise ValueError(f"learning_rates must be as many for each method; got {numbers}")
+            raise ValueError(
+                f"learning_rates must list the same number of values for each method; got {numbers}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -143,7 +164,7 @@ class ComparisonConfig(Section):
         check_distinct("seeds", self.seeds)
         for method, rates in self.learning_rates.items():
             check_distinct(f"learning_rates.{method}", rates)
-        first = {(name, row, column): runs[0] for name, row, column, runs in self.cell_runs({})}
+        first = {(c.table, c.row, c.column): c.runs[0] for c in self.cell_runs({})}
         check_methods(self.learning_rates, {run.method for run in first.values()})
         check_validation([run for tried in self.tuning_runs().values() for run in tried.values()])
         check_cells(first)
@@ -154,7 +175,7 @@ class ComparisonConfig(Section):
         return self
 
     def make_run(self, overrides: Overrides, seed: int) -> RunConfig:
-        """The run that some settings come to, named after what it is.
+        """The base run with some settings and a seed; its name follows from them.
 
         Raises:
             UserError: A setting is bad.
@@ -172,29 +193,23 @@ class ComparisonConfig(Section):
             for method, rates in self.learning_rates.items()
         }
 
-    def cell_runs(
-        self, chosen: dict[str, float]
-    ) -> Iterator[tuple[str, str, str, list[RunConfig]]]:
-        """Table, row, column and a run for each seed.
+    def cell_runs(self, chosen: dict[str, float]) -> Iterator[CellRuns]:
+        """Every cell with its runs.
 
         Args:
-            chosen: Method -> learning rate, of those that were tuned; a cell that sets its own
-                keeps it.
+            chosen: Method -> learning rate, for the methods whose learning rate was tuned. A cell
+                that sets a learning rate keeps it.
 
         Raises:
-            UserError: A cell's settings are bad; the cell is named.
+            UserError: The settings of a cell are bad; the cell is named.
         """
         for name, table in self.tables.items():
-            for row, column, overrides in table.cells():
+            for row, column, settings in table.cells():
                 try:
-                    yield (
-                        name,
-                        row,
-                        column,
-                        [self._with_rate(overrides, seed, chosen) for seed in self.seeds],
-                    )
+                    runs = [self._with_rate(settings, seed, chosen) for seed in self.seeds]
                 except UserError as error:
                     raise _placed(cell_place(name, row, column), error) from None
+                yield CellRuns(name, row, column, settings, runs)
 
     def _tuning_run(self, method: str, rate: float) -> RunConfig:
         try:
@@ -202,17 +217,18 @@ class ComparisonConfig(Section):
         except UserError as error:
             raise _placed(f"learning_rates.{method}", error) from None
 
-    def _with_rate(self, overrides: Overrides, seed: int, chosen: dict[str, float]) -> RunConfig:
-        method = self.make_run(overrides, seed).method
-        tuned = {LEARNING_RATE: chosen[method]} if method in chosen else {}
-        return self.make_run({**tuned, **overrides}, seed)
+    def _with_rate(self, settings: Overrides, seed: int, chosen: dict[str, float]) -> RunConfig:
+        run = self.make_run(settings, seed)
+        if LEARNING_RATE in settings or run.method not in chosen:
+            return run
+        return self.make_run({LEARNING_RATE: chosen[run.method], **settings}, seed)
 
 
 def _placed(place: str, error: UserError) -> UserError:
-    """A run's error with the place that the run stands for."""
+    """The error of a run, with the place of the run in the comparison."""
     return UserError(f"{place}: {error.field}", error.rule, got=error.got, fix=error.fix)
 
 
 def load_comparison(path: str | Path, overrides: list[str]) -> ComparisonConfig:
-    """Reads a comparison's YAML; see :func:`smt_ray.config.load.load_named`."""
+    """Reads the YAML file of a comparison; see :func:`smt_ray.config.load.load_named`."""
     return load_named(ComparisonConfig, path, overrides)

@@ -7,6 +7,7 @@ a run may go on with another value.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,3 +47,18 @@ def role_of(field: FieldInfo) -> Any:
     """``semantic`` or ``execution``; None of a field that is no part of a config."""
     extra = field.json_schema_extra
     return extra.get(_ROLE) if isinstance(extra, dict) else None
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted keys; lists and empty mappings stay values.
+
+    >>> flatten({"selection": {"budget": 0.0084}, "name": "a"})
+    {'selection.budget': 0.0084, 'name': 'a'}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,4 +1,4 @@
-"""A search: a run, the keys of it that are varied, and how trials are drawn and stopped."""
+"""A search: a base run, the keys that vary, and how trials are drawn and stopped."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from smt_ray.errors import UserError
 
 _RANGES = {"uniform": 2, "loguniform": 2, "quniform": 3, "qloguniform": 3, "randint": 2,
            "lograndint": 2, "qrandint": 3, "qlograndint": 3}  # fmt: skip
-"""Ray Tune's names of ranges, and how many numbers each has: low, high and, if any, the quantum."""
+"""Ray Tune's names of ranges -> the number of their arguments: low, high and maybe a quantum."""
 _LISTS = ("choice", "grid_search")
 DOMAINS = (*_LISTS, *_RANGES)
-_ENDLESS = 10**9  # steps
+_UNKNOWN_STEPS = 10**9  # stands for the steps of a training whose length is given in epochs
 
 
 class Domain(NamedTuple):
-    """What one key may be.
+    """The values that one key may have.
 
     Attributes:
-        kind: One of :data:`DOMAINS`, Ray Tune's name.
-        values: The values of a list; low, high and, of some, the quantum of a range.
+        kind: Ray Tune's name of the domain, one of :data:`DOMAINS`.
+        values: The values of a list, or the arguments of a range.
     """
 
     kind: str
@@ -35,58 +35,58 @@ class Domain(NamedTuple):
 
     @property
     def is_log(self) -> bool:
-        """Whether it is drawn, and so best drawn as a picture, on a logarithmic scale."""
+        """Whether values are drawn, and pictures are drawn, on a logarithmic scale."""
         return "log" in self.kind
 
     def ends(self) -> list[Any]:
-        """Every value of a list, or the ends of a range: those that a check tries."""
+        """Every value of a list, or the lowest and the highest value of a range."""
         if self.kind in _LISTS:
             return self.values
         low, high = self.values[:2]
-        # Ray Tune leaves the upper end of plain integer ranges out.
+        # Ray Tune excludes the upper end of plain integer ranges.
         return [low, high - 1 if self.kind in ("randint", "lograndint") else high]
 
 
 class AshaConfig(Section):
-    """When the ASHA scheduler stops a trial."""
+    """The settings of the ASHA scheduler."""
 
     grace_period: int | None = semantic(None, ge=1)
-    """Optimizer steps that every trial gets; null for the first validation."""
+    """Optimizer steps before a trial may be stopped; null for the first validation."""
     reduction_factor: float = semantic(2, gt=1, strict=False)
-    """Of those that came as far, the best one in this many goes on."""
+    """Where asha compares trials, the best one in this many continues."""
 
 
 class SearchConfig(Section):
-    """A whole search; one YAML file is one of these.
+    """A search; a YAML file holds one.
 
-    The metric is the validation loss after the last step: test rows have no say.
+    Trials are compared by the validation loss after their last step. Test rows play no part.
     """
 
     name: str = execution()
-    """Names the folder under ``<storage>/searches`` and the parent run in MLflow."""
+    """The name of the folder under ``<storage>/searches`` and of the parent run in MLflow."""
     run: dict[str, Any] = semantic()
-    """The run that every trial starts from, as in a run's own file."""
+    """The base run, with the keys of a run's own file. The trials change some of them."""
     space: dict[str, dict[str, list[Any]]] = semantic(min_length=1)
-    """Dotted key of the run -> {kind: values}: choice, grid_search, uniform, loguniform, quniform,
-    qloguniform, randint, lograndint, qrandint, qlograndint as Ray Tune has them. Keys that change
-    no validation loss are refused: execution keys, ``evaluation``. Points of one training are one
-    trial."""
+    """Dotted key of the run -> {domain: arguments}. The domains have Ray Tune's names: choice,
+    grid_search, uniform, loguniform, quniform, qloguniform, randint, lograndint, qrandint,
+    qlograndint. Execution keys and ``evaluation`` cannot be searched, since they do not change the
+    validation loss. Points that describe the same training are deduplicated."""
     num_samples: int = semantic(1, ge=1)
-    """Points that are drawn; grid_search keys are crossed, and each of their combinations is drawn
-    this often."""
+    """The number of points to draw. With grid_search, each combination of its values is drawn this
+    many times."""
     algorithm: Literal["random", "optuna"] = semantic("random")
-    """random draws all points beforehand; optuna draws each after those before it, maybe again one
-    that it drew before, which is then trained once."""
+    """random draws all points before the first trial. optuna draws each point from the results so
+    far; a point that it draws again is trained once."""
     scheduler: Literal["asha", "none"] = semantic("asha")
-    """asha stops trials that are behind the others; it needs ``run.training.validate_every_steps``.
-    none trains all to the end."""
+    """asha stops the worst trials early, and needs ``run.training.validate_every_steps``. none
+    trains every trial to the end."""
     asha: AshaConfig = semantic(AshaConfig())
-    """Of the scheduler asha."""
+    """The settings of ``scheduler: asha``."""
     seed: int = semantic(0)
-    """Of the draws; the runs' own is ``run.seed``."""
+    """The seed of the drawn points; the seed of the runs is ``run.seed``."""
     max_concurrent_trials: int | None = execution(None, ge=1)
-    """Trials at a time; null for as many as the cluster holds. An autoscaler is asked for so many
-    trials' nodes, or for one trial's."""
+    """The largest number of trials at the same time; null for as many as the cluster holds. An
+    autoscaler is asked for the nodes of this many trials, or of one trial if it is null."""
 
     @model_validator(mode="after")
     def _check_space(self) -> SearchConfig:
@@ -95,19 +95,17 @@ class SearchConfig(Section):
             _check_domain(key, written)
         if self.algorithm == "optuna":
             for key, domain in self.domains.items():
-                if domain.kind == "grid_search":
-                    raise ValueError(f"space.{key}: optuna draws no grid; say choice")
-                if domain.kind in ("qloguniform", "qlograndint"):
-                    raise ValueError(
-                        f"space.{key}: optuna draws no quantum on a logarithmic scale; leave it out"
-                    )
-                if any(isinstance(value, (list, dict)) for value in domain.values):
-                    raise ValueError(f"space.{key}: optuna takes plain values alone")
+                _check_optuna_domain(key, domain)
         return self
 
     @property
+    def draws_all_points_first(self) -> bool:
+        """Whether all points are known before the first trial."""
+        return self.algorithm == "random"
+
+    @property
     def domains(self) -> dict[str, Domain]:
-        """By dotted key."""
+        """Dotted key -> the values that it may have."""
         return {
             key: Domain(kind, list(values))
             for key, domain in self.space.items()
@@ -115,47 +113,46 @@ class SearchConfig(Section):
         }
 
     def make_run(self, point: Overrides) -> RunConfig:
-        """The run of a point, named after it.
+        """The run of a point; its name follows from the point.
 
         Raises:
-            UserError: The point breaks a rule of the run's config, or the scheduler cannot work.
+            UserError: The point breaks a rule of the run's configuration, or the scheduler cannot
+                work with it.
         """
         run = validate_member(self.run_values(point), self.name)
         self._check_run(run)
         return run
 
     def run_values(self, point: Overrides) -> dict[str, Any]:
-        """A point's run as plain values, without a name and without defaults."""
+        """The run of a point as plain values, without a name and without defaults."""
         values = with_settings(self.run, point)
         training = values.setdefault("training", {})
-        # A trial says where it is at its checkpoints.
+        # A trial reports its validation losses at its checkpoints.
         training.setdefault("checkpoint_every_steps", training.get("validate_every_steps"))
         return values
 
     def asha_steps(self, runs: Iterable[RunConfig]) -> tuple[int, int]:
-        """Steps that asha gives every trial, and the most that any has.
+        """The steps before asha may stop a trial, and the steps of the longest training.
 
         Args:
-            runs: The search's.
+            runs: The runs of the search.
 
         Raises:
-            UserError: Training ends before asha would look at it.
+            UserError: Training ends before asha could stop a trial.
         """
         trainings = [run.training for run in runs]
-        # Where passes over the rows are given, their steps are known only once they are read.
-        most = max(training.max_steps or _ENDLESS for training in trainings)
+        # The steps of an epoch are known only when the rows are read.
+        most = max(training.max_steps or _UNKNOWN_STEPS for training in trainings)
         grace, field = self.asha.grace_period, "asha.grace_period"
         if grace is None:
-            grace, field = (
-                trainings[0].validate_every_steps or 1,
-                "run.training.validate_every_steps",
-            )
+            grace = trainings[0].validate_every_steps or 1
+            field = "run.training.validate_every_steps"
         if grace > most:
             raise UserError(
                 field,
-                f"must be within the steps of training ({most}): asha stops no trial before it",
+                f"must be at most the steps of training ({most}), or asha never stops a trial",
                 got=grace,
-                fix=f"at most {most}, such as a quarter of it, or scheduler=none",
+                fix=f"set it to at most {most}, such as a quarter of it, or set scheduler=none",
             )
         return grace, most
 
@@ -163,25 +160,27 @@ class SearchConfig(Section):
         if not run.data.validation_rows:
             raise UserError(
                 "run.data.validation_rows",
-                "a search needs rows to choose by",
+                "must be positive, because a search compares validation losses",
                 got=run.data.validation_rows,
-                fix="hold some training rows out, such as 120",
+                fix="hold out some training rows, such as 120",
             )
         if self.scheduler == "asha" and not run.training.validate_every_steps:
             raise UserError(
                 "run.training.validate_every_steps",
-                "the scheduler asha needs validation losses on the way",
+                "must be set, because the scheduler asha compares validation losses during"
+                " training",
                 got=None,
-                fix="set it to a fraction of the steps, or scheduler: none",
+                fix="set it to a fraction of the steps, or set scheduler=none",
             )
 
 
 def _check_key(key: str) -> None:
     if is_execution_key(key):
-        raise ValueError(f"space.{key} changes no result: set run.{key} instead")
+        raise ValueError(f"space.{key} does not change results; set run.{key} instead")
     if key.partition(".")[0] == "evaluation":
         raise ValueError(
-            f"space.{key} changes no validation loss, which a search chooses by: set run.{key}"
+            f"space.{key} does not change the validation loss, by which a search compares trials;"
+            f" set run.{key} instead"
         )
 
 
@@ -193,16 +192,28 @@ def _check_domain(key: str, domain: dict[str, list[Any]]) -> None:
         if not values:
             raise ValueError(f"space.{key}: {kind} needs at least one value")
         return
-    numbers = _RANGES[kind]
-    if len(values) != numbers or not all(isinstance(value, (int, float)) for value in values):
-        wanted = "[low, high]" if numbers == 2 else "[low, high, quantum]"
-        raise ValueError(f"space.{key}: {kind} needs numbers {wanted}; got {values}")
+    num_arguments = _RANGES[kind]
+    if len(values) != num_arguments or not all(isinstance(value, (int, float)) for value in values):
+        wanted = "[low, high]" if num_arguments == 2 else "[low, high, quantum]"
+        raise ValueError(f"space.{key}: {kind} needs the numbers {wanted}; got {values}")
     if not values[0] < values[1]:
         raise ValueError(f"space.{key}: {kind} needs low below high; got {values}")
     if "int" in kind and not all(isinstance(value, int) for value in values):
         raise ValueError(f"space.{key}: {kind} needs whole numbers; got {values}")
 
 
+def _check_optuna_domain(key: str, domain: Domain) -> None:
+    if domain.kind == "grid_search":
+        raise ValueError(f"space.{key}: optuna has no grid_search; use choice")
+    if domain.kind in ("qloguniform", "qlograndint"):
+        without = domain.kind.removeprefix("q")
+        raise ValueError(
+            f"space.{key}: optuna has no quantum on a logarithmic scale; use {without}"
+        )
+    if any(isinstance(value, (list, dict)) for value in domain.values):
+        raise ValueError(f"space.{key}: optuna does not support lists or mappings as values")
+
+
 def load_search(path: str | Path, overrides: list[str]) -> SearchConfig:
-    """Reads a search's YAML; see :func:`smt_ray.config.load.load_named`."""
+    """Reads the YAML file of a search; see :func:`smt_ray.config.load.load_named`."""
     return load_named(SearchConfig, path, overrides)

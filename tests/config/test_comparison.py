@@ -1,4 +1,4 @@
-"""Claims about comparisons: what their cells come to, and what is refused."""
+"""Claims about comparisons: the runs of their cells, and bad configurations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make(**changes: Any) -> ComparisonConfig:
     return validate_section(ComparisonConfig, values)
 
 
-def test_a_cell_is_a_run_for_each_seed_with_what_its_row_and_column_set() -> None:
+def test_a_cell_has_a_run_for_each_seed_with_the_settings_of_its_row_and_column() -> None:
     table = {
         "title": "Budgets",
         "rows": {"smt": {}, "lora": {"method": "lora"}},
@@ -35,23 +35,23 @@ def test_a_cell_is_a_run_for_each_seed_with_what_its_row_and_column_set() -> Non
                     "2%": {"selection.budget": 0.02, "lora.budget": 0.02}},
     }  # fmt: skip
     comparison = make(seeds=[3, 4], tables={"budgets": table})
-    cells = {(row, column): runs for _, row, column, runs in comparison.cell_runs({})}
+    cells = {(cell.row, cell.column): cell.runs for cell in comparison.cell_runs({})}
     assert list(cells) == [("smt", "1%"), ("smt", "2%"), ("lora", "1%"), ("lora", "2%")]
     assert [run.seed for run in cells["smt", "2%"]] == [3, 4]
     assert {run.selection.budget for run in cells["smt", "2%"]} == {0.02}
     assert {(run.method, run.lora.budget) for run in cells["lora", "1%"]} == {("lora", 0.01)}
 
 
-def test_cells_that_come_to_the_same_run_have_one_name_and_others_their_own() -> None:
+def test_only_cells_that_describe_the_same_run_share_its_name() -> None:
     other = {"title": "Two", "rows": {"same": {"method": "smt"}, "other": {"seed": 0,
              "selection.budget": 0.5}}}  # fmt: skip
     comparison = make(tables={"one": make().tables["one"].model_dump(), "two": other})
-    names = {row: runs[0].name for _, row, _, runs in comparison.cell_runs({})}
+    names = {cell.row: cell.runs[0].name for cell in comparison.cell_runs({})}
     assert names["smt"] == names["same"]
     assert len({names["smt"], names["lora"], names["other"]}) == 3
 
 
-def test_a_chosen_learning_rate_is_every_cells_of_its_method_unless_it_sets_its_own() -> None:
+def test_cells_use_the_chosen_learning_rate_of_their_method_unless_they_set_one() -> None:
     rows = {"smt": {}, "lora": {"method": "lora"}, "own": {"training.learning_rate": 0.5}}
     comparison = make(
         run=WITH_VALIDATION,
@@ -60,10 +60,10 @@ def test_a_chosen_learning_rate_is_every_cells_of_its_method_unless_it_sets_its_
     )
     tuning = comparison.tuning_runs()
     assert {method: list(rates) for method, rates in tuning.items()} == {"smt": [1e-3, 2e-3]}
-    cells = comparison.cell_runs({"smt": 2e-3})
-    rates = {row: runs[0].training.learning_rate for _, row, _, runs in cells}
+    cells = list(comparison.cell_runs({"smt": 2e-3}))
+    rates = {cell.row: cell.runs[0].training.learning_rate for cell in cells}
     assert rates == {"smt": 2e-3, "lora": 1e-4, "own": 0.5}
-    assert tuning["smt"][2e-3].name == next(comparison.cell_runs({"smt": 2e-3}))[3][0].name
+    assert tuning["smt"][2e-3].name == cells[0].runs[0].name
 
 
 @pytest.mark.parametrize(
@@ -71,27 +71,27 @@ def test_a_chosen_learning_rate_is_every_cells_of_its_method_unless_it_sets_its_
     [
         ({"tables": {}}, "tables"),
         ({"seeds": []}, "seeds"),
-        ({"learning_rates": {"smt": [1e-3], "lora": [1e-3, 2e-3]}}, "as many for each method"),
+        ({"learning_rates": {"smt": [1e-3], "lora": [1e-3, 2e-3]}}, "the same number of values"),
         ({"tabels": {}}, "tabels: unknown key"),
         (
             {"tables": {"one": {"title": "", "rows": {"a": {}},
                                 "claims": [{"better": "a", "worse": "b"}]}}},
-            "claims must name rows, which are a; got b",
+            r"claims must name rows of the table \(a\); got b",
         ),
         (
             {"tables": {"one": {"title": "", "rows": {"a": {}}, "columns": {"1%": {}},
                                 "claims": [{"better": "a", "worse": "a"}]}}},
-            r"claims must be of \[row, column\], columns being 1%; got None",
+            r"claims must name \[row, column\] with a column of the table \(1%\); got no column",
         ),
         (
             {"tables": {"one": {"title": "", "rows": {"a": {}},
                                 "claims": [{"better": ["a", "boolq"], "worse": "a"}]}}},
-            "claims of a table of tasks must name a row; got boolq",
+            "claims of a table of tasks must name rows only; got boolq",
         ),
         (
             {"tables": {"one": {"title": "", "rows": {"a": {}}, "columns": "projections",
                                 "claims": [{"better": "a", "worse": "a"}]}}},
-            r"claims of a table of projections must name \[row, projection\]; got None",
+            r"claims of a table of projections must name \[row, projection\]; got no projection",
         ),
     ],
 )  # fmt: skip
@@ -113,7 +113,7 @@ def test_the_shipped_comparison_has_the_papers_tables_and_shares_its_runs() -> N
         "warmup_modes",
     }  # fmt: skip
     cells = list(comparison.cell_runs(dict.fromkeys(comparison.learning_rates, 1e-3)))
-    runs = [run for *_, of_cell in cells for run in of_cell]
+    runs = [run for cell in cells for run in cell.runs]
     assert {run.storage for run in runs} == {"elsewhere"}
     assert len(cells) == 32
     assert len({run.name for run in runs}) == 3 * 20

@@ -1,4 +1,4 @@
-"""Claims about searches: what a point comes to, and what is refused."""
+"""Claims about searches: the run of a point, and bad configurations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make(**changes: Any) -> SearchConfig:
     return validate_section(SearchConfig, values)
 
 
-def test_a_point_is_the_run_with_its_keys_set_and_a_name_of_its_own() -> None:
+def test_the_run_of_a_point_has_its_settings_and_a_name_of_its_own() -> None:
     one, two = (make().make_run({RATE: rate}) for rate in (0.1, 0.2))
     assert (one.training.learning_rate, two.training.learning_rate) == (0.1, 0.2)
     assert one.name != two.name
@@ -33,14 +33,14 @@ def test_a_point_is_the_run_with_its_keys_set_and_a_name_of_its_own() -> None:
     assert one.name == make().make_run({RATE: 0.1}).name
 
 
-def test_a_trial_has_a_checkpoint_at_each_validation_unless_the_run_says_otherwise() -> None:
+def test_a_trial_saves_a_checkpoint_at_each_validation_unless_the_run_sets_an_interval() -> None:
     assert make().make_run({}).training.checkpoint_every_steps == 2
     training = {**RUN["training"], "checkpoint_every_steps": 4}
     other = make(run={**RUN, "training": training})
     assert other.make_run({}).training.checkpoint_every_steps == 4
 
 
-def test_the_values_of_a_point_are_a_run_file_that_comes_to_the_same_run(tmp_path: Path) -> None:
+def test_the_values_of_a_point_are_a_file_of_the_same_run(tmp_path: Path) -> None:
     import yaml
 
     search, point = make(), {RATE: 0.2}
@@ -56,13 +56,13 @@ def test_the_values_of_a_point_are_a_run_file_that_comes_to_the_same_run(tmp_pat
         ({"normal": [0, 1]}, "must be one of choice, grid_search, uniform"),
         ({"choice": [1], "uniform": [0, 1]}, "must be one of"),
         ({"choice": []}, "at least one value"),
-        ({"uniform": [0.1]}, r"needs numbers \[low, high\]"),
-        ({"quniform": [0.1, 0.2]}, r"needs numbers \[low, high, quantum\]"),
+        ({"uniform": [0.1]}, r"needs the numbers \[low, high\]"),
+        ({"quniform": [0.1, 0.2]}, r"needs the numbers \[low, high, quantum\]"),
         ({"uniform": [0.2, 0.1]}, "low below high"),
         ({"randint": [1, 2.5]}, "whole numbers"),
     ],
 )
-def test_a_domain_that_is_none_is_refused_with_its_key(domain: dict[str, Any], reason: str) -> None:
+def test_a_bad_domain_is_refused_with_its_key(domain: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError, match=f"space.{RATE}.*{reason}"):
         make(space={RATE: domain})
 
@@ -70,32 +70,32 @@ def test_a_domain_that_is_none_is_refused_with_its_key(domain: dict[str, Any], r
 @pytest.mark.parametrize(
     ("key", "reason"),
     [
-        ("deepspeed.zero_stage", "changes no result"),
-        ("resources.num_workers", "changes no result"),
-        ("storage", "changes no result"),
-        ("evaluation.num_beams", "changes no validation loss"),
+        ("deepspeed.zero_stage", "does not change results"),
+        ("resources.num_workers", "does not change results"),
+        ("storage", "does not change results"),
+        ("evaluation.num_beams", "does not change the validation loss"),
     ],
 )
-def test_a_key_that_no_trial_would_differ_by_is_refused(key: str, reason: str) -> None:
+def test_a_key_that_does_not_change_the_validation_loss_is_refused(key: str, reason: str) -> None:
     with pytest.raises(UserError, match=rf"space\.{key} {reason}"):
         make(space={key: {"choice": [1, 2]}})
 
 
-def test_a_key_that_changes_results_is_taken() -> None:
+def test_a_key_that_changes_results_is_accepted() -> None:
     keys = ("deepspeed.extra", "lora", "seed", "selection.budget", "warmup.num_steps")
     assert set(make(space={key: {"choice": [1]} for key in keys}).domains) == set(keys)
 
 
-def test_optuna_takes_no_grid_no_lists_and_no_quantum_that_it_would_drop() -> None:
-    with pytest.raises(UserError, match="no quantum on a logarithmic scale"):
+def test_domains_that_optuna_does_not_support_are_refused() -> None:
+    with pytest.raises(UserError, match="no quantum on a logarithmic scale; use loguniform"):
         make(space={RATE: {"qloguniform": [0.1, 0.4, 0.1]}}, algorithm="optuna")
-    with pytest.raises(UserError, match="optuna draws no grid"):
+    with pytest.raises(UserError, match="optuna has no grid_search"):
         make(space={RATE: {"grid_search": [0.1]}}, algorithm="optuna")
-    with pytest.raises(UserError, match="plain values"):
+    with pytest.raises(UserError, match="lists or mappings"):
         make(space={"lora.target_modules": {"choice": [["q_proj"]]}}, algorithm="optuna")
 
 
-def test_a_search_without_validation_rows_or_losses_on_the_way_is_refused() -> None:
+def test_a_search_needs_validation_rows_and_asha_needs_losses_during_training() -> None:
     train = {"train": ["builtin:tiny_arithmetic"]}
     without_rows = {**RUN, "data": train, "training": {"max_steps": 4}}
     with pytest.raises(UserError, match=r"run\.data\.validation_rows"):
@@ -113,16 +113,16 @@ def test_a_search_without_validation_rows_or_losses_on_the_way_is_refused() -> N
         ({"asha": {"grace_period": 12}}, r"asha\.grace_period"),
     ],
 )
-def test_a_training_shorter_than_what_asha_gives_every_trial_is_refused(
+def test_a_training_shorter_than_the_grace_period_of_asha_is_refused(
     changes: dict[str, Any], field: str
 ) -> None:
     run = {**RUN, "training": {"max_steps": 10, "validate_every_steps": 15}}
     search = make(run=run, **changes)
-    with pytest.raises(UserError, match=rf"{field}: must be within the steps of training \(10\)"):
+    with pytest.raises(UserError, match=rf"{field}: must be at most the steps of training \(10\)"):
         search.asha_steps([search.make_run({})])
 
 
-def test_asha_goes_by_the_longest_of_the_trainings_that_are_searched() -> None:
+def test_asha_uses_the_steps_of_the_longest_training() -> None:
     search = make(space={"training.max_steps": {"choice": [4, 40, 20]}})
     runs = [search.make_run({"training.max_steps": steps}) for steps in (4, 40, 20)]
     assert search.asha_steps(runs) == (2, 40)
@@ -130,7 +130,7 @@ def test_asha_goes_by_the_longest_of_the_trainings_that_are_searched() -> None:
     assert epochs.asha_steps([epochs.make_run({})])[1] >= 10**9
 
 
-def test_the_ends_of_a_domain_are_all_its_values_or_both_its_ends() -> None:
+def test_the_ends_of_a_domain_are_all_values_of_a_list_or_both_ends_of_a_range() -> None:
     space = {"a": {"choice": [1, 2, 3]}, "b": {"uniform": [0.0, 1.0]}, "c": {"randint": [2, 9]}}
     ends = {key: domain.ends() for key, domain in make(space=space).domains.items()}
     assert ends == {"a": [1, 2, 3], "b": [0.0, 1.0], "c": [2, 8]}
