@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 _METHODS = ("smt", "lora", "dora", "full")
 _MARKERS = "DosvP^X"
-_MOST_UPRIGHT = 44  # characters; longer names of columns are slanted
-_NAMED, _NUMBERED = 22, 9  # percent of a bar that have room for a name and a share, or for a share
+_MOST_UPRIGHT = 44  # characters of all names of columns; longer ones are slanted
+_NAMED, _NUMBERED = 22, 9  # percent; smaller bars have no room for their name, or for their share
 
 LINE_STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 """The lines of rows, which repeat after the last one."""

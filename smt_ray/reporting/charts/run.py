@@ -29,7 +29,7 @@ _TRAINING_COLOUR, _VALIDATION_COLOUR = "#00429d", "#d1730a"
 
 
 class Record(TypedDict):
-    """A line of ``metrics.jsonl``, of which this is read.
+    """The part of a line of ``metrics.jsonl`` that reporting reads.
 
     Attributes:
         step: The number of optimizer steps done.

@@ -35,7 +35,7 @@ def render_page(template: str, **contents: Any) -> str:
 
 
 def drawing(svg: str | None) -> Markup | None:
-    """A chart of ours, which the page shows without escaping it."""
+    """An SVG chart of this package, which the page shows without escaping it."""
     from markupsafe import Markup
 
     return None if svg is None else Markup(svg)

@@ -141,7 +141,7 @@ def common_frame(prompts: Sequence[str]) -> tuple[str, str]:
 
 
 def _common_start(texts: Sequence[str]) -> str:
-    # The first and the last text in order have the shortest common start of all pairs.
+    # All texts between the first and the last one in sorted order share their common start.
     first, last = min(texts), max(texts)
     differ = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
     return first[: next(differ, len(first))]

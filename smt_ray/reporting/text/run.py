@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from smt_ray.documents.averages import mean
 from smt_ray.documents.run import (
@@ -218,7 +218,7 @@ def trainable_text(trainable: Trainable | None) -> str:
     )
 
 
-def factors_text(settings: Mapping[str, Any]) -> str:
+def factors_text(settings: Mapping[str, object]) -> str:
     """The settings of a method in one line, such as "rank 8, alpha 16, of q_proj + v_proj"."""
     others = {key: value for key, value in settings.items() if key != "target_modules"}
     modules = settings.get("target_modules")
@@ -273,7 +273,7 @@ def _render(metrics: RunMetrics, console: Console) -> None:
 
 
 def _style(text: str) -> str:
-    """Gains are green, losses are red, everything else is plain."""
+    """Positive gains are green, negative ones are red, and all other texts are plain."""
     if text[:1] in "+-" and text[1:2].isdigit():
         return "green" if text.startswith("+") else "red"
     return ""
