@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from smt_ray.errors import UserError
 from smt_ray.methods.full import TENSORS_FILE, FullMethod
-from smt_ray.methods.registry import find_method, make_method
+from smt_ray.methods.registry import find_method
 
 Make = Callable[..., Any]
 
@@ -25,7 +25,7 @@ def logits(model: Any) -> torch.Tensor:
 
 def save_tuned(model: Any, directory: Path) -> torch.Tensor:
     """Tunes and saves; the tuned model's logits."""
-    method = make_method("full", {})
+    method = FullMethod()
     method.prepare(model, zero_stage=0)
     generator, values = torch.Generator().manual_seed(1), {}
     for name, parameter in model.named_parameters():
@@ -45,8 +45,8 @@ def test_everything_is_trained_tied_weights_once(make_llama: Make) -> None:
     FullMethod().prepare(model, zero_stage=3)
     assert all(parameter.requires_grad for parameter in model.parameters())
     summary = FullMethod().count(model).summary()
-    assert summary["num_trainable"] == summary["num_base"] == model.num_parameters()
-    assert summary["percent_of_base"] == summary["percent_of_total"] == 100
+    assert summary.num_trainable == summary.num_base == model.num_parameters()
+    assert summary.percent_of_base == summary.percent_of_total == 100
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,29 @@ from safetensors.torch import load_file, save_file
 from smt_ray.data.batches import step_micro_batches
 from smt_ray.data.encoding import EncodedRows
 from smt_ray.errors import UserError
-from smt_ray.methods.lora import choose_rank, find_targets, target_shapes
-from smt_ray.methods.registry import find_method, make_method
+from smt_ray.methods.lora import (
+    LoraMethod,
+    LoraSettings,
+    choose_rank,
+    find_targets,
+    target_shapes,
+)
+from smt_ray.methods.registry import find_method
 from smt_ray.training.loss import SupervisedLoss
 
 Make = Callable[..., Any]
 TARGETS = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
-SETTINGS = {"rank": 4, "alpha": 8, "dropout": 0.3, "target_modules": TARGETS, "seed": 3}
 IDS = torch.arange(20).view(2, 10)
 # Layers of make_llama: q 32 x 32, k and v 16 x 32, up and down 64 x 32 and 32 x 64.
 INS_AND_OUTS = 2 * (64 + 48 + 48 + 96 + 96)
 OUTS = 2 * (32 + 16 + 16 + 64 + 32)
+
+
+def make_method(name: str, **changes: Any) -> LoraMethod:
+    settings = LoraSettings(
+        rank=4, alpha=8, dropout=0.3, target_modules=TARGETS, use_dora=name == "dora", seed=3
+    )
+    return LoraMethod(replace(settings, **changes))
 
 
 def tuned(method: Any, model: Any, seed: int = 1) -> dict[str, torch.Tensor]:
@@ -53,7 +66,7 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def adapter(name: str, make_llama: Make, tmp_path: Path) -> Path:
     """A tuned adapter of make_llama's model."""
-    method, model, folder = make_method(name, SETTINGS), make_llama(), tmp_path / "adapter"
+    method, model, folder = make_method(name), make_llama(), tmp_path / "adapter"
     method.prepare(model, zero_stage=0)
     folder.mkdir()
     method.save(model, tuned(method, model), folder)
@@ -65,15 +78,15 @@ def test_exactly_the_factors_are_trained_and_both_percentages_are_known(
 ) -> None:
     model = make_llama()
     base = sum(p.numel() for p in model.parameters())
-    method = make_method(name, SETTINGS)
+    method = make_method(name)
     method.prepare(model, zero_stage=0)
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
     assert all("lora_" in n for n in trained)
     expected = 4 * INS_AND_OUTS + (OUTS if name == "dora" else 0)
     summary = method.count(model).summary()
-    assert (summary["num_trainable"], summary["num_base"]) == (expected, base)
-    assert summary["percent_of_base"] == pytest.approx(100 * expected / base)
-    assert summary["percent_of_total"] == pytest.approx(100 * expected / (base + expected))
+    assert (summary.num_trainable, summary.num_base) == (expected, base)
+    assert summary.percent_of_base == pytest.approx(100 * expected / base)
+    assert summary.percent_of_total == pytest.approx(100 * expected / (base + expected))
 
 
 def test_the_counts_are_those_that_peft_prints(name: str, make_llama: Make) -> None:
@@ -81,7 +94,7 @@ def test_the_counts_are_those_that_peft_prints(name: str, make_llama: Make) -> N
 
     config = LoraConfig(r=4, target_modules=TARGETS, use_dora=name == "dora")
     trained, total = get_peft_model(make_llama(), config).get_nb_trainable_parameters()
-    method, model = make_method(name, SETTINGS), make_llama()
+    method, model = make_method(name), make_llama()
     method.prepare(model, zero_stage=0)
     counts = method.count(model)
     assert (counts.num_trainable, counts.num_total) == (trained, total)
@@ -91,7 +104,7 @@ def test_an_untrained_adapter_changes_nothing_and_dropout_is_on_in_training_alon
     name: str, make_llama: Make
 ) -> None:
     model = make_llama()
-    before, method = logits(model), make_method(name, SETTINGS)
+    before, method = logits(model), make_method(name)
     method.prepare(model, zero_stage=0)
     torch.testing.assert_close(logits(model), before)
     tuned(method, model)
@@ -106,7 +119,7 @@ def test_the_factors_begin_as_the_seed_says_and_the_global_generator_stands_stil
     def begin(seed: int, noise: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         model = make_llama()
         torch.manual_seed(noise)
-        make_method(name, {**SETTINGS, "seed": seed}).prepare(model, zero_stage=0)
+        make_method(name, seed=seed).prepare(model, zero_stage=0)
         state = torch.random.get_rng_state()
         return {n: p for n, p in model.named_parameters() if p.requires_grad}, state
 
@@ -122,7 +135,7 @@ def test_gradients_through_our_batches_equal_pefts_on_whole_logits(
 ) -> None:
     from peft import LoraConfig, get_peft_model
 
-    method, ours, rows = make_method(name, SETTINGS), make_llama(), [3, 1, 20, 36, 9]
+    method, ours, rows = make_method(name), make_llama(), [3, 1, 20, 36, 9]
     method.prepare(ours, zero_stage=0)
     initial = tuned(method, ours)
     encoded, loss = make_encoded(), SupervisedLoss(ours.double())
@@ -155,7 +168,7 @@ def test_gradients_through_our_batches_equal_pefts_on_whole_logits(
 def test_saved_loaded_and_merged_is_the_tuned_model_whatever_the_engine_left_behind(
     name: str, make_llama: Make, tmp_path: Path, dtype: torch.dtype
 ) -> None:
-    method, model = make_method(name, SETTINGS), make_llama().to(dtype)
+    method, model = make_method(name), make_llama().to(dtype)
     before = logits(model)
     method.prepare(model, zero_stage=0)
     values = tuned(method, model)
@@ -222,7 +235,7 @@ def test_equal_adapters_are_equal_bytes_and_name_their_base(
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-        method = make_method(name, {**SETTINGS, "target_modules": targets})
+        method = make_method(name, target_modules=targets)
         method.prepare(model, zero_stage=0)
         folders.append(tmp_path / f"adapter-{len(folders)}")
         folders[-1].mkdir()
@@ -338,7 +351,7 @@ def test_an_untied_head_may_be_adapted_and_still_sees_supervised_positions_alone
     name: str, make_llama: Make, make_encoded: Callable[..., EncodedRows]
 ) -> None:
     model, encoded, shapes = make_llama(tie_word_embeddings=False), make_encoded(), []
-    method = make_method(name, {**SETTINGS, "target_modules": ["lm_head"]})
+    method = make_method(name, target_modules=["lm_head"])
     method.prepare(model, zero_stage=0)
     model.lm_head.register_forward_hook(lambda _, __, output: shapes.append(output.shape))
     (batch,) = step_micro_batches(
@@ -357,7 +370,7 @@ def test_gpt2s_conv1d_is_a_linear_whose_weight_stands_the_other_way(name: str) -
     shapes = target_shapes(find_targets(model, ["c_attn"]))
     assert set(shapes.values()) == {(96, 32)}
     base = sum(p.numel() for p in model.parameters())
-    method = make_method(name, {**SETTINGS, "target_modules": ["c_attn"]})
+    method = make_method(name, target_modules=["c_attn"])
     method.prepare(model, zero_stage=0)
     expected = 2 * (4 * (96 + 32) + (96 if name == "dora" else 0))
     assert (method.count(model).num_trainable, method.count(model).num_base) == (expected, base)

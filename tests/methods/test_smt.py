@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from smt_ray.methods.registry import find_method, make_method
-from smt_ray.methods.smt import SmtMethod
+from smt_ray.artifacts.storage import Storage
+from smt_ray.methods.registry import find_method
+from smt_ray.methods.smt import SmtMethod, SmtSettings
 from smt_ray.smt.model import sparse_modules
 from smt_ray.smt.selection import Selection, select_by_scores
 
@@ -48,14 +49,12 @@ def test_blocks_are_written_at_every_use_under_zero_3_alone(
     assert {layer.rewrite for layer in sparse_modules(model).values()} == {zero_stage == 3}
 
 
-def test_a_method_by_its_name_reads_its_selection(
+def test_settings_name_the_selection_and_make_the_method_that_reads_it(
     make_llama: Make, selection: Selection, tmp_path: Path
 ) -> None:
     selection.save(tmp_path / "selection.safetensors")
-    model = make_llama()
-    make_method("smt", {"selection": tmp_path / "selection.safetensors"}).prepare(
-        model, zero_stage=0
-    )
+    model, storage = make_llama(), Storage(str(tmp_path))
+    SmtSettings("selection.safetensors").make(storage.local).prepare(model, zero_stage=0)
     counts = {name: len(layer.blocks) for name, layer in sparse_modules(model).items()}
     assert counts == {name: count for name, count in selection.counts().items() if count}
 

@@ -15,8 +15,11 @@ from smt_ray.config.method import DEFAULT_TARGET_MODULES, LORA_TARGET_MODULES
 from smt_ray.data.batches import StepPlan, step_micro_batches
 from smt_ray.data.encoding import EncodedRows
 from smt_ray.errors import UserError
-from smt_ray.methods.lora import find_targets
-from smt_ray.methods.registry import find_method, make_method
+from smt_ray.methods.full import FullMethod
+from smt_ray.methods.lora import LoraMethod, LoraSettings, find_targets
+from smt_ray.methods.protocol import Method
+from smt_ray.methods.registry import find_method
+from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.inspect import count_parameters, find_eligible
 from smt_ray.smt.controls import random_scores
 from smt_ray.smt.model import make_sparse, sparse_modules
@@ -46,22 +49,28 @@ def targets_of(family: str) -> list[str]:
     return ATTENTION.get(family, list(DEFAULT_TARGET_MODULES))
 
 
-def prepared(family: str, name: str, folder: Path) -> tuple[Any, Any]:
-    """A model made ready by a method, with factors that are not zero: both of them."""
-    model, settings = FAMILIES[family](), {}
-    if name == "smt":
-        eligible = find_eligible(model, targets_of(family))
-        shapes = {n: (m.out_features, m.in_features) for n, m in eligible.items()}
-        selection = select_by_scores(
+def make_method(name: str, model: nn.Module, targets: list[str]) -> Method:
+    if name == "full":
+        return FullMethod()
+    if name != "smt":
+        settings = LoraSettings(
+            rank=4, alpha=8, dropout=0.0, target_modules=targets, use_dora=name == "dora", seed=3
+        )
+        return LoraMethod(settings)
+    eligible = find_eligible(model, targets)
+    shapes = {n: (m.out_features, m.in_features) for n, m in eligible.items()}
+    return SmtMethod(
+        select_by_scores(
             random_scores(shapes, BLOCK_SIZE, seed=5), block_size=BLOCK_SIZE, score="random",
             num_blocks=NUM_BLOCKS, num_base_parameters=count_parameters(model),
-        )  # fmt: skip
-        selection.save(folder / "selection.safetensors")
-        settings = {"selection": folder / "selection.safetensors"}
-    elif name != "full":
-        settings = {"rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": targets_of(family),
-                    "seed": 3}  # fmt: skip
-    method = make_method(name, settings)
+        )
+    )  # fmt: skip
+
+
+def prepared(family: str, name: str) -> tuple[Method, Any]:
+    """A model that a method prepared. Both of its factors are filled, so that neither is zero."""
+    model = FAMILIES[family]()
+    method = make_method(name, model, targets_of(family))
     method.prepare(model, zero_stage=0)
     generator = torch.Generator().manual_seed(7)
     for n, parameter in model.named_parameters():
@@ -108,9 +117,9 @@ def check_close(found: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize("mode", ["padded", "prefix_packed"])
 @pytest.mark.parametrize(("family", "name"), WORKING)
 def test_loss_and_gradient_are_those_of_whole_logits_row_by_row(
-    family: str, name: str, mode: str, encoded: EncodedRows, tmp_path: Path
+    family: str, name: str, mode: str, encoded: EncodedRows
 ) -> None:
-    _, model = prepared(family, name, tmp_path)
+    _, model = prepared(family, name)
     expected = plain_loss(model.double(), encoded, ROWS)
     parameters = dict(trained(model))
     if name == "smt":
@@ -162,7 +171,7 @@ def check_changes(model: Any, before: dict[str, torch.Tensor]) -> None:
 def test_training_changes_what_it_should_and_the_adapter_and_the_merged_model_say_the_same(
     family: str, name: str, encoded: EncodedRows, tmp_path: Path
 ) -> None:
-    method, model = prepared(family, name, tmp_path)
+    method, model = prepared(family, name)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     assert train(method, model, encoded) > 0.01
     check_changes(model, before)
