@@ -13,9 +13,9 @@ from smt_ray.comparison.claims import Measured, answer_claims
 from smt_ray.comparison.statistics import Correct, accuracies
 from smt_ray.config.comparison import LEARNING_RATE, ComparisonConfig
 from smt_ray.config.run import RunConfig
+from smt_ray.documents.averages import mean
+from smt_ray.documents.module_names import parse_module_name
 from smt_ray.grid.runs import Outcome
-from smt_ray.reporting.charts.run import parse_module_name
-from smt_ray.reporting.text.run import mean
 from smt_ray.run.artifacts import StageArtifacts
 from smt_ray.stages.training import METRICS
 from smt_ray.tracking.records import parse_records
