@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from smt_ray.documents.module_names import parse_module_name
 from smt_ray.documents.run import VALIDATION_LOSS
@@ -19,6 +19,7 @@ from smt_ray.reporting.charts.colours import MAP
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 TRAINING_LOSS = "train/loss"
 """The name of the training loss among the metrics of a step."""
@@ -246,7 +247,7 @@ def _draw_totals(axes: Axes, grid: SelectionGrid) -> None:
 
 def _draw_panel(
     axes: Axes, grid: SelectionGrid, layers: Sequence[int | None], largest: float
-) -> Any:
+) -> AxesImage:
     from matplotlib import colormaps
 
     shares = [[grid.share(layer, name) for name in grid.projections] for layer in layers]
