@@ -58,8 +58,8 @@ def test_files_and_folders_are_listed_in_order(storage: Storage) -> None:
 def test_a_digest_is_size_and_sha256(storage: Storage) -> None:
     content = bytes(range(256)) * 20_000  # more than is read at once
     storage.write_bytes("big", content)
-    expected = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    assert storage.digest("big") == expected
+    found = storage.digest("big")
+    assert (found.bytes, found.sha256) == (len(content), hashlib.sha256(content).hexdigest())
 
 
 def test_a_folder_is_fetched_to_a_local_path(storage: Storage) -> None:
