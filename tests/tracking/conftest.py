@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from smt_ray.documents.run import Dataset
 from smt_ray.tracking.mlflow_tracker import MlflowTracker
-from smt_ray.tracking.protocol import Dataset
 from smt_ray.tracking.records import Record, make_record
 from smt_ray.tracking.replay import RunSnapshot
 
@@ -59,7 +59,15 @@ def make_snapshot(tmp_path: Path, records: list[Record]) -> Callable[..., RunSna
             "tags": {"suite": "commonsense"},
             "records": records,
             "final_metrics": {"eval/boolq/tuned": 0.71},
-            "datasets": [Dataset("generated", "/rows.jsonl", "f" * 64, 512, "train")],
+            "datasets": [
+                Dataset(
+                    name="generated",
+                    source="/rows.jsonl",
+                    digest="f" * 64,
+                    num_rows=512,
+                    context="train",
+                )
+            ],
             "artifacts": [(str(folder), "adapter"), (str(config), None)],
             "tables": {"tasks.json": {"task": ["boolq", "piqa"], "tuned": [0.71, 0.5]}},
         }
