@@ -14,13 +14,17 @@ from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupTimeoutError,
 )
 
-from smt_ray.artifacts.stages import Stage
+from smt_ray.artifacts.stages import TRAINING, Stage
 from smt_ray.artifacts.storage import Storage
 from smt_ray.cluster import waiting
 from smt_ray.cluster.resources import ProcessResources
 from smt_ray.config.run import RunConfig
+from smt_ray.documents.run import Trainable
+from smt_ray.documents.stages import RankOutcome
 from smt_ray.errors import UserError
+from smt_ray.methods.full import FullSettings
 from smt_ray.stages import training as trainer
+from smt_ray.stages.jobs import TrainingJob
 
 EACH = ProcessResources(1, 1, None)
 
@@ -92,6 +96,10 @@ def test_an_interrupt_of_a_wait_takes_the_request_back(monkeypatch: pytest.Monke
     assert cluster.given_back == 1
 
 
+OUTCOME = RankOutcome(
+    metrics={}, trainable=Trainable(), num_ranks=1, zero_stage=2, dtype="float32",
+    optimizer="AdamW", device="cpu", kernel="sdpa", batching="padded",
+)  # fmt: skip
 NO_PLACE = ControllerError(WorkerGroupStartupTimeoutError(1))
 FAILURES = [
     ControllerError(WorkerGroupStartupFailedError("a node died")),
@@ -102,10 +110,10 @@ FAILURES = [
 @pytest.fixture
 def fit(
     make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[dict[str, Any], Cluster]]:
+) -> Callable[..., tuple[RankOutcome, Cluster]]:
     """A training of which each try ends as told, on a cluster that others leave in a moment."""
 
-    def fit(*ends: Exception | None) -> tuple[dict[str, Any], Cluster]:
+    def fit(*ends: Exception | None) -> tuple[RankOutcome, Cluster]:
         left = list(ends)
 
         class Trainer:
@@ -114,20 +122,30 @@ def fit(
             def fit(self) -> Any:
                 if end := left.pop(0):
                     raise end
-                return SimpleNamespace(return_value={"metrics": {}})
+                return SimpleNamespace(return_value=OUTCOME)
 
         cluster = Cluster(monkeypatch, busy_s=1)
         monkeypatch.setattr(trainer, "TorchTrainer", Trainer)
         config = make_config()
-        stage = Stage(Storage(config.storage), "training", {})
-        return trainer.fit(config, {}, stage, EACH, board=None), cluster
+        stage = Stage(Storage(config.storage), TRAINING, {})
+        job = TrainingJob(
+            config=config,
+            model=config.model,
+            method=FullSettings(),
+            num_steps=1,
+            storage=config.storage,
+            folder=stage.folder,
+            tokens="tokens",
+            resources=EACH,
+        )
+        return trainer.fit(job, stage, board=None), cluster
 
     return fit
 
 
 def test_a_training_whose_place_others_took_waits_again(fit: Callable[..., Any]) -> None:
     outcome, cluster = fit(NO_PLACE, NO_PLACE, None)
-    assert outcome == {"metrics": {}}
+    assert outcome == OUTCOME
     assert len(cluster.asked) == cluster.given_back == 3
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -168,18 +167,37 @@ def test_num_shards_is_semantic_where_shards_are_scored_apart() -> None:
     assert tree("score", 1) != tree("score", 4)
 
 
-def test_a_warm_up_at_the_base_weights_says_no_more_than_before_there_was_another() -> None:
-    for overrides in ((), ("warmup.learning_rate=1e-5",)):
-        assert set(load_config(None, overrides).warmup.semantic()) == {
-            "num_steps", "target_modules", "table_block_size", "reduction"
-        }  # fmt: skip
+def test_the_learning_rate_of_a_warm_up_that_does_not_train_changes_nothing() -> None:
+    quiet, aloud = load_config(), load_config(None, ["warmup.learning_rate=1e-5"])
+    assert quiet.warmup.semantic() == aloud.warmup.semantic()
+    assert "learning_rate" not in aloud.warmup.semantic()
 
 
-def test_an_evaluation_says_no_more_than_before_the_tuned_model_had_two() -> None:
-    assert set(load_config().evaluation.semantic()) == {
-        "tasks", "max_rows", "num_beams", "repetition_penalty", "max_new_tokens", "lower_case",
-        "base", "base_likelihood",
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("overrides", "sharded", "trained"),
+    [
+        ((), True, False),
+        (("selection.score=random",), False, False),
+        (("selection.score=magnitude",), False, False),
+        (("warmup.mode=trained", "warmup.num_shards=1"), False, True),
+        # The blocks are drawn, and training still continues from the updated weights.
+        (("warmup.mode=trained", "warmup.num_shards=1", "selection.score=random"), False, True),
+        (("method=lora",), False, False),
+        (("method=dora", "warmup.mode=trained", "warmup.num_shards=1"), False, False),
+        (("method=full",), False, False),
+    ],
+)
+def test_a_run_knows_whether_it_selects_blocks_and_which_warm_up_it_has(
+    overrides: tuple[str, ...], sharded: bool, trained: bool
+) -> None:
+    config = load_config(None, overrides)
+    assert config.selects_blocks == (config.method == "smt")
+    assert (config.sharded_warmup, config.trained_warmup) == (sharded, trained)
+    assert config.has_warmup == (sharded or trained)
+    assert config.idle_sections == {
+        "smt": ("lora",), "lora": ("warmup", "selection"), "dora": ("warmup", "selection"),
+        "full": ("warmup", "selection", "lora"),
+    }[config.method]  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["smt", "lora", "dora", "full"])
@@ -254,21 +272,3 @@ def test_one_of_two_ways_to_say_a_length_or_a_budget_has_a_default() -> None:
     assert (by_budget.rank, by_budget.budget) == (None, 0.01)
     assert (quiet.training.num_epochs, quiet.training.max_steps) == (3, None)
     assert (quiet.selection.budget, quiet.selection.num_blocks) == (0.0084, None)
-
-
-@pytest.mark.parametrize("path", ["models/mine", "./models/mine", "~/models/mine"])
-def test_a_local_model_is_handed_to_workers_by_its_absolute_path(
-    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Workers of Ray Train run in a folder of their own."""
-    (tmp_path / "models" / "mine").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    config = load_config(None, [f"model.path={path}", "model.builtin=null"])
-    assert config.model.spec()["path"] == str(tmp_path / "models" / "mine")
-    assert config.semantic_tree()["model"]["path"] == path  # names are the same on every machine
-
-
-def test_a_model_that_is_no_local_folder_is_handed_on_as_it_is() -> None:
-    config = load_config(None, ["model.path=owner/name", "model.builtin=null"])
-    assert config.model.spec() == config.model.model_dump(mode="json")
