@@ -89,15 +89,13 @@ def generate_texts(
 def _settings(model: Any, tokenizer: Any, max_new_tokens: int, num_beams: int) -> GenerationConfig:
     eos = model.generation_config.eos_token_id
     eos_ids = {*(eos if isinstance(eos, (list, tuple)) else [eos]), tokenizer.eos_token_id}
-    return GenerationConfig.from_dict(
-        {
-            "do_sample": False,
-            "num_beams": num_beams,
-            "max_new_tokens": max_new_tokens,
-            "eos_token_id": sorted(eos_ids - {None}) or None,
-            "pad_token_id": padding_id(tokenizer),
-            "use_cache": True,
-        }
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=num_beams,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=sorted(eos_ids - {None}) or None,
+        pad_token_id=padding_id(tokenizer),
+        use_cache=True,
     )
 
 

@@ -58,7 +58,7 @@ def gather(
     return gathered
 
 
-class _ReservedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+class _ReservedLayer(DynamicLayer):
     """The keys and values of a layer: views (B, H, tokens so far, D) of reserved tensors.
 
     It can be extended and cropped. transformers' other changes of a cache are not supported.
@@ -76,7 +76,7 @@ class _ReservedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         num_tokens: int,
         num_reserved: int,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        DynamicLayer.__init__(self)
         self.lazy_initialization(keys[0], values[0])
         rows, columns = (numbers.to(self.device) for numbers in places)
         self._reserved = []

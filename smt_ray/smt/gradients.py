@@ -66,7 +66,7 @@ class GradientAccumulator:
             weight.grad = None
             weight.requires_grad_(True)
             hook = partial(self._fold, name)
-            handle = weight.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+            handle = weight.register_post_accumulate_grad_hook(hook)
             self._handles.append(handle)
         return self
 

@@ -22,7 +22,7 @@ from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.stages import Finished
 from smt_ray.cluster.board import announce
 from smt_ray.cluster.nodes import cluster_nodes
-from smt_ray.cluster.resources import plan_processes
+from smt_ray.cluster.resources import ProcessResources, plan_processes
 from smt_ray.cluster.waiting import wait_for_place
 from smt_ray.documents.stages import WarmupSummary
 from smt_ray.methods.blocks import EligibleBlocks
@@ -30,6 +30,7 @@ from smt_ray.reporting.text.progress import progress, say
 from smt_ray.stages.jobs import WarmupJob
 from smt_ray.stages.plan import RunPlan
 from smt_ray.training.metrics_log import write_records
+from smt_ray.warmup.parts import ModuleStatistics, ShardPart
 
 PROGRESS = "warm-up"
 """The name of the warm-up on the progress board."""
@@ -54,16 +55,7 @@ def make_warmup(plan: RunPlan, blocks: EligibleBlocks, board: Any) -> Finished[W
         gpus_each=config.warmup.gpus_per_shard,
     )  # fmt: skip
     wait_for_place("warmup", 1, resources, config.resources.wait_timeout_s)
-    job = WarmupJob(
-        config=config,
-        model=plan.model,
-        blocks=blocks,
-        storage=plan.storage.root,
-        tokens=plan.tokens.path(TOKENS),
-        table=stage.path(SCORE_TABLE),
-        resources=resources,
-        provenance={"model": dict(plan.identity), "warmup": stage.name},
-    )
+    job = warmup_job(plan, blocks, resources)
     with progress(PROGRESS, config.warmup.num_steps, lambda: ray.get(board.done.remote(PROGRESS))):
         run_graph(job, board)
     write_records(plan.storage, stage.path(RECORDS), ray.get(board.measured.remote(PROGRESS)))
@@ -75,6 +67,27 @@ def make_warmup(plan: RunPlan, blocks: EligibleBlocks, board: Any) -> Finished[W
         attempts=_attempts(board),
     )
     return stage.publish([SCORE_TABLE, RECORDS], summary, time.monotonic() - began)
+
+
+def warmup_job(plan: RunPlan, blocks: EligibleBlocks, resources: ProcessResources) -> WarmupJob:
+    """The job of a run's warm-up.
+
+    Args:
+        plan: The plan of the run.
+        blocks: What the model makes of the configuration.
+        resources: The resources of one shard.
+    """
+    assert plan.warmup is not None
+    return WarmupJob(
+        config=plan.config,
+        model=plan.model,
+        blocks=blocks,
+        storage=plan.storage.root,
+        tokens=plan.tokens.path(TOKENS),
+        table=plan.warmup.path(SCORE_TABLE),
+        resources=resources,
+        provenance={"model": dict(plan.identity), "warmup": plan.warmup.name},
+    )
 
 
 def _attempts(board: Any) -> dict[str, int]:
@@ -125,7 +138,7 @@ def _start_shards(job: WarmupJob, board: Any) -> list[Iterator[ray.ObjectRef[Any
     return streams
 
 
-def _shard(job: WarmupJob, index: int, board: Any) -> Iterator[dict[str, Any]]:
+def _shard(job: WarmupJob, index: int, board: Any) -> Iterator[ShardPart]:
     """The work of one shard; yields its modules."""
     from smt_ray.models.load import import_transformers
 
@@ -171,14 +184,14 @@ def _shard(job: WarmupJob, index: int, board: Any) -> Iterator[dict[str, Any]]:
     )
 
 
-def _reduce(block_size: int, *parts: dict[str, Any]) -> dict[str, Any]:
+def _reduce(block_size: int, *parts: ShardPart) -> ModuleStatistics:
     """Adds the parts of one module."""
     from smt_ray.warmup.shard import reduce_module
 
     return reduce_module(parts, block_size)
 
 
-def _table(job: WarmupJob, *rows: dict[str, Any]) -> None:
+def _table(job: WarmupJob, *rows: ModuleStatistics) -> None:
     """Puts the rows of all modules together and stores the table."""
     import torch
 
@@ -187,7 +200,7 @@ def _table(job: WarmupJob, *rows: dict[str, Any]) -> None:
 
     table = ScoreTable(
         block_size=job.blocks.table_block_size,
-        statistics={row["module"]: torch.tensor(row["statistics"]) for row in rows},
+        statistics={row.module: torch.tensor(row.statistics) for row in rows},
         num_base_parameters=job.blocks.num_parameters,
         num_steps=job.config.warmup.num_steps,
         provenance=dict(job.provenance),

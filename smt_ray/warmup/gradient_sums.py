@@ -1,4 +1,4 @@
-"""Gradient sums of a warm-up that trains: taken on every rank, added over ranks when asked for."""
+"""Gradient sums of a trained warm-up: every rank keeps its own, and export adds them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from smt_ray.smt.scores import block_statistics
 class GradientSums:
     """Signed fp32 sums of the eligible weights' gradients over the steps of a training.
 
-    A hook on each weight adds the gradient of every micro-batch as backward makes it, whole: before
-    the engine rounds, partitions or clips it. A step's gradient is the mean over ranks of their
-    sums over micro-batches; as the sum over steps is linear in these, ranks keep theirs apart and
-    add them in :meth:`export`, rather than exchange every weight's gradient at every step.
+    A hook on each weight adds the gradient of every micro-batch, before the engine rounds,
+    partitions or clips it. The gradient of a step is the mean over ranks of their sums over
+    micro-batches. The sum over steps is linear in these. So ranks keep separate sums and add them
+    in :meth:`export`; they need not exchange every weight's gradient at every step.
 
-    Every rank makes one, before the engine, with torch.distributed initialised.
+    Every rank makes one before the engine is made; torch.distributed must be initialised.
 
     Args:
-        modules: Eligible linears by name, their weights whole.
-        device: Where sums are kept: ``host`` for the CPU, ``device`` for beside the weights.
+        modules: The eligible linears by name; their weights are whole.
+        device: The place of the sums: ``host`` for the CPU, ``device`` for ``exchange_on``.
         exchange_on: The device that ranks exchange tensors on.
     """
 
@@ -41,12 +41,12 @@ class GradientSums:
             module.weight.register_hook(partial(self._add, name))
 
     def export(self, *, keep: bool) -> dict[str, Tensor]:
-        """The sums over all ranks so far, by module: (O, I) float32 on the CPU.
+        """The sums over all ranks, by module, (O, I) float32 on the CPU.
 
-        Every rank calls it; afterwards rank 0 has the sums and the others begin anew.
+        Every rank calls it. Afterwards rank 0 holds the total, and the sums of the others are zero.
 
         Args:
-            keep: Whether this rank wants them, which rank 0 alone may.
+            keep: Whether this rank needs the sums. They are complete on rank 0 only.
         """
         exported: dict[str, Tensor] = {}
         for name, own in self._sums.items():
@@ -61,7 +61,7 @@ class GradientSums:
         return exported
 
     def restore(self, sums: Mapping[str, Tensor]) -> None:
-        """Goes on from exported sums, which every rank is given."""
+        """Restores exported sums; every rank gets the same and calls it."""
         for name, own in self._sums.items():
             own.copy_(sums[name]) if dist.get_rank() == 0 else own.zero_()
 
@@ -73,12 +73,12 @@ class GradientSums:
 def make_statistics(
     sums: Mapping[str, Tensor], parameters: Mapping[str, Tensor], block_size: int
 ) -> dict[str, Tensor]:
-    """The score table's statistics, of sums and the weights that training goes on from.
+    """The statistics of the score table, from gradient sums and the weights after the warm-up.
 
     Args:
-        sums: Module name -> summed gradient, (O, I).
-        parameters: Parameter name -> value, the modules' weights among them.
-        block_size: The table's.
+        sums: Module -> summed gradient, (O, I).
+        parameters: Parameter -> value, with the weight of every module.
+        block_size: The block size of the table.
     """
     return {
         name: block_statistics(total, parameters[f"{name}.weight"], block_size)

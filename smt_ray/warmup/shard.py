@@ -1,19 +1,19 @@
-"""One shard: the gradient sum of some warm-up steps, given away module by module.
+"""One shard of the warm-up: it sums the gradients of some steps and yields them by module.
 
-Steps are whole, at the base weights and in evaluation mode, with training's own batches and loss,
-so that the sum over shards does not depend on how many there are, beyond rounding.
+A shard computes whole steps, at the base weights, in evaluation mode, with the batches and the loss
+of the training. So the sum over shards only depends on their number by rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from smt_ray.data.batches import StepPlan, step_micro_batches
+from smt_ray.data.batches import MicroBatch, StepPlan, step_micro_batches
 from smt_ray.data.encoding import EncodedRows
 from smt_ray.errors import UserError
 from smt_ray.models.inspect import find_eligible
@@ -21,10 +21,14 @@ from smt_ray.smt.gradients import GradientAccumulator
 from smt_ray.smt.scores import block_statistics
 from smt_ray.training.batching_mode import choose_mode
 from smt_ray.training.loss import SupervisedLoss
+from smt_ray.warmup.parts import ModuleStatistics, ShardPart
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def shard_steps(num_steps: int, num_shards: int, shard: int) -> range:
-    """The warm-up steps of one shard: every ``num_shards``-th, so that shards are equally long."""
+    """The warm-up steps of one shard: every ``num_shards``-th, so that all have the same length."""
     return range(shard, num_steps, num_shards)
 
 
@@ -43,32 +47,27 @@ def stream_shard(
     statistics_block_size: int | None = None,
     with_weights: bool = False,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
-) -> Iterator[dict[str, Any]]:
-    """Sums gradients over steps, then yields one module after the other, freeing each.
+) -> Iterator[ShardPart]:
+    """Sums gradients over steps, then yields one module after the other and frees it.
 
     Args:
         model: The base model, on ``device``.
         encoded: The tokenised training rows.
-        plan: Which rows make a step.
-        steps: The shard's steps.
-        target_modules: Eligible linears by the last parts of their names.
-        batching: How rows become micro-batches: ``padded``, ``packed`` or ``prefix_packed``; the
-            model may need another than asked for.
-        max_tokens: Tokens of a micro-batch.
+        plan: The rows of each step.
+        steps: The steps of this shard.
+        target_modules: The last parts of the names of eligible linears.
+        batching: The configured batching mode: ``padded``, ``packed`` or ``prefix_packed``.
+        max_tokens: The largest number of tokens of a micro-batch.
         train_on_inputs: Whether prompt tokens are targets.
-        device: Where to compute.
-        accumulate_on: ``device`` or ``host``, where the fp32 sums are kept.
-        statistics_block_size: With ``reduction: score``, the table's block size: statistics are
-            sent instead of gradients.
-        with_weights: Send each module's weight too; one shard does, for the saliency.
-        on_step: Called with each step and its loss.
-
-    Yields:
-        ``{"module", "gradient": (O, I) float32}`` and perhaps ``"weight"``, as numpy arrays; or
-        ``{"module", "statistics": (4, R, C) float64}``.
+        device: The device that computes.
+        accumulate_on: The place of the fp32 sums: ``device`` or ``host``.
+        statistics_block_size: The block size of the table, to send statistics in the place of
+            gradients (``reduction: score``); None to send gradients.
+        with_weights: Whether weights are sent too, which the saliency needs from one shard.
+        on_step: A function that is called with each step and its loss.
 
     Raises:
-        UserError: A step's loss is not finite; the step and its rows are named.
+        UserError: The loss of a step is not finite; the error names the step and its rows.
     """
     loss = SupervisedLoss(model).eval()
     eligible = find_eligible(model, target_modules)
@@ -86,33 +85,31 @@ def stream_shard(
     for name in accumulator.names:
         weight = eligible[name].weight.detach()
         gradient = accumulator.pop(name)
-        yield {"module": name} | _sent(gradient, weight, statistics_block_size, with_weights)
+        yield _make_part(name, gradient, weight, statistics_block_size, with_weights)
 
 
-def reduce_module(items: Sequence[dict[str, Any]], block_size: int) -> dict[str, Any]:
-    """Adds the shards' contributions to one module, in their order, and makes its table entry.
+def reduce_module(parts: Sequence[ShardPart], block_size: int) -> ModuleStatistics:
+    """Adds the parts of one module in the order of the shards, and makes its entry in the table.
 
     Args:
-        items: What the shards yielded for the module, in the order of the shards.
-        block_size: The table's block size.
-
-    Returns:
-        ``{"module", "statistics": (4, R, C) float64}``.
+        parts: The part of each shard.
+        block_size: The block size of the table.
     """
-    names = {item["module"] for item in items}
+    names = {part.module for part in parts}
     assert len(names) == 1, names
     name = names.pop()
-    if "statistics" in items[0]:
-        return {"module": name, "statistics": np.sum([i["statistics"] for i in items], axis=0)}
-    # A copy: what comes out of the object store is read-only.
-    total = torch.from_numpy(items[0]["gradient"].copy())
-    for item in items[1:]:
-        total += torch.tensor(item["gradient"])
-    weight = _from_numpy(next(item["weight"] for item in items if "weight" in item))
-    return {"module": name, "statistics": block_statistics(total, weight, block_size).numpy()}
+    if statistics := [part.statistics for part in parts if part.statistics is not None]:
+        return ModuleStatistics(name, np.sum(statistics, axis=0))
+    gradients = [part.gradient for part in parts if part.gradient is not None]
+    assert len(gradients) == len(parts)
+    total = torch.tensor(gradients[0])  # a copy: arrays from the object store are read-only
+    for gradient in gradients[1:]:
+        total += torch.tensor(gradient)
+    weight = _from_numpy(next(part.weight for part in parts if part.weight is not None))
+    return ModuleStatistics(name, block_statistics(total, weight, block_size).numpy())
 
 
-def _add_gradient(loss: SupervisedLoss, batches: list[Any], device: torch.device) -> float:
+def _add_gradient(loss: SupervisedLoss, batches: list[MicroBatch], device: torch.device) -> float:
     total = 0.0
     for batch in batches:
         value = loss(batch.to(device))
@@ -121,15 +118,19 @@ def _add_gradient(loss: SupervisedLoss, batches: list[Any], device: torch.device
     return total
 
 
-def _sent(
-    gradient: torch.Tensor, weight: torch.Tensor, block_size: int | None, with_weight: bool
-) -> dict[str, Any]:
-    """What a shard sends of a module: block statistics where a size is given, else the sum."""
+def _make_part(
+    name: str,
+    gradient: torch.Tensor,
+    weight: torch.Tensor,
+    block_size: int | None,
+    with_weight: bool,
+) -> ShardPart:
+    """Block statistics if there is a block size, otherwise the gradient."""
     if block_size is not None:
         statistics = block_statistics(gradient, weight.to(gradient.device), block_size)
-        return {"statistics": statistics.cpu().numpy()}
-    sent = {"gradient": gradient.cpu().numpy()}
-    return sent | {"weight": _to_numpy(weight.cpu())} if with_weight else sent
+        return ShardPart(name, statistics=statistics.cpu().numpy())
+    sent = _to_numpy(weight.cpu()) if with_weight else None
+    return ShardPart(name, gradient=gradient.cpu().numpy(), weight=sent)
 
 
 def _check_finite(loss: float, step: int, positions: list[int]) -> None:
@@ -142,11 +143,11 @@ def _check_finite(loss: float, step: int, positions: list[int]) -> None:
         )
 
 
-def _to_numpy(tensor: torch.Tensor) -> Any:
-    """Numpy has no bfloat16: its bits travel as int16."""
+def _to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
+    """The tensor as an array; numpy has no bfloat16, so its bits become int16."""
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _from_numpy(array: Any) -> torch.Tensor:
+def _from_numpy(array: NDArray[Any]) -> torch.Tensor:
     tensor = torch.tensor(array)
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor

@@ -152,9 +152,9 @@ def test_bytes_moved_are_those_that_shards_and_reduces_give(
     given = [
         *streams[0],
         *streams[1],
-        *(reduce_module(items, 8) for items in zip(*streams, strict=True)),
+        *(reduce_module(parts, 8) for parts in zip(*streams, strict=True)),
     ]
-    found = sum(v.nbytes for item in given for name, v in item.items() if name != "module")
+    found = sum(v.nbytes for part in given for v in vars(part).values() if hasattr(v, "nbytes"))
     assert found == bytes_moved(
         shapes, reduction=reduction, num_shards=2, block_size=8, weight_bytes=4
     )

@@ -198,8 +198,8 @@ def test_training_changes_what_it_should_and_the_adapter_and_the_merged_model_sa
 def test_the_warm_ups_sum_is_that_of_dense_gradients(family: str, encoded: EncodedRows) -> None:
     plan, model = StepPlan(len(encoded), 5, 3), FAMILIES[family]()
     found = {
-        item["module"]: torch.tensor(item["gradient"])
-        for item in stream_shard(
+        part.module: torch.tensor(part.gradient)
+        for part in stream_shard(
             model, encoded, plan, range(2), target_modules=targets_of(family),
             batching="prefix_packed", max_tokens=40, train_on_inputs=False,
             device=torch.device("cpu"),

@@ -93,13 +93,13 @@ def test_a_shard_sends_what_the_plan_says(
         return sum(
             value.nbytes
             for shard in range(num_shards)
-            for item in stream_shard(
+            for part in stream_shard(
                 make_llama(num_hidden_layers=1), encoded, StepPlan(len(encoded), 4, 0), range(1),
                 target_modules=config.warmup.target_modules, batching="padded", max_tokens=80,
                 train_on_inputs=False, device=torch.device("cpu"),
                 statistics_block_size=block_size, with_weights=block_size is None and not shard,
             )
-            for value in item.values() if hasattr(value, "nbytes")
+            for value in vars(part).values() if hasattr(value, "nbytes")
         )  # fmt: skip
 
     assert moved == {"gradient": sent(None), "score": sent(8)}

@@ -1,8 +1,8 @@
-"""One rank of a gloo group that does what a warm-up with ``mode: trained`` does.
+"""One rank of a gloo group, which does the work of a warm-up with ``mode: trained``.
 
-Imports take ten seconds, so a process does all its measurements in one go. It is started as
-``harness.py FOLDER RANK NUM_RANKS PORT``; the folder holds model/ and tokens.safetensors, and gets
-what test_trained.py compares.
+Imports take ten seconds, so one process makes all measurements of a rank. It is started as
+``harness.py FOLDER RANK NUM_RANKS PORT``. The folder holds model/ and tokens.safetensors; it gets
+the tensors and facts that test_trained.py compares.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from smt_ray.warmup.gradient_sums import GradientSums
 
 NUM_STEPS, HALF, BATCH_SIZE, SEED = 4, 2, 7, 3
 TARGETS = ("q_proj", "k_proj", "v_proj")
-# Gradients of this model are around 1e-2: with such an epsilon Adam's first steps are smooth in
-# them, where they would otherwise be plus or minus the rate for what is rounding alone.
+# The gradients of this model are around 1e-2. With this large epsilon Adam's first steps depend on
+# them smoothly. Otherwise each would be plus or minus the rate, even for rounding errors.
 ADAM = {"betas": (0.9, 0.95), "epsilon": 1e-3, "weight_decay": 0.1, "max_grad_norm": 0.5}
 RATE, RAMP = 1e-2, 2
 FOUR_ROWS = 80  # tokens of a micro-batch; rows have at most 19
@@ -96,18 +96,18 @@ class Warmup:
 
 
 def measure(folder: Path, stage: int, dtype: str) -> dict[str, Any]:
-    """Uninterrupted, and from half-way with sums elsewhere and activations recomputed."""
+    """Trains without interruption, and from half-way with sums elsewhere and recomputation."""
     whole = Warmup(folder, stage, dtype, "device")
     whole.training.loop.run()
     results = whole.results()
-    again = whole.results()  # asked for twice, sums are not added twice
+    again = whole.results()  # a second export must not add the sums twice
     resumed = Warmup(folder, stage, dtype, "host", recompute=True)
     state, sums = whole.states[HALF]
     resumed.training.engine.import_state(dict(state), HALF)
     resumed.sums.restore(sums)
     resumed.training.loop.run(HALF)
     other = resumed.results()
-    if dist.get_rank() != 0:  # what it has of the sums is not whole
+    if dist.get_rank() != 0:  # only rank 0 has the total
         return {}
     name = f"{dist.get_world_size()}-{stage}-{dtype}"
     save_file(results, folder / f"{name}.safetensors")
@@ -125,7 +125,7 @@ def measure(folder: Path, stage: int, dtype: str) -> dict[str, Any]:
 
 
 def main(folder: str, rank: str, num_ranks: str, port: str) -> None:
-    """Joins the group and measures."""
+    """Joins the group and makes the measurements."""
     os.environ.update(
         RANK=rank, WORLD_SIZE=num_ranks, LOCAL_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port
     )

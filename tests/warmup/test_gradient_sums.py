@@ -1,4 +1,4 @@
-"""Claims about gradient sums by one rank, against autograd; test_trained.py has two."""
+"""Claims about gradient sums of one rank, against autograd; test_trained.py has two ranks."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NUM_STEPS = 3
 
 @pytest.fixture(autouse=True)
 def alone() -> Iterator[None]:
-    """A group of this process alone."""
+    """A process group of this process only."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
 
 class Training:
-    """Steps of plain gradient descent, and the gradients that they saw."""
+    """Gradient descent, and the sums of its gradients."""
 
     def __init__(self, model: Any, encoded: EncodedRows) -> None:
         self.loss, self.encoded = SupervisedLoss(model), encoded
@@ -38,7 +38,7 @@ class Training:
         self.seen: dict[str, Any] = {}
 
     def step(self, step: int) -> None:
-        """One step of one row a micro-batch."""
+        """Does one step, with one row in each micro-batch."""
         rows = StepPlan(len(self.encoded), 7, 3).rows(step)
         for batch in step_micro_batches(
             self.encoded, rows, mode="padded", max_tokens=1, train_on_inputs=False
@@ -55,7 +55,7 @@ def make_sums(model: Any, accumulate_on: str = "device") -> GradientSums:
 
 
 @pytest.mark.parametrize("accumulate_on", ["device", "host"])
-def test_the_sum_is_that_of_every_steps_gradient_while_weights_move(
+def test_the_sums_are_those_of_all_steps_while_weights_change(
     make_llama: Callable[..., Any], make_encoded: Callable[..., EncodedRows], accumulate_on: str
 ) -> None:
     model = make_llama()
@@ -70,7 +70,7 @@ def test_the_sum_is_that_of_every_steps_gradient_while_weights_move(
         assert float(moved.abs().max()) > 1e-3
 
 
-def test_a_sum_goes_on_from_what_was_exported_and_a_rank_that_wants_none_gets_none(
+def test_exported_sums_can_be_restored_and_a_rank_need_not_keep_them(
     make_llama: Callable[..., Any], make_encoded: Callable[..., EncodedRows]
 ) -> None:
     model = make_llama()
@@ -86,12 +86,12 @@ def test_a_sum_goes_on_from_what_was_exported_and_a_rank_that_wants_none_gets_no
     training.step(2)
     whole, restored = sums.export(keep=True), other.export(keep=True)
     for name, total in whole.items():
-        assert torch.equal(half[name], before[name])  # what was given away is nobody's scratch
+        assert torch.equal(half[name], before[name])  # later steps do not write into exported sums
         assert torch.equal(restored[name], total)
         assert not torch.equal(total, half[name])
 
 
-def test_the_statistics_are_of_the_sums_and_of_the_weights_that_they_led_to(
+def test_the_statistics_are_those_of_the_sums_and_the_weights(
     make_llama: Callable[..., Any],
 ) -> None:
     model = make_llama()

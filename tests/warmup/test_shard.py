@@ -17,6 +17,7 @@ from smt_ray.errors import UserError
 from smt_ray.smt.scores import ScoreTable, block_statistics
 from smt_ray.smt.selection import select_blocks
 from smt_ray.training.loss import SupervisedLoss
+from smt_ray.warmup.parts import ShardPart
 from smt_ray.warmup.shard import reduce_module, shard_steps, stream_shard
 
 TARGETS = ("q_proj", "k_proj", "v_proj")
@@ -26,7 +27,7 @@ PLAN = StepPlan(num_rows=37, batch_size=7, seed=3)
 Make = Callable[..., Any]
 
 
-def stream(model: Any, encoded: EncodedRows, steps: range, **changes: Any) -> list[dict[str, Any]]:
+def stream(model: Any, encoded: EncodedRows, steps: range, **changes: Any) -> list[ShardPart]:
     options: dict[str, Any] = {
         "target_modules": TARGETS,
         "batching": "prefix_packed",
@@ -38,7 +39,7 @@ def stream(model: Any, encoded: EncodedRows, steps: range, **changes: Any) -> li
 
 
 def table_of(make_llama: Make, encoded: EncodedRows, num_shards: int, **changes: Any) -> ScoreTable:
-    """The whole warm-up in this process: every shard, then every reduce."""
+    """The whole warm-up in this process: first every shard, then every reduction."""
     shards = [
         stream(
             make_llama(), encoded, shard_steps(NUM_STEPS, num_shards, shard),
@@ -46,13 +47,13 @@ def table_of(make_llama: Make, encoded: EncodedRows, num_shards: int, **changes:
         )
         for shard in range(num_shards)
     ]  # fmt: skip
-    rows = [reduce_module(items, BLOCK_SIZE) for items in zip(*shards, strict=True)]
-    statistics = {row["module"]: torch.as_tensor(row["statistics"]) for row in rows}
+    rows = [reduce_module(parts, BLOCK_SIZE) for parts in zip(*shards, strict=True)]
+    statistics = {row.module: torch.as_tensor(row.statistics) for row in rows}
     return ScoreTable(BLOCK_SIZE, statistics, num_base_parameters=50_000, num_steps=NUM_STEPS)
 
 
 def dense_gradients(model: Any, encoded: EncodedRows, steps: range) -> dict[str, torch.Tensor]:
-    """Sums of each step's whole gradient, by autograd alone."""
+    """The sums of the gradients of all steps, by autograd alone."""
     loss, sums = SupervisedLoss(model), {}
     for step in steps:
         model.zero_grad()
@@ -67,7 +68,7 @@ def dense_gradients(model: Any, encoded: EncodedRows, steps: range) -> dict[str,
 
 
 def relative_difference(found: ScoreTable, expected: ScoreTable) -> float:
-    """The largest over modules and statistics: norm of the difference over the norm."""
+    """The largest relative norm of a difference, over modules and statistics."""
     return max(
         float((found.statistics[name] - sums).norm(dim=(1, 2)).div(sums.norm(dim=(1, 2))).max())
         for name, sums in expected.statistics.items()
@@ -77,7 +78,7 @@ def relative_difference(found: ScoreTable, expected: ScoreTable) -> float:
 def chosen(table: ScoreTable, **options: Any) -> dict[str, list[list[int]]]:
     selection = select_blocks(table, block_size=8, num_blocks=NUM_BLOCKS, **options)
     assert selection.margin is not None
-    assert selection.margin > 1e-4  # no near-tie that rounding could turn
+    assert selection.margin > 1e-4  # so rounding cannot change the selection
     return {name: module.indices.tolist() for name, module in selection.modules.items()}
 
 
@@ -92,13 +93,13 @@ def one_shard(make_llama: Make, encoded: EncodedRows) -> ScoreTable:
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 4, 5, 6])
-def test_shards_share_out_every_step_once_and_evenly(num_shards: int) -> None:
+def test_every_step_has_one_shard_and_shards_have_equal_lengths(num_shards: int) -> None:
     shares = [shard_steps(NUM_STEPS, num_shards, shard) for shard in range(num_shards)]
     assert sorted(step for share in shares for step in share) == list(range(NUM_STEPS))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_the_table_is_that_of_plain_dense_gradients(
+def test_the_table_equals_that_of_dense_gradients(
     make_llama: Make, encoded: EncodedRows, one_shard: ScoreTable
 ) -> None:
     model = make_llama()
@@ -122,69 +123,64 @@ def test_more_shards_give_the_same_table_and_select_the_same_blocks(
     assert chosen(table, score=score) == chosen(one_shard, score=score)
 
 
-def test_how_a_step_is_batched_and_where_it_is_summed_changes_nothing(
+def test_the_table_depends_on_neither_batching_nor_the_place_of_the_sums(
     make_llama: Make, encoded: EncodedRows, one_shard: ScoreTable
 ) -> None:
     table = table_of(make_llama, encoded, 1, max_tokens=1, accumulate_on="host")
     assert relative_difference(table, one_shard) < 1e-5
 
 
-def test_statistics_of_shards_are_exact_for_abs_of_mean_and_bounds_for_the_others(
+def test_summed_statistics_are_exact_for_abs_of_mean_and_upper_bounds_otherwise(
     make_llama: Make, encoded: EncodedRows, one_shard: ScoreTable
 ) -> None:
     cheap = table_of(make_llama, encoded, 2, statistics_block_size=BLOCK_SIZE)
     for name, (g, g_abs, _, weighted) in one_shard.statistics.items():
         cheap_g, cheap_abs, _, cheap_weighted = cheap.statistics[name]
         torch.testing.assert_close(cheap_g, g, rtol=1e-4, atol=1e-6)
-        # |a + b| <= |a| + |b|, and strictly so somewhere: an approximation, not the same.
+        # |a + b| <= |a| + |b|, and smaller somewhere: the statistics are an approximation.
         assert bool((cheap_abs > g_abs * (1 - 1e-6)).all())
         assert bool((cheap_weighted > weighted * (1 - 1e-6)).all())
         assert float(cheap_abs.sum()) > 1.05 * float(g_abs.sum())
     assert chosen(cheap, score="abs_of_mean") == chosen(one_shard, score="abs_of_mean")
 
 
-def test_statistics_are_smaller_than_gradients_by_the_block(
-    make_llama: Make, encoded: EncodedRows
-) -> None:
-    sent = [
-        sum(item[key].nbytes for item in stream(make_llama(), encoded, range(1), **options))
-        for key, options in (
-            ("gradient", {}), ("statistics", {"statistics_block_size": BLOCK_SIZE})
-        )
-    ]  # fmt: skip
-    assert sent[0] == sent[1] * BLOCK_SIZE**2 / 8  # four float64 a block for L^2 float32
+def test_statistics_are_smaller_than_gradients(make_llama: Make, encoded: EncodedRows) -> None:
+    gradients = stream(make_llama(), encoded, range(1))
+    statistics = stream(make_llama(), encoded, range(1), statistics_block_size=BLOCK_SIZE)
+    large = sum(part.gradient.nbytes for part in gradients)
+    small = sum(part.statistics.nbytes for part in statistics)
+    assert large == small * BLOCK_SIZE**2 / 8  # four float64 a block, for L^2 float32
 
 
-def test_only_the_shard_that_is_asked_sends_weights_and_bfloat16_ones_survive_the_journey(
+def test_one_shard_sends_weights_and_bfloat16_weights_are_restored(
     make_llama: Make, encoded: EncodedRows
 ) -> None:
     model = make_llama().bfloat16()
     with_weights = stream(model, encoded, range(2), with_weights=True)
     without = stream(make_llama().bfloat16(), encoded, range(2, 4))
-    assert all("weight" in item for item in with_weights)
-    assert not any("weight" in item for item in without)
-    assert all(isinstance(v, (np.ndarray, str)) for item in with_weights for v in item.values())
+    assert all(isinstance(part.weight, np.ndarray) for part in with_weights)
+    assert all(part.weight is None for part in without)
     for mine, theirs in zip(with_weights, without, strict=True):
-        assert mine["gradient"].dtype == np.float32
-        total = torch.tensor(mine["gradient"]) + torch.tensor(theirs["gradient"])
-        weight = model.get_submodule(mine["module"]).weight
+        assert mine.gradient.dtype == np.float32
+        total = torch.tensor(mine.gradient) + torch.tensor(theirs.gradient)
+        weight = model.get_submodule(mine.module).weight
         expected = block_statistics(total, weight, BLOCK_SIZE)
-        found = reduce_module([mine, theirs], BLOCK_SIZE)["statistics"]
+        found = reduce_module([mine, theirs], BLOCK_SIZE).statistics
         torch.testing.assert_close(torch.tensor(found), expected)
 
 
-def test_reducing_leaves_what_it_was_given_alone(make_llama: Make, encoded: EncodedRows) -> None:
-    items = stream(make_llama(), encoded, range(2), with_weights=True)[:1] * 2
-    for name in ("gradient", "weight"):
-        items[0][name].setflags(write=False)  # as what comes out of Ray's object store is
-    before, weight = items[0]["gradient"].copy(), items[0]["weight"].copy()
-    found = reduce_module(items, BLOCK_SIZE)["statistics"]
-    np.testing.assert_array_equal(items[0]["gradient"], before)
-    np.testing.assert_array_equal(items[0]["weight"], weight)
+def test_a_reduction_does_not_change_its_parts(make_llama: Make, encoded: EncodedRows) -> None:
+    part = stream(make_llama(), encoded, range(2), with_weights=True)[0]
+    for array in (part.gradient, part.weight):
+        array.setflags(write=False)  # like arrays from Ray's object store
+    before, weight = part.gradient.copy(), part.weight.copy()
+    found = reduce_module([part, part], BLOCK_SIZE).statistics
+    np.testing.assert_array_equal(part.gradient, before)
+    np.testing.assert_array_equal(part.weight, weight)
     np.testing.assert_allclose(found[1].sum(), 2 * np.abs(before.astype(np.float64)).sum())
 
 
-def test_warming_up_leaves_the_model_as_it_was(make_llama: Make, encoded: EncodedRows) -> None:
+def test_the_model_is_unchanged_afterwards(make_llama: Make, encoded: EncodedRows) -> None:
     model, before = make_llama(), make_llama()
     stream(model, encoded, range(2))
     for (name, parameter), other in zip(model.named_parameters(), before.parameters(), strict=True):
@@ -193,7 +189,7 @@ def test_warming_up_leaves_the_model_as_it_was(make_llama: Make, encoded: Encode
         assert parameter.requires_grad
 
 
-def test_every_step_is_announced(make_llama: Make, encoded: EncodedRows) -> None:
+def test_every_step_and_its_loss_are_reported(make_llama: Make, encoded: EncodedRows) -> None:
     losses: dict[int, float] = {}
     stream(make_llama(), encoded, range(1, 6, 2), on_step=losses.__setitem__)
     assert list(losses) == [1, 3, 5]
@@ -202,7 +198,7 @@ def test_every_step_is_announced(make_llama: Make, encoded: EncodedRows) -> None
 
 def test_a_loss_that_is_not_finite_names_its_step(make_llama: Make, encoded: EncodedRows) -> None:
     rows = replace(encoded, input_ids=encoded.input_ids.clone(), positions=encoded.positions + 100)
-    rows.row(PLAN.rows(3)[0])[0] = 99  # a token that no other row has
+    rows.row(PLAN.rows(3)[0])[0] = 99  # a token of this row only
     model = make_llama(tie_word_embeddings=False)
     model.model.embed_tokens.weight.data[99] = float("nan")
     named = re.escape(f"(rows {[100 + row for row in PLAN.rows(3)]} of data.train)")
@@ -212,10 +208,10 @@ def test_a_loss_that_is_not_finite_names_its_step(make_llama: Make, encoded: Enc
 
 
 @pytest.mark.parametrize("batching", ["padded", "prefix_packed"])
-def test_a_model_whose_layers_are_spread_sums_the_same_gradients(
+def test_a_model_with_spread_layers_has_the_same_gradients(
     make_llama: Make, encoded: EncodedRows, batching: str
 ) -> None:
-    """With accelerate's hooks at every layer, here all on one device: there are no others."""
+    """Every layer has accelerate's hooks; in this test they are all on the CPU."""
     from accelerate import dispatch_model
 
     spread = make_llama()
@@ -225,6 +221,6 @@ def test_a_model_whose_layers_are_spread_sums_the_same_gradients(
     steps = range(NUM_STEPS)
     found = stream(spread, encoded, steps, batching=batching)
     expected = stream(make_llama(), encoded, steps, batching=batching)
-    assert [item["module"] for item in found] == [item["module"] for item in expected]
+    assert [part.module for part in found] == [part.module for part in expected]
     for own, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(own["gradient"], other["gradient"])
+        np.testing.assert_array_equal(own.gradient, other.gradient)

@@ -1,4 +1,4 @@
-"""Claims about a warm-up that trains, against a plain loop in float64; see harness.py."""
+"""Claims about a trained warm-up, against a plain training loop in float64; see harness.py."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.ranks import free_port, run_ranks
 pytestmark = pytest.mark.slow
 
 HARNESS = Path(__file__).with_name("harness.py")
-NUM_STEPS, BATCH_SIZE, SEED = 4, 7, 3  # the harness's, like all of these
+NUM_STEPS, BATCH_SIZE, SEED = 4, 7, 3  # those of the harness, like the other constants
 BETAS, EPSILON, DECAY, CLIP = (0.9, 0.95), 1e-3, 0.1, 0.5
-RATES = (0.005, 0.01, 0.01, 0.01)  # a ramp of two steps, then constant
+RATES = (0.005, 0.01, 0.01, 0.01)  # two warm-up steps, then a constant rate
 TARGETS = ("q_proj", "k_proj", "v_proj")
 EXACT = [f"{ranks}-{stage}-float32" for ranks in (1, 2) for stage in (0, 1, 2, 3)]
 ROUNDED = [f"{ranks}-{stage}-bfloat16" for ranks in (1, 2) for stage in (0, 2, 3)]
@@ -36,7 +36,7 @@ def folder(
     make_llama: Callable[..., Any],
     make_encoded: Callable[..., EncodedRows],
 ) -> Path:
-    """The measurements, made by two ranks and by one, side by side."""
+    """The measurements of two ranks and of one."""
     folder = tmp_path_factory.mktemp("trained")
     make_llama().save_pretrained(folder / "model")
     for file in ("tokenizer.json", "tokenizer_config.json"):
@@ -50,7 +50,7 @@ def folder(
 
 @pytest.fixture(scope="module")
 def facts(folder: Path) -> dict[str, Any]:
-    """By number of ranks, stage and dtype."""
+    """The facts by number of ranks, ZeRO stage and dtype."""
     return {
         f"{ranks}-{name}": fact
         for ranks in (1, 2)
@@ -59,7 +59,7 @@ def facts(folder: Path) -> dict[str, Any]:
 
 
 def gradient(model: Any, encoded: EncodedRows, rows: list[int]) -> None:
-    """Of the mean over the targets of all rows, one row at a time."""
+    """Computes the gradient of the mean over the targets of all rows, one row at a time."""
     num_targets = sum(int(encoded.lengths[r] - encoded.prompt_lengths[r]) for r in rows)
     model.zero_grad()
     for row in rows:
@@ -70,7 +70,7 @@ def gradient(model: Any, encoded: EncodedRows, rows: list[int]) -> None:
 
 @pytest.fixture(scope="module")
 def reference(folder: Path, make_llama: Callable[..., Any]) -> dict[str, torch.Tensor]:
-    """Full fine-tuning in float64 by torch alone: the weights, and the sums before clipping."""
+    """The weights and the gradient sums before clipping of a full fine-tuning in float64."""
     encoded = load_tokens(folder / "tokens.safetensors", "training")
     assert encoded is not None
     model, plan = make_llama().double(), StepPlan(len(encoded), BATCH_SIZE, SEED)
@@ -91,7 +91,7 @@ def reference(folder: Path, make_llama: Callable[..., Any]) -> dict[str, torch.T
 
 
 def differences(folder: Path, name: str, reference: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The largest of a tensor's, norm over norm: of the sums and of the weights' changes."""
+    """The largest relative difference of a tensor, among sums and among changes of weights."""
     found = load_file(folder / f"{name}.safetensors")
     assert found.keys() == reference.keys()
     original = load_file(folder / "model" / "model.safetensors")
@@ -106,7 +106,7 @@ def differences(folder: Path, name: str, reference: dict[str, torch.Tensor]) -> 
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_a_trained_warm_up_is_full_fine_tuning_and_sums_the_gradients_that_it_saw(
+def test_a_trained_warm_up_is_a_full_fine_tuning_that_sums_its_gradients(
     folder: Path, reference: dict[str, torch.Tensor], name: str
 ) -> None:
     worst = differences(folder, name, reference)
@@ -115,7 +115,7 @@ def test_a_trained_warm_up_is_full_fine_tuning_and_sums_the_gradients_that_it_sa
 
 
 @pytest.mark.parametrize("name", ROUNDED)
-def test_in_bfloat16_it_is_that_but_for_rounding(
+def test_in_bfloat16_it_is_the_same_up_to_rounding(
     folder: Path, reference: dict[str, torch.Tensor], name: str
 ) -> None:
     worst = differences(folder, name, reference)
@@ -123,7 +123,7 @@ def test_in_bfloat16_it_is_that_but_for_rounding(
     assert worst["changes"] < 0.2
 
 
-def test_two_ranks_sum_what_one_sums(folder: Path) -> None:
+def test_two_ranks_have_the_sums_of_one(folder: Path) -> None:
     for stage in (0, 1, 2, 3):
         one, two = (load_file(folder / f"{n}-{stage}-float32.safetensors") for n in (1, 2))
         for key in one:
@@ -131,20 +131,20 @@ def test_two_ranks_sum_what_one_sums(folder: Path) -> None:
                 assert float((one[key] - two[key]).norm() / one[key].norm()) < 1e-5, key
 
 
-def test_gradients_were_clipped_and_their_sum_was_not(facts: dict[str, Any]) -> None:
+def test_gradients_were_clipped_but_not_their_sums(facts: dict[str, Any]) -> None:
     for name in EXACT:
         assert min(facts[name]["norms"]) > 2 * CLIP
 
 
 @pytest.mark.parametrize("name", [*EXACT, *ROUNDED])
-def test_it_goes_on_from_a_checkpoint_to_the_same_wherever_sums_are_and_whatever_is_recomputed(
+def test_it_resumes_exactly_with_sums_elsewhere_and_activation_checkpointing(
     facts: dict[str, Any], name: str
 ) -> None:
     assert facts[name]["resumed"] == 0
     assert facts[name]["again"]
 
 
-def test_the_kept_model_loads_as_a_plain_one_with_the_tuned_weights_in_its_dtype(
+def test_the_kept_model_loads_as_a_plain_model_with_the_new_weights_in_its_dtype(
     folder: Path,
 ) -> None:
     trained = load_file(folder / "2-3-bfloat16.safetensors")

@@ -1,0 +1,42 @@
+"""What shards and reductions of a warm-up send to each other, for one module at a time.
+
+Tensors are numpy arrays, which Ray's object store shares without copying.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ShardPart:
+    """A shard's gradients of one module: either the summed gradient, or block statistics of it.
+
+    Attributes:
+        module: The name of the module.
+        gradient: The summed gradient, (O, I) float32.
+        weight: The weight, from one shard only; bfloat16 values are sent as int16.
+        statistics: The block statistics of the summed gradient, (4, R, C) float64.
+    """
+
+    module: str
+    gradient: NDArray[Any] | None = None
+    weight: NDArray[Any] | None = None
+    statistics: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True)
+class ModuleStatistics:
+    """The entry of one module in the score table.
+
+    Attributes:
+        module: The name of the module.
+        statistics: The block statistics, (4, R, C) float64.
+    """
+
+    module: str
+    statistics: NDArray[Any]
