@@ -7,10 +7,8 @@ full, and smt, which writes blocks into weights, have weights of their own.
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +23,10 @@ from smt_ray.config.method import (
 )
 from smt_ray.data.batches import MicroBatch, step_micro_batches
 from smt_ray.data.encoding import EncodedRows
-from smt_ray.methods.lora import default_alpha
-from smt_ray.methods.registry import make_method
+from smt_ray.methods.full import FullMethod
+from smt_ray.methods.lora import LoraMethod, LoraSettings, default_alpha
+from smt_ray.methods.protocol import Method
+from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.inspect import count_parameters, find_eligible
 from smt_ray.smt.gradients import GradientAccumulator
 from smt_ray.smt.grid import common_block_size
@@ -165,10 +165,11 @@ def make_configurations(
         names: Which of ``NAMES``.
     """
     device = next(base.parameters()).device
+    methods: dict[str, Method] = {"full": FullMethod(), "smt": SmtMethod(selection)}
     own = {  # padded and packed steps share weights and optimizer
-        method: Trainee.of(_prepared(copy.deepcopy(base), method, {}, selection))
-        for method in ("full", "smt")
-        if any(name.startswith(method) for name in names)
+        name: Trainee.of(_prepared(copy.deepcopy(base), method))
+        for name, method in methods.items()
+        if any(configuration.startswith(name) for configuration in names)
     }
     made = {}
     for name in names:
@@ -178,8 +179,9 @@ def make_configurations(
         elif name == FLOOR:
             trainee = Trainee.of(_floor(_sharing_weights(base)))
         else:
-            settings = _lora_settings(_PEFT_DROPOUT if way == "padded" else 0.0)
-            trainee = Trainee.of(_prepared(_sharing_weights(base), method, settings, selection))
+            dropout = _PEFT_DROPOUT if way == "padded" else 0.0
+            adapted = LoraMethod(_lora_settings(dropout, use_dora=method == "dora"))
+            trainee = Trainee.of(_prepared(_sharing_weights(base), adapted))
         if way == "padded" and method != "smt":
             made[name] = Configuration(trainee, batching.collated, _model_loss(trainee), device)
         else:
@@ -213,26 +215,20 @@ def select(base: nn.Module, batching: Batching, steps: Sequence[Sequence[int]]) 
     return select_blocks(table, budget=DEFAULT_BUDGET)
 
 
-def _prepared(
-    model: nn.Module, method: str, settings: dict[str, Any], selection: Selection
-) -> nn.Module:
-    with tempfile.TemporaryDirectory() as folder:
-        if method == "smt":
-            path = Path(folder) / "selection.safetensors"
-            selection.save(path)
-            settings = {"selection": path}
-        make_method(method, settings).prepare(model, zero_stage=0)
+def _prepared(model: nn.Module, method: Method) -> nn.Module:
+    method.prepare(model, zero_stage=0)
     return model
 
 
-def _lora_settings(dropout: float) -> dict[str, Any]:
-    return {
-        "rank": DEFAULT_RANK,
-        "alpha": default_alpha(DEFAULT_RANK),
-        "dropout": dropout,
-        "target_modules": LORA_TARGET_MODULES,
-        "seed": 0,
-    }
+def _lora_settings(dropout: float, *, use_dora: bool) -> LoraSettings:
+    return LoraSettings(
+        rank=DEFAULT_RANK,
+        alpha=default_alpha(DEFAULT_RANK),
+        dropout=dropout,
+        target_modules=LORA_TARGET_MODULES,
+        use_dora=use_dora,
+        seed=0,
+    )
 
 
 def _sharing_weights(model: nn.Module) -> nn.Module:

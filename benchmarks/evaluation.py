@@ -22,7 +22,7 @@ from benchmarks.measuring import (
     machine_facts,
     machine_line,
     markdown_table,
-    model_spec,
+    model_of,
     set_up,
     spread,
     write_json,
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = _parser().parse_args(arguments)
     device = set_up(options)
     machine = machine_facts(device)
-    spec = model_spec(options)
+    spec = model_of(options)
     model, tokenizer = load_model(spec, device), load_tokenizer(spec)
     cases: dict[str, Any] = {}
     for case in options.cases:

@@ -129,11 +129,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def model_spec(options: argparse.Namespace) -> dict[str, Any]:
-    """The model that the options name, as :func:`smt_ray.models.load.load_model` takes it."""
+def model_of(options: argparse.Namespace) -> ModelConfig:
+    """The model that the options name."""
     if options.model == "builtin":
-        return ModelConfig(builtin="tiny", dtype=options.dtype).spec()
-    return ModelConfig(path=options.model, gguf_file=options.gguf_file, dtype=options.dtype).spec()
+        return ModelConfig(builtin="tiny", dtype=options.dtype)
+    return ModelConfig(path=options.model, gguf_file=options.gguf_file, dtype=options.dtype)
 
 
 def set_up(options: argparse.Namespace) -> torch.device:

@@ -29,7 +29,7 @@ from benchmarks.measuring import (
     interleave,
     machine_facts,
     machine_line,
-    model_spec,
+    model_of,
     set_up,
     write_json,
 )
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = _parser().parse_args(arguments)
     device = set_up(options)
     machine = machine_facts(device)
-    spec = model_spec(options)
+    spec = model_of(options)
     base = _first_layers(load_model(spec, device), options.layers).requires_grad_(False)
     tokenizer = load_tokenizer(spec)
     suites = options.suites or (BUILTIN_SUITES if options.model == "builtin" else tuple(SUITES))

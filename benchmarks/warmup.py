@@ -37,12 +37,14 @@ from smt_ray.cluster.resources import plan_processes
 from smt_ray.cluster.session import ray_session
 from smt_ray.config.load import load_config
 from smt_ray.config.run import RunConfig
-from smt_ray.methods.blocks import Preflight, check_model, skeleton_of
+from smt_ray.methods.blocks import check_blocks
+from smt_ray.models.load import load_skeleton
 from smt_ray.smt.scores import SCORES, ScoreTable
 from smt_ray.smt.selection import Selection, select_blocks
+from smt_ray.stages.jobs import WarmupJob
 from smt_ray.stages.plan import make_plan
 from smt_ray.stages.tokens import make_tokens
-from smt_ray.stages.warmup import run_warmup, warmup_job
+from smt_ray.stages.warmup import run_graph, warmup_job
 
 _FLOAT32, _FLOAT64 = 4, 8  # bytes
 _WEIGHT_BYTES = {"float32": 4, "bfloat16": 2}
@@ -143,23 +145,25 @@ def _measure(
 ) -> tuple[list[dict[Case, dict[str, float]]], dict[Case, ScoreTable]]:
     plan = make_plan(config)
     make_tokens(plan)
-    preflight = check_model(config, skeleton_of(plan))
+    blocks = check_blocks(config, load_skeleton(plan.model))
     tables: dict[Case, ScoreTable] = {}
     with ray_session():
         resources = plan_processes(config.resources, 1, cluster_nodes(), "warmup.num_shards")
-        job = warmup_job(plan, preflight, resources)
+        job = warmup_job(plan, blocks, resources)
 
         def run(case: Case, number: int) -> dict[str, float]:
             path = f"tables/{number}/{case}.safetensors"
-            found = _run(job | {**vars(case), "table": path}, preflight, resources)
+            warmup = config.warmup.model_copy(update=vars(case))
+            changed = config.model_copy(update={"warmup": warmup})
+            found = _run(replace(job, config=changed, table=path))
             with plan.storage.local(path) as file:
                 tables[case] = ScoreTable.load(file)
             return found | {
                 "bytes_moved": bytes_moved(
-                    preflight.shapes,
+                    blocks.shapes,
                     reduction=case.reduction,
                     num_shards=case.num_shards,
-                    block_size=preflight.table_block_size,
+                    block_size=blocks.table_block_size,
                     weight_bytes=_WEIGHT_BYTES[config.model.dtype],
                 )
             }
@@ -168,12 +172,12 @@ def _measure(
         return interleave(cases, options.rounds), tables
 
 
-def _run(job: dict[str, Any], preflight: Preflight, resources: Any) -> dict[str, float]:
+def _run(job: WarmupJob) -> dict[str, float]:
     board = make_board()
     ray.get(board.done.remote("nothing"))  # it has started
     with ProcessMemory() as memory:
         began = time.perf_counter()
-        run_warmup(job, list(preflight.shapes), resources, board)
+        run_graph(job, board)
         seconds = time.perf_counter() - began
     return {
         "seconds": seconds,

@@ -10,8 +10,12 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from smt_ray.cli import config, data, groups, results, run
+from smt_ray.cli.config import config
+from smt_ray.cli.data import check_data
 from smt_ray.cli.errors import exit_with
+from smt_ray.cli.groups import compare, tune
+from smt_ray.cli.results import evaluate, log, merge, report
+from smt_ray.cli.run import plan, run
 
 
 class _Commands(TyperGroup):
@@ -30,18 +34,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (
-    run.run,
-    run.plan,
-    groups.compare,
-    groups.tune,
-    results.evaluate,
-    data.check_data,
-    results.merge,
-    results.log,
-    results.report,
-    config.config,
-):
+for command in (run, plan, compare, tune, evaluate, check_data, merge, log, report, config):
     app.command(command.__name__.replace("_", "-"))(command)
 
 

@@ -62,4 +62,4 @@ def _encode(
         f"{name} rows: {counts.num_rows} with {counts.num_tokens} tokens"
         f" ({counts.num_truncated} truncated, {counts.num_dropped} dropped)"
     )
-    return encoded, RowCounts.model_validate(vars(counts))
+    return encoded, counts

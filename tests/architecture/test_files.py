@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ MAX_PIPELINE_LINES = 80
 # What is longer, how long it may be, and why. The numbers only ever go down.
 LONG_FILES: dict[str, tuple[int, str]] = {}
 LONG_FUNCTIONS: dict[str, tuple[int, str]] = {}
+MAX_FILES_A_FOLDER = 15
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "tools"}
 
 
@@ -55,6 +57,17 @@ def test_pipeline_scripts_are_short(sources: Any) -> None:
     scripts = {k: n for k, n in file_lengths(sources).items() if k.startswith("pipelines.")}
     assert scripts
     assert not {name: n for name, n in scripts.items() if n > MAX_PIPELINE_LINES}
+
+
+def test_no_folder_is_crowded(root: Path) -> None:
+    """A folder holds at most 15 files, besides the one that makes it a package."""
+    folders = Counter(
+        file.parent.relative_to(root)
+        for file in root.glob("smt_ray/**/*.py")
+        if file.name != "__init__.py"
+    )
+    assert folders
+    assert not {str(name): n for name, n in folders.items() if n > MAX_FILES_A_FOLDER}
 
 
 def test_no_file_or_folder_has_a_name_that_says_nothing(root: Path) -> None:

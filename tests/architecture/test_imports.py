@@ -37,7 +37,7 @@ LEAVES = {
     "documents": {"errors"},
     "smt": {"errors"},
     "artifacts": {"errors", "documents"},
-    "tracking": {"errors", "imports"},
+    "tracking": {"errors", "imports", "config", "documents"},
     "reporting": {"errors", "documents"},
 }
 

@@ -90,7 +90,7 @@ def test_peak_bytes_count_what_is_made_and_freed() -> None:
 
 @pytest.fixture
 def batching(make_encoded: Callable[..., EncodedRows]) -> Batching:
-    tokenizer = load_tokenizer(ModelConfig(builtin="tiny").spec())  # it pads, no more
+    tokenizer = load_tokenizer(ModelConfig(builtin="tiny"))  # it pads, no more
     return Batching(make_encoded(), tokenizer, num_rows=4, max_tokens=40)
 
 

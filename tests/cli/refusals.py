@@ -1,4 +1,4 @@
-"""What tests of refused commands share: what a line must name, and a stage to look at."""
+"""What tests of refused commands share: what a line must name, and stages that look finished."""
 
 from __future__ import annotations
 
@@ -6,9 +6,38 @@ from collections.abc import Callable
 from typing import Any
 
 from smt_ray.artifacts.stages import Stage
+from smt_ray.documents.base import Document
+from smt_ray.documents.run import Trainable
+from smt_ray.documents.stages import (
+    EvaluationSummary,
+    RankOutcome,
+    RowCounts,
+    SelectionSummary,
+    TokensSummary,
+    TrainingSummary,
+    WarmupSummary,
+)
 
 Refused = Callable[..., str]
-"""Runs a command that must be refused; gives its error line without ``error: ``."""
+"""Runs a command that must be refused; returns its error line without ``error: ``."""
+
+SUMMARIES: dict[str, Document] = {
+    "tokens": TokensSummary(training=RowCounts(num_rows=9)),
+    "warmup": WarmupSummary(num_modules=1, block_size=16, num_steps=1),
+    "selection": SelectionSummary(
+        num_blocks=1, block_size=16, num_trainable=256, num_base=1000, budget=0.256, margin=None,
+        score="l2", scope="global", counts={}, text="one block",
+    ),
+    "training": TrainingSummary(
+        num_steps=1,
+        outcome=RankOutcome(
+            metrics={}, trainable=Trainable(), num_ranks=1, zero_stage=2, dtype="float32",
+            optimizer="AdamW", device="cpu", kernel="sdpa", batching="padded",
+        ),
+    ),
+    "evaluation": EvaluationSummary(protocol="generate", tasks={}),
+}  # fmt: skip
+"""By kind of stage."""
 
 
 def assert_names(line: str, *parts: str) -> None:
@@ -16,8 +45,8 @@ def assert_names(line: str, *parts: str) -> None:
         assert part in line, f"{part!r} is not in: {line}"
 
 
-def finish(stage: Stage, file: str, summary: dict[str, Any]) -> str:
-    """Makes a stage look finished; gives the URI of its one artifact."""
+def finish(stage: Stage[Any], file: str) -> str:
+    """Makes a stage look finished; returns the URI of its one artifact."""
     stage.storage.write_bytes(stage.path(file), b"what was computed")
-    stage.publish([file], summary, 1.0)
+    stage.publish([file], SUMMARIES[stage.kind.name], 1.0)
     return stage.storage.uri(stage.path(file))

@@ -1,4 +1,4 @@
-"""merge, log, report and evaluate on runs that are not there, not trained, or damaged."""
+"""Claims about merge, log, report and evaluate on missing, untrained or damaged runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from smt_ray.artifacts.runs import RunFolder
+from smt_ray.config.load import apply_overrides
 from tests.cli.refusals import Refused, assert_names
 
 ON_RUNS = {
@@ -25,7 +26,7 @@ def test_an_unknown_run_is_refused(refused: Refused, trained: RunFolder, command
 
 
 @pytest.mark.parametrize("command", ON_RUNS)
-def test_a_storage_that_is_not_there_has_no_runs(refused: Refused, command: str) -> None:
+def test_a_missing_storage_has_no_runs(refused: Refused, command: str) -> None:
     line = refused(*ON_RUNS[command], "yours", "--storage", "nowhere")
     assert_names(line, "no such run in", "runs there: none")
 
@@ -72,8 +73,7 @@ def test_merge_overwrites_nothing(
 
 
 def test_log_of_a_run_without_tracking_is_refused(refused: Refused, trained: RunFolder) -> None:
-    config = trained.manifest()["config"]
-    config["tracking"]["enabled"] = False
+    config = apply_overrides(dict(trained.manifest().config), ["tracking.enabled=false"])
     trained.update(config=config)
     line = refused("log", "mine", "--storage", trained.storage.root)
     assert_names(line, "tracking.enabled: must be true", "got False")
@@ -87,7 +87,7 @@ def test_log_of_a_run_without_tracking_is_refused(refused: Refused, trained: Run
         (["--task", "boolq", "--run", "mine", "--data", "d"], ["d/dataset/boolq/test.json"]),
         (["--task", "boolq"], ["evaluate: needs exactly one of --run and --model"]),
         (["--task", "boolq", "--run", "mine", "--model", "m"], ["exactly one of"]),
-        (["--task", "boolq", "--run", "mine", "--adapter", "a"], ["--adapter: goes with --model"]),
+        (["--task", "boolq", "--run", "mine", "--adapter", "a"], ["--adapter: needs --model"]),
         (["--task", "tiny_arithmetic", "--model", "./m"], ["model.path: must be a folder"]),
         (
             ["--task", "tiny_arithmetic", "--model", "m", "--adapter", "a"],

@@ -1,4 +1,4 @@
-"""What was made before: damaged artifacts and names that are taken are refused, untouched."""
+"""Claims about earlier work: damaged artifacts and taken names are refused and left alone."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from tests.cli.refusals import Refused, assert_names, finish
 
 
 @pytest.mark.parametrize("harm", [b"what was", b"WHAT was computed", None])
-@pytest.mark.parametrize("stage", ["tokens", "selection", "training", "base", "tuned"])
+@pytest.mark.parametrize(
+    "stage", ["tokens", "selection", "training", "evaluation_base", "evaluation_tuned"]
+)
 def test_a_truncated_edited_or_missing_artifact_is_refused(
     refused: Refused, plan: RunPlan, finished: dict[str, str], stage: str, harm: bytes | None
 ) -> None:
     artifact = Path(finished[stage])
     artifact.write_bytes(harm) if harm is not None else artifact.unlink()
     line = refused("run", f"storage={plan.storage.root}", "name=mine")
-    assert_names(line, f"{artifact}: was truncated or edited", "delete", "to make it again")
+    assert_names(line, f"{artifact}: was truncated or edited", "delete", "to make the stage again")
     others = [Path(path) for name, path in finished.items() if name != stage]
     assert all(path.read_bytes() == b"what was computed" for path in others)
 
 
-def test_a_truncated_score_table_is_refused_where_it_is_needed(
+def test_a_truncated_score_table_is_refused_if_it_is_needed(
     refused: Refused, plan: RunPlan
 ) -> None:
-    artifact = finish(plan.warmup, "score_table.safetensors", {})
+    assert plan.warmup is not None
+    artifact = finish(plan.warmup, "score_table.safetensors")
     Path(artifact).write_bytes(b"what")
     line = refused("run", f"storage={plan.storage.root}")
     assert_names(line, f"{artifact}: was truncated or edited")
@@ -37,12 +40,14 @@ def test_a_truncated_score_table_is_refused_where_it_is_needed(
 def test_a_truncated_manifest_is_refused(
     refused: Refused, plan: RunPlan, finished: dict[str, str]
 ) -> None:
-    manifest = Path(plan.trained.uri) / "manifest.json"
+    manifest = Path(plan.training.uri) / "manifest.json"
     manifest.write_bytes(manifest.read_bytes()[:50])
     assert_names(refused("run", f"storage={plan.storage.root}"), f"{manifest}: cannot be read")
 
 
-def test_a_name_of_another_runs_work_is_refused(refused: Refused, trained: RunFolder) -> None:
+def test_the_name_of_a_run_with_another_config_is_refused(
+    refused: Refused, trained: RunFolder
+) -> None:
     root = trained.storage.root
     line = refused("run", f"storage={root}", "name=mine", "training.learning_rate=5e-4")
     assert_names(
@@ -50,7 +55,7 @@ def test_a_name_of_another_runs_work_is_refused(refused: Refused, trained: RunFo
     )
 
 
-def test_a_config_that_was_refused_leaves_its_name_free(refused: Refused, storage: Storage) -> None:
+def test_a_refused_config_does_not_take_its_name(refused: Refused, storage: Storage) -> None:
     named = ("run", f"storage={storage.root}", "name=mine")
     assert_names(refused(*named, "selection.block_size=48"), "selection.block_size: must divide")
     line = refused(*named, "selection.budget=0.9")

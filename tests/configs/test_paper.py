@@ -118,10 +118,10 @@ def test_shared_settings_are_the_published_ones() -> None:
     assert training.adam_betas == (0.9, 0.999)
     assert (config.model.dtype, data.prompt, data.overlong) == ("bfloat16", "legacy", "truncate")
     assert not data.train_on_inputs
-    assert config.evaluation.decoding() == {
-        "num_beams": 4, "repetition_penalty": 1.1, "max_new_tokens": 256, "lower_case": True,
-    }  # fmt: skip
-    assert config.evaluation.max_rows is None
+    evaluation = config.evaluation
+    assert (evaluation.num_beams, evaluation.repetition_penalty) == (4, 1.1)
+    assert (evaluation.max_new_tokens, evaluation.lower_case) == (256, True)
+    assert evaluation.max_rows is None
 
 
 @parametrize

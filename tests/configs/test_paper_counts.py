@@ -9,8 +9,9 @@ import pytest
 from torch import nn
 
 from smt_ray.config.load import load_config
-from smt_ray.methods.blocks import check_lora, check_model
-from smt_ray.methods.lora import find_targets, target_shapes
+from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.methods.blocks import check_blocks
+from smt_ray.methods.lora import LoraSettings, find_targets, target_shapes
 from smt_ray.methods.protocol import Counts
 from smt_ray.models.inspect import count_parameters
 from smt_ray.models.load import load_skeleton
@@ -64,15 +65,15 @@ BLOCK_SIZE = 256
 
 @cache
 def skeleton(model: str) -> nn.Module:
-    return load_skeleton({"architecture": ARCHITECTURES[model], "trust_remote_code": False})
+    return load_skeleton(ModelConfig(architecture=ARCHITECTURES[model]))
 
 
 def num_blocks(recipe: Recipe) -> int:
     """As many as the run's own check comes to."""
-    found = check_model(recipe.config, skeleton(recipe.model))
+    found = check_blocks(recipe.config, skeleton(recipe.model))
     assert found.block_size == BLOCK_SIZE
-    ((_, number),) = found.groups
-    return number
+    (ranking,) = found.rankings
+    return ranking.num_blocks
 
 
 def count(recipe: Recipe) -> Counts:
@@ -83,7 +84,7 @@ def count(recipe: Recipe) -> Counts:
     if recipe.method == "smt":
         num_trainable = num_blocks(recipe) * BLOCK_SIZE**2
     else:
-        rank = check_lora(recipe.config, skeleton(recipe.model))["rank"]
+        rank = LoraSettings.check(recipe.config, lambda: skeleton(recipe.model), None).rank
         num_trainable = num_factors(recipe, rank)
     return Counts(num_trainable, num_base, num_base + num_trainable)
 
@@ -116,14 +117,14 @@ def test_a_recipe_loads_with_its_architecture_inline(recipe: Recipe) -> None:
 def test_smt_trains_the_papers_blocks_and_percentage_of_the_base(recipe: Recipe) -> None:
     assert recipe.budget is not None
     assert num_blocks(recipe) == NUM_BLOCKS[recipe.model, recipe.budget]
-    assert round(count(recipe).summary()["percent_of_base"], 2) == recipe.budget
+    assert round(count(recipe).summary().percent_of_base, 2) == recipe.budget
 
 
 @pytest.mark.parametrize(
     "recipe", [recipe for recipe in RECIPES if str(recipe) in PRINTED], ids=str
 )
 def test_factors_are_the_papers_percentage_of_base_and_adapter(recipe: Recipe) -> None:
-    assert round(count(recipe).summary()["percent_of_total"], 2) == PRINTED[str(recipe)]
+    assert round(count(recipe).summary().percent_of_total, 2) == PRINTED[str(recipe)]
 
 
 @pytest.mark.parametrize("recipe", of_method("lora", "dora"), ids=str)
@@ -140,7 +141,7 @@ def test_a_models_factors_are_the_same_on_both_suites(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("recipe", of_method("full"), ids=str)
 def test_full_fine_tuning_trains_everything(recipe: Recipe) -> None:
-    assert count(recipe).summary()["percent_of_base"] == 100
+    assert count(recipe).summary().percent_of_base == 100
 
 
 def test_table_5s_percentage_of_lora_is_that_of_no_rank() -> None:
@@ -158,4 +159,4 @@ def test_the_document_has_every_count() -> None:
     for recipe in of_method("smt"):
         assert f"{recipe.budget} ({num_blocks(recipe):,})" in document
     for recipe in of_method("lora", "dora"):
-        assert f"{count(recipe).summary()['percent_of_total']:.3f}" in document
+        assert f"{count(recipe).summary().percent_of_total:.3f}" in document

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import typer
 
-from smt_ray import cli
+from smt_ray.cli.app import app
+from smt_ray.cli.arguments import split_arguments
 from smt_ray.config.comparison import load_comparison
 from smt_ray.config.load import load_config
 from smt_ray.config.search import load_search
@@ -67,13 +68,13 @@ def refusal(name: str, arguments: list[str], root: Path) -> str:
 
     CONFIG and NAME stand for the reader's own.
     """
-    command = typer.main.get_group(cli.app).commands.get(name)
+    command = typer.main.get_group(app).commands.get(name)
     if command is None:
         return f"no command {name}"
     try:
         command.make_context(name, list(arguments)).close()
         if name in LOAD and "CONFIG" not in arguments:
-            config, overrides = cli._split(arguments)
+            config, overrides = split_arguments(arguments)
             LOAD[name](config and root / config, overrides)
     except UsageError as error:
         return error.format_message()

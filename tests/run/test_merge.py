@@ -96,7 +96,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_model_is_loaded(
 
 
 @pytest.mark.parametrize("there", ["file", "full folder", "mount point"])
-def test_what_is_there_is_not_replaced(
+def test_an_existing_file_or_folder_is_not_replaced(
     storage: Storage, place: Path, monkeypatch: pytest.MonkeyPatch, there: str
 ) -> None:
     out = place / "out"
@@ -108,7 +108,9 @@ def test_what_is_there_is_not_replaced(
         (out / "model.safetensors").write_text("mine")
     if there == "mount point":
         monkeypatch.setattr(Path, "is_mount", lambda path: path == out)
-    with pytest.raises(UserError, match=r"--out: must be a new or empty folder; .* not there yet"):
+    with pytest.raises(
+        UserError, match=r"--out: must be a new or empty folder; .* does not exist yet"
+    ):
         merge_run(storage, "mine", out)
     assert os.listdir(place) == ["out"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -26,7 +25,7 @@ PREDICTION = {
     "index": 0, "prompt": "1 + 1?", "output": "it is 3", "extracted": "3", "expected": "2",
     "correct": False,
 }  # fmt: skip
-STAGES = ("selection", "training", "evaluation of base", "evaluation of tuned")
+STAGES = ("selection", "training", "evaluation_base", "evaluation_tuned")
 MODULE = "model.layers.0.self_attn.q_proj"
 
 
@@ -35,7 +34,7 @@ def run(tmp_path: Path) -> RunFolder:
     """A run whose stages are finished, made by hand."""
     run = RunFolder(Storage(str(tmp_path / "storage")), "mine")
     for place, kind in enumerate(STAGES):
-        run.add_stage(kind, f"{kind.split()[0]}-{place}", seconds=1.0, reused=False)
+        run.add_stage(kind, f"{kind.partition('_')[0]}-{place}", seconds=1.0, reused=False)
     storage = run.storage
     selection = Selection(
         block_size=4,
@@ -57,7 +56,7 @@ def run(tmp_path: Path) -> RunFolder:
         status="FINISHED", started_ms=0, ended_ms=1, config={"method": "smt"},
         tags={"method": "smt", "model": "some/model"}, datasets=[],
     )  # fmt: skip
-    storage.write_json(run.path("metrics.json"), {"name": "mine", "stages": {}, "tasks": {}})
+    storage.write_json(run.path("metrics.json"), {"name": "mine"})
     storage.write_bytes(run.path("config.yaml"), b"name: mine\n")
     return run
 
@@ -68,7 +67,7 @@ def test_the_contents_are_those_of_the_artifacts(run: RunFolder) -> None:
     assert (weight.name, weight.shape, weight.block_size) == (MODULE, (8, 12), 4)
     assert dict(zip(weight.blocks, weight.scores, strict=True)) == {(0, 1): 2.0, (1, 2): 1.0}
     assert [record["metrics"]["train/loss"] for record in contents.records] == [1.0, 0.5]
-    outputs = {who: found["sums"][0]["output"] for who, found in contents.predictions.items()}
+    outputs = {who: found["sums"][0].output for who, found in contents.predictions.items()}
     assert outputs == {"base": "before", "tuned": "after\u2028too"}
     assert contents.config_text == "name: mine\n"
     assert contents.status == "FINISHED"
@@ -119,7 +118,7 @@ def test_an_artifact_that_cannot_be_read_is_an_error_but_fails_no_run(
 
 @pytest.mark.parametrize("method", ["lora", "dora", "full"])
 def test_methods_without_a_selection_have_a_page_without_a_map(run: RunFolder, method: str) -> None:
-    stages: dict[str, Any] = dict(run.manifest()["stages"])
+    stages = dict(run.manifest().stages)
     del stages["selection"]
     run.update(stages=stages, tags={"method": method, "model": "some/model"})
     page = Path(write_report(run)).read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,22 @@ import pytest
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.run import RunConfig
-from smt_ray.run import record as run_record
-from smt_ray.run.snapshot import read_snapshot, start_arguments
-from smt_ray.stages.plan import RunPlan, make_plan
+from smt_ray.documents.run import Trainable
+from smt_ray.documents.stages import EvaluationSummary, RankOutcome, TaskSummary, TrainingSummary
+from smt_ray.run import record
+from smt_ray.run.snapshot import read_snapshot, read_start
+from smt_ray.stages.plan import RunPlan, evaluation_key, make_plan
+from smt_ray.tracking.connect import TRACKER
 from smt_ray.training.metrics_log import MetricsLog
 
-COUNTS = {
-    "num_trainable": 20, "num_base": 1000, "percent_of_base": 2.0, "percent_of_total": 1.96
-}  # fmt: skip
-SUMMARY = {"accuracy": 0.75, "interval": [0.5, 0.9], "num_unread": 1}
+COUNTS = Trainable(num_trainable=20, num_base=1000, percent_of_base=2.0, percent_of_total=1.96)
+OUTCOME = RankOutcome(
+    metrics={"train/loss": 0.5}, trainable=COUNTS, optimizer="torch.AdamW", num_ranks=1,
+    device="cpu", zero_stage=2, dtype="float32", batching="padded, 64 tokens", kernel="sdpa",
+)  # fmt: skip
+SUMMARY = TaskSummary(
+    num_rows=4, num_correct=3, num_unread=1, accuracy=0.75, interval=(0.5, 0.9), majority_share=0.5
+)
 
 
 @pytest.fixture
@@ -31,30 +39,32 @@ def plan(make_config: Callable[..., RunConfig]) -> RunPlan:
 def run(plan: RunPlan) -> RunFolder:
     """A run that has begun."""
     folder = RunFolder(plan.storage, plan.config.name)
-    run_record.begin(folder, plan)
+    record.begin(folder, plan)
     return folder
 
 
-def finish(run: RunFolder, plan: RunPlan, **more: Any) -> None:
+def finish(run: RunFolder, plan: RunPlan, **settings: Any) -> None:
     """Puts a training and two evaluations where a flow would."""
-    storage, stage = plan.storage, plan.trained
+    storage, stage = plan.storage, plan.training
     log = MetricsLog(storage, stage.path("metrics.jsonl"), 0)
     for step in (1, 2):
         log.add(step, {"train/loss": 1 / step})
     log.flush()
     storage.write_bytes(stage.path("adapter/smt_config.json"), b"{}")
-    done = {
-        "metrics": {"train/loss": 0.5}, "num_steps": 2, "optimizer": "torch.AdamW",
-        "num_ranks": 1, "device": "cpu", "zero_stage": 2, "dtype": "float32",
-        "batching": "padded, 64 tokens", "kernel": "sdpa", **more,
-    }  # fmt: skip
-    stage.publish(["metrics.jsonl", "adapter/smt_config.json"], done, 3.0)
+    summary = TrainingSummary(
+        num_steps=2,
+        method_settings=settings,
+        is_whole_model=plan.config.method == "full",
+        outcome=OUTCOME,
+    )
+    stage.publish(["metrics.jsonl", "adapter/smt_config.json"], summary, 3.0)
     run.add_stage("training", stage.name, seconds=3.0, reused=False)
     for who, evaluation in plan.evaluations.items():
-        evaluation.publish([], {"protocol": "generate", "tasks": {"boolq": SUMMARY}}, 1.0)
-        run.add_stage(f"evaluation of {who}", evaluation.name, seconds=1.0, reused=who == "base")
-    run_record.finish(run, plan, 4.0)
-    run_record.end(run, "FINISHED")
+        predictions = EvaluationSummary(protocol="generate", tasks={"boolq": SUMMARY})
+        evaluation.publish([], predictions, 1.0)
+        run.add_stage(evaluation_key(who), evaluation.name, seconds=1.0, reused=who == "base")
+    record.finish(run, plan, 4.0)
+    record.end(run, "FINISHED")
 
 
 def test_a_run_that_just_began_has_its_params_and_rows_and_nothing_else(
@@ -105,32 +115,30 @@ def test_two_snapshots_of_one_folder_are_equal(run: RunFolder, plan: RunPlan) ->
 
 
 def test_a_run_keeps_its_key_when_it_is_started_again(run: RunFolder, plan: RunPlan) -> None:
-    config = plan.config.model_dump(mode="json")
-    before = start_arguments(run, config)
+    before = read_start(run)
     finish(run, plan)
-    run.update(mlflow_run_id="abc")
-    run_record.begin(run, plan)
-    after = start_arguments(run, config)
-    assert before["run_id"] is None
-    assert after == {**before, "run_id": "abc"}
+    run.update(tracked={TRACKER: "abc"})
+    record.begin(run, plan)
+    assert before.run_id is None
+    assert read_start(run) == replace(before, run_id="abc")
 
 
 def test_a_finished_run_that_is_started_again_keeps_the_stages_that_are_still_its_own(
     run: RunFolder, plan: RunPlan, make_config: Callable[..., RunConfig]
 ) -> None:
     finish(run, plan)
-    before = run.manifest()["stages"]
-    run_record.begin(run, plan)
-    assert run.manifest()["stages"] == before
+    before = run.manifest().stages
+    record.begin(run, plan)
+    assert run.manifest().stages == before
     # Fewer evaluations are asked for now: what is no part of the run is no longer in its record.
     fewer = make_plan(make_config("evaluation.base_likelihood=false", "evaluation.base=false"))
     run.update(semantic=fewer.config.semantic_tree())
-    run_record.begin(run, fewer)
-    assert set(before) - set(run.manifest()["stages"]) == {"evaluation of base"}
+    record.begin(run, fewer)
+    assert set(before) - set(run.manifest().stages) == {"evaluation_base"}
     # Nor is what is no longer there.
-    plan.storage._fs.delete_file(plan.storage.key(plan.trained.path("manifest.json")))
-    run_record.begin(run, make_plan(fewer.config))
-    assert "training" not in run.manifest()["stages"]
+    plan.storage._fs.delete_file(plan.storage.key(plan.training.path("manifest.json")))
+    record.begin(run, make_plan(fewer.config))
+    assert "training" not in run.manifest().stages
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -139,9 +147,9 @@ def test_a_method_without_a_selection_says_what_it_trained(
 ) -> None:
     plan = make_plan(make_config("evaluation.base_likelihood=false", f"method={method}"))
     run = RunFolder(plan.storage, plan.config.name)
-    run_record.begin(run, plan)
-    lora = {"rank": 4, "alpha": 8, "dropout": 0.05, "target_modules": ["q_proj"], "seed": 0}
-    finish(run, plan, trainable=COUNTS, **({"lora": lora} if method == "lora" else {}))
+    record.begin(run, plan)
+    lora = {"rank": 4, "alpha": 8, "dropout": 0.05, "target_modules": ["q_proj"]}
+    finish(run, plan, **(lora if method == "lora" else {}))
     with read_snapshot(run) as snapshot:
         pass
     assert snapshot.final_metrics["trainable/parameters"] == 20

@@ -7,14 +7,14 @@ from collections.abc import Callable
 import pytest
 
 from smt_ray.artifacts.runs import RunFolder
-from smt_ray.cluster.board import Writer
+from smt_ray.cluster.writer import Writer
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.run import log
 from smt_ray.run import record as run_record
-from smt_ray.run.snapshot import read_snapshot, start_arguments
+from smt_ray.run.snapshot import read_snapshot, read_start
 from smt_ray.stages.plan import make_plan
-from smt_ray.tracking.connect import tracker_arguments
+from smt_ray.tracking.connect import tracker_settings
 from tests.ranks import free_port
 
 CANARY = "canary83b1f0"
@@ -35,15 +35,15 @@ def test_what_the_writer_says_of_a_server_that_is_away_has_no_password(
     run: RunFolder, make_config: Callable[..., RunConfig]
 ) -> None:
     config = make_config("tracking.enabled=true")
-    arguments = tracker_arguments(config, run.storage)
-    assert arguments is not None
-    assert CANARY in arguments["uri"]  # MLflow's own messages repeat it
-    writer = Writer(arguments)
-    assert writer.start_run(start_arguments(run, config.model_dump(mode="json"))) is None
+    settings = tracker_settings(config.tracking, run.storage.root)
+    assert settings is not None
+    assert CANARY in settings.uri  # MLflow's own messages repeat it
+    writer = Writer(settings)
+    assert writer.start_run(read_start(run)) is None
     with read_snapshot(run) as snapshot:
         sent = writer.finish(snapshot, timeout=30.0)
-    assert sent["sent"] is False
-    assert "somebody:***@127.0.0.1" in sent["error"]
+    assert sent.complete is False
+    assert "somebody:***@127.0.0.1" in sent.error
     assert CANARY not in str(sent)
 
 
