@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from smt_ray.config.run import RunConfig
-from smt_ray.methods.registry import make_method
+from smt_ray.methods.full import FullMethod
+from smt_ray.methods.lora import LoraMethod, LoraSettings
 from smt_ray.planning.activations import BatchShape, DryRun
 from smt_ray.planning.live_bytes import LiveBytes
 from smt_ray.planning.needs import MemoryNeeds
@@ -19,7 +20,6 @@ from smt_ray.training.recompute import recompute_activations
 
 Make = Callable[..., Any]
 SHAPES = {"packed": BatchShape(3, 17, 20, True), "padded": BatchShape(3, 17, 20, False)}
-LORA = {"rank": 4, "alpha": 8, "dropout": 0.1, "target_modules": ["q_proj", "up_proj"], "seed": 0}
 
 
 def prepare(model: Any, method: str, small_config: Callable[..., RunConfig]) -> None:
@@ -33,9 +33,11 @@ def prepare(model: Any, method: str, small_config: Callable[..., RunConfig]) -> 
         keys = ("model.architecture.num_key_value_heads=2", "selection.budget=0.08")
         needs = MemoryNeeds(small_config(*overrides, *shape, *heads, *keys), 1)
         needs.method.prepare(model, zero_stage=0)
+    elif method == "full":
+        FullMethod().prepare(model, zero_stage=0)
     else:
-        settings = LORA if method in ("lora", "dora") else {}
-        make_method(method, settings).prepare(model, zero_stage=0)
+        targets, use_dora = ["q_proj", "up_proj"], method == "dora"
+        LoraMethod(LoraSettings(4, 8, 0.1, targets, use_dora, seed=0)).prepare(model, zero_stage=0)
 
 
 def real_peak(model: Any, shape: BatchShape, checkpointing: bool) -> int:

@@ -66,5 +66,5 @@ def test_a_plan_is_within_a_twentieth_of_what_a_run_holds(
 ) -> None:
     report = plan_memory(validate_config(configs[index]))
     # Here the host's tensors are on the same device.
-    planned = report["configured"]["training_bytes"] + report.get("host_bytes", 0)
+    planned = report.configured.training_bytes + (report.host_bytes or 0)
     assert planned == pytest.approx(measured[index], rel=TOLERANCE)

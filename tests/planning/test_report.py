@@ -13,8 +13,9 @@ from smt_ray.config.load import load_config
 from smt_ray.config.run import RunConfig
 from smt_ray.data.batches import StepPlan
 from smt_ray.data.encoding import EncodedRows
+from smt_ray.documents.memory import Verdict
 from smt_ray.errors import UserError
-from smt_ray.methods.blocks import check_model
+from smt_ray.methods.blocks import check_blocks
 from smt_ray.models.load import load_skeleton
 from smt_ray.planning.needs import MemoryNeeds
 from smt_ray.planning.report import plan_memory
@@ -36,6 +37,12 @@ def small() -> Callable[..., RunConfig]:
     return lambda *overrides: load_config(None, [*SMALL, *overrides])
 
 
+def verdict(config: RunConfig, num_gpus: int, gpu_memory: int) -> Verdict:
+    found = plan_memory(config, num_gpus, gpu_memory).verdict
+    assert found is not None
+    return found
+
+
 @pytest.fixture(scope="module")
 def llama_7b() -> RunConfig:
     return load_config(CONFIGS / "llama_7b_commonsense_plan.yaml")
@@ -45,9 +52,9 @@ def test_llama_7b_has_the_papers_blocks_and_percentages(llama_7b: RunConfig) -> 
     needs = MemoryNeeds(llama_7b, 1)
     assert needs.counts.num_base == 6_738_415_616
     assert needs.counts.num_trainable == 864 * 256**2
-    assert needs.counts.summary()["percent_of_base"] == pytest.approx(0.84, abs=0.005)
-    preflight = check_model(llama_7b, load_skeleton(llama_7b.model.spec()))
-    assert sum(o * i for o, i in preflight.shapes.values()) == 24_576 * 256**2
+    assert needs.counts.summary().percent_of_base == pytest.approx(0.84, abs=0.005)
+    blocks = check_blocks(llama_7b, load_skeleton(llama_7b.model))
+    assert sum(o * i for o, i in blocks.shapes.values()) == 24_576 * 256**2
 
 
 @pytest.mark.parametrize(
@@ -58,27 +65,29 @@ def test_llama_7bs_factors_have_the_published_percentages(
 ) -> None:
     """LLM-Adapters' and DoRA's r = 32 (the papers print LoRA's as 0.83)."""
     needs = MemoryNeeds(llama_7b.model_copy(update={"method": method}), 1)
-    assert needs.counts.summary()["percent_of_total"] == pytest.approx(percent_of_total, abs=5e-4)
+    assert needs.counts.summary().percent_of_total == pytest.approx(percent_of_total, abs=5e-4)
 
 
 @pytest.mark.slow
 def test_llama_7b_fits_24_gib_with_smt_and_not_with_full_fine_tuning(llama_7b: RunConfig) -> None:
-    smt = plan_memory(llama_7b, 1, 24 * GIB)
-    assert smt["cheapest"]["bytes"] < 23 * GIB
-    assert not smt["cheapest"]["checkpointing"]
+    smt = verdict(llama_7b, 1, 24 * GIB).cheapest
+    assert smt is not None
+    assert smt.bytes < 23 * GIB
+    assert not smt.checkpointing
     full = plan_memory(llama_7b.model_copy(update={"method": "full"}), 4, 40 * 10**9)
     # The paper offloaded the optimizer to the CPU on 4 x 40 GB.
-    assert full["stages"][2]["total"] > 40 * 10**9
-    assert min(stage["total"] for stage in full["stages"][:2]) > 80 * GIB
+    assert full.stages[2].total > 40 * 10**9
+    assert min(stage.total for stage in full.stages[:2]) > 80 * GIB
 
 
 def test_parts_add_up_and_higher_stages_partition_more(small: Callable[..., RunConfig]) -> None:
     report = plan_memory(small("method=full", "model.dtype=bfloat16"), 4)
-    for stage in report["stages"]:
+    for stage in report.stages:
         parts = ("weights", "gradients", "optimizer", "buffers", "activations")
-        assert stage["total"] == sum(stage[part] for part in parts)
-        assert stage["checkpointed_total"] <= stage["total"]
-    assert report["num_gpus"] == 4
+        assert stage.total == sum(getattr(stage, part) for part in parts)
+        assert stage.checkpointed_total is not None
+        assert stage.checkpointed_total <= stage.total
+    assert report.num_gpus == 4
 
 
 def test_a_shard_sends_what_the_plan_says(
@@ -87,7 +96,8 @@ def test_a_shard_sends_what_the_plan_says(
 ) -> None:  # fmt: skip
     encoded, num_shards = make_encoded(), 2
     config = small(f"warmup.num_shards={num_shards}", "warmup.table_block_size=8")
-    moved = plan_memory(config)["warmup"]["moved"]
+    warmup = plan_memory(config).warmup
+    assert warmup is not None
 
     def sent(block_size: int | None) -> int:
         return sum(
@@ -102,7 +112,7 @@ def test_a_shard_sends_what_the_plan_says(
             for value in vars(part).values() if hasattr(value, "nbytes")
         )  # fmt: skip
 
-    assert moved == {"gradient": sent(None), "score": sent(8)}
+    assert warmup.traffic == {"gradient": sent(None), "score": sent(8)}
 
 
 def test_an_adapter_is_as_large_as_its_trained_values(
@@ -111,12 +121,12 @@ def test_an_adapter_is_as_large_as_its_trained_values(
     config = small("model={builtin: tiny}", "selection.budget=0.05")
     report = plan_memory(config)
     needs = MemoryNeeds(config, 1)
-    model = load_skeleton(config.model.spec()).to_empty(device="cpu")
+    model = load_skeleton(config.model).to_empty(device="cpu")
     needs.method.prepare(model, zero_stage=0)
     trained = {n: p.detach().float() for n, p in model.named_parameters() if p.requires_grad}
     needs.method.save(model, trained, tmp_path)
     written = sum(file.stat().st_size for file in tmp_path.iterdir())
-    assert report["adapter_bytes"] == pytest.approx(written, rel=0.1)
+    assert report.adapter_bytes == pytest.approx(written, rel=0.1)
 
 
 def test_a_warm_up_that_trains_is_full_fine_tuning_and_the_sums(
@@ -124,51 +134,53 @@ def test_a_warm_up_that_trains_is_full_fine_tuning_and_the_sums(
 ) -> None:
     trained = "warmup={mode: trained, num_shards: 1}"
     report = plan_memory(small(trained, "deepspeed.zero_stage=2"), 2)
-    full = plan_memory(small("method=full", "deepspeed.zero_stage=2"), 2)["stages"][2]["total"]
-    sums = report["warmup"]["sums"]
-    assert report["configured"]["warmup_bytes"] == full + sums
-    assert report["warmup"]["moved"] == {"gradient": sums}
+    full = plan_memory(small("method=full", "deepspeed.zero_stage=2"), 2).stages[2].total
+    assert report.warmup is not None
+    sums = report.warmup.sums
+    assert report.configured.warmup_bytes == full + sums
+    assert report.warmup.traffic == {"gradient": sums}
     host = small(trained, "deepspeed.zero_stage=2", "warmup.accumulate_on=host")
-    assert plan_memory(host, 2)["configured"]["warmup_bytes"] == full
+    assert plan_memory(host, 2).configured.warmup_bytes == full
 
 
 def test_groups_and_controls_are_planned_as_they_run(small: Callable[..., RunConfig]) -> None:
     targets = "warmup.target_modules=[q_proj, k_proj, v_proj, up_proj, down_proj]"
     groups = "selection={groups: {attention: 0.1, mlp: 0.05}, block_size: 8, score: magnitude}"
     report = plan_memory(small(targets, groups, "warmup.table_block_size=8"))
-    assert report["warmup"] is None
-    base = report["model"]["num_parameters"]
-    expected = sum(round(budget * base / 64) for budget in (0.1, 0.05))
-    assert report["blocks"]["num_chosen"] == expected
+    assert report.warmup is None
+    expected = sum(round(budget * report.num_parameters / 64) for budget in (0.1, 0.05))
+    assert report.blocks is not None
+    assert report.blocks.num_chosen == expected
 
 
 def test_rows_that_can_be_read_decide_the_size_of_a_micro_batch() -> None:
-    seen = plan_memory(load_config(None, ["method=full"]))["batch"]
-    assert seen["source"] == "as in the run's rows"
+    seen = plan_memory(load_config(None, ["method=full"])).batch
+    assert seen.source == "as in the run's rows"
     missing = ["method=full", "data.train=['not_there.json']"]
-    assumed = plan_memory(load_config(None, missing))["batch"]
-    assert assumed["source"] == "assumed, not read"
-    assert seen["num_tokens"] < assumed["num_tokens"] == 8 * 127
-    assert seen["row_length"] < assumed["row_length"] == 127
+    assumed = plan_memory(load_config(None, missing)).batch
+    assert assumed.source == "assumed, not read"
+    assert seen.num_tokens < assumed.num_tokens == 8 * 127
+    assert seen.row_length < assumed.row_length == 127
 
 
 def test_what_fits_nowhere_gets_the_smallest_setting_there_is(
     small: Callable[..., RunConfig],
 ) -> None:
-    report = plan_memory(small("method=full"), 2, GIB + 1000)
-    assert not report["fits"]
-    assert report["cheapest"] is None
-    assert report["smallest"]["bytes"] <= report["configured"]["bytes"]
-    assert plan_memory(small("method=full"), 2, 4 * GIB)["fits"]
+    found = verdict(small("method=full"), 2, GIB + 1000)
+    assert not found.fits
+    assert found.cheapest is None
+    assert found.smallest.bytes <= plan_memory(small("method=full"), 2).configured.bytes
+    assert verdict(small("method=full"), 2, 4 * GIB).fits
 
 
 def test_a_setting_that_fits_is_found_by_halving(small: Callable[..., RunConfig]) -> None:
     config = small("batching.max_tokens=304")
-    enough = plan_memory(config)["configured"]["bytes"]
-    report = plan_memory(config, 1, GIB + enough * 6 // 10)
-    assert not report["fits"]
-    assert report["cheapest"]["max_tokens"] < 304
-    assert report["cheapest"]["bytes"] <= enough * 6 // 10
+    enough = plan_memory(config).configured.bytes
+    found = verdict(config, 1, GIB + enough * 6 // 10)
+    assert not found.fits
+    assert found.cheapest is not None
+    assert found.cheapest.max_tokens < 304
+    assert found.cheapest.bytes <= enough * 6 // 10
 
 
 def test_a_model_whose_layers_cannot_be_recomputed_is_planned_without(
@@ -178,8 +190,9 @@ def test_a_model_whose_layers_cannot_be_recomputed_is_planned_without(
         "transformers.LlamaForCausalLM.supports_gradient_checkpointing", False, raising=False
     )
     report = plan_memory(small(), 1, GIB + 1000)
-    assert all("checkpointed_total" not in stage for stage in report["stages"])
-    assert not report["smallest"]["checkpointing"]
+    assert all(stage.checkpointed_total is None for stage in report.stages)
+    assert report.verdict is not None
+    assert not report.verdict.smallest.checkpointing
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from smt_ray.methods.blocks import EligibleBlocks, Ranking
 from smt_ray.planning.spread import spread_selection
 from smt_ray.smt.grid import BlockGrid
 from smt_ray.smt.selection import Selection
@@ -12,13 +13,14 @@ SHAPES = {"0.q": (8, 8), "0.k": (4, 8), "0.v": (4, 8), "1.q": (8, 8), "1.k": (4,
 
 
 def spread(count: int, scope: str = "global", **groups: int) -> Selection:
-    chosen = [(tuple(SHAPES), count)]
-    if groups:
-        chosen = [
-            (tuple(name for name in SHAPES if name.endswith(key)), number)
-            for key, number in groups.items()
-        ]
-    return spread_selection(SHAPES, chosen, block_size=2, num_base_parameters=1000, scope=scope)
+    rankings = [
+        Ranking(tuple(name for name in SHAPES if name.endswith(group)), number)
+        for group, number in (groups or {"": count}).items()
+    ]
+    blocks = EligibleBlocks(
+        SHAPES, num_parameters=1000, table_block_size=2, block_size=2, rankings=tuple(rankings)
+    )
+    return spread_selection(blocks, scope)
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 23, 50, 56])  # 56 are all there are
