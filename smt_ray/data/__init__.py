@@ -1,4 +1,4 @@
 """Data: sources -> rows -> prompts -> tokens -> batches.
 
-Each arrow is a value that can be printed, saved and tested alone.
+Each step returns a value that can be printed, saved and tested alone.
 """

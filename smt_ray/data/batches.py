@@ -1,8 +1,8 @@
-"""Which rows make a step, and how a step's rows become micro-batches on every rank.
+"""The rows of each step, and the micro-batches of a step on each rank.
 
-Both are pure functions of what every rank knows, so that ranks agree without talking. The order of
-rows is a function of (seed, epoch); the micro-batches of a step change neither its loss nor its
-gradient, since every token is weighted by the step's own number of targets.
+Both are pure functions of values that all ranks have, so ranks need not communicate. The order of
+rows is a function of (seed, epoch). Micro-batches do not change the loss or the gradient of a step,
+because every token is weighted by the number of targets of the step.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ class StepPlan:
     """The rows of every optimizer step.
 
     Attributes:
-        num_rows: Rows of an epoch.
-        batch_size: Rows of a step over all ranks; an epoch's last step has what is left.
-        seed: Of the order.
+        num_rows: The number of rows of an epoch.
+        batch_size: The number of rows of a step over all ranks; the last step of an epoch may have
+            fewer.
+        seed: The seed of the order.
     """
 
     num_rows: int
@@ -35,18 +36,18 @@ class StepPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one pass over the rows."""
+        """The number of steps of an epoch."""
         return -(-self.num_rows // self.batch_size)
 
     def num_steps(self, num_epochs: int | None, max_steps: int | None) -> int:
-        """Steps of a whole training; exactly one of the arguments is set."""
+        """The number of steps of a whole training; exactly one of the arguments is set."""
         if max_steps is not None:
             return max_steps
         assert num_epochs is not None
         return num_epochs * self.steps_per_epoch
 
     def rows(self, step: int) -> list[int]:
-        """The row indices of a step, counted from 0 on over epochs without end."""
+        """The indices of the rows of a step; steps are counted from 0 over all epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
         order = _epoch_order(self.num_rows, self.seed, epoch)
         return list(order[position * self.batch_size : (position + 1) * self.batch_size])
@@ -54,23 +55,23 @@ class StepPlan:
 
 @lru_cache(maxsize=4)
 def _epoch_order(num_rows: int, seed: int, epoch: int) -> tuple[int, ...]:
-    # The seed of torch's generator is 64 bits wide: room for any seed and epoch without collisions.
+    # The seed of torch's generator has 64 bits, so seeds and epochs do not collide.
     generator = torch.Generator().manual_seed((seed << 24) + epoch)
     return tuple(torch.randperm(num_rows, generator=generator).tolist())
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward: tokens, and a plan of (hidden position, target, weight) triples.
+    """The input of one forward pass: tokens, and (position, target, weight) triples.
 
     Attributes:
-        input_ids: (B, S) int64, padded on the right, where causal attention never looks; or a pack
-            (1, N).
-        positions: (P,) int64 indices into the B * S flattened hidden states.
-        targets: (P,) int64, the token each of them predicts.
-        weights: (P,) float32, each target's share of the loss.
-        position_ids: (1, N) int64, each token's place in its own row; of a pack.
-        rows: Where the rows of a pack lie; None where the batch is padded.
+        input_ids: The token ids: (B, S) int64 with padding on the right, which causal attention
+            does not look at, or a pack, (1, N) int64.
+        positions: The supervised positions, (P,) int64 indices into the flattened hidden states.
+        targets: The token that each position predicts, (P,) int64.
+        weights: The weight of each target in the loss, (P,) float32.
+        position_ids: The place of each token of a pack in its row, (1, N) int64.
+        rows: The layout of a pack; None for a padded batch.
     """
 
     input_ids: torch.Tensor
@@ -82,7 +83,7 @@ class MicroBatch:
 
     @classmethod
     def idle(cls, packed: bool) -> MicroBatch:
-        """One token and weight zero, for ranks that have nothing to do but must take part."""
+        """One token with weight zero, for ranks without rows, which must take part too."""
         zero = torch.zeros(1, dtype=torch.int64)
         nothing = cls(zero.view(1, 1), zero, zero, torch.zeros(1))
         if not packed:
@@ -90,28 +91,34 @@ class MicroBatch:
         return replace(nothing, position_ids=zero.view(1, 1), rows=PackedRows.whole([1]))
 
     def to(self, device: torch.device | str) -> MicroBatch:
-        """The same on another device."""
+        """The micro-batch on another device."""
+        ids = self.position_ids
         return replace(
             self,
-            **{f: v.to(device) for f, v in vars(self).items() if isinstance(v, torch.Tensor)},
+            input_ids=self.input_ids.to(device),
+            positions=self.positions.to(device),
+            targets=self.targets.to(device),
+            weights=self.weights.to(device),
+            position_ids=None if ids is None else ids.to(device),
         )
 
 
 def plan_micro_batches(
     lengths: Sequence[int], *, max_tokens: int, num_ranks: int
 ) -> list[list[list[int]]]:
-    """Divides a step's rows over ranks and micro-batches.
+    """Divides the rows of a step into padded micro-batches, with the same number on each rank.
 
     Args:
-        lengths: Tokens of each row of the step.
-        max_tokens: Tokens of a micro-batch, padding included; a longer row stands alone.
-        num_ranks: Ranks; all get the same number of micro-batches, some of them empty.
+        lengths: The number of tokens of each row.
+        max_tokens: The largest number of tokens of a micro-batch, padding included; a longer row is
+            alone in its micro-batch.
+        num_ranks: The number of ranks. Some micro-batches may be empty.
 
     Returns:
         ``plan[rank][micro_batch]`` = positions into ``lengths``.
     """
     longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    dealt = deal(longest_first, num_ranks)  # ranks get rows of like lengths
+    dealt = deal(longest_first, num_ranks)  # ranks get rows of similar lengths
     plan = [fill_batches(rows, lengths, max_tokens) for rows in dealt]
     most = max(map(len, plan))
     return [micro_batches + [[]] * (most - len(micro_batches)) for micro_batches in plan]
@@ -120,12 +127,13 @@ def plan_micro_batches(
 def fill_batches(
     longest_first: Sequence[int], lengths: Sequence[int], max_tokens: int
 ) -> list[list[int]]:
-    """Sequences, longest first, into padded batches: the first of each sets its width.
+    """Divides sequences into padded batches, whose width is the length of their first sequence.
 
     Args:
-        longest_first: Indices into ``lengths``, those of the longest first.
-        lengths: Tokens a sequence.
-        max_tokens: Tokens of a batch, padding included; a longer sequence stands alone.
+        longest_first: Indices into ``lengths``, sorted by length.
+        lengths: The number of tokens of each sequence.
+        max_tokens: The largest number of tokens of a batch, padding included; a longer sequence is
+            alone in its batch.
     """
     filled: list[list[int]] = []
     for index in longest_first:
@@ -143,8 +151,7 @@ def collate(
 
     Args:
         encoded: The tokenised rows.
-        rows: Which of them; none makes a batch of one token and weight zero, for ranks that have
-            nothing to do but must take part in the collectives.
+        rows: The indices of the rows; none for an idle micro-batch.
         token_weight: The weight of each target in the loss.
         train_on_inputs: Whether prompt tokens are targets.
     """
@@ -173,9 +180,9 @@ def collate_pack(
     train_on_inputs: bool,
     share_prefix: bool,
 ) -> MicroBatch:
-    """A pack; the arguments are :func:`collate`'s.
+    """A pack; the arguments are those of :func:`collate`.
 
-    A row's last token is only a target: nothing follows it, so it is not computed.
+    The last token of a row is only a target and not an input.
     """
     if not rows:
         return MicroBatch.idle(packed=True)
@@ -186,7 +193,7 @@ def collate_pack(
     for ids, row, place in zip(tokens, rows, places, strict=True):
         input_ids[place] = ids[:-1]
         chosen = encoded.targets(row, train_on_inputs)
-        # The state of the row's token t predicts its token t + 1.
+        # The hidden state of a row's token t predicts its token t + 1.
         positions.append(place[chosen - 1])
         targets.append(ids[chosen])
     weights = torch.full((sum(map(len, targets)),), token_weight, dtype=torch.float32)
@@ -204,19 +211,20 @@ def step_micro_batches(
     rank: int = 0,
     num_ranks: int = 1,
 ) -> list[MicroBatch]:
-    """One rank's micro-batches of a step.
+    """The micro-batches of a step on one rank.
 
-    The loss of the step is the sum over its targets divided by their number over all ranks. Ranks'
-    gradients are averaged, so each target weighs ``num_ranks`` / that number on its own rank.
+    The loss of a step is the mean over its targets on all ranks. The gradients of ranks are
+    averaged, so each target has the weight ``num_ranks`` / number of targets on its rank.
 
     Args:
         encoded: The tokenised rows.
-        rows: Those of the step.
-        mode: ``padded``, ``packed`` or ``prefix_packed``.
-        max_tokens: Tokens of a micro-batch; a longer row stands alone.
+        rows: The indices of the rows of the step.
+        mode: The batching mode: ``padded``, ``packed`` or ``prefix_packed``.
+        max_tokens: The largest number of tokens of a micro-batch; a longer row is alone in its
+            micro-batch.
         train_on_inputs: Whether prompt tokens are targets.
-        rank: This one.
-        num_ranks: Of how many.
+        rank: The number of this rank.
+        num_ranks: The number of ranks.
     """
     num_targets = int(encoded.num_targets(train_on_inputs)[list(rows)].sum())
     token_weight = num_ranks / num_targets
@@ -226,8 +234,8 @@ def step_micro_batches(
         make = partial(collate, encoded)
     else:
         share = mode == PREFIX_PACKED
-        fed = [encoded.row(row)[:-1].tolist() for row in rows]
-        plan = plan_packs(fed, max_tokens=max_tokens, num_ranks=num_ranks, share_prefix=share)
+        inputs: list[list[int]] = [encoded.row(row)[:-1].tolist() for row in rows]
+        plan = plan_packs(inputs, max_tokens=max_tokens, num_ranks=num_ranks, share_prefix=share)
         make = partial(collate_pack, encoded, share_prefix=share)
     return [
         make(

@@ -1,4 +1,4 @@
-"""Tokenised rows on disk: what the tokens stage holds and how workers read it."""
+"""Tokenised rows on disk: the file of the tokens stage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from smt_ray.data.encoding import EncodedRows
 
 _FIELDS = ("input_ids", "offsets", "prompt_lengths", "positions")
-_IS_TARGET = "is_target"  # of conversations alone
+_IS_TARGET = "is_target"  # only conversations have it
 
 
 def save_tokens(path: Path, sets: dict[str, EncodedRows]) -> None:
@@ -25,7 +25,7 @@ def save_tokens(path: Path, sets: dict[str, EncodedRows]) -> None:
 
 
 def load_tokens(path: Path, name: str) -> EncodedRows | None:
-    """Reads one set of rows, or None where the file has none of that name."""
+    """Reads one set of rows; None if the file has no set of that name."""
     tensors = load_file(path)
     if f"{name}.offsets" not in tensors:
         return None

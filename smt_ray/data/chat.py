@@ -1,12 +1,14 @@
-"""Conversations as token ids, by the tokenizer's chat template; what the assistant says is learned.
+"""Conversations as token ids, by the tokenizer's chat template; the assistant's turns are targets.
 
-A template is a program of which only the text is known. So a conversation is rendered up to each of
-the assistant's turns, once to the point where it is to speak and once with what it says: what lies
-between is the turn, its end marker included. A template that writes earlier turns otherwise when
-later ones follow (leaving out thoughts, say) cannot be cut like that, and is refused.
+A template is a program, of which only the resulting text is known. So a conversation is rendered
+twice for each turn of the assistant: up to the turn, with the template's prompt for it, and up to
+its end. The difference is the turn with its end marker. This does not work with a template that
+renders earlier turns differently when later ones follow (for example without thoughts), which is an
+error.
 
-The text is tokenised whole, as it will be when the model is asked, and the turns are found among
-its tokens. Pieces tokenised one by one would differ: many tokenizers put a space before any text.
+The text is tokenised as a whole, as it will be when the model is used, and the turns are found
+among its tokens. Separately tokenised pieces would differ, because many tokenizers put a space
+before every text.
 """
 
 from __future__ import annotations
@@ -21,18 +23,19 @@ from smt_ray.errors import UserError
 
 
 def encode_chat(tokenizer: Any, row: Row) -> tuple[list[int], list[range]]:
-    """A conversation's ids, and where the assistant speaks, which is what is learned.
+    """The token ids of a conversation, and the places of its targets.
 
     Args:
         tokenizer: A transformers tokenizer with a chat template and an EOS token.
-        row: With ``messages``, the last of them the assistant's.
+        row: A row with ``messages``, of which the assistant's is the last.
 
     Returns:
-        (S,) token ids, and the places of the targets: a span for each of the assistant's turns, EOS
-        included where the template ends turns with it. The last always ends so.
+        The token ids, and a range of places for each turn of the assistant. The range includes EOS
+        if the template ends turns with it; the last turn always ends with EOS.
 
     Raises:
-        UserError: The tokenizer has no chat template, or it refuses or rewrites the conversation.
+        UserError: The tokenizer has no chat template, or the template rejects the conversation or
+            renders earlier turns differently.
     """
     eos = tokenizer.eos_token_id
     text, turns = _turns(tokenizer, row.messages, f"data.train, row {row.position}")
@@ -42,9 +45,9 @@ def encode_chat(tokenizer: Any, row: Row) -> tuple[list[int], list[range]]:
     spans: list[range] = []
     for begin, end in turns:
         first, stop = places[begin], places[end]
-        if eos in ids[first:stop]:  # what follows EOS in a turn is never generated
+        if eos in ids[first:stop]:  # tokens after EOS are never generated
             stop = ids.index(eos, first) + 1
-        # Nothing precedes a row's first token, which a template may let the assistant say.
+        # A template may begin with the assistant, but the first token of a row has no prediction.
         spans.append(range(max(1, first), stop))
     last = spans.pop()
     ids = ids[: last.stop] if eos in ids[last.start : last.stop] else [*ids[: last.stop], eos]
@@ -52,16 +55,11 @@ def encode_chat(tokenizer: Any, row: Row) -> tuple[list[int], list[range]]:
 
 
 def _tokenise(tokenizer: Any, text: str, borders: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The text's ids, and how many of them stand before each border.
+    """The token ids of a text, and the number of tokens before each border.
 
-    The rule is that of prompts and completions (:mod:`smt_ray.data.encoding`): where a token of the
-    whole would reach over a border, what stands before the border and what follows it are tokenised
-    each on its own.
-
-    Args:
-        tokenizer: See :func:`encode_chat`.
-        text: A conversation, or a part of it.
-        borders: How many of its characters stand before each, ascending, above 0.
+    The rule is that of prompts and completions (:mod:`smt_ray.data.encoding`): if a token of the
+    whole text crosses a border, the texts before and after the border are tokenised separately.
+    Borders are given in characters, ascending, above 0.
     """
     ids, places = _places(tokenizer, text, borders)
     cuts = [border for border, place in zip(borders, places, strict=True) if place is None]
@@ -79,7 +77,7 @@ def _tokenise(tokenizer: Any, text: str, borders: Sequence[int]) -> tuple[list[i
 def _places(
     tokenizer: Any, text: str, borders: Sequence[int]
 ) -> tuple[list[int], list[int | None]]:
-    """As :func:`_tokenise`, of the text as a whole; None where a token reaches over a border."""
+    """Tokenises the text as a whole; the number of tokens is None if one crosses the border."""
     encoded = tokenizer(
         text, add_special_tokens=False, return_offsets_mapping=bool(tokenizer.is_fast)
     )
@@ -89,8 +87,8 @@ def _places(
     for border in borders:
         count = bisect_right(ends, border)
         if not count or ends[count - 1] != border:
-            # No token is known to end here, which need not mean that one reaches over: offsets may
-            # leave out spaces, and slow tokenizers have none. The text before the border tells.
+            # No token is known to end here. Still, none may cross the border: offsets may leave
+            # out spaces, and slow tokenizers have no offsets. So the text before is tokenised.
             before: list[int] = tokenizer(text[:border], add_special_tokens=False)["input_ids"]
             count = len(before)
             if ids[:count] != before:
@@ -103,25 +101,25 @@ def _places(
 def _turns(
     tokenizer: Any, messages: tuple[Message, ...], place: str
 ) -> tuple[str, list[tuple[int, int]]]:
-    """The text, and the characters from which and up to which the assistant speaks."""
+    """The text, and the first and last characters of the assistant's turns."""
     turns: list[tuple[int, int]] = []
     before = ""
     for turn in (i for i, message in enumerate(messages) if message.role == ASSISTANT):
-        opened = _render(tokenizer, messages[:turn], place, to_speak=True)
-        spoken = _render(tokenizer, messages[: turn + 1], place)
-        if not (opened.startswith(before) and spoken.startswith(opened) and spoken != opened):
+        prompt = _render(tokenizer, messages[:turn], place, add_prompt=True)
+        whole = _render(tokenizer, messages[: turn + 1], place)
+        if not (prompt.startswith(before) and whole.startswith(prompt) and whole != prompt):
             raise UserError(
                 place,
                 "the chat template must leave earlier turns as they are when later ones follow",
                 fix="split the conversation into rows of one answer each, or use another template",
             )
-        turns.append((len(opened), len(spoken)))
-        before = spoken
+        turns.append((len(prompt), len(whole)))
+        before = whole
     return before, turns
 
 
 def _render(
-    tokenizer: Any, messages: tuple[Message, ...], place: str, *, to_speak: bool = False
+    tokenizer: Any, messages: tuple[Message, ...], place: str, *, add_prompt: bool = False
 ) -> str:
     if not tokenizer.chat_template:
         raise UserError(
@@ -133,11 +131,11 @@ def _render(
         text: str = tokenizer.apply_chat_template(
             [message._asdict() for message in messages],
             tokenize=False,
-            add_generation_prompt=to_speak,
+            add_generation_prompt=add_prompt,
         )
-    except Exception as error:  # templates raise what they like
+    except Exception as error:  # a template can raise anything
         raise UserError(
-            place, f"the chat template refuses the conversation ({error})", got=_roles(messages)
+            place, f"the chat template rejects the conversation ({error})", got=_roles(messages)
         ) from error
     return text
 

@@ -1,9 +1,9 @@
-"""Prompts and completions as token ids: one rule for training and for evaluation.
+"""Prompts and completions as token ids, by the same rule for training and evaluation.
 
-A row is the prompt's ids (BOS where the tokenizer adds it), then the completion's, then EOS. The
-prompt is tokenised exactly as evaluation will tokenise it; the completion's ids are what follows it
-in the tokenised whole, so that no token of the completion differs from what the model would emit.
-Conversations are :mod:`smt_ray.data.chat`'s matter.
+A row consists of the ids of the prompt (with BOS if the tokenizer adds it), the ids of the
+completion, and EOS. The prompt is tokenised as in evaluation. The ids of the completion are those
+after the prompt in the tokenised whole text, as the model would generate them. Conversations are
+encoded by :mod:`smt_ray.data.chat`.
 """
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ import torch
 from smt_ray.data.chat import encode_chat
 from smt_ray.data.prompts import PromptForm, build_prompt
 from smt_ray.data.rows import Row
+from smt_ray.documents.stages import RowCounts
 from smt_ray.errors import UserError
 
 Spans = list[range]
-"""Places in a row, ascending, at least one: the tokens that it is learned for."""
+"""The places of a row's targets: ascending, at least one range."""
 
 _Encoded = tuple[Row, list[int], Spans]
-_CHUNK = 1024  # rows tokenised in one call: enough for the tokenizer's threads, little memory
+_CHUNK = 1024  # rows in one call: enough for the tokenizer's threads, with little memory
 
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Token ids of many rows, end to end.
+    """The token ids of many rows in one tensor.
 
     Attributes:
-        input_ids: (total tokens,) int32.
-        offsets: (N + 1,) int64; row i is ``input_ids[offsets[i]:offsets[i + 1]]``.
-        prompt_lengths: (N,) int32, tokens of row i's prompt: those before its first target.
-        positions: (N,) int32, where row i stands in the source, for messages.
-        is_target: (total tokens,) bool, False at each row's first; None where the targets are
-            everything after the prompt.
+        input_ids: The ids of all rows, (total tokens,) int32.
+        offsets: The beginning of each row, (N + 1,) int64; row i is
+            ``input_ids[offsets[i]:offsets[i + 1]]``.
+        prompt_lengths: The number of tokens before the first target of each row, (N,) int32.
+        positions: The position of each row in the source, (N,) int32, for error messages.
+        is_target: Whether a token is a target, (total tokens,) bool, False for the first token of
+            each row; None if all tokens after the prompts are targets.
     """
 
     input_ids: torch.Tensor
@@ -51,18 +53,18 @@ class EncodedRows:
         return self.prompt_lengths.numel()
 
     def row(self, index: int) -> torch.Tensor:
-        """Row ``index``'s token ids, (length,) int32."""
+        """The token ids of a row, (length,) int32."""
         return self.input_ids[self.offsets[index] : self.offsets[index + 1]]
 
     @cached_property
     def lengths(self) -> torch.Tensor:
-        """(N,) int64, tokens a row."""
+        """The number of tokens of each row, (N,) int64."""
         return self.offsets[1:] - self.offsets[:-1]
 
     def targets(self, index: int, train_on_inputs: bool) -> torch.Tensor:
-        """(P,) int64, ascending: the places in row ``index`` whose tokens the loss is summed over.
+        """The places of a row's targets, (P,) int64, ascending.
 
-        Place 0 is never one: nothing precedes it.
+        Place 0 is never a target, because no token precedes it.
         """
         first = 1 if train_on_inputs else max(1, int(self.prompt_lengths[index]))
         places = torch.arange(first, int(self.lengths[index]))
@@ -71,7 +73,7 @@ class EncodedRows:
         return places[self.is_target[self.offsets[index] + places]]
 
     def num_targets(self, train_on_inputs: bool) -> torch.Tensor:
-        """(N,) int64, tokens of each row that the loss is summed over."""
+        """The number of targets of each row, (N,) int64."""
         if self.is_target is None or train_on_inputs:
             first = torch.ones_like(self.prompt_lengths) if train_on_inputs else self.prompt_lengths
             return (self.lengths - first.clamp(min=1)).clamp(min=0)
@@ -79,32 +81,22 @@ class EncodedRows:
 
     @cached_property
     def _targets_before(self) -> torch.Tensor:
-        """(total tokens + 1,) int64: how many targets come before each token."""
+        """The number of targets before each token, (total tokens + 1,) int64."""
         assert self.is_target is not None
         return torch.cat([torch.zeros(1, dtype=torch.int64), self.is_target.cumsum(0)])
 
 
-@dataclass(frozen=True)
-class EncodingCounts:
-    """What encoding did: rows kept, those of them cut to ``max_length``, rows left out, tokens."""
-
-    num_rows: int
-    num_truncated: int
-    num_dropped: int
-    num_tokens: int
-
-
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:
-    """The prompt's ids: BOS by the tokenizer's own rule, never EOS."""
+    """The ids of a prompt, with BOS if the tokenizer adds it, and without EOS."""
     return encode_prompts(tokenizer, [text])[0]
 
 
 def encode_prompts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """:func:`encode_prompt` for many texts in one call."""
+    """The ids of many prompts, in one call; see :func:`encode_prompt`."""
     encoded: list[list[int]] = tokenizer(list(texts))["input_ids"]
     eos = tokenizer.eos_token
     return [
-        # Some tokenizers append EOS to whatever they are given; a prompt is not finished.
+        # Some tokenizers append EOS to every text, but a prompt is not finished.
         ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(eos) else ids
         for text, ids in zip(texts, encoded, strict=True)
     ]
@@ -113,11 +105,10 @@ def encode_prompts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 def encode_completion(
     tokenizer: Any, prompt: str, prompt_ids: Sequence[int], completion: str
 ) -> list[int]:
-    """The completion's ids after the prompt's, without EOS.
+    """The ids of a completion after its prompt, without EOS.
 
-    They are what the tokenised whole holds after the prompt; only where the whole would merge a
-    token across the border (so that the prompt's ids are not its beginning) is the completion
-    tokenised on its own.
+    They are the ids after the prompt in the tokenised whole text. If the prompt's ids are not the
+    beginning of that, because a token crosses the border, the completion is tokenised separately.
     """
     whole = encode_prompt(tokenizer, prompt + completion)
     return _after(tokenizer, whole, prompt_ids, completion)
@@ -141,17 +132,17 @@ def encode_rows(
     overlong: str = "truncate",
     train_on_inputs: bool = False,
     on_rows: Callable[[int], object] = lambda _done: None,
-) -> tuple[EncodedRows, EncodingCounts]:
+) -> tuple[EncodedRows, RowCounts]:
     """Tokenises rows for training.
 
     Args:
         tokenizer: A transformers tokenizer with an EOS token.
-        rows: The examples.
+        rows: The rows.
         prompt_form: See :func:`smt_ray.data.prompts.build_prompt`.
-        max_length: Tokens a row may have, prompt, completion and EOS together.
-        overlong: ``truncate`` cuts longer rows at ``max_length``; ``drop`` leaves them out.
-        train_on_inputs: Whether prompt tokens are targets too; a row without a target is left out.
-        on_rows: Called now and then with the number of rows that are done.
+        max_length: The largest number of tokens of a row: prompt, completion and EOS together.
+        overlong: ``truncate`` to cut longer rows at ``max_length``, ``drop`` to leave them out.
+        train_on_inputs: Whether prompt tokens are targets too. A row without a target is left out.
+        on_rows: A function that is called after every 1024 rows with the number of finished rows.
 
     Raises:
         UserError: The tokenizer has no EOS token, or no row is left.
@@ -183,8 +174,11 @@ def encode_rows(
             fix="raise data.max_length, or check the rows of data.train",
         )
     encoded = _pack(kept, targets, positions)
-    counts = EncodingCounts(
-        len(kept), num_truncated, len(rows) - len(kept), encoded.input_ids.numel()
+    counts = RowCounts(
+        num_rows=len(kept),
+        num_truncated=num_truncated,
+        num_dropped=len(rows) - len(kept),
+        num_tokens=encoded.input_ids.numel(),
     )
     return encoded, counts
 
@@ -192,7 +186,7 @@ def encode_rows(
 def _encode_chunk(
     tokenizer: Any, rows: Sequence[Row], prompt_form: PromptForm
 ) -> Iterator[_Encoded]:
-    """Each row, its ids and its targets' places, in the order of the rows."""
+    """Each row with its ids and the places of its targets, in the order of the rows."""
     plain = iter(_encode_plain(tokenizer, [r for r in rows if not r.messages], prompt_form))
     for row in rows:
         yield (row, *encode_chat(tokenizer, row)) if row.messages else next(plain)
@@ -210,7 +204,7 @@ def _encode_plain(
     )
     for row, ids, whole in zip(rows, prompt_ids, wholes, strict=True):
         completion = [*_after(tokenizer, whole, ids, row.output), tokenizer.eos_token_id]
-        first = max(1, len(ids))  # nothing precedes a row's first token
+        first = max(1, len(ids))  # the first token of a row has no prediction
         yield row, [*ids, *completion], [range(first, len(ids) + len(completion))]
 
 
@@ -219,7 +213,7 @@ def _pack(rows: list[list[int]], targets: list[Spans], positions: list[int]) -> 
     prompt_lengths = [
         min(spans[0].start, len(row)) for row, spans in zip(rows, targets, strict=True)
     ]
-    # Usually all that follows the prompt is learned, which its length says.
+    # Usually all tokens after the prompt are targets, and the length of the prompt is enough.
     plain = all(
         len(spans) == 1 and spans[0].stop >= len(row)
         for row, spans in zip(rows, targets, strict=True)
@@ -234,9 +228,9 @@ def _pack(rows: list[list[int]], targets: list[Spans], positions: list[int]) -> 
 
 
 def _mark(offsets: list[int], targets: list[Spans]) -> torch.Tensor:
-    """(total tokens,) bool: True at the rows' targets."""
+    """A mask that is True at the targets, (total tokens,) bool."""
     marked = torch.zeros(offsets[-1], dtype=torch.bool)
     for (start, end), spans in zip(pairwise(offsets), targets, strict=True):
-        for span in spans:  # of the whole row, which may have been cut
+        for span in spans:  # the row may have been cut after its spans were made
             marked[min(start + span.start, end) : min(start + span.stop, end)] = True
     return marked

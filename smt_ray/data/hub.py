@@ -1,4 +1,4 @@
-"""Rows from the Hugging Face hub: any dataset with LLM-Adapters' fields, or a published task's."""
+"""Rows from the Hugging Face hub: datasets with LLM-Adapters' fields, and published tasks."""
 
 from __future__ import annotations
 
@@ -16,13 +16,10 @@ _FIXES = {
 
 
 def read_hub_source(source: HubSource) -> list[Row]:
-    """Training rows of a dataset that has LLM-Adapters' fields.
-
-    Args:
-        source: The dataset.
+    """The training rows of a dataset that has LLM-Adapters' fields.
 
     Raises:
-        UserError: It cannot be loaded, is empty, or holds a bad row.
+        UserError: The dataset cannot be loaded, is empty, or holds a bad row.
     """
     name = source.hub
     try:
@@ -33,15 +30,15 @@ def read_hub_source(source: HubSource) -> list[Row]:
 
 
 def read_hub_task(name: str, *, training: bool) -> list[Row]:
-    """A published task's rows, from its original dataset.
+    """The rows of a published task, from its original dataset.
 
     Args:
-        name: The task.
-        training: Its training rows, or its test rows.
+        name: The name of the task.
+        training: Whether the training rows are read; otherwise the test rows.
 
     Raises:
-        UserError: There is no such dataset, it cannot be loaded, or its records have another form
-            than :mod:`smt_ray.data.hub_tasks` knows.
+        UserError: There is no such dataset, it cannot be loaded, or its records do not have the
+            form that :mod:`smt_ray.data.hub_tasks` expects.
     """
     field = "data.train" if training else "data.dir"
     fix = _FIXES[field]
@@ -70,7 +67,7 @@ def _load(name: str, config: str | None, split: str, revision: str | None) -> li
 
 
 def _not_loaded(field: str, name: str, error: Exception, fix: str = "") -> UserError:
-    """The library raises many kinds of errors, all about what the user asked for."""
+    """The error for a dataset; the library has many errors, all about what the user asked for."""
     reason = str(error).strip().split("\n")[0]
     return UserError(field, f"the hub dataset cannot be loaded ({reason})", got=name, fix=fix)
 
@@ -83,7 +80,7 @@ def _fields(records: list[Any], make: RowMaker, source: str, fix: str) -> list[F
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise UserError(
                 f"{source}, row {index}",
-                f"has another form than this dataset had ({type(error).__name__}: {error})",
+                f"must have the form that this dataset had ({type(error).__name__}: {error})",
                 got=sorted(record),
                 fix=fix,
             ) from error

@@ -1,14 +1,14 @@
-"""The published tasks' original datasets on the Hugging Face hub, mapped to LLM-Adapters' rows.
+"""The original datasets of the published tasks on the Hugging Face hub, as LLM-Adapters' rows.
 
-One entry a task: which dataset, which splits, and a pure function from a record to a row. The
-splits are those whose sizes LLM-Adapters' files have: validation where the test labels are hidden;
-all of MultiArith and SVAMP, whose halves on the hub are somebody's own; and for winogrande's
-training rows all six of its configurations, of which one holds the rows of others (160 + 640 +
-2,558 + 10,234 + 40,398 + 9,248 = 63,238).
+There is one entry for each task: its dataset, its splits, and a pure function from a record to a
+row. The splits are those that have as many rows as LLM-Adapters' files. If test labels are hidden,
+this is the validation split. MultiArith and SVAMP were split by those who uploaded them, and all of
+their splits are used. The training rows of winogrande are those of all six configurations, although
+one contains rows of others (160 + 640 + 2,558 + 10,234 + 40,398 + 9,248 = 63,238).
 
-Instructions and answers are LLM-Adapters'. So are commonsense outputs; its math outputs were
-written by a language model, here they are the datasets' own solutions. AddSub and SingleEq have no
-dataset with the published rows.
+Instructions, answers and commonsense outputs equal those of LLM-Adapters. A language model wrote
+the math outputs of LLM-Adapters; here they are the solutions in the datasets. AddSub and SingleEq
+have no dataset with the published rows.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ Fields = dict[str, str]
 RowMaker = Callable[[Record], Fields]
 Split = tuple[str | None, str]
 
-# Where a dataset's main branch is a script, which the datasets library no longer runs.
+# The branch of datasets whose main branch is a script, which the library no longer runs.
 _PARQUET = "refs/convert/parquet"
 _CALCULATION = re.compile(r"<<[^>]*>>")
 
 
 @dataclass(frozen=True)
 class HubTask:
-    """Where a task's rows come from.
+    """The dataset of a task.
 
     Attributes:
-        dataset: Its name on the hub.
-        row: A record of it as a row's fields.
-        test: (configuration, split) of the test rows; several are joined.
-        train: Likewise of the training rows; empty where every row is a test row.
-        revision: The branch to read; None for the main one.
-        float_answers: Whether test rows write a number as 18.0; training rows have it as it is.
+        dataset: The name on the hub.
+        row: A function from a record to the fields of a row.
+        test: The (configuration, split) of the test rows; several are joined.
+        train: The (configuration, split) of the training rows; empty if all rows are test rows.
+        revision: The branch to read; None for the main branch.
+        float_answers: Whether the answers of test rows have the form 18.0; those of training rows
+            are as in the dataset.
     """
 
     dataset: str
@@ -49,7 +50,7 @@ class HubTask:
     float_answers: bool = False
 
     def test_row(self, record: Record) -> Fields:
-        """A record as a test row's fields.
+        """The fields of a test row.
 
         Raises:
             LookupError, ValueError, TypeError, AttributeError: The record has another form.
@@ -68,16 +69,11 @@ def _choice(
 ) -> Fields:  # fmt: skip
     """A question with numbered texts to choose from.
 
-    Args:
-        question: What is asked, with its opening.
-        stem: What the texts are called: answer, ending, option, solution.
-        texts: What may be chosen.
-        right: The index of the right one, from 0.
-        between: What stands between two texts.
-        before_format: What stands before the answer format.
+    ``stem`` is the name of a text (answer, ending, option, solution), and ``right`` the index of
+    the right one.
     """
     if not 0 <= right < len(texts):
-        raise ValueError(f"no label of a text: {right}")  # -1 and the like hide a test label
+        raise ValueError(f"no label of a text: {right}")  # a hidden test label is -1, for example
     names = [f"{stem}{i}" for i in range(1, len(texts) + 1)]
     pairs = zip(names, texts, strict=True)
     listed = between.join(f"{name.capitalize()}: {text}" for name, text in pairs)
@@ -126,7 +122,7 @@ def _winogrande(record: Record) -> Fields:
 
 
 def _lettered(asked: str, record: Record) -> Fields:
-    """ARC and OpenBookQA: as many answers as there are, some with letters, some with numbers."""
+    """The form of ARC and OpenBookQA: any number of answers, labelled by letters or numbers."""
     choices = record["choices"]
     question = f"Please choose the correct answer to the question: {asked}"
     right = list(choices["label"]).index(record["answerKey"])
@@ -151,7 +147,7 @@ def _gsm8k(record: Record) -> Fields:
 
 
 def _aqua(record: Record) -> Fields:
-    # The published rows space every parenthesis of the options, those within one too.
+    # The published rows have spaces around every parenthesis, also within an option.
     options = "".join(f"({option}" for option in record["options"])
     options = options.replace("(", " (").replace(")", ") ")
     letter = record["correct"]

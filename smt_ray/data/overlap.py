@@ -1,4 +1,4 @@
-"""Test questions that stand in the training rows: what makes an accuracy say less than it seems."""
+"""Test questions that are also in the training rows, which makes an accuracy less meaningful."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class Overlap:
-    """A test row whose question a training row asks too.
+    """A test row whose question is also the question of a training row.
 
     Attributes:
-        index: Of the test row, from 0.
-        position: Of the first such training row, over all sources, from 0.
-        same_answer: Whether a training row gives the test row's answer to it.
+        index: The index of the test row, from 0.
+        position: The position of the first such training row, over all sources, from 0.
+        same_answer: Whether a training row gives the same answer to it.
     """
 
     index: int
@@ -32,15 +32,16 @@ def find_overlaps(
     test: Sequence[Row],
     same_answer: Callable[[str, str], bool] = operator.eq,
 ) -> list[Overlap]:
-    """The test rows whose question is a training row's, in their order.
+    """The test rows whose question is also in the training rows, in their order.
 
-    A question is instruction and input, or what a user says in one turn or in all; case, spaces and
-    punctuation make no difference. A conversation gives no short answer to compare.
+    A question is the instruction with the input. In a conversation it is a turn of the user, or all
+    of these turns together. Case, spaces and punctuation are ignored. Conversations have no short
+    answer to compare.
 
     Args:
         training: The rows that are trained on.
         test: The rows of a task.
-        same_answer: Whether a training row's answer is the expected one.
+        same_answer: A function that compares a training row's answer with the expected one.
     """
     asked: dict[str, list[Row]] = {}
     for row in training:
@@ -56,10 +57,10 @@ def find_overlaps(
 
 
 def question_keys(row: Row) -> list[str]:
-    """The key of each question that a row asks, once.
+    """The distinct keys of a row's questions.
 
-    A conversation's are its user's: a system prompt or a tool's output is no part of what a test
-    row asks. Each turn may be one, or all of them together.
+    A conversation has a key for each turn of the user, and one for all of these turns together.
+    System prompts and the outputs of tools are no questions.
     """
     if not row.messages:
         return [question_key(row)]
@@ -68,7 +69,7 @@ def question_keys(row: Row) -> list[str]:
 
 
 def question_key(row: Row) -> str:
-    """What two rows that ask the same have in common: the words of instruction and input."""
+    """The key of a question, which is the same for rows that ask the same: its words."""
     return _words(f"{row.instruction}\n{row.input}")
 
 

@@ -1,9 +1,8 @@
-"""Packs: rows one after the other without padding, tokens that rows begin with computed once.
+"""Packs: rows without padding, whose common prefixes are computed once.
 
-Rows of a pack that begin alike share what they begin with, and among them some may go on alike: a
-pack is a tree of segments, and a row is the segments on the way to where it ends. Whether that
-changes a row's loss is the attention's matter: it must show every row its own segments and no
-other.
+Rows with the same beginning share it, and groups of these rows may share more. So a pack is a tree
+of segments, and a row is the path of segments from the root to its end. The loss of a row stays the
+same if attention shows each row its own segments and no others.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ T = TypeVar("T")
 
 
 class Segment(NamedTuple):
-    """Tokens that follow each other in every row that has them.
+    """Consecutive tokens that the same rows have in common.
 
     Attributes:
-        parent: Index of the segment that comes before it in its rows; -1 for none.
-        start: Place of its first token in its rows, which is how many tokens come before.
-        length: Its tokens, at least one.
+        parent: The index of the segment before it in its rows; -1 for none.
+        start: The place of its first token in its rows.
+        length: The number of its tokens, at least one.
     """
 
     parent: int
@@ -34,82 +33,83 @@ class Segment(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Segments side by side that differ in their tokens alone.
+    """Adjacent segments with the same parent, start and length.
 
     Attributes:
-        first: Index of the first of them.
-        count: How many there are.
-        segment: What each of them is.
+        first: The index of the first of them.
+        num_segments: The number of segments.
+        segment: The parent, start and length of each.
     """
 
     first: int
-    count: int
+    num_segments: int
     segment: Segment
 
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Where the rows of a pack lie: its segments one after the other, parents before children."""
+    """The layout of a pack: its segments in order, parents before children."""
 
     segments: tuple[Segment, ...]
 
     @classmethod
     def whole(cls, lengths: Sequence[int]) -> PackedRows:
-        """Rows of which none begins as another does, by their tokens."""
+        """The layout of rows without common prefixes, by their numbers of tokens."""
         return cls(tuple(Segment(-1, 0, length) for length in lengths))
 
     def runs(self) -> Iterator[Run]:
-        """The segments, those that can be computed together as one."""
+        """Groups the segments that can be computed together."""
         first = 0
         for segment, equals in groupby(self.segments):
-            count = len(list(equals))
-            yield Run(first, count, segment)
-            first += count
+            num_segments = len(list(equals))
+            yield Run(first, num_segments, segment)
+            first += num_segments
 
     def offsets(self) -> list[int]:
-        """The pack's position where each segment begins, and the end."""
+        """The position in the pack where each segment begins, and the end of the pack."""
         return list(accumulate((segment.length for segment in self.segments), initial=0))
 
     def position_ids(self) -> torch.Tensor:
-        """Each token's place in its own rows, (N,) int64."""
+        """The place of each token in its rows, (N,) int64."""
         return torch.cat([torch.arange(s.start, s.start + s.length) for s in self.segments])
 
 
-def common_prefix(rows: Sequence[Sequence[int]]) -> int:
-    """Number of tokens that all rows begin with."""
-    # Of sorted sequences the first and the last differ earliest.
+def common_prefix(rows: Sequence[list[int]]) -> int:
+    """The number of tokens that all rows begin with."""
+    # The smallest and the largest row differ no later than any two rows.
     first, last = min(rows), max(rows)
     shorter = min(len(first), len(last))
     return next((i for i in range(shorter) if first[i] != last[i]), shorter)
 
 
-def _shared(rows: Sequence[Sequence[int]]) -> list[int]:
-    """What each row begins with as the one before it does, in tokens; of sorted rows.
+def _shared(rows: Sequence[list[int]]) -> list[int]:
+    """The length of the common prefix of each sorted row and the row before it.
 
-    So a row adds its length less that to a pack: no row before has more in common with it.
+    No earlier row has a longer prefix in common with it. So in a pack, a row adds as many tokens as
+    it has after this prefix.
     """
     return [0, *(common_prefix(rows[i - 1 : i + 1]) for i in range(1, len(rows)))]
 
 
 def plan_packs(
-    rows: Sequence[Sequence[int]], *, max_tokens: int, num_ranks: int, share_prefix: bool
+    rows: Sequence[list[int]], *, max_tokens: int, num_ranks: int, share_prefix: bool
 ) -> list[list[list[int]]]:
-    """Divides a step's rows into packs, balanced over ranks and equal in number on each.
+    """Divides the rows of a step into packs, with the same number of packs on each rank.
 
-    Rows in the order of their tokens have neighbours that share the most; a pack is a run of them.
-    There are as few packs as ``max_tokens`` allows, rounded up to a multiple of the ranks, and the
-    largest of them is as small as can be.
+    Rows that share the most tokens are adjacent when rows are sorted; a pack is a range of sorted
+    rows. There are as few packs as ``max_tokens`` allows, rounded up to a multiple of the ranks.
+    The largest pack is as small as possible.
 
     Args:
-        rows: The tokens that each row feeds to the model.
-        max_tokens: Tokens of a pack; a longer row stands alone.
-        num_ranks: Ranks; all get the same number of packs, some of them empty.
-        share_prefix: Whether a pack's common prefix is computed once.
+        rows: The tokens of each row that are input of the model.
+        max_tokens: The largest number of tokens of a pack; a longer row is alone in its pack.
+        num_ranks: The number of ranks. Some packs may be empty.
+        share_prefix: Whether common prefixes are computed once.
 
     Returns:
         ``plan[rank][pack]`` = positions into ``rows``.
     """
-    order = sorted(range(len(rows)), key=lambda i: (tuple(rows[i]), i))
+    order = sorted(range(len(rows)), key=lambda i: (rows[i], i))
     sizes = _Sizes([rows[i] for i in order], share_prefix)
     wanted = -(-len(sizes.cut(max_tokens)) // num_ranks) * num_ranks
     runs = sizes.cut(_smallest(sizes, wanted, max_tokens))
@@ -119,7 +119,7 @@ def plan_packs(
 
 
 def deal(largest_first: Sequence[T], num_ranks: int) -> list[list[T]]:
-    """Deals out to ranks back and forth, so that all get as much."""
+    """Distributes items over ranks back and forth, which balances their sizes."""
     dealt: list[list[T]] = [[] for _ in range(num_ranks)]
     for position, item in enumerate(largest_first):
         lap, seat = divmod(position, num_ranks)
@@ -128,19 +128,19 @@ def deal(largest_first: Sequence[T], num_ranks: int) -> list[list[T]]:
 
 
 class _Sizes:
-    """Sizes of runs of sorted rows, when packed."""
+    """The sizes of packs of sorted rows."""
 
-    def __init__(self, rows: list[Sequence[int]], share_prefix: bool) -> None:
+    def __init__(self, rows: list[list[int]], share_prefix: bool) -> None:
         self.lengths = [len(row) for row in rows]
         self.longest = max(self.lengths)
         self.shared = _shared(rows) if share_prefix else [0] * len(rows)
 
     def of(self, run: range) -> int:
-        """Tokens of the pack that a run makes."""
+        """The tokens of a pack."""
         return sum(self.lengths[i] for i in run) - sum(self.shared[i] for i in run[1:])
 
     def cut(self, limit: int) -> list[range]:
-        """The fewest runs of at most ``limit`` tokens: each takes what it can (sizes only grow)."""
+        """The fewest packs of at most ``limit`` tokens: each takes rows until it is full."""
         runs: list[range] = []
         start = total = 0
         for i, length in enumerate(self.lengths):
@@ -154,7 +154,7 @@ class _Sizes:
 
 
 def _smallest(sizes: _Sizes, num_packs: int, limit: int) -> int:
-    """The smallest limit that needs no more than so many packs."""
+    """The smallest limit for which ``num_packs`` packs are enough."""
     low, high = min(sizes.longest, limit), limit
     while low < high:
         middle = (low + high) // 2
@@ -166,63 +166,62 @@ def _smallest(sizes: _Sizes, num_packs: int, limit: int) -> int:
 
 
 def pack_rows(
-    rows: Sequence[Sequence[int]], *, share_prefix: bool
+    rows: Sequence[list[int]], *, share_prefix: bool
 ) -> tuple[PackedRows, list[torch.Tensor]]:
-    """Lays rows out as a tree of segments.
+    """The layout of a pack.
 
     Args:
-        rows: The tokens that each row feeds to the model.
-        share_prefix: Whether what rows begin with alike is one segment.
+        rows: The tokens of each row that are input of the model.
+        share_prefix: Whether common prefixes become common segments.
 
     Returns:
         The layout, and for each row the positions (S,) int64 of its tokens in the pack.
     """
     if share_prefix:
         order = sorted(range(len(rows)), key=lambda i: rows[i])
-        ways, segments = _grow([rows[i] for i in order])
+        paths, layout = _make_tree([rows[i] for i in order])
     else:
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        ways = [[place] for place in range(len(rows))]
-        segments = PackedRows.whole([len(rows[i]) for i in order]).segments
-    layout = PackedRows(tuple(segments))
+        paths = [[place] for place in range(len(rows))]
+        layout = PackedRows.whole([len(rows[i]) for i in order])
     starts = layout.offsets()
     positions = [
-        torch.cat([torch.arange(starts[index], starts[index + 1]) for index in way])
-        for _, way in sorted(zip(order, ways, strict=True))
+        torch.cat([torch.arange(starts[index], starts[index + 1]) for index in path])
+        for _, path in sorted(zip(order, paths, strict=True))
     ]
     return layout, positions
 
 
-def _grow(rows: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[Segment]]:
-    """The way of each of some sorted rows through segments, and the segments."""
+def _make_tree(rows: Sequence[list[int]]) -> tuple[list[list[int]], PackedRows]:
+    """The path of each sorted row through the segments, and the segments."""
     shared = _shared(rows)
-    ways: list[list[int]] = [[] for _ in rows]
+    paths: list[list[int]] = [[] for _ in rows]
     segments: list[Segment] = []
-    # Rows that are alike so far, breadth first: so children of one segment lie together.
-    alike = deque([(range(len(rows)), -1, 0)])
-    while alike:
-        run, parent, start = alike.popleft()
-        end = _end(run, rows, shared)
+    # Groups of rows with a common prefix, breadth first, so that siblings are adjacent.
+    groups = deque([(range(len(rows)), -1, 0)])
+    while groups:
+        group, parent, start = groups.popleft()
+        end = _end(group, rows, shared)
         if end > start:
             segments.append(Segment(parent, start, end - start))
             parent = len(segments) - 1
-            for i in run:
-                ways[i].append(parent)
-        branches = _branches(run, rows, shared, end)
+            for i in group:
+                paths[i].append(parent)
+        branches = _branches(group, rows, shared, end)
         branches.sort(key=lambda branch: _end(branch, rows, shared))  # for PackedRows.runs
-        alike.extend((branch, parent, end) for branch in branches)
-    return ways, segments
+        groups.extend((branch, parent, end) for branch in branches)
+    return paths, PackedRows(tuple(segments))
 
 
-def _end(run: range, rows: Sequence[Sequence[int]], shared: Sequence[int]) -> int:
-    """Number of tokens that all rows of a run begin with."""
+def _end(run: range, rows: Sequence[list[int]], shared: Sequence[int]) -> int:
+    """The number of tokens that all rows of a range begin with."""
     return min((shared[i] for i in run[1:]), default=len(rows[run.start]))
 
 
 def _branches(
-    run: range, rows: Sequence[Sequence[int]], shared: Sequence[int], end: int
+    run: range, rows: Sequence[list[int]], shared: Sequence[int], end: int
 ) -> list[range]:
-    """Runs of the rows that go on after ``end``, cut where rows have no more in common."""
+    """Ranges of rows that are longer than ``end`` and have more in common."""
     longer = [i for i in run if len(rows[i]) > end]
     starts = [i for i in longer if i == longer[0] or shared[i] == end]
     return [range(*pair) for pair in pairwise([*starts, run.stop])] if starts else []
@@ -231,14 +230,14 @@ def _branches(
 def merge_targets(
     positions: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Equal (position, target) pairs as one with the sum of their weights.
+    """Merges equal pairs of position and target, and adds their weights.
 
-    Rows that share a prefix share its targets too where prompts are trained on.
+    If prompts are trained on, rows that share a prefix also share its targets.
 
     Args:
-        positions: (Q,) int64.
-        targets: (Q,) int64, below 2^31.
-        weights: (Q,) float32.
+        positions: The positions in the pack, (Q,) int64.
+        targets: The token ids, (Q,) int64, below 2^31.
+        weights: The weights in the loss, (Q,) float32.
     """
     pairs, place = torch.unique((positions << 31) | targets, return_inverse=True)
     merged = torch.zeros(len(pairs), dtype=weights.dtype).index_add_(0, place, weights)

@@ -1,9 +1,8 @@
-"""Rows as prompts: the clean Alpaca form, and the published one with its stray spaces.
+"""Rows as prompts: the clean Alpaca form, and the published form with its extra spaces.
 
-LLM-Adapters builds its prompts in an indented triple-quoted string, so that its models were trained
-and evaluated on text with 16 spaces before most lines, and not quite the same text in both.
-``legacy`` reproduces that to the byte, for comparison with published numbers; ``clean`` is what was
-meant.
+LLM-Adapters writes its prompts in an indented triple-quoted string. So its models were trained and
+evaluated on text with 16 spaces before most lines, and the two texts differ slightly. ``legacy``
+reproduces that to the byte, for comparison with published numbers. ``clean`` has no extra spaces.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ _INDENT = " " * 16
 
 
 def build_prompt(row: Row, form: PromptForm = "clean", purpose: Purpose = "training") -> str:
-    """The text that the row's output completes.
+    """The text before the output of a row.
 
     Args:
-        row: The example; a non-empty ``input`` gets a section of its own.
-        form: ``clean`` or ``legacy`` (the published text, to the byte).
-        purpose: The legacy form differs between training and evaluation; the clean form does not.
+        row: The row; an ``input`` that is not empty has its own section.
+        form: The form: ``clean``, or ``legacy`` for the published text.
+        purpose: The purpose, which changes the legacy form only.
     """
     if form == "clean":
         return _clean(row)
@@ -44,7 +43,7 @@ def _clean(row: Row) -> str:
 
 def _legacy(row: Row, purpose: Purpose) -> str:
     training = purpose == "training"
-    # One stray space more in training, and one less where the row has an input.
+    # Training has one more extra space, and a row with an input has one less.
     strays = " " * (1 + training - bool(row.input))
     head = f"{_TASK}{_PAIRED if row.input else ''}. {_REQUEST}{strays}"
     # The empty lines between the sections are indented in training and empty in evaluation.
@@ -53,5 +52,5 @@ def _legacy(row: Row, purpose: Purpose) -> str:
     if row.input:
         lines += [between, f"{_INDENT}### Input:", f"{_INDENT}{row.input}"]
     lines += [between, f"{_INDENT}### Response:"]
-    # Both forms end with a new line and the indentation of the line that the output stands on.
+    # Both end with a new line and the indentation of the output.
     return "\n".join(lines) + "\n" + _INDENT

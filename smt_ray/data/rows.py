@@ -1,4 +1,4 @@
-"""One example, in LLM-Adapters' layout or a conversation, checked by file, row and field."""
+"""Rows: an instruction with its output in LLM-Adapters' layout, or a conversation."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Message(NamedTuple):
     """One turn of a conversation.
 
     Attributes:
-        role: system, user, assistant or tool.
-        content: What is said.
+        role: The speaker: system, user, assistant or tool.
+        content: The text.
     """
 
     role: str
@@ -26,16 +26,16 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An instruction and the text that answers it.
+    """An instruction and its output.
 
     Attributes:
-        instruction: What is asked.
+        instruction: The instruction or question.
         input: Further context, or "".
-        output: The text that training completes the prompt with.
-        answer: The short gold answer that evaluation compares with, or "" where a row has none.
-        messages: The turns, of a conversation; instruction and output are then what the others say
-            up to the assistant's last turn, and that turn.
-        position: Where the row stands in ``data.train``, from 0; no part of what it says.
+        output: The text that is trained on.
+        answer: The short answer that evaluation expects, or "".
+        messages: The turns, if the row is a conversation. The output is then the last turn of the
+            assistant, and the instruction is the text of all other speakers.
+        position: The position in ``data.train``, from 0; it is not compared.
     """
 
     instruction: str
@@ -47,16 +47,16 @@ class Row:
 
 
 def parse_row(record: Any, *, source: str, index: int) -> Row:
-    """Reads one record, naming its source, position and field where it is bad.
+    """Reads one record; errors name its source, position and field.
 
     Args:
-        record: A mapping with ``instruction`` and ``output``, perhaps ``input`` and ``answer``; or
-            with ``messages``.
-        source: The file (or dataset) that the record came from.
-        index: Its position there, from 0.
+        record: A mapping with ``instruction`` and ``output``, and perhaps ``input`` and ``answer``;
+            or with ``messages``.
+        source: The file or dataset of the record.
+        index: The position of the record in the source, from 0.
 
     Raises:
-        UserError: The record is no mapping, or a field is missing or is no string.
+        UserError: The record is not a mapping, or a field is missing or not a string.
     """
     place = f"{source}, row {index}"
     if not isinstance(record, dict):
@@ -86,14 +86,14 @@ def parse_row(record: Any, *, source: str, index: int) -> Row:
         raise UserError(
             f"{place}, field 'instruction'", "must not be empty", got=values["instruction"]
         )
-    return Row(**values)
+    return Row(values["instruction"], values["output"], values["input"], values["answer"])
 
 
 def parse_rows(records: Sequence[Any], source: str) -> list[Row]:
     """Reads all records of a source.
 
     Raises:
-        UserError: There are none, or one is bad.
+        UserError: There are no records, or one is bad.
     """
     if not records:
         raise UserError(source, "holds no rows", got=0, fix="check data.train")
@@ -106,13 +106,13 @@ def _conversation(turns: Any, place: str) -> Row:
     messages = tuple(_message(turn, f"{place}, turn {i}") for i, turn in enumerate(turns))
     if messages[-1].role != ASSISTANT:
         raise UserError(
-            place, "must end with what the assistant says", got=messages[-1].role,
-            fix="leave out what follows the assistant's last turn",
+            place, "must end with a turn of the assistant", got=messages[-1].role,
+            fix="leave out the turns after the assistant's last turn",
         )  # fmt: skip
     if messages[0].role == ASSISTANT:
         raise UserError(
-            place, "must not begin with the assistant: no template renders what is before it",
-            fix="leave its opening turn out, or put a system or user turn before it",
+            place, "must not begin with the assistant: templates need a turn before its answer",
+            fix="leave the first turn out, or put a system or user turn before it",
         )  # fmt: skip
     others = [message.content for message in messages if message.role != ASSISTANT]
     return Row("\n".join(others), messages[-1].content, messages=messages)

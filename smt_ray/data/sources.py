@@ -1,4 +1,4 @@
-"""Where rows come from: JSON and JSONL files, LLM-Adapters' folders, the hub, built-in suites."""
+"""Sources of rows: JSON and JSONL files, LLM-Adapters' folders, the hub, built-in suites."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from smt_ray.errors import UserError
 
 BUILTIN = "builtin:"
 HUB = "hub:"
-HUB_DIRECTORY = "hub"  # as data.dir: the original datasets, not a folder (which would be ./hub)
-
+HUB_DIRECTORY = "hub"
+"""The value of ``data.dir`` for the original datasets; a folder of that name is ``./hub``."""
 
 Source = str | HubSource
 """An entry of ``data.train``: a file, ``builtin:<task>``, ``hub:<task>``, or a hub dataset."""
 
 
 def read_training_rows(sources: Sequence[Source], directory: str | None = None) -> list[Row]:
-    """All rows of several sources, in order; a row's position counts over all of them.
+    """The rows of several sources, in order; positions are counted over all of them.
 
     Args:
-        sources: Entries of ``data.train``: file names, ``builtin:<task>``, ``hub:<task>``, mappings
-            with ``hub``.
-        directory: ``data.dir``, which relative file names are looked up in first.
+        sources: The entries of ``data.train``.
+        directory: The folder ``data.dir``, in which relative file names are looked up first.
 
     Raises:
         UserError: A source cannot be read, is empty, or holds a bad row.
@@ -46,9 +45,9 @@ def read_task_rows(task: str, directory: str | None, *, builtin: bool) -> list[R
     """The test rows of an evaluation task.
 
     Args:
-        task: Its name, such as ``boolq``.
-        directory: ``data.dir``; rows are in ``<directory>/dataset/<task>/test.json``, or for
-            ``hub`` in the task's original dataset.
+        task: The name of the task, such as ``boolq``.
+        directory: The folder ``data.dir``, with ``dataset/<task>/test.json``; ``hub`` for the
+            original dataset of the task.
         builtin: Whether the task is one of the built-in suites.
 
     Raises:
@@ -70,10 +69,10 @@ def read_task_rows(task: str, directory: str | None, *, builtin: bool) -> list[R
 
 
 def read_file(path: Path) -> list[Row]:
-    """Rows of a JSON file (a list) or a JSONL file (an object a line).
+    """The rows of a JSON file (a list) or a JSONL file (one object a line).
 
     Raises:
-        UserError: It cannot be read, is empty, or holds a bad row; the row and field are named.
+        UserError: The file cannot be read, is empty, or holds a bad row.
     """
     try:
         return list(_parse_file(path))
@@ -92,7 +91,7 @@ def _parse_file(path: Path) -> list[Row]:
 
 
 def digest_rows(rows: Iterable[Row]) -> str:
-    """sha256 of the rows' content: the identity of data."""
+    """The fingerprint of rows: the sha256 of their content."""
     sha256 = hashlib.sha256()
     for row in rows:
         content = [row.instruction, row.input, row.output, row.answer, *row.messages]
@@ -103,10 +102,10 @@ def digest_rows(rows: Iterable[Row]) -> str:
 def split_rows(
     rows: Sequence[Row], *, max_rows: int | None, validation_rows: int, seed: int
 ) -> tuple[list[Row], list[Row]]:
-    """Draws the rows to use and holds some out: (training, validation), each in source order.
+    """Draws the training rows and the validation rows, each in the order of the source.
 
     Raises:
-        UserError: Validation would leave nothing to train on.
+        UserError: No row would be left to train on.
     """
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
@@ -122,14 +121,14 @@ def split_rows(
 
 
 def source_version(source: Source, directory: str | None) -> Version | None:
-    """The version of the file that a source names; None for a source that is no file."""
+    """The version of a source's file; None for a source that is not a file."""
     if isinstance(source, HubSource) or source.startswith((BUILTIN, HUB)):
         return None
     return file_version(_source_file(source, directory))
 
 
 def task_version(task: str, directory: str | None, *, builtin: bool) -> Version | None:
-    """The version of the file of a task's test rows; None for rows that are in no local file."""
+    """The version of the file with a task's test rows; None for rows that are not in a file."""
     if builtin or directory is None or directory == HUB_DIRECTORY:
         return None
     return file_version(_task_file(task, directory))
@@ -182,7 +181,7 @@ def _parse_list(text: str, path: Path) -> list[Any]:
 
 def _parse_lines(text: str, path: Path) -> list[Any]:
     records = []
-    # Not splitlines(), which also cuts at U+2028 and others that JSON strings may hold as they are.
+    # splitlines() would also split at U+2028 and other characters that JSON strings may contain.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:

@@ -23,7 +23,7 @@ _WORTHWHILE = 8  # tokens; for fewer, one more forward pass costs more than it s
 
 def prefill(
     model: Any,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[list[int]],
     pad_id: int,
     num_beams: int = 1,
     *,
@@ -45,7 +45,7 @@ def prefill(
     shortest = min(map(len, prompts))
     shared = min(common_prefix(prompts), shortest - num_left) if len(prompts) > 1 else 0
     shared = shared if shared >= _WORTHWHILE else 0
-    prefix = torch.tensor([list(prompts[0][:shared])], device=model.device)
+    prefix = torch.tensor([prompts[0][:shared]], device=model.device)
     cache = _run(model, prefix) if shared else None
     if cache is None:
         return *pad(prompts, pad_id, model.device, left=True), None

@@ -70,15 +70,15 @@ def packed_attention(
     seen_by: dict[int, tuple[Tensor, Tensor]] = {}
     outputs = []
     # The tensors are split, because the backward of a slice writes zeros for the whole tensor.
-    sizes = [run.count * run.segment.length for run in runs]
+    sizes = [run.num_segments * run.segment.length for run in runs]
     parts = (torch.split(states, sizes, dim=2) for states in (query, key, value))
     for run, *states in zip(runs, *parts, strict=True):
-        shape = run.count, run.segment.length
+        shape = run.num_segments, run.segment.length
         own, keys, values = (torch.unflatten(x, 2, shape) for x in states)
         if run.segment.parent >= 0:
             prefix_keys, prefix_values = seen_by[run.segment.parent]
             keys, values = _prepend(prefix_keys, keys), _prepend(prefix_values, values)
-        for i in parents.intersection(range(run.first, run.first + run.count)):
+        for i in parents.intersection(range(run.first, run.first + run.num_segments)):
             seen_by[i] = keys[:, :, i - run.first], values[:, :, i - run.first]
         output = F.scaled_dot_product_attention(
             _fold(own, groups),

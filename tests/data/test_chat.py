@@ -220,7 +220,7 @@ def test_a_template_that_cannot_be_used_is_named(
         ([{"role": "user"}], "turn 0: must have role and content"),
         ([{"role": "bot", "content": "x"}], "turn 0, role: must be one of system, user"),
         ([{"role": "assistant", "content": ""}], "turn 0, content: must be a text"),
-        ([{"role": "user", "content": "x"}], "must end with what the assistant says; got 'user'"),
+        ([{"role": "user", "content": "x"}], "must end with a turn of the assistant; got 'user'"),
         ([{"role": "assistant", "content": "x"}], "must not begin with the assistant"),
     ],
 )

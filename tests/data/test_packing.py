@@ -137,7 +137,7 @@ def test_what_rows_begin_with_alike_is_a_segment_and_what_some_go_on_with_too() 
 def test_like_segments_are_one_run() -> None:
     rows = [[1, 2, 3], [1, 2, 4], [1, 5, 5, 5], [6], [7]]
     packed, _ = pack_rows(rows, share_prefix=True)
-    assert [(run.first, run.count, *run.segment) for run in packed.runs()] == [
+    assert [(run.first, run.num_segments, *run.segment) for run in packed.runs()] == [
         (0, 3, -1, 0, 1),  # 1, 6, 7
         (3, 1, 0, 1, 1),  # 1 2
         (4, 1, 0, 1, 3),  # 1 5 5 5
