@@ -1,4 +1,4 @@
-"""Tokenizers of several kinds, trained on the spot on the built-in rows."""
+"""Tokenizers of several kinds, trained on the built-in rows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def corpus() -> tuple[str, ...]:
 
 
 def byte_level(template: str | None) -> Tokenizer:
-    """As GPT-2 has it: bytes, a word with the space before it, merges of line breaks too."""
+    """The kind of GPT-2: bytes, words with the space before them, and merged line breaks."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -50,12 +50,12 @@ def byte_level(template: str | None) -> Tokenizer:
 
 
 def metaspace(template: str | None, prepend: str | None = None) -> Tokenizer:
-    """As Llama's first tokenizers have it: ▁ for spaces and one before every text.
+    """The kind of Llama: ▁ for spaces, and one before every text.
 
     Args:
         template: See :func:`with_template`.
-        prepend: As its later ones have it: ``always`` or before the ``first`` text alone, not after
-            special tokens.
+        prepend: The scheme of later Llamas: ``always``, or only before the ``first`` text and not
+            after special tokens.
     """
     raw = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     if prepend:

@@ -1,4 +1,4 @@
-"""Published rows read back into records of the datasets that they were made of."""
+"""Reads published rows back into records of their datasets."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _ENDS = r"\n\nAnswer format: [\w/]+"
 
 
 def parse(task: str, row: dict[str, str]) -> Record:
-    """A record of the task's dataset that says what the row says.
+    """A record of the task's dataset with the contents of a row.
 
-    Where a row leaves open how a record was cut (a question from its context, say), any will do.
+    If several records give the same row (by where a question begins, for example), it is any.
     """
     return _PARSERS[task](row["instruction"], row["answer"], row["output"])
 

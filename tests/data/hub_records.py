@@ -1,4 +1,4 @@
-"""Made-up records in the form of the published tasks' datasets, and the rows they are to become."""
+"""Invented records in the form of the published tasks' datasets, and their expected rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows make a step, and how they become micro-batches."""
+"""Claims about the rows of a step and its micro-batches."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     assert order(0, 0) != list(range(50))
 
 
-def test_a_step_does_not_depend_on_the_steps_asked_before() -> None:
+def test_the_rows_of_a_step_do_not_depend_on_earlier_calls() -> None:
     plan = StepPlan(10, 3, seed=1)
     there = [plan.rows(step) for step in range(40)]
     assert [plan.rows(step) for step in reversed(range(40))] == there[::-1]
 
 
-def test_the_number_of_steps_is_epochs_or_what_is_asked() -> None:
+def test_the_number_of_steps_comes_from_epochs_or_max_steps() -> None:
     plan = StepPlan(10, 3, seed=0)
     assert plan.num_steps(2, None) == 8
     assert plan.num_steps(None, 5) == 5
@@ -50,7 +50,7 @@ def test_the_number_of_steps_is_epochs_or_what_is_asked() -> None:
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 5])
 @pytest.mark.parametrize("max_tokens", [1, 60, 64, 200, 10_000])
 @pytest.mark.parametrize("num_rows", [1, 2, 16, 37])
-def test_micro_batches_hold_every_row_once_in_equal_numbers_and_within_max_tokens(
+def test_micro_batches_hold_every_row_once_and_ranks_have_equally_many(
     num_rows: int, max_tokens: int, num_ranks: int
 ) -> None:
     lengths = LENGTHS[:num_rows]
@@ -64,19 +64,19 @@ def test_micro_batches_hold_every_row_once_in_equal_numbers_and_within_max_token
         assert padded <= max_tokens or len(rows) == 1
 
 
-def test_no_rank_has_an_empty_micro_batch_before_a_full_one_and_one_rank_has_none() -> None:
+def test_empty_micro_batches_come_last_and_a_single_rank_has_none() -> None:
     assert all(rows for rows in plan_micro_batches(LENGTHS, max_tokens=100, num_ranks=1)[0])
     plan = plan_micro_batches([9, 8, 7], max_tokens=1, num_ranks=2)
     assert plan == [[[0], []], [[1], [2]]]
 
 
-def test_ranks_get_like_numbers_of_tokens() -> None:
+def test_ranks_get_similar_numbers_of_tokens() -> None:
     plan = plan_micro_batches(LENGTHS, max_tokens=100, num_ranks=4)
     tokens = [sum(LENGTHS[row] for rows in of_rank for row in rows) for of_rank in plan]
     assert max(tokens) - min(tokens) <= max(LENGTHS)
 
 
-def test_room_for_more_tokens_makes_fewer_micro_batches() -> None:
+def test_a_larger_limit_makes_fewer_micro_batches() -> None:
     sizes = [
         len(plan_micro_batches(LENGTHS, max_tokens=max_tokens, num_ranks=1)[0])
         for max_tokens in (1, 100, 400, 10_000)
@@ -111,7 +111,7 @@ def test_the_triples_predict_exactly_the_supervised_tokens(
         assert batch.input_ids[place].tolist() == ids + [0] * (width - len(ids))
 
 
-def test_no_rows_make_a_batch_that_weighs_nothing(
+def test_a_micro_batch_without_rows_has_zero_weight(
     make_encoded: Callable[..., EncodedRows],
 ) -> None:
     batch = collate(make_encoded(), [], token_weight=1.0, train_on_inputs=False)
@@ -143,7 +143,7 @@ def test_the_weights_of_a_step_average_to_one_over_ranks(
     assert len(weights[weights > 0].unique()) == 1
 
 
-def test_a_batch_moves_to_a_device_whole(make_encoded: Callable[..., EncodedRows]) -> None:
+def test_all_tensors_of_a_batch_move_to_a_device(make_encoded: Callable[..., EncodedRows]) -> None:
     batch = collate(make_encoded(), [0], token_weight=1.0, train_on_inputs=False).to("meta")
     for field in ("input_ids", "positions", "targets", "weights"):
         assert getattr(batch, field).device.type == "meta"

@@ -1,4 +1,4 @@
-"""Claims about conversations: what is learned of them, and which templates are refused."""
+"""Claims about conversations: their targets, and templates that cannot be used."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tokenizer(kind: str, make_tokenizer: Callable[[str], Any]) -> Any:
 
 
 class Slow:
-    """A tokenizer that cannot say where in the text its tokens lie."""
+    """A tokenizer without offsets."""
 
     is_fast = False
 
@@ -68,7 +68,7 @@ def rendered(tokenizer: Any, *turns: tuple[str, str], to_speak: bool = False) ->
 
 
 def learned(tokenizer: Any, row: Row, **options: Any) -> list[str]:
-    """The texts of a row's runs of targets."""
+    """The texts of a row's adjacent targets."""
     encoded, _ = encode_rows(tokenizer, [row], **options)
     places, ids = encoded.targets(0, False).tolist(), encoded.row(0).tolist()
     runs: list[list[int]] = []
@@ -79,14 +79,14 @@ def learned(tokenizer: Any, row: Row, **options: Any) -> list[str]:
     return [tokenizer.decode(run) for run in runs]
 
 
-def test_every_turn_of_the_assistant_is_learned_with_its_end_and_nothing_else(
+def test_the_targets_are_the_turns_of_the_assistant_with_their_ends(
     tokenizer: Any,
 ) -> None:
     eos = tokenizer.eos_token
     assert learned(tokenizer, chat(*TURNS)) == [f"Yo{eos}", f"four{eos}"]
 
 
-def test_a_row_is_what_the_template_writes_tokenised_whole_up_to_its_last_eos(
+def test_a_row_is_the_tokenised_text_of_the_template_up_to_its_last_eos(
     tokenizer: Any,
 ) -> None:
     encoded, _ = encode_rows(tokenizer, [chat(*TURNS)])
@@ -94,7 +94,7 @@ def test_a_row_is_what_the_template_writes_tokenised_whole_up_to_its_last_eos(
     assert encoded.row(0).tolist() == tokenised(tokenizer, whole.removesuffix("\n"))
 
 
-def test_what_precedes_a_turn_is_what_the_model_will_be_given_to_answer(tokenizer: Any) -> None:
+def test_the_tokens_before_a_turn_are_the_prompt_of_the_model(tokenizer: Any) -> None:
     encoded, _ = encode_rows(tokenizer, [chat(*TURNS)])
     ids, places = encoded.row(0).tolist(), encoded.targets(0, False).tolist()
     begins = [place for place in places if place - 1 not in places]
@@ -113,11 +113,11 @@ def test_a_tokenizer_without_offsets_gives_the_same_row(tokenizer: Any, template
 
 
 @pytest.mark.parametrize("trim", [False, True])
-def test_a_token_over_a_border_is_cut_there_as_between_prompt_and_completion(
+def test_a_token_across_a_border_is_split_there(
     make_tokenizer: Callable[[str], Any], trim: bool
 ) -> None:
     tokenizer = copy.deepcopy(make_tokenizer("bytes"))
-    # Offsets may leave out the space that a token begins with.
+    # Offsets may not include the space at the beginning of a token.
     tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim)
     tokenizer.chat_template = TEMPLATE.replace(">", "> ")
     turns = [("user", "Is it?"), ("assistant", "the answer"), ("user", "So?"),
@@ -131,7 +131,7 @@ def test_a_token_over_a_border_is_cut_there_as_between_prompt_and_completion(
 
 
 @pytest.mark.parametrize("trim", [False, True])
-def test_spaces_that_a_special_token_swallows_cut_no_row(
+def test_spaces_that_belong_to_a_special_token_do_not_shorten_a_row(
     make_tokenizer: Callable[[str], Any], trim: bool
 ) -> None:
     tokenizer = copy.deepcopy(make_tokenizer("bytes"))
@@ -145,12 +145,12 @@ def test_spaces_that_a_special_token_swallows_cut_no_row(
     assert learned(tokenizer, chat(*TURNS)) == ["Yo</s>", "four</s>"]
 
 
-def test_a_template_without_eos_still_ends_with_it(tokenizer: Any) -> None:
+def test_a_row_ends_with_eos_even_if_the_template_has_none(tokenizer: Any) -> None:
     tokenizer.chat_template = TEMPLATE.replace("{{ eos_token }}", "")
     assert learned(tokenizer, chat(*TURNS)) == ["Yo\n", f"four\n{tokenizer.eos_token}"]
 
 
-def test_the_first_token_is_no_target_where_the_assistant_says_it(tokenizer: Any) -> None:
+def test_the_first_token_is_never_a_target(tokenizer: Any) -> None:
     tokenizer.chat_template = (
         "{% for m in messages if m.role != 'system' %}{{ m.content }}{{ eos_token }}{% endfor %}"
     )
@@ -160,7 +160,7 @@ def test_the_first_token_is_no_target_where_the_assistant_says_it(tokenizer: Any
     assert encoded.num_targets(False).tolist() == [len(places)]
 
 
-def test_a_cut_row_keeps_the_turns_before_the_cut(tokenizer: Any) -> None:
+def test_a_truncated_row_keeps_the_turns_before_the_cut(tokenizer: Any) -> None:
     whole, _ = encode_rows(tokenizer, [chat(*TURNS)])
     length = int(whole.lengths[0]) - 2
     first, second = learned(tokenizer, chat(*TURNS), max_length=length)
@@ -170,12 +170,12 @@ def test_a_cut_row_keeps_the_turns_before_the_cut(tokenizer: Any) -> None:
     assert second != "four"
 
 
-def test_a_question_and_answer_as_chat_has_one_span_like_any_row(tokenizer: Any) -> None:
+def test_a_conversation_of_two_turns_has_one_span_of_targets(tokenizer: Any) -> None:
     encoded, _ = encode_rows(tokenizer, [chat(("user", "Hi"), ("assistant", "Yo"))])
     assert encoded.is_target is None
 
 
-def test_counts_targets_and_batches_agree_whatever_the_mode(tokenizer: Any, tmp_path: Path) -> None:
+def test_counts_targets_and_batches_agree_in_every_mode(tokenizer: Any, tmp_path: Path) -> None:
     rows = [chat(*TURNS), Row("Add.", "3"), chat(*TURNS[1:3]), chat(*TURNS[:3])]
     made, _ = encode_rows(tokenizer, rows)
     save_tokens(tmp_path / "tokens", {"training": made})

@@ -1,4 +1,4 @@
-"""Rows as token ids: the same rule for every kind of tokenizer."""
+"""Claims about rows as token ids, for every kind of tokenizer."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ ROOMY = 2000
 
 
 def split(encoded: EncodedRows, index: int) -> tuple[list[int], list[int]]:
-    """A row's prompt ids and what follows them."""
+    """The ids of a row's prompt and the ids after it."""
     ids, length = encoded.row(index).tolist(), int(encoded.prompt_lengths[index])
     return ids[:length], ids[length:]
 
 
-def test_the_kinds_of_tokenizer_differ_as_they_are_meant_to(
+def test_the_kinds_of_tokenizers_differ(
     make_tokenizer: Callable[[str], Any],
 ) -> None:
     def ends(kind: str) -> tuple[bool, bool]:
@@ -46,7 +46,7 @@ def test_the_kinds_of_tokenizer_differ_as_they_are_meant_to(
     assert ends("metaspace, adds BOS, appends EOS") == (True, True)
 
 
-def test_a_row_begins_with_bos_where_the_tokenizer_adds_it_and_always_ends_with_one_eos(
+def test_a_row_begins_with_bos_if_the_tokenizer_adds_it_and_ends_with_one_eos(
     tokenizer: Any, kind: str, rows: list[Row]
 ) -> None:
     encoded, _ = encode_rows(tokenizer, rows, max_length=ROOMY)
@@ -58,7 +58,7 @@ def test_a_row_begins_with_bos_where_the_tokenizer_adds_it_and_always_ends_with_
 
 
 @pytest.mark.parametrize("form", ["clean", "legacy"])
-def test_a_row_is_the_prompt_of_evaluation_then_its_output_to_the_byte(
+def test_a_row_is_the_prompt_of_evaluation_and_its_output(
     tokenizer: Any, rows: list[Row], form: Any
 ) -> None:
     encoded, _ = encode_rows(tokenizer, rows, prompt_form=form, max_length=ROOMY)
@@ -69,15 +69,13 @@ def test_a_row_is_the_prompt_of_evaluation_then_its_output_to_the_byte(
         assert prompt == encode_prompt(tokenizer, text)
         assert completion[-1] == EOS
         written = tokenizer.decode(completion[:-1])
-        # A metaspace tokenizer writes a space before a text of its own, and strips it again.
+        # A metaspace tokenizer adds a space before a separate text, and strips it again.
         assert written.lstrip(" ") == row.output
         whole = tokenizer.decode([*prompt, *completion], skip_special_tokens=True)
         assert whole.replace(f"{text} {row.output}", text + row.output) == text + row.output
 
 
-def test_the_completion_is_what_follows_the_prompt_in_the_whole(
-    tokenizer: Any, rows: list[Row]
-) -> None:
+def test_the_completion_is_the_rest_of_the_tokenised_whole(tokenizer: Any, rows: list[Row]) -> None:
     encoded, _ = encode_rows(tokenizer, rows, max_length=ROOMY)
     for index, row in enumerate(rows):
         whole = tokenizer(build_prompt(row) + row.output, add_special_tokens=False)["input_ids"]
@@ -85,7 +83,7 @@ def test_the_completion_is_what_follows_the_prompt_in_the_whole(
         assert ids == whole
 
 
-def test_a_token_that_would_span_the_border_is_split_there(
+def test_a_token_across_the_end_of_the_prompt_is_split_there(
     make_tokenizer: Callable[[str], Any],
 ) -> None:
     tokenizer = make_tokenizer("bytes")
@@ -98,7 +96,7 @@ def test_a_token_that_would_span_the_border_is_split_there(
     assert tokenizer.decode(encoded.row(0)) == prompt + row.output + "</s>"
 
 
-def test_evaluation_encodes_a_completion_as_training_does(tokenizer: Any, rows: list[Row]) -> None:
+def test_evaluation_encodes_a_completion_like_training(tokenizer: Any, rows: list[Row]) -> None:
     encoded, _ = encode_rows(tokenizer, rows, max_length=ROOMY)
     for index, row in enumerate(rows):
         prompt, completion = split(encoded, index)
@@ -106,7 +104,7 @@ def test_evaluation_encodes_a_completion_as_training_does(tokenizer: Any, rows: 
         assert [*ids, EOS] == completion
 
 
-def test_many_prompts_are_encoded_as_each_alone(tokenizer: Any, rows: list[Row]) -> None:
+def test_many_prompts_are_encoded_like_single_ones(tokenizer: Any, rows: list[Row]) -> None:
     prompts = [build_prompt(row) for row in rows]
     assert encode_prompts(tokenizer, prompts) == [encode_prompt(tokenizer, p) for p in prompts]
 
@@ -117,7 +115,7 @@ def test_a_prompt_that_ends_with_the_text_of_eos_keeps_it(
     assert encode_prompt(make_tokenizer("bytes"), "Say </s>")[-1] == EOS
 
 
-def test_rows_at_the_limit_are_whole_and_longer_ones_are_cut_and_counted(
+def test_rows_longer_than_the_limit_are_truncated_and_counted(
     tokenizer: Any, rows: list[Row]
 ) -> None:
     whole, _ = encode_rows(tokenizer, rows, max_length=ROOMY)
@@ -131,7 +129,9 @@ def test_rows_at_the_limit_are_whole_and_longer_ones_are_cut_and_counted(
     assert counts.num_tokens == int(cut.lengths.sum())
 
 
-def test_longer_rows_are_dropped_and_counted_where_asked(tokenizer: Any, rows: list[Row]) -> None:
+def test_rows_longer_than_the_limit_are_dropped_and_counted_if_configured(
+    tokenizer: Any, rows: list[Row]
+) -> None:
     whole, _ = encode_rows(tokenizer, rows, max_length=ROOMY)
     limit = int(whole.lengths.median())
     placed = [replace(row, position=100 + i) for i, row in enumerate(rows)]
@@ -143,7 +143,7 @@ def test_longer_rows_are_dropped_and_counted_where_asked(tokenizer: Any, rows: l
     assert counts.num_dropped == len(rows) - len(kept) > 0
 
 
-def test_a_row_cut_before_its_first_target_is_left_out_and_counted_once(
+def test_a_row_truncated_before_its_first_target_is_dropped_and_counted_once(
     make_tokenizer: Callable[[str], Any],
 ) -> None:
     tokenizer = make_tokenizer("bytes")
@@ -153,12 +153,12 @@ def test_a_row_cut_before_its_first_target_is_left_out_and_counted_once(
     assert len(encoded) == 1
     assert (counts.num_rows, counts.num_truncated, counts.num_dropped) == (1, 1, 1)
     assert encoded.num_targets(False).tolist() == [1]
-    # With the prompt as target nothing is without one.
+    # If prompts are trained on, every row has a target.
     _, counts = encode_rows(tokenizer, rows, max_length=short, train_on_inputs=True)
     assert (counts.num_rows, counts.num_truncated, counts.num_dropped) == (2, 2, 0)
 
 
-def test_where_no_row_has_a_target_max_length_is_named(
+def test_the_error_for_rows_without_targets_names_max_length(
     make_tokenizer: Callable[[str], Any],
 ) -> None:
     with pytest.raises(UserError) as caught:
@@ -166,7 +166,7 @@ def test_where_no_row_has_a_target_max_length_is_named(
     assert (caught.value.field, caught.value.got) == ("data.max_length", 4)
 
 
-def test_a_tokenizer_without_eos_is_refused(make_tokenizer: Callable[[str], Any]) -> None:
+def test_a_tokenizer_without_eos_is_an_error(make_tokenizer: Callable[[str], Any]) -> None:
     from transformers import PreTrainedTokenizerFast
 
     raw = make_tokenizer("bytes").backend_tokenizer
@@ -188,7 +188,7 @@ def test_targets_are_the_completion_or_all_but_the_first_token() -> None:
     assert encoded.num_targets(True).tolist() == [4, 3]
 
 
-def test_more_rows_than_a_chunk_are_encoded_like_few(
+def test_rows_of_several_chunks_are_encoded_like_few_rows(
     make_tokenizer: Callable[[str], Any], rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = make_tokenizer("bytes")
@@ -201,7 +201,7 @@ def test_more_rows_than_a_chunk_are_encoded_like_few(
     assert torch.equal(chunked.offsets, whole.offsets)
 
 
-def test_tokens_on_disk_are_the_tokens(
+def test_tokens_are_read_as_they_were_written(
     tmp_path: Path, make_encoded: Callable[..., EncodedRows]
 ) -> None:
     training, validation = make_encoded(9), make_encoded(4, seed=2)

@@ -1,4 +1,4 @@
-"""The published tasks' original datasets become LLM-Adapters' rows."""
+"""Claims about rows of the original datasets, against those of LLM-Adapters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from smt_ray.evaluation.tasks import SUITES
 from tests.data.hub_parsing import parse
 from tests.data.hub_records import RECORDS
 
-# What training files call the answer formats of tasks, and one task that is written so.
+# The answer formats in the training files, and a task with each.
 FORMATS = {
     "true/false": "boolq",
     "solution1/solution2": "piqa",
@@ -33,7 +33,7 @@ Asked = tuple[str, str | None, str, str | None]
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
-    """A hub of one made-up record a dataset; what it is asked for."""
+    """A hub with one invented record in each dataset; it notes the requests."""
     asked: list[Asked] = []
     records = {(task.dataset, name): RECORDS[name][0] for name, task in HUB_TASKS.items()}
 
@@ -54,7 +54,7 @@ def refused(call: Callable[[], Any]) -> UserError:
     return caught.value
 
 
-def test_every_published_task_has_a_dataset_but_two() -> None:
+def test_all_published_tasks_except_two_have_a_dataset() -> None:
     published = {*SUITES["commonsense"], *SUITES["math"]}
     assert published - set(HUB_TASKS) == {"AddSub", "SingleEq"}
     assert set(HUB_TASKS) == set(RECORDS) <= published
@@ -67,15 +67,15 @@ def test_a_record_becomes_the_published_row(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", RECORDS)
-def test_training_rows_differ_in_how_they_write_a_number_alone(task: str) -> None:
+def test_training_rows_differ_only_in_the_form_of_numbers(task: str) -> None:
     record, expected = RECORDS[task]
     answer = expected["answer"].removesuffix(".0")
     assert HUB_TASKS[task].row(record) == {**expected, "answer": answer}
 
 
 @pytest.mark.parametrize("task", RECORDS)
-def test_published_test_rows_are_made_again_to_the_byte(data_dir: Path, task: str) -> None:
-    """Math outputs are left out: a language model wrote them."""
+def test_published_test_rows_are_reproduced_to_the_byte(data_dir: Path, task: str) -> None:
+    """Math outputs are not compared, because a language model wrote them."""
     rows = json.loads((data_dir / task / "test.json").read_text(encoding="utf-8"))
     fields = ["instruction", "input", "answer"] + ["output"] * (task in SUITES["commonsense"])
     assert len(rows) > 100
@@ -84,7 +84,7 @@ def test_published_test_rows_are_made_again_to_the_byte(data_dir: Path, task: st
         assert {name: made[name] for name in fields} == {name: row[name] for name in fields}
 
 
-def test_published_training_rows_are_made_again_to_the_byte(data_dir: Path) -> None:
+def test_published_training_rows_are_reproduced_to_the_byte(data_dir: Path) -> None:
     file = data_dir.parent / "ft-training_set" / "commonsense_15k.json"
     rows = json.loads(file.read_text(encoding="utf-8"))
     assert len(rows) == 15000
@@ -95,20 +95,20 @@ def test_published_training_rows_are_made_again_to_the_byte(data_dir: Path) -> N
 
 @pytest.mark.parametrize("task", ["ARC-Easy", "openbookqa"])
 @pytest.mark.parametrize("labels", ["ABCD", "1234", "DCBA"])
-def test_the_answer_is_found_by_its_label_not_by_its_letter(task: str, labels: str) -> None:
+def test_the_answer_is_found_by_its_label(task: str, labels: str) -> None:
     record = dict(RECORDS[task][0])
     record["choices"] = {"text": ["p", "q", "r", "s"], "label": list(labels)}
     record["answerKey"] = labels[1]
     assert HUB_TASKS[task].row(record)["answer"] == "answer2"
 
 
-def test_a_body_that_ends_in_a_stop_gets_no_other() -> None:
+def test_a_body_that_ends_with_a_full_stop_gets_no_second_one() -> None:
     record = {**RECORDS["SVAMP"][0], "Body": "Ann has 8 pens."}
     assert HUB_TASKS["SVAMP"].row(record)["instruction"] == "Ann has 8 pens. How many are left?"
 
 
 @pytest.mark.parametrize("task", RECORDS)
-def test_test_rows_of_the_hub_are_the_tasks(hub: list[Asked], task: str) -> None:
+def test_the_test_rows_of_a_task_are_read_from_its_dataset(hub: list[Asked], task: str) -> None:
     source = HUB_TASKS[task]
     expected = Row(**RECORDS[task][1])
     assert read_task_rows(task, "hub", builtin=False) == [expected] * len(source.test)
@@ -116,7 +116,7 @@ def test_test_rows_of_the_hub_are_the_tasks(hub: list[Asked], task: str) -> None
 
 
 @pytest.mark.parametrize("task", [name for name, task in HUB_TASKS.items() if task.train])
-def test_training_rows_of_the_hub_are_the_tasks(hub: list[Asked], task: str) -> None:
+def test_the_training_rows_of_a_task_are_read_from_its_dataset(hub: list[Asked], task: str) -> None:
     source = HUB_TASKS[task]
     expected = Row(**source.row(RECORDS[task][0]))
     found = read_training_rows([f"hub:{task}"], "hub")
@@ -125,20 +125,20 @@ def test_training_rows_of_the_hub_are_the_tasks(hub: list[Asked], task: str) -> 
     assert hub == [(source.dataset, *part, source.revision) for part in source.train]
 
 
-def test_no_split_is_trained_on_and_tested_on() -> None:
+def test_no_split_is_used_for_both_training_and_test() -> None:
     for task in HUB_TASKS.values():
         assert not set(task.test) & set(task.train)
     tests = {config for config, _ in HUB_TASKS["winogrande"].test}
     assert tests < {config for config, _ in HUB_TASKS["winogrande"].train}
 
 
-def test_files_beside_test_rows_of_the_hub_are_where_they_say(tmp_path: Path) -> None:
+def test_files_are_still_found_with_test_rows_of_the_hub(tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
     file.write_text(json.dumps([{"instruction": "a", "output": "b"}]))
     assert read_training_rows([str(file)], "hub") == [Row("a", "b")]
 
 
-def test_a_folder_of_that_name_is_a_folder(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_folder_that_is_named_hub_can_be_used(tmp_path: Path, monkeypatch: Any) -> None:
     folder = tmp_path / "hub" / "dataset" / "boolq"
     folder.mkdir(parents=True)
     (folder / "test.json").write_text(json.dumps([{"instruction": "a", "output": "b"}]))
@@ -146,7 +146,7 @@ def test_a_folder_of_that_name_is_a_folder(tmp_path: Path, monkeypatch: Any) -> 
     assert read_task_rows("boolq", "./hub", builtin=False) == [Row("a", "b")]
 
 
-def test_what_is_read_without_the_network() -> None:
+def test_files_and_builtin_suites_are_local_sources() -> None:
     local = ["a.json", "builtin:tiny_arithmetic"]
     assert [is_local(s) for s in [*local, "hub:boolq", HubSource(hub="a/b")]] == [
         True,
@@ -157,7 +157,7 @@ def test_what_is_read_without_the_network() -> None:
 
 
 @pytest.mark.parametrize("task", ["AddSub", "SingleEq"])
-def test_a_task_without_a_dataset_is_refused_with_those_that_have_one(task: str) -> None:
+def test_the_error_for_a_task_without_a_dataset_lists_those_with_one(task: str) -> None:
     error = refused(lambda: read_task_rows(task, "hub", builtin=False))
     assert (error.field, error.got) == ("data.dir", task)
     assert all(name in error.rule for name in HUB_TASKS)
@@ -165,14 +165,14 @@ def test_a_task_without_a_dataset_is_refused_with_those_that_have_one(task: str)
 
 
 @pytest.mark.parametrize("task", ["MultiArith", "SVAMP", "AddSub", "me/mine"])
-def test_a_task_without_training_rows_is_refused(task: str) -> None:
+def test_a_task_without_training_rows_is_an_error(task: str) -> None:
     error = refused(lambda: read_training_rows([f"hub:{task}"]))
     assert (error.field, error.got) == ("data.train", task)
     assert "gsm8k" in error.rule
     assert "SVAMP" not in error.rule
 
 
-def test_without_a_network_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_a_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*_: Any, **__: Any) -> Any:
         raise ConnectionError("no way there\nmany\nlines")
 
@@ -198,7 +198,7 @@ def test_without_a_network_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPa
         ("gsm8k", {"answer": "7"}, "no ####"),
     ],
 )
-def test_a_record_of_another_form_is_named(
+def test_the_error_for_a_record_of_another_form_names_it(
     monkeypatch: pytest.MonkeyPatch, task: str, changes: dict[str, Any], reason: str
 ) -> None:
     records = [RECORDS[task][0], {**RECORDS[task][0], **changes}]
@@ -214,7 +214,7 @@ def test_a_record_of_another_form_is_named(
 def test_datasets_on_disk_are_read_through_the_library(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, task: str
 ) -> None:
-    """Folders laid out as the hub's: splits by folder (piqa's branch), and by configuration."""
+    """The folders have the layouts of the hub: splits by folder (piqa) or by configuration."""
     folder, source = tmp_path / "dataset", HUB_TASKS[task]
     record, expected = RECORDS[task]
     parts = {*source.test, *source.train}
@@ -235,7 +235,7 @@ def test_datasets_on_disk_are_read_through_the_library(
 
 
 def _card(parts: set[tuple[str | None, str]]) -> str:
-    """A dataset's card, which names its configurations."""
+    """The card of a dataset, which names its configurations."""
     configs = sorted({str(config) for config, _ in parts})
     files = {
         name: [

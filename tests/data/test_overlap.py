@@ -1,4 +1,4 @@
-"""Claims about test questions that stand in the training rows."""
+"""Claims about test questions that are also in the training rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def chat(*turns: tuple[str, str], position: int = 0) -> Row:
     return Row(others, turns[-1][1], messages=messages, position=position)
 
 
-def test_a_conversation_asks_what_its_user_says_and_not_what_a_system_prompt_says() -> None:
+def test_the_questions_of_a_conversation_are_those_of_its_user() -> None:
     turns = [("system", "Be brief."), ("user", "How many pens?"), ("assistant", "3"),
              ("user", "And then one more?"), ("tool", "4"), ("assistant", "4")]  # fmt: skip
     test = [
@@ -31,30 +31,30 @@ def test_a_conversation_asks_what_its_user_says_and_not_what_a_system_prompt_say
     assert found == [Overlap(index, 5, False) for index in (0, 1, 2)]
 
 
-def test_a_conversation_that_asks_the_same_twice_is_one_training_row() -> None:
+def test_a_question_that_a_conversation_repeats_counts_once() -> None:
     twice = chat(("user", "Hi?"), ("assistant", "Yo"), ("user", "Hi"), ("assistant", "Yo"))
     assert question_keys(twice) == ["hi", "hi hi"]
 
 
-def test_case_spaces_and_punctuation_make_no_difference() -> None:
+def test_case_spaces_and_punctuation_are_ignored() -> None:
     training = [row("How many pens ?", "3", 7), row("And now?", "2", 8)]
     test = [row("New?", "1"), row("how  many\nPENS", "3"), row("And now...", "4")]
     assert find_overlaps(training, test) == [Overlap(1, 7, True), Overlap(2, 8, False)]
 
 
-def test_a_number_or_a_word_apart_is_another_question() -> None:
+def test_questions_that_differ_in_a_number_or_a_word_are_different() -> None:
     training = [row("Ann has 3 pens. How many?", "3")]
     test = [row("Ann has 4 pens. How many?", "3"), row("Ann has 3 red pens. How many?", "3")]
     assert find_overlaps(training, test) == []
 
 
-def test_the_input_is_part_of_the_question_wherever_it_stands() -> None:
+def test_the_input_is_part_of_the_question() -> None:
     assert question_key(row("Is it?", "", context="A cat.")) == question_key(
         row("Is it? A cat", "")
     )
     assert question_key(row("Is it?", "", context="A cat.")) != question_key(row("Is it?", ""))
 
 
-def test_of_several_training_rows_the_first_is_named_and_any_may_have_the_answer() -> None:
+def test_the_first_of_several_training_rows_is_reported_and_any_may_have_the_answer() -> None:
     training = [row("Q", "1", 4), row("Q", "2", 5)]
     assert find_overlaps(training, [row("Q", "2")]) == [Overlap(0, 4, True)]

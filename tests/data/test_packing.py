@@ -1,4 +1,4 @@
-"""Claims about packs: what they hold, how large they are, how they fall to ranks."""
+"""Claims about packs: their rows, their sizes, and their ranks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Plan = list[list[list[int]]]
 
 
 def random_rows(seed: int) -> list[list[int]]:
-    """Up to a dozen rows, many of which begin alike."""
+    """Up to a dozen rows, many with a common prefix."""
     draw = random.Random(seed)
     return [
         [1, 2, 3][: draw.randint(0, 3)] + [draw.randint(0, 2) for _ in range(draw.randint(1, 8))]
@@ -26,7 +26,7 @@ def random_rows(seed: int) -> list[list[int]]:
 
 
 def size(rows: list[list[int]], pack: list[int], share: bool) -> int:
-    """Tokens of a pack: one for each way in which its rows can begin."""
+    """The tokens of a pack: one for each distinct prefix of its rows."""
     beginnings = [tuple(rows[i][:end]) for i in pack for end in range(1, len(rows[i]) + 1)]
     return len(set(beginnings) if share else beginnings)
 
@@ -34,7 +34,7 @@ def size(rows: list[list[int]], pack: list[int], share: bool) -> int:
 @pytest.mark.parametrize("share", [True, False], ids=["prefix", "whole"])
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
 @pytest.mark.parametrize("max_tokens", [1, 10, 30, 1000])
-def test_every_row_is_in_one_pack_within_the_limit_and_ranks_have_equally_many(
+def test_every_row_is_in_one_pack_and_ranks_have_equally_many_packs(
     max_tokens: int, num_ranks: int, share: bool
 ) -> None:
     for seed in range(40):
@@ -47,8 +47,8 @@ def test_every_row_is_in_one_pack_within_the_limit_and_ranks_have_equally_many(
         assert all(len(pack) == 1 or size(rows, pack, share) <= max_tokens for pack in packs)
 
 
-def test_the_plan_is_the_best_of_all_ways_to_cut_the_sorted_rows() -> None:
-    """By trying them all: the fewest packs, and of these the smallest largest one."""
+def test_the_plan_has_the_fewest_packs_and_the_smallest_largest_pack() -> None:
+    """The reference tries all ways to cut the sorted rows."""
     for seed, max_tokens in itertools.product(range(60), (9, 15, 25)):
         rows = random_rows(seed)[:8]
         order = sorted(range(len(rows)), key=lambda i: (rows[i], i))
@@ -66,25 +66,25 @@ def test_the_plan_is_the_best_of_all_ways_to_cut_the_sorted_rows() -> None:
         assert (len(found), max(size(rows, pack, True) for pack in found)) == min(ways)
 
 
-def test_two_ranks_share_what_one_pack_would_hold() -> None:
+def test_two_ranks_share_the_rows_of_one_pack() -> None:
     rows = [[1, i, i] for i in range(8)]
     plan = plan_packs(rows, max_tokens=1000, num_ranks=2, share_prefix=True)
     assert [[len(pack) for pack in packs] for packs in plan] == [[4], [4]]
 
 
-def test_rows_that_begin_alike_are_neighbours() -> None:
+def test_rows_with_a_common_prefix_are_in_the_same_pack() -> None:
     rows = [[1, 1, 1, 5], [2, 2, 2, 5], [1, 1, 1, 6], [2, 2, 2, 6]]
     (packs,) = plan_packs(rows, max_tokens=5, num_ranks=1, share_prefix=True)
     assert sorted(map(sorted, packs)) == [[0, 2], [1, 3]]
 
 
-def test_a_row_that_is_the_prefix_of_the_others_adds_nothing() -> None:
+def test_a_row_that_is_a_prefix_of_others_adds_no_tokens() -> None:
     rows = [[1, 2], [1, 2, 3], [1, 2]]
     (packs,) = plan_packs(rows, max_tokens=3, num_ranks=1, share_prefix=True)
     assert [sorted(pack) for pack in packs] == [[0, 1, 2]]
 
 
-def test_a_packs_tokens_and_places_are_its_rows_own(
+def test_a_pack_has_the_tokens_and_position_ids_of_its_rows(
     make_encoded: Callable[..., EncodedRows],
 ) -> None:
     encoded = make_encoded()
@@ -104,7 +104,7 @@ def test_a_packs_tokens_and_places_are_its_rows_own(
 
 
 def spans_of_leaves(rows: PackedRows) -> list[list[int]]:
-    """Positions of the rows that are no other's beginning, found from where they end."""
+    """The positions of rows that are no prefix of others, found from their ends."""
     starts, inner = rows.offsets(), {segment.parent for segment in rows.segments}
     spans = []
     for leaf in set(range(len(rows.segments))) - inner:
@@ -117,7 +117,7 @@ def spans_of_leaves(rows: PackedRows) -> list[list[int]]:
     return spans
 
 
-def test_what_rows_begin_with_alike_is_a_segment_and_what_some_go_on_with_too() -> None:
+def test_common_prefixes_are_segments_on_several_levels() -> None:
     rows = [[1, 2, 5], [1, 2, 3, 4, 6], [1, 2, 3, 4, 7], [1, 2], [1, 2, 3, 4, 8, 8], [9]]
     packed, positions = pack_rows(rows, share_prefix=True)
     assert packed.segments == (
@@ -134,7 +134,7 @@ def test_what_rows_begin_with_alike_is_a_segment_and_what_some_go_on_with_too() 
     ]  # fmt: skip
 
 
-def test_like_segments_are_one_run() -> None:
+def test_similar_segments_are_computed_together() -> None:
     rows = [[1, 2, 3], [1, 2, 4], [1, 5, 5, 5], [6], [7]]
     packed, _ = pack_rows(rows, share_prefix=True)
     assert [(run.first, run.num_segments, *run.segment) for run in packed.runs()] == [
@@ -151,7 +151,7 @@ def test_whole_rows_share_nothing() -> None:
     assert [place.tolist() for place in positions] == [[2, 3, 4], [0, 1]]
 
 
-def test_a_pack_has_a_position_for_each_way_in_which_its_rows_can_begin() -> None:
+def test_a_pack_has_a_position_for_each_distinct_prefix_of_its_rows() -> None:
     for seed in range(60):
         rows = random_rows(seed)
         packed, positions = pack_rows(rows, share_prefix=True)
@@ -160,10 +160,10 @@ def test_a_pack_has_a_position_for_each_way_in_which_its_rows_can_begin() -> Non
             assert packed.position_ids()[place].tolist() == list(range(len(row)))
 
 
-def test_a_pack_is_as_long_as_the_rows_less_what_is_not_needed(
+def test_a_pack_has_no_repeated_prefixes_and_no_last_tokens(
     make_encoded: Callable[..., EncodedRows],
 ) -> None:
-    """What they begin with alike but once, and no row's last token: nothing follows from it."""
+    """The last token of a row is only a target and not an input."""
     encoded, rows = make_encoded(), list(range(9))
     fed = [encoded.row(row)[:-1].tolist() for row in rows]
     lengths = {}
@@ -176,7 +176,7 @@ def test_a_pack_is_as_long_as_the_rows_less_what_is_not_needed(
     assert lengths["prefix_packed"] <= lengths["packed"] - 2 * 8 - 4 - 2
 
 
-def test_equal_targets_are_merged_and_their_weights_added() -> None:
+def test_equal_targets_are_merged_and_their_weights_are_added() -> None:
     positions, targets = torch.tensor([4, 1, 4, 4]), torch.tensor([9, 2, 9, 3])
     found = merge_targets(positions, targets, torch.tensor([0.5, 1.0, 0.25, 2.0]))
     assert [tensor.tolist() for tensor in found] == [[1, 4, 4], [2, 3, 9], [1.0, 2.0, 0.75]]

@@ -1,4 +1,4 @@
-"""Both forms of the prompt, to the byte."""
+"""Claims about both forms of the prompt, to the byte."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_legacy_form_in_evaluation() -> None:
 @pytest.mark.parametrize(
     ("purpose", "strays", "between"), [("training", " ", INDENT), ("evaluation", "", "")]
 )
-def test_the_legacy_form_with_an_input_has_one_stray_space_less(
+def test_the_legacy_form_with_an_input_has_one_extra_space_less(
     purpose: Literal["training", "evaluation"], strays: str, between: str
 ) -> None:
     assert build_prompt(PAIRED, "legacy", purpose) == (
@@ -78,7 +78,7 @@ def test_the_legacy_form_with_an_input_has_one_stray_space_less(
     )
 
 
-def test_a_prompt_holds_nothing_of_its_answer() -> None:
+def test_a_prompt_does_not_contain_the_answer() -> None:
     for form in ("clean", "legacy"):
         for purpose in ("training", "evaluation"):
             assert "3" not in build_prompt(PLAIN, form, purpose)

@@ -1,4 +1,4 @@
-"""A record becomes a row, or an error that names file, row and field."""
+"""Claims about reading rows; errors name file, row and field."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def test_further_fields_are_ignored() -> None:
 
 
 @pytest.mark.parametrize(("answer", "text"), [(3, "3"), (2.5, "2.5")])
-def test_a_number_is_an_answer_as_the_math_files_have_them(answer: float, text: str) -> None:
+def test_an_answer_can_be_a_number(answer: float, text: str) -> None:
     assert parse(answer=answer).answer == text
 
 
 @pytest.mark.parametrize("field", ["instruction", "output"])
-def test_a_missing_field_is_named_with_file_and_row(field: str) -> None:
+def test_the_error_for_a_missing_field_names_file_row_and_field(field: str) -> None:
     record = {key: value for key, value in GOOD.items() if key != field}
     with pytest.raises(UserError) as caught:
         parse_row(record, source="rows.json", index=7)
@@ -59,14 +59,16 @@ def test_a_missing_field_is_named_with_file_and_row(field: str) -> None:
         ("answer", {}),
     ],
 )
-def test_a_field_that_is_no_string_is_named_with_file_and_row(field: str, value: Any) -> None:
+def test_the_error_for_a_field_that_is_not_a_string_names_file_row_and_field(
+    field: str, value: Any
+) -> None:
     with pytest.raises(UserError) as caught:
         parse(**{field: value})
     assert caught.value.field == f"rows.json, row 7, field {field!r}"
     assert (caught.value.rule, caught.value.got) == ("must be a string", value)
 
 
-def test_an_empty_instruction_is_refused() -> None:
+def test_an_empty_instruction_is_an_error() -> None:
     with pytest.raises(
         UserError, match=r"rows\.json, row 7, field 'instruction': must not be empty"
     ):
@@ -74,6 +76,6 @@ def test_an_empty_instruction_is_refused() -> None:
 
 
 @pytest.mark.parametrize("record", ["text", None, ["instruction"], 3])
-def test_a_record_that_is_no_object_is_refused(record: Any) -> None:
+def test_a_record_that_is_not_an_object_is_an_error(record: Any) -> None:
     with pytest.raises(UserError, match=r"^rows\.json, row 7: a row must be an object"):
         parse_row(record, source="rows.json", index=7)

@@ -1,4 +1,4 @@
-"""Rows from files, folders, the hub and the built-in suites."""
+"""Claims about rows from files, folders, the hub and the built-in suites."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write(path: Path, content: Any) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder laid out like a clone of LLM-Adapters."""
+    """A folder with the layout of LLM-Adapters."""
     write(tmp_path / "ft-training_set" / "some.json", records(3, "s"))
     write(tmp_path / "dataset" / "boolq" / "test.json", records(2, "b"))
     return tmp_path
@@ -62,9 +62,7 @@ def test_json_and_jsonl_hold_the_same_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_a_line_of_jsonl_ends_at_a_line_feed_and_not_at_what_unicode_calls_one(
-    tmp_path: Path, end: str
-) -> None:
+def test_only_a_line_feed_ends_a_line_of_jsonl(tmp_path: Path, end: str) -> None:
     record = {"instruction": "a\u2028b\u2029c\x85d", "output": "e"}
     path = tmp_path / "a.jsonl"
     line = json.dumps(record, ensure_ascii=False)
@@ -72,7 +70,7 @@ def test_a_line_of_jsonl_ends_at_a_line_feed_and_not_at_what_unicode_calls_one(
     assert read_file(path) == [Row(**record)] * 2
 
 
-def test_a_file_is_read_once_and_when_it_was_written_anew_again(
+def test_a_file_is_read_once_until_it_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, read = tmp_path / "rows.json", []
@@ -89,12 +87,12 @@ def test_a_file_is_read_once_and_when_it_was_written_anew_again(
     assert len(read) == 2
 
 
-def test_a_folder_of_training_and_task_files_is_read_like_a_clone(folder: Path) -> None:
+def test_training_and_task_files_are_read_from_a_folder(folder: Path) -> None:
     assert read_training_rows(["ft-training_set/some.json"], str(folder)) == rows(3, "s")
     assert read_task_rows("boolq", str(folder), builtin=False) == rows(2, "b")
 
 
-def test_a_path_outside_of_the_folder_is_found_too(folder: Path, tmp_path: Path) -> None:
+def test_a_path_outside_the_folder_is_found_too(folder: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "elsewhere" / "x.json", records(1, "x"))
     assert read_training_rows([str(other)], str(folder)) == rows(1, "x")
 
@@ -127,14 +125,14 @@ def test_a_hub_source_is_read_through_datasets(monkeypatch: pytest.MonkeyPatch) 
     assert asked == [("me/mine", "main", "test", "v2")]
 
 
-def test_a_bad_row_of_the_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_bad_row_of_the_hub_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     bad = datasets.Dataset.from_list([*records(1), {"instruction": "a", "output": None}])
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: bad)
     error = refused(lambda: read_training_rows([HubSource(hub="me/mine")]))
     assert error.field == "hub:me/mine, row 1, field 'output'"
 
 
-def test_a_hub_dataset_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_missing_hub_dataset_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*_: Any, **__: Any) -> Any:
         raise ConnectionError("no way there\nmany\nlines")
 
@@ -156,7 +154,7 @@ def test_a_hub_dataset_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyP
         ("a.json", [*records(2), {"output": "x"}], "a.json, row 2, field 'instruction'", "missing"),
     ],
 )
-def test_a_bad_file_is_named_with_the_place_in_it(
+def test_the_error_for_a_bad_file_names_the_place_in_it(
     tmp_path: Path, name: str, content: Any, place: str, rule: str
 ) -> None:
     path = write(tmp_path / name, content)
@@ -166,7 +164,7 @@ def test_a_bad_file_is_named_with_the_place_in_it(
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "binary"])
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, kind: str) -> None:
+def test_the_error_for_an_unreadable_file_names_it(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.json"
     if kind == "folder":
         path.mkdir()
@@ -177,7 +175,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, kind: str) -> None:
     assert "must be a readable JSON or JSONL file" in error.rule
 
 
-def test_an_unknown_builtin_suite_lists_those_there_are() -> None:
+def test_the_error_for_an_unknown_builtin_suite_lists_all() -> None:
     error = refused(lambda: read_training_rows(["builtin:huge"]))
     assert error.got == "huge"
     assert all(task in error.rule for task in TASKS)
@@ -189,7 +187,7 @@ def test_a_published_task_needs_a_folder() -> None:
     assert "dataset/boolq/test.json" in error.rule
 
 
-def test_a_digest_tells_rows_fields_and_order_apart() -> None:
+def test_a_digest_depends_on_rows_fields_and_order() -> None:
     one = [Row("a", "b", "c", "d"), Row("e", "f")]
     others = [
         one[::-1],
@@ -204,7 +202,7 @@ def test_a_digest_tells_rows_fields_and_order_apart() -> None:
 
 
 @pytest.mark.parametrize("max_rows", [None, 40])
-def test_held_out_rows_are_no_training_rows(max_rows: int | None) -> None:
+def test_validation_rows_are_not_training_rows(max_rows: int | None) -> None:
     everything = rows(100)
     training, validation = split_rows(everything, max_rows=max_rows, validation_rows=7, seed=3)
     assert len(validation) == 7
@@ -221,15 +219,15 @@ def test_a_split_is_a_function_of_the_seed() -> None:
     assert split(1)[1] != split(2)[1]
 
 
-def test_fewer_rows_hold_out_the_same_ones() -> None:
-    """So that a run on a part of the rows validates on what the whole run validates on."""
+def test_fewer_rows_have_the_same_validation_rows() -> None:
+    """So a run on fewer rows can be compared with a run on all rows."""
     whole = split_rows(rows(50), max_rows=None, validation_rows=5, seed=1)
     part = split_rows(rows(50), max_rows=20, validation_rows=5, seed=1)
     assert part[1] == whole[1]
     assert set(part[0]) < set(whole[0])
 
 
-def test_both_sides_of_a_split_keep_the_order_of_the_source() -> None:
+def test_training_and_validation_rows_keep_the_order_of_the_source() -> None:
     everything = rows(50)
     for side in split_rows(everything, max_rows=30, validation_rows=10, seed=1):
         assert side == [row for row in everything if row in side]

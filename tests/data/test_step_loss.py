@@ -1,4 +1,4 @@
-"""A step's loss and gradient are those of one padded batch with labels, however it is divided."""
+"""Claims about the loss of a step, against transformers on one padded batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IGNORED = -100
 def padded_loss(
     model: Any, encoded: EncodedRows, rows: list[int], train_on_inputs: bool
 ) -> torch.Tensor:
-    """What transformers computes of the same rows: the mean over the labels that are not masked."""
+    """The loss by transformers: the mean over the labels that are not masked."""
     width = int(encoded.lengths[rows].max())
     ids = torch.zeros(len(rows), width, dtype=torch.int64)
     labels, mask = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
@@ -34,7 +34,7 @@ def padded_loss(
 
 
 def gradient(model: Any) -> torch.Tensor:
-    """All gradients end to end, taken away from the model."""
+    """The gradients of all parameters in one vector; the model's own are reset."""
     found = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
     model.zero_grad(set_to_none=True)
     return found
@@ -43,7 +43,7 @@ def gradient(model: Any) -> torch.Tensor:
 def divided(
     model: Any, encoded: EncodedRows, num_ranks: int, **options: Any
 ) -> tuple[float, torch.Tensor]:
-    """Loss and gradient of the step as ranks add them up: the mean over ranks."""
+    """The loss and the gradient of a step, averaged over ranks."""
     loss, total = SupervisedLoss(model), 0.0
     for rank in range(num_ranks):
         for batch in step_micro_batches(
@@ -63,7 +63,7 @@ def divided(
 @pytest.mark.parametrize("mode", ["padded", "packed", "prefix_packed"])
 @pytest.mark.parametrize("max_tokens", [1, 40, 4096])
 @pytest.mark.parametrize("num_ranks", [1, 2])
-def test_loss_and_gradient_are_those_of_the_padded_batch(
+def test_loss_and_gradient_equal_those_of_one_padded_batch(
     make_llama: Callable[..., Any],
     make_encoded: Callable[..., EncodedRows],
     num_ranks: int,
@@ -87,7 +87,7 @@ def test_loss_and_gradient_are_those_of_the_padded_batch(
     assert float((found - expected).norm() / expected.norm()) < 1e-5
 
 
-def test_the_loss_on_inputs_is_another_one(
+def test_training_on_inputs_has_another_loss(
     make_llama: Callable[..., Any], make_encoded: Callable[..., EncodedRows]
 ) -> None:
     model, encoded = make_llama(), make_encoded()
