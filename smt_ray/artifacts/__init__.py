@@ -1,1 +1,1 @@
-"""Artifacts: the stage store. What a stage made is kept under a fingerprint of what made it."""
+"""The storage of stages and runs. A stage is found by a fingerprint of its inputs."""

@@ -1,8 +1,8 @@
-"""Where everything lies in a storage: the names of its folders and files.
+"""The names of the folders and files in a storage.
 
 ::
 
-    stages/<kind>-<fingerprint>/   manifest.json, written last, and the artifacts of the stage
+    stages/<kind>-<fingerprint>/   the artifacts of the stage, and manifest.json, written last
     runs/<name>/                   run.json names the run's stages
     comparisons/<name>/            comparison.json, tables, pictures, report.html
     searches/<name>/               search.json, trials.json, pictures, report.html
@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-# Of a stage.
+# The files of a stage.
 MANIFEST = "manifest.json"
 TOKENS = "tokens.safetensors"
 SCORE_TABLE = "score_table.safetensors"
@@ -18,12 +18,12 @@ SELECTION = "selection.safetensors"
 SELECTION_PICTURE = "selection.png"
 RECORDS = "metrics.jsonl"
 ADAPTER = "adapter"
-KEPT_MODEL = "model"  # the weights that a warm-up with mode: trained updated
+KEPT_MODEL = "model"  # the weights that a trained warm-up updated
 CHECKPOINTS = "checkpoints"
-BEST_CHECKPOINT = "best"  # among the checkpoints
+BEST_CHECKPOINT = "best"  # a folder among the checkpoints
 EVALUATION_METRICS = "metrics.json"
 
-# Of a run.
+# The files of a run.
 RUN = "run.json"
 RUN_METRICS = "metrics.json"
 RUN_CONFIG = "config.yaml"
@@ -31,12 +31,12 @@ ENVIRONMENT = "environment.json"
 RUN_TABLE = "table.md"
 CURVES_PICTURE = "curves.png"
 
-# Of a comparison.
+# The files of a comparison.
 COMPARISON = "comparison.json"
 COMPARISON_CONFIG = "comparison.yaml"
 COMPARISON_TABLES = "comparison.md"
 
-# Of a search.
+# The files of a search.
 SEARCH = "search.json"
 SEARCH_CONFIG = "search.yaml"
 SEARCH_TABLE = "search.md"
@@ -44,7 +44,7 @@ TRIALS = "trials.json"
 ASKED = "asked.json"
 BEST_CONFIG = "best.yaml"
 
-# Of a run, a comparison or a search.
+# The page of a run, a comparison or a search.
 REPORT = "report.html"
 
 STAGES_FOLDER, RUNS_FOLDER = "stages", "runs"

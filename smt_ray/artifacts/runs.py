@@ -1,4 +1,4 @@
-"""A run's folder: a small manifest that names its stages, and the documents that it ended with."""
+"""The folder of a run: a small manifest that names its stages, and the results of the run."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class RunFolder:
 
     @classmethod
     def open(cls, storage: Storage, name: str) -> RunFolder:
-        """An existing run.
+        """Opens the folder of an existing run.
 
         Raises:
-            UserError: There is no run of that name; the existing names are listed.
+            UserError: The storage has no run of that name; the message lists the runs it has.
         """
         run = cls(storage, name)
         if not run.exists():
@@ -31,7 +31,7 @@ class RunFolder:
                 "--run",
                 f"no such run in {storage.root}",
                 got=name,
-                fix=f"runs there: {known}; another storage is chosen with --storage",
+                fix=f"runs there: {known}; choose another storage with --storage",
             )
         return run
 
@@ -59,7 +59,7 @@ class RunFolder:
         return self.storage.read_document(
             RunManifest,
             self.path(RUN),
-            fix="delete it and start the run again: finished stages are reused",
+            fix="delete it and start the run again, which reuses the finished stages",
         )
 
     def update(self, **fields: Any) -> RunManifest:
@@ -83,5 +83,7 @@ class RunFolder:
         if not self.storage.exists(self.path(RUN_METRICS)):
             return None
         return self.storage.read_document(
-            RunMetrics, self.path(RUN_METRICS), fix="start the same run again, which writes it anew"
+            RunMetrics,
+            self.path(RUN_METRICS),
+            fix="start the same run again, which writes the file again",
         )

@@ -1,8 +1,9 @@
-"""Local folders for what is on its way: gone when their block ends, after a kill at the next use.
+"""Temporary local folders, which are removed even if their process is killed.
 
-A folder is held by a lock that the kernel lets go of with the process, whichever way it ends; so
-what a killed process left behind (a checkpoint being written, a model being read) is told from what
-another one is using, in other containers on the same disk too.
+A folder is removed when its context closes. If the process is killed, the next process that makes
+a folder removes it. Each folder has a lock, which the kernel releases when its process ends. The
+lock therefore tells abandoned folders from folders in use, even those of other containers on the
+same disk.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PREFIX, _LOCK = "smt_ray_scratch_", ".lock"
-_ANY = f"{_PREFIX}{'[0-9a-f]' * 32}{_LOCK}"  # and no folder that somebody else named
+_ANY_LOCK = f"{_PREFIX}{'[0-9a-f]' * 32}{_LOCK}"  # matches the names that are made here only
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """An empty folder in the machine's temporary directory (TMPDIR), for the block's time."""
+    """An empty folder in the temporary directory (TMPDIR); it exists while the context is open."""
     parent = Path(tempfile.gettempdir())
-    _remove_left_behind(parent)
+    _remove_abandoned(parent)
     folder = parent / f"{_PREFIX}{uuid.uuid4().hex}"
     lock = folder.with_suffix(_LOCK)
     holder = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -37,12 +38,12 @@ def scratch_folder() -> Iterator[Path]:
         os.close(holder)
 
 
-def _remove_left_behind(parent: Path) -> None:
-    """Removes the folders whose processes are no more."""
-    for lock in parent.glob(_ANY):
+def _remove_abandoned(parent: Path) -> None:
+    """Removes the folders whose processes have ended."""
+    for lock in parent.glob(_ANY_LOCK):
         try:
             holder = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:  # gone by now, or another user's
+        except OSError:  # another process removed it, or it belongs to another user
             continue
         try:
             with suppress(BlockingIOError):
@@ -53,6 +54,6 @@ def _remove_left_behind(parent: Path) -> None:
 
 
 def _remove(folder: Path, lock: Path) -> None:
-    # The lock last: without it nobody would look for the folder.
+    # The lock is removed last, since a folder without a lock is never found again.
     shutil.rmtree(folder, ignore_errors=True)
     lock.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Stages: folders named by a fingerprint of their inputs, finished only by a manifest."""
+"""Stages: folders that are named by a fingerprint of their inputs and finished by a manifest."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def fingerprint(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Finished(Generic[S]):
-    """What a finished stage says of itself.
+    """The content of a finished stage's manifest.
 
     Attributes:
-        summary: What a reader wants to know without opening the artifacts.
-        seconds: The time that it took.
-        files: The artifacts, relative to the folder of the stage.
+        summary: The results that a reader needs without opening the artifacts.
+        seconds: The time that the stage took.
+        files: The digest of each artifact, by its path within the folder of the stage.
     """
 
     summary: S
@@ -73,11 +73,11 @@ class Finished(Generic[S]):
 
 
 class Stage(Generic[S]):
-    """The artifacts of one step.
+    """The artifacts of one step of a run.
 
     Args:
-        storage: The storage that keeps the stages.
-        kind: The kind of the step.
+        storage: The storage that keeps the stage.
+        kind: The kind of the stage.
         inputs: Everything that the artifacts depend on, as JSON values.
     """
 
@@ -87,11 +87,11 @@ class Stage(Generic[S]):
         self.name = f"{kind.name}-{fingerprint(self.inputs)}"
         self.folder = stage_folder(self.name)
         self._finished: Finished[S] | None = None
-        self._verified = False  # files are hashed once
+        self._verified = False  # hashing takes long, so the files are compared once only
 
     @classmethod
     def open(cls, storage: Storage, name: str) -> Stage[Any]:
-        """A finished and whole stage, by its name.
+        """Opens a finished stage by its name, and compares its files with their checksums.
 
         Raises:
             UserError: There is no finished stage of that name, or a file is missing, truncated or
@@ -104,10 +104,10 @@ class Stage(Generic[S]):
 
     @classmethod
     def at(cls, storage: Storage, name: str) -> Stage[Any]:
-        """A stage by its name, which may be unfinished; its inputs are known if it is finished.
+        """Finds a stage by its name, finished or not. The inputs of an unfinished one are unknown.
 
         Raises:
-            UserError: The name is no stage's, or the manifest is damaged.
+            UserError: No kind of stage has such a name, or the manifest is damaged.
         """
         kind = next((kind for kind in _KINDS if name.startswith(f"{kind.name}-")), None)
         if kind is None:
@@ -128,15 +128,15 @@ class Stage(Generic[S]):
         return self.storage.uri(self.folder)
 
     def local(self, file: str) -> AbstractContextManager[Path]:
-        """A local path that holds a file or folder of the stage, while the context is open."""
+        """A local path of a file or folder of the stage; it exists while the context is open."""
         return self.storage.local(self.path(file))
 
     def is_done(self) -> bool:
-        """Whether the stage is finished. Its files are not looked at."""
+        """Whether the stage is finished. Its files are not checked."""
         return self._finished is not None or self._has(MANIFEST)
 
     def verify(self) -> bool:
-        """Whether the stage is finished; if it is, its files are compared with their checksums.
+        """Whether the stage is finished. If it is, its files are compared with their checksums.
 
         Raises:
             UserError: A file is missing, truncated or edited.
@@ -149,7 +149,7 @@ class Stage(Generic[S]):
         return True
 
     def read(self) -> Finished[S]:
-        """What the finished stage says of itself. Its files are not looked at.
+        """The content of the manifest. The files of the stage are not checked.
 
         Raises:
             UserError: The stage is not finished, or its manifest is damaged.
@@ -167,12 +167,12 @@ class Stage(Generic[S]):
         return self._finished
 
     def publish(self, files: Sequence[str], summary: S, seconds: float) -> Finished[S]:
-        """Marks the stage as finished.
+        """Marks the stage as finished, by writing its manifest.
 
         Args:
-            files: Its artifacts, relative to its folder, already written.
-            summary: What a reader wants to know without opening them.
-            seconds: The time that it took.
+            files: The artifacts, relative to the folder of the stage; they must be written already.
+            summary: The results that a reader needs without opening the artifacts.
+            seconds: The time that the stage took.
         """
         digests = {file: self.storage.digest(self.path(file)) for file in sorted(files)}
         manifest = StageManifest(

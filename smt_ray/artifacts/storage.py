@@ -1,4 +1,4 @@
-"""One root for everything that is kept: a local folder or any pyarrow/fsspec URI."""
+"""A storage: files below one root, which is a local folder or a URI of pyarrow or fsspec."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ from smt_ray.errors import UserError
 
 D = TypeVar("D", bound=Document)
 
-# Object stores have no folders: creating one would only cost a request.
+# Object stores have no folders, so creating one would only cost a request.
 _OBJECT_STORES = ("s3", "gcs", "abfs")
-_AT_ONCE, _CHUNK_BYTES = 8, 1 << 24
+_PARALLEL_COPIES = 8
+_COPIED_BYTES, _HASHED_BYTES = 1 << 24, 1 << 22  # that are read at once
 
 
 class Storage:
-    """Files below one root.
+    """The files below one root.
 
     Args:
-        root: A local folder (created when first written to) or a URI such as ``s3://bucket/prefix``.
+        root: The local folder, which is created by the first write, or a URI such as
+            ``s3://bucket/prefix``.
 
     Raises:
         UserError: No file system serves the URI.
@@ -46,21 +48,25 @@ class Storage:
             self._fs = pafs.LocalFileSystem()
             self._base = os.path.abspath(os.path.expanduser(root))
         self.is_local = isinstance(self._fs, pafs.LocalFileSystem)
-        # What follows a ? are settings of the file system, such as ?endpoint_override=...
+        # A URI may end with settings of the file system, such as ?endpoint_override=...
         place, mark, settings = (self._base, "", "") if self.is_local else root.partition("?")
         self._place, self._settings = place.rstrip("/"), mark + settings
         self.root = self.uri()
 
     def uri(self, *parts: str) -> str:
-        """The absolute path, or the URI, of a place in the storage."""
+        """The absolute path or URI of a file or folder."""
         return "/".join([self._place, *parts]) + self._settings
 
     def key(self, *parts: str) -> str:
-        """The path of a place as the file system names it."""
+        """The path of a file or folder as the file system names it."""
         return "/".join([self._base.rstrip("/"), *filter(None, parts)])
 
     def check_writable(self) -> None:
-        """Raises a UserError where nothing can be written, before anything is computed."""
+        """Checks that files can be written, before anything is computed.
+
+        Raises:
+            UserError: They cannot be written.
+        """
         probe = f".probe-{uuid.uuid4().hex}"
         try:
             self.write_bytes(probe, b"")
@@ -70,35 +76,35 @@ class Storage:
                 "storage",
                 f"must be writable ({error})",
                 got=self.root,
-                fix="choose another storage=..., or mend its permissions",
+                fix="choose another storage=..., or change its permissions",
             ) from None
 
     def exists(self, *parts: str) -> bool:
-        """Whether a file or folder is there."""
+        """Whether a file or folder exists."""
         return bool(self._fs.get_file_info(self.key(*parts)).type != pafs.FileType.NotFound)
 
     def read_bytes(self, *parts: str) -> bytes:
-        """A file's content."""
+        """The content of a file."""
         with self._fs.open_input_stream(self.key(*parts)) as stream:
             return bytes(stream.read())
 
     def write_bytes(self, path: str, content: bytes) -> None:
-        """Writes a file whole or not at all."""
+        """Writes a file; if that fails, the earlier file is left as it was."""
         self._write(path, io.BytesIO(content))
 
     def _write(self, path: str, source: IO[bytes]) -> None:
         target = self.key(path)
         if self._fs.type_name not in _OBJECT_STORES:
             self._fs.create_dir(os.path.dirname(target), recursive=True)
-        # A local file appears by renaming; an object store shows only complete objects.
+        # A local file is renamed when it is complete; an object store shows only complete objects.
         written = f"{target}.{uuid.uuid4().hex[:8]}.part" if self.is_local else target
         with self._fs.open_output_stream(written) as stream:
-            shutil.copyfileobj(source, stream, _CHUNK_BYTES)
+            shutil.copyfileobj(source, stream, _COPIED_BYTES)
         if self.is_local:
             os.replace(written, target)
 
     def read_json(self, *parts: str) -> Any:
-        """A JSON file's value."""
+        """The value of a JSON file."""
         return json.loads(self.read_bytes(*parts))
 
     def read_document(self, kind: type[D], path: str, *, fix: str) -> D:
@@ -110,7 +116,7 @@ class Storage:
             fix: What the user can do about a damaged file.
 
         Raises:
-            UserError: The file is missing, no JSON, or no such document.
+            UserError: The file is missing, it is not JSON, or it is not such a document.
         """
         place = self.uri(path)
         try:
@@ -121,11 +127,11 @@ class Storage:
         return kind.from_json(value, place=place, fix=fix)
 
     def write_json(self, path: str, value: Any) -> None:
-        """Writes a JSON file whole or not at all."""
+        """Writes a JSON file; if that fails, the earlier file is left as it was."""
         self.write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
     def put_file(self, local: str | Path, path: str) -> None:
-        """Copies a local file in; a no-op where it already lies there."""
+        """Copies a local file into the storage, unless it already is that file."""
         if self.is_local and os.path.abspath(local) == self.key(path):
             return
         with open(local, "rb") as source:
@@ -133,16 +139,17 @@ class Storage:
 
     @contextmanager
     def local(self, path: str, *, without: tuple[str, ...] = ()) -> Iterator[Path]:
-        """A local path that holds a file or folder: itself, or a copy for the block's time.
+        """A local path of a file or folder: its own, or that of a copy.
 
-        What was mapped into memory from a copy may be used after it is gone.
+        A copy exists while the context is open. Tensors that were mapped into memory from a copy
+        can be used afterwards.
 
         Args:
             path: The file or folder.
-            without: Endings of files in the folder that need not be copied.
+            without: The endings of files in the folder that need not be copied.
 
         Raises:
-            FileNotFoundError: There is nothing there, and it would have to be copied.
+            FileNotFoundError: The path is remote and does not exist.
         """
         if self.is_local:
             yield Path(self.key(path))
@@ -152,7 +159,7 @@ class Storage:
             if self._fs.get_file_info(self.key(path)).type == pafs.FileType.Directory:
                 target.mkdir()
                 files = [file for file in self.list_files(path) if not file.endswith(without)]
-                with ThreadPoolExecutor(_AT_ONCE) as pool:
+                with ThreadPoolExecutor(_PARALLEL_COPIES) as pool:
                     list(pool.map(lambda f: self._copy(self.key(path, f), target / f), files))
             else:
                 self._copy(self.key(path), target)
@@ -161,10 +168,10 @@ class Storage:
     def _copy(self, key: str, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._fs.open_input_stream(key) as source, target.open("wb") as file:
-            shutil.copyfileobj(source, file, _CHUNK_BYTES)
+            shutil.copyfileobj(source, file, _COPIED_BYTES)
 
     def list_files(self, path: str) -> list[str]:
-        """Files below a folder, relative to it, sorted; none where the folder is missing."""
+        """The files below a folder, relative to it and sorted; none if there is no such folder."""
         selector = pafs.FileSelector(self.key(path), recursive=True, allow_not_found=True)
         prefix = self.key(path).rstrip("/") + "/"
         return sorted(
@@ -174,7 +181,7 @@ class Storage:
         )
 
     def list_folders(self, path: str) -> list[str]:
-        """Names of the folders directly below a folder."""
+        """The names of the folders directly below a folder, sorted."""
         selector = pafs.FileSelector(self.key(path), allow_not_found=True)
         return sorted(
             info.base_name
@@ -186,7 +193,7 @@ class Storage:
         """The size and the sha256 of a file."""
         sha256, size = hashlib.sha256(), 0
         with self._fs.open_input_stream(self.key(path)) as stream:
-            while chunk := stream.read(1 << 22):
+            while chunk := stream.read(_HASHED_BYTES):
                 sha256.update(chunk)
                 size += len(chunk)
         return FileDigest(bytes=size, sha256=sha256.hexdigest())
@@ -194,11 +201,11 @@ class Storage:
 
 @contextmanager
 def local_copy(place: str, *, without: tuple[str, ...] = ()) -> Iterator[Path]:
-    """A local path that holds what a path or URI names; see :meth:`Storage.local`.
+    """A local path of the file or folder at a path or URI; see :meth:`Storage.local`.
 
     Raises:
         UserError: No file system serves the URI.
-        FileNotFoundError: There is nothing there, and it would have to be copied.
+        FileNotFoundError: The URI does not exist.
     """
     if "://" not in place:
         yield Path(place)
@@ -208,7 +215,7 @@ def local_copy(place: str, *, without: tuple[str, ...] = ()) -> Iterator[Path]:
 
 
 def _resolve(uri: str) -> tuple[pafs.FileSystem, str]:
-    if urlsplit(uri).password is not None:  # the URI is logged, shown and kept with every run
+    if urlsplit(uri).password is not None:  # the URI is logged, shown and stored with every run
         raise UserError(
             "storage",
             "must not hold keys",
@@ -220,7 +227,7 @@ def _resolve(uri: str) -> tuple[pafs.FileSystem, str]:
         fs, path = pafs.FileSystem.from_uri(uri)
         return fs, path
     except ValueError as error:
-        reason = error  # pyarrow does not know the scheme, or not this form of it
+        reason = error  # pyarrow does not know the scheme, or cannot read this form of it
     except OSError as error:
         raise UserError(
             "storage",

@@ -1,4 +1,4 @@
-"""What was read of a local file, kept in memory for as long as the file stays as it is."""
+"""A cache of what was read from local files, which notices when a file changes."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def file_version(path: Path) -> Version | None:
 def kept_per_version(
     maxsize: int,
 ) -> Callable[[Callable[[Path], Content]], Callable[[Path], Content]]:
-    """Makes a function read a file once, and again when its inode, time or size is another.
+    """Decorates a function of a file, so that it reads each version of the file once.
 
     The runs of a comparison read the same rows and hash the same gigabytes of weights.
 
     Args:
-        maxsize: So many files' contents are kept, the ones used last.
+        maxsize: The number of files whose contents are kept; those used last are kept.
     """
 
     def decorate(read: Callable[[Path], Content]) -> Callable[[Path], Content]:
         @lru_cache(maxsize)
-        def kept(path: Path, _version: tuple[int, int, int]) -> Content:
+        def kept(path: Path, _version: Version) -> Content:
             return read(path)
 
         def read_once(path: Path) -> Content:
-            stat = path.stat()
-            return kept(path, (stat.st_ino, stat.st_mtime_ns, stat.st_size))
+            version = file_version(path)
+            return read(path) if version is None else kept(path, version)
 
         return read_once
 

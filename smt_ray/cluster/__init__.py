@@ -1,1 +1,1 @@
-"""Ray's cluster: the session, nodes, places, waiting, the progress board, the writer, locks."""
+"""The Ray cluster: session, credentials, nodes, resources, waiting, and actors by the driver."""

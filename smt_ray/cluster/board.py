@@ -1,7 +1,7 @@
-"""The progress board: a zero-CPU actor beside the driver.
+"""The progress board: an actor on the driver's node that needs no CPU.
 
-Workers tell it their progress and hand it records in batches, which it passes on to the writer of
-tracking. Nobody waits for it.
+Workers report their progress to it without waiting. It also sends their records to the writer of
+tracking.
 """
 
 from __future__ import annotations
@@ -29,36 +29,36 @@ class Board:
         self._measured: dict[str, dict[int, Record]] = {}
 
     def start(self, task: str, worker: int, pid: int) -> None:
-        """Notes that a worker begins, or begins again after it was lost."""
+        """Notes that a worker starts a task, for the first time or after it was lost."""
         self._starts.setdefault(task, {}).setdefault(worker, []).append(pid)
         self._progress.setdefault(task, {})[worker] = (0, "")
 
     def update(self, task: str, worker: int, done: int, text: str = "") -> None:
-        """Notes that a worker has done ``done`` of its units."""
+        """Notes how many units of a task a worker has done."""
         self._progress.setdefault(task, {})[worker] = (done, text)
 
     def done(self, task: str) -> tuple[int, str]:
-        """The units done by all workers of a task, and the latest text."""
+        """The number of units that all workers of a task have done, and the latest text."""
         workers = list(self._progress.get(task, {}).values())
         texts = [text for _, text in workers if text]
         return sum(done for done, _ in workers), texts[-1] if texts else ""
 
     def starts(self, task: str) -> dict[int, list[int]]:
-        """The process ids of each worker's attempts at a task, first to last."""
+        """The process ids of each worker's attempts at a task, in order."""
         return self._starts.get(task, {})
 
     def measure(self, task: str, record: Record) -> None:
-        """Keeps the record of one step; a repeated step replaces its record."""
+        """Keeps the record of one step; a step that is repeated replaces its record."""
         self._measured.setdefault(task, {})[record["step"]] = record
 
     def measured(self, task: str) -> list[Record]:
-        """The records of a task in the order of steps; they are sent to the tracker too."""
+        """The records of a task in the order of steps. They are sent to the writer, too."""
         records = [record for _, record in sorted(self._measured.get(task, {}).items())]
         self.records(records)
         return records
 
     def records(self, records: list[Record]) -> None:
-        """Passes records on to the writer."""
+        """Sends records to the writer."""
         if self._writer is not None:
             self._writer.records.remote(records)
 
@@ -67,18 +67,18 @@ def make_board(writer: Any = None) -> Any:
     """Starts the board.
 
     Args:
-        writer: The actor of :class:`smt_ray.cluster.writer.Writer`, or None.
+        writer: The actor of :class:`smt_ray.cluster.writer.Writer`, or None without tracking.
     """
     return beside_the_driver(Board, writer)
 
 
 def beside_the_driver(actor: type, argument: Any) -> Any:
-    """Starts a zero-CPU actor on the driver's node."""
+    """Starts an actor on the driver's node, which needs no CPU; returns its handle."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(actor).options(num_cpus=0, scheduling_strategy=here).remote(argument)
 
 
 def announce(board: Any, task: str, worker: int) -> None:
-    """Tells the board that this process begins a worker's share of a task."""
+    """Tells the board that this process starts a task as the given worker."""
     if board is not None:
         board.start.remote(task, worker, os.getpid())

@@ -1,10 +1,10 @@
-"""How tokens, keys and the addresses that go with them reach every process of a job, unlogged.
+"""Sends the driver's credentials to every worker process, without writing them into logs.
 
-A worker on another node has the environment of its node, not the driver's. A ``runtime_env`` would
-set variables there, but Ray writes it into its logs and shows it in its dashboard; and Ray Train's
-controller reads the storage before any code of ours is called with arguments. So they travel in a
-function that Ray calls first in each worker process of the job: it lies, pickled, in the cluster's
-key-value store, and logs name it by a hash.
+A worker on another node has the environment of its node instead of the driver's. The variables of
+a ``runtime_env`` would reach it, but Ray writes them into its logs and shows them in its dashboard.
+Arguments would come too late, since Ray Train's controller reads the storage before it calls our
+code. The credentials are therefore part of a function that Ray calls first in each worker process.
+Ray keeps the pickled function in the cluster's key-value store, and its logs only show a hash.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-# What the hub's, the object stores' and MLflow's clients read. Not what says where on a node its
-# own credentials are (AWS_ROLE_ARN, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_PROFILE, ...).
+# The variables that the clients of the hub, of object stores and of MLflow read. Variables that
+# point to a node's own credentials (AWS_ROLE_ARN, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_PROFILE, ...)
+# are not sent.
 _CARRIED = re.compile(
     r"HF_TOKEN|HUGGING_FACE_HUB_TOKEN|MLFLOW_\w+|DATABRICKS_\w+|AZURE_STORAGE_\w+"
     r"|AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|SECURITY_TOKEN|REGION|DEFAULT_REGION"
@@ -25,15 +26,16 @@ _CARRIED = re.compile(
 
 
 def carried_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables of this process that every worker is to have; the driver's, by default."""
+    """The credentials among environment variables; by default those of this process."""
     source = os.environ if environ is None else environ
     return {name: value for name, value in source.items() if _CARRIED.fullmatch(name)}
 
 
 def setup_hook() -> dict[str, Callable[[], None]]:
-    """The entry of a ``runtime_env`` that sets them in each worker process; empty without any.
+    """The entry of a ``runtime_env`` that sets the credentials in each worker process.
 
-    A hook that a submitted job has of its own stands: Ray calls one alone.
+    It is empty if there are no credentials, or if the submitted job has a hook of its own, since
+    Ray calls only one.
     """
     variables = carried_variables()
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
@@ -50,10 +52,11 @@ def setup_hook() -> dict[str, Callable[[], None]]:
 
 @contextmanager
 def trials_without_secrets() -> Iterator[None]:
-    """Has Ray Tune leave what the hook carries out of its trials' ``runtime_env``.
+    """Keeps Ray Tune from putting credentials into the ``runtime_env`` of its trials.
 
-    It puts the driver's AWS keys there, where Ray logs them, and has no option against it: for the
-    block's time its list of such variables is shorter. Trials have them from the hook.
+    Ray Tune copies the driver's AWS keys there, where Ray logs them, and has no option against it.
+    While the context is open, they are removed from its list of variables to copy. Trials get them
+    from the hook.
     """
     from ray.tune.execution import class_cache
 

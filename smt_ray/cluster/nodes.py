@@ -1,4 +1,4 @@
-"""The cluster's nodes: what they have, and those that an autoscaler starts when it is asked."""
+"""The nodes of the cluster, and the request for nodes that an autoscaler starts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Bundles = list[dict[str, float]]
 
 
 def alive_nodes() -> list[dict[str, Any]]:
-    """What Ray says of each node that is alive."""
+    """The description of each node that is alive, as Ray gives it."""
     list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
     return [node for node in list_nodes() if node["Alive"]]
 
@@ -39,9 +39,10 @@ def ray_for(
     warms_up: bool = True,
     dashboard: bool = False,
 ) -> Iterator[None]:
-    """Ray (:func:`ray_session`) with the nodes that runs need (:func:`nodes_for`).
+    """Connects to Ray (:func:`ray_session`) and asks for nodes (:func:`nodes_for`).
 
-    A run of a search or a comparison is connected already: nodes were asked for all of them.
+    A run of a search or a comparison is already connected. It asks for no nodes, because the search
+    or comparison has asked for the nodes of all its runs.
     """
     with (
         ray_session(dashboard=dashboard) as connected,
@@ -54,19 +55,20 @@ def ray_for(
 def nodes_for(
     configs: Sequence[RunConfig], num_runs: int = 1, *, warms_up: bool = True
 ) -> Iterator[None]:
-    """Has an autoscaler start nodes for runs, and keep them for as long as the context is open.
+    """Asks the autoscaler for the nodes of runs, and keeps them while the context is open.
 
-    A run counts what the cluster has and refuses what that cannot hold: where workers come and go
-    there may be none to count. If they do not come within ``resources.autoscale_timeout_s``, the
-    context opens all the same, and that check says what is missing.
+    A run refuses what does not fit the nodes of the cluster. A cluster with an autoscaler may have
+    no nodes yet, so this function waits for them first. If they do not start within
+    ``resources.autoscale_timeout_s``, the context opens without them, and the check of the run
+    reports what is missing.
 
-    A cluster remembers one such request alone: the latest of all drivers.
+    A cluster keeps only one such request, the latest of all drivers.
 
     Args:
-        configs: Runs; what the one of the most workers needs is asked for. Nothing where none is
-            given, or where they do not say how long to wait.
-        num_runs: How many train at the same time.
-        warms_up: Whether a warm-up's shards are to be placed too.
+        configs: The runs. Nodes are asked for the one with the most workers; none are asked for if
+            it sets no ``resources.autoscale_timeout_s``, or if there are no runs.
+        num_runs: The number of runs that train at the same time.
+        warms_up: Whether the shards of a warm-up must be placed, too.
     """
     config = max(configs, key=lambda run: run.resources.num_workers, default=None)
     if config is None or not config.resources.autoscale_timeout_s:
@@ -83,19 +85,19 @@ def nodes_for(
 def wanted(
     config: RunConfig, num_ranks: int, *, warms_up: bool
 ) -> tuple[dict[ProcessResources, int], Bundles]:
-    """How many processes of each kind there must be places for, and what to ask for.
+    """The number of processes of each kind that must fit, and the bundles to ask for.
 
     Args:
-        config: The run's configuration.
-        num_ranks: Ranks at the same time.
-        warms_up: Whether a warm-up's shards are to be placed too.
+        config: The configuration of the run.
+        num_ranks: The number of ranks at the same time.
+        warms_up: Whether the shards of a warm-up must be placed, too.
     """
     resources, gpus = config.resources, config.warmup.gpus_per_shard
     kind, cpus = resources.accelerator_type, resources.cpus_per_worker
     rank = ProcessResources(cpus, int(resources.use_gpu is True), kind)
     if not (warms_up and config.sharded_warmup and rank.num_gpus and gpus > 1):
         return {rank: num_ranks}, [rank.bundle] * num_ranks
-    # Shards take turns where there is but one place; ranks train where it was.
+    # A place for one shard is enough, since shards can take turns. Ranks train there afterwards.
     afterwards = min(gpus, num_ranks)
     place = ProcessResources(cpus * afterwards, gpus, kind)
     places = {rank: num_ranks, ProcessResources(cpus, gpus, kind): 1}
@@ -105,7 +107,7 @@ def wanted(
 def _wait(places: dict[ProcessResources, int], bundles: Bundles, timeout_s: float) -> None:
     began, said = time.monotonic(), float("-inf")
     while True:
-        request_resources(bundles=bundles)  # each time: another driver's request took its place
+        request_resources(bundles=bundles)  # again, as another driver may have replaced it
         nodes = cluster_nodes()
         missing = [
             f"{number} x {each}"
@@ -122,8 +124,8 @@ def _wait(places: dict[ProcessResources, int], bundles: Bundles, timeout_s: floa
 
 
 def _withdraw() -> None:
-    """Lets the autoscaler end what idles; to fail at that must not hide how the run ended."""
+    """Lets the autoscaler end idle nodes."""
     try:
         request_resources(bundles=[])
-    except Exception as error:  # the cluster is gone, for instance
-        say(f"WARNING cluster: its nodes are still asked for ({error})")
+    except Exception as error:  # it must not hide how the run ended; the cluster may be gone
+        say(f"WARNING cluster: the request for its nodes could not be withdrawn ({error})")

@@ -1,4 +1,4 @@
-"""Resource arithmetic: pure functions of the config and what the cluster's nodes have."""
+"""The resources of processes: pure functions of the config and of what the nodes have."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from dataclasses import dataclass
 from smt_ray.config.running import ResourcesConfig
 from smt_ray.errors import UserError
 
-Nodes = Sequence[Mapping[str, float]]  # each node's resources, by Ray's names
-_ACCELERATOR = "accelerator_type:"  # what Ray has a node with such an accelerator offer
-_ASK = "where nodes start when they are asked for, ask: resources.autoscale_timeout_s=1800"
+Nodes = Sequence[Mapping[str, float]]
+"""The resources of each node, by Ray's names."""
+
+_ACCELERATOR = "accelerator_type:"  # begins Ray's name of a resource of nodes with an accelerator
+_ASK = "if the cluster has an autoscaler, set resources.autoscale_timeout_s=1800 to ask for nodes"
 _LATE = "see what the autoscaler says (ray status), or wait longer: resources.autoscale_timeout_s"
 
 
 @dataclass(frozen=True)
 class ProcessResources:
-    """What one process asks Ray for.
+    """The resources of one process.
 
     Attributes:
-        num_cpus: CPUs, and threads rounded up.
-        num_gpus: GPUs; 0 to compute on the CPU.
-        accelerator_type: Ray's name, or None for any.
+        num_cpus: The number of CPUs.
+        num_gpus: The number of GPUs; 0 to compute on the CPU.
+        accelerator_type: Ray's name of the accelerator type; None for any.
     """
 
     num_cpus: float
@@ -31,22 +33,23 @@ class ProcessResources:
 
     @property
     def num_threads(self) -> int:
-        """Threads of the process."""
+        """The number of threads."""
         return max(1, round(self.num_cpus))
 
     @property
     def device(self) -> str:
-        """Where the process computes, by torch's name."""
+        """The device that the process computes on, by torch's name."""
         return "cuda" if self.num_gpus else "cpu"
 
     @property
     def bundle(self) -> dict[str, float]:
-        """What Ray and its autoscaler are told that it holds."""
+        """The resources as a bundle of a placement group or of a request to the autoscaler."""
         held = {"CPU": self.num_cpus}
         if self.num_gpus:
             held["GPU"] = self.num_gpus
             if self.accelerator_type:
-                held[_ACCELERATOR + self.accelerator_type] = 0.001  # as Ray itself asks for it
+                # Ray itself asks for this amount if a task has an accelerator type.
+                held[_ACCELERATOR + self.accelerator_type] = 0.001
         return held
 
     def __str__(self) -> str:
@@ -56,7 +59,7 @@ class ProcessResources:
         return cpus + gpus + kind
 
     def options(self) -> dict[str, object]:
-        """The keywords of ``.options()``."""
+        """The keyword arguments of ``.options()`` of a Ray task or actor."""
         chosen: dict[str, object] = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
         if self.accelerator_type and self.num_gpus:
             chosen["accelerator_type"] = self.accelerator_type
@@ -64,11 +67,11 @@ class ProcessResources:
 
 
 def count_places(nodes: Nodes, each: ProcessResources) -> int:
-    """How many processes nodes hold at once.
+    """The number of processes that fit the nodes at the same time.
 
     Args:
-        nodes: Resources of each node; a process does not spread over two.
-        each: Of one process.
+        nodes: The resources of each node. A process needs all of its resources on one node.
+        each: The resources of one process.
     """
     return sum(
         min(math.floor(node.get(name, 0.0) / held + 1e-9) for name, held in each.bundle.items())
@@ -79,17 +82,18 @@ def count_places(nodes: Nodes, each: ProcessResources) -> int:
 def plan_processes(
     config: ResourcesConfig, num_at_once: int, nodes: Nodes, what: str, gpus_each: int = 1
 ) -> ProcessResources:
-    """What each of several processes gets, checked against the whole cluster.
+    """The resources of each of several processes, checked against the nodes of the cluster.
 
     Args:
-        config: The config's ``resources`` section.
-        num_at_once: Processes that must run at the same time; 1 where they can take turns.
-        nodes: Resources of each node.
+        config: The ``resources`` section of a config.
+        num_at_once: The number of processes that must run at the same time; 1 if they can take
+            turns.
+        nodes: The resources of each node.
         what: The config key that sets ``num_at_once``, for the message.
-        gpus_each: GPUs of a process, where there are any.
+        gpus_each: The number of GPUs of a process, if GPUs are used.
 
     Raises:
-        UserError: They can never all be placed, so that Ray would wait for ever.
+        UserError: The nodes cannot hold all processes, so Ray would wait for ever.
     """
     num_cpus, num_gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
     use_gpu = num_gpus > 0 if config.use_gpu == "auto" else config.use_gpu
@@ -113,39 +117,13 @@ def plan_processes(
 def _check_one(
     each: ProcessResources, config: ResourcesConfig, gpus_each: int, nodes: Nodes
 ) -> None:
-    """Refuses what no node has for a single process, by the key that asks for it."""
+    """Refuses a process that no node can hold, and names the key that asks for too much."""
     cpus, gpus = (max(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
-    waited = config.autoscale_timeout_s
     if each.num_gpus and not gpus:
-        came = f": none came within {waited:g} s" if waited else ""
-        raise UserError(
-            "resources.use_gpu",
-            f"needs a GPU, and the cluster has none{came}",
-            got=config.use_gpu,
-            fix=_LATE if waited else f"set it to false, join a cluster that has GPUs, or {_ASK}",
-        )
+        raise _no_gpu(config)
     if not cpus:
-        came = f"none came within {waited:g} s" if waited else "none is asked for"
-        raise UserError(
-            "resources.autoscale_timeout_s",
-            f"no node of the cluster has a CPU for workers, and {came}",
-            got=waited,
-            fix=_LATE if waited else f"{_ASK}; resources.use_gpu must be true or false then",
-        )
-    if gpus_each > 1 and not each.num_gpus:
-        raise UserError(
-            "warmup.gpus_per_shard",
-            "needs GPUs, and none are used",
-            got=gpus_each,
-            fix="leave it at 1 on the CPU",
-        )
-    if each.num_gpus > gpus:
-        raise UserError(
-            "warmup.gpus_per_shard",
-            f"must fit the {gpus:g} GPUs of a node: a shard does not spread over two",
-            got=gpus_each,
-            fix=f"set it to at most {gpus:g}",
-        )
+        raise _no_cpu(config)
+    _check_shard(each, gpus_each, gpus)
     if each.num_cpus > cpus:
         raise UserError(
             "resources.cpus_per_worker",
@@ -153,10 +131,53 @@ def _check_one(
             got=config.cpus_per_worker,
             fix=f"set it to at most {cpus:g}",
         )
+    if each.accelerator_type and each.num_gpus:
+        _check_accelerator_type(each.accelerator_type, nodes)
+
+
+def _no_gpu(config: ResourcesConfig) -> UserError:
+    waited = config.autoscale_timeout_s
+    late = f": none came within {waited:g} s" if waited else ""
+    return UserError(
+        "resources.use_gpu",
+        f"needs a GPU, and the cluster has none{late}",
+        got=config.use_gpu,
+        fix=_LATE if waited else f"set it to false, use a cluster that has GPUs, or, {_ASK}",
+    )
+
+
+def _no_cpu(config: ResourcesConfig) -> UserError:
+    waited = config.autoscale_timeout_s
+    reason = f"none came within {waited:g} s" if waited else "none is asked for"
+    return UserError(
+        "resources.autoscale_timeout_s",
+        f"no node of the cluster has a CPU for workers, and {reason}",
+        got=waited,
+        fix=_LATE if waited else f"{_ASK}, and resources.use_gpu=true or false",
+    )
+
+
+def _check_shard(each: ProcessResources, gpus_each: int, gpus_of_a_node: float) -> None:
+    if gpus_each > 1 and not each.num_gpus:
+        raise UserError(
+            "warmup.gpus_per_shard",
+            "needs GPUs, and none are used",
+            got=gpus_each,
+            fix="set it to 1 to compute on the CPU",
+        )
+    if each.num_gpus > gpus_of_a_node:
+        raise UserError(
+            "warmup.gpus_per_shard",
+            f"must fit the {gpus_of_a_node:g} GPUs of a node, as a shard needs all on one node",
+            got=gpus_each,
+            fix=f"set it to at most {gpus_of_a_node:g}",
+        )
+
+
+def _check_accelerator_type(wanted: str, nodes: Nodes) -> None:
     offered = {name for node in nodes for name in node if name.startswith(_ACCELERATOR)}
     types = {name.removeprefix(_ACCELERATOR) for name in offered}
-    wanted = each.accelerator_type if each.num_gpus else None
-    if wanted and wanted not in types:
+    if wanted not in types:
         raise UserError(
             "resources.accelerator_type",
             "must be on a node of the cluster",

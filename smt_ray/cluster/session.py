@@ -1,4 +1,4 @@
-"""The connection to Ray: an existing cluster, or one on this machine, kept quiet."""
+"""The connection to Ray: to an existing cluster, or to a Ray that is started on this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import ray
 from smt_ray.cluster.credentials import setup_hook
 from smt_ray.errors import UserError
 
-# What workers need to know, wherever they run; secrets travel otherwise (credentials.py).
+# The variables that workers on every node need; credentials.py sends the secret ones.
 _FORWARDED = (
     "HF_HOME",
     "HF_HUB_CACHE",
@@ -27,29 +27,28 @@ _FORWARDED = (
     "HF_ENDPOINT",
     "TRANSFORMERS_OFFLINE",
     "HF_DATASETS_OFFLINE",
-    # A search's trial is a driver of its own training: it must know what its own driver knows.
+    # A trial of a search is the driver of its own training, so it needs the driver's variables.
     "RAY_ADDRESS",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER",
 )
 
-
 _TRIES = 3
-_TOO_LATE = "timed out during startup"  # what Ray says of a node whose processes were too slow
+_TOO_LATE = "timed out during startup"  # part of Ray's error if its processes start too slowly
 
 
 @contextmanager
 def ray_session(*, dashboard: bool = False) -> Iterator[bool]:
     """Connects to the cluster of RAY_ADDRESS, or starts Ray here and stops it at the end.
 
-    A Ray that is connected already is used and left as it is.
+    A connection that already exists is used and left as it is.
 
     Args:
-        dashboard: Whether a Ray that is started here has its dashboard. What cleans up after a
-            trial that Ray Tune stopped asks it: without one, the next waits for its resources.
+        dashboard: Whether a Ray that is started here has a dashboard. Ray needs it to clean up
+            after a trial that Ray Tune stopped; otherwise the next trial waits for its resources.
 
     Yields:
-        Whether it was connected here.
+        Whether this call made the connection.
 
     Raises:
         UserError: There is no cluster at RAY_ADDRESS, or Ray does not start here in time.
@@ -78,27 +77,28 @@ def _connect(dashboard: bool) -> None:
                     "RAY_ADDRESS",
                     f"must be a cluster that answers ({' '.join(str(error).split())})",
                     got=os.environ["RAY_ADDRESS"],
-                    fix="start one (ray start --head), or unset it: Ray is then started here",
+                    fix="start one (ray start --head), or unset it to start Ray on this machine",
                 ) from error
             if not is_alone() or _TOO_LATE not in str(error):
                 raise
-            # Ray has forgotten what it started, which would make the next try slower still.
+            # Ray forgets the processes that it started, and they would slow the next try down.
             _end(set(psutil.Process().children(recursive=True)) - before)
     raise UserError(
         "ray",
-        f"its processes must start within Ray's 30 s, and did not in {_TRIES} tries",
-        fix="this machine is very busy or short of memory: end what else runs, and start again",
+        f"its processes must start within 30 s, and they did not in {_TRIES} tries",
+        fix="this machine is very busy or short of memory: end other programs, and start again",
     )
 
 
 def _end_on_sigterm() -> None:
-    """Has SIGTERM, of batch systems and stopped jobs, end a command as an interrupt does.
+    """Makes SIGTERM end a command as an interrupt does.
 
-    Ray, once it is connected, has it abort the process with a stack trace.
+    Batch systems send it, and so does Ray when a job is stopped. Ray's own handler would abort the
+    process with a stack trace.
     """
 
     def interrupt(_number: int, frame: FrameType | None) -> None:
-        handler = signal.getsignal(signal.SIGINT)  # while ranks train, Ray Train's
+        handler = signal.getsignal(signal.SIGINT)  # Ray Train's, while ranks train
         if callable(handler):
             handler(signal.SIGINT, frame)
         raise KeyboardInterrupt
@@ -108,14 +108,14 @@ def _end_on_sigterm() -> None:
 
 
 def _options(dashboard: bool) -> dict[str, Any]:
-    """What ``ray.init`` is told."""
+    """The keyword arguments of ``ray.init``."""
     environment, port = worker_environment(), None
     if is_alone() and dashboard:
         port = _free_port()
-        # Found by a search otherwise, which fails where another Ray runs on this machine.
+        # Ray would search for the server otherwise, and fail if this machine has another Ray.
         environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
     return {
-        # Without an address Ray would join whatever cluster it finds on this machine.
+        # Without an address, Ray would join any cluster that it finds on this machine.
         "address": "local" if is_alone() else None,
         "include_dashboard": dashboard if is_alone() else None,
         "dashboard_port": port,
@@ -132,14 +132,16 @@ def _end(processes: Iterable[psutil.Process]) -> None:
 
 
 def worker_environment() -> dict[str, str]:
-    """Environment variables that reach every worker; those that a submitted job sets stand."""
+    """The environment variables that are set in every worker.
+
+    Variables that the submitted job sets are left out, because Ray refuses to set them twice.
+    """
     variables = {name: os.environ[name] for name in _FORWARDED if name in os.environ} | {
-        "TOKENIZERS_PARALLELISM": "false",  # workers are forked and threaded by Ray already
+        "TOKENIZERS_PARALLELISM": "false",  # Ray already runs the workers in parallel
         "DS_LOG_LEVEL": "warning",
     }
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     given = (job.get("runtime_env") or {}).get("env_vars") or {}
-    # Ray refuses a variable that both name, even with the same value.
     return {name: value for name, value in variables.items() if name not in given}
 
 
@@ -151,13 +153,13 @@ def _free_port() -> int:
 
 
 def _quieten() -> None:
-    # It announces at every start that local clusters have token authentication.
+    # Ray would announce at every start that local clusters have token authentication.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel("ERROR")
-    # Train asks after its workers this often, and `report` waits for the asking: 2 s by default.
+    # Ray Train polls its workers at this interval, and `report` waits for it. The default is 2 s.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0" if is_alone() else "1")
 
 
 def is_alone() -> bool:
-    """Whether Ray will run on this machine only, where no node can be taken away."""
+    """Whether Ray runs on this machine only, where no node can be preempted."""
     return "RAY_ADDRESS" not in os.environ

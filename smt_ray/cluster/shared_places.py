@@ -1,7 +1,7 @@
-"""What a run keeps in local files must be seen from every node; one that is not is refused.
+"""The check that every node sees the local files of a run.
 
-A path says nothing of what is behind it: /shared may be a volume that all nodes mount, or a folder
-of this one. So a file is put there, and a task on each other node looks for it.
+A path does not say whether it is shared: /shared may be a volume that all nodes mount, or a folder
+of this node. So the check writes a file there, and a task on every other node looks for it.
 """
 
 from __future__ import annotations
@@ -21,20 +21,23 @@ from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.tracking.uris import resolve_tracking_uri, sqlite_path
 
-_PATIENCE_S = 5.0  # for a network's file system to show what another node has just written
-_ANSWER_S = 120.0  # for a node to start a process
+_PATIENCE_S = 5.0  # within which a network file system shows a file of another node
+_ANSWER_S = 120.0  # within which a node starts a process
 
 
 def check_shared(config: RunConfig, *, tracks: bool = True, searches: bool = False) -> None:
-    """Refuses local files that other nodes of the cluster do not see, before anything long starts.
+    """Refuses local files that other nodes do not see, before anything long is computed.
+
+    Ray must be connected.
 
     Args:
-        config: A run's configuration; Ray is connected.
-        tracks: Whether what is done under it is tracked, if the configuration says so.
-        searches: Whether it is a trial's: each tracks from the node that it was placed on.
+        config: The configuration of a run.
+        tracks: Whether the work is tracked if the configuration says so.
+        searches: Whether the run is a trial of a search. A trial writes to the tracking store from
+            the node on which Ray places it.
 
     Raises:
-        UserError: The storage, or the folder of an sqlite file, is not shared; or several nodes
+        UserError: The storage or the folder of the sqlite file is not shared, or several nodes
             would write one sqlite file.
     """
     others = _other_nodes()
@@ -49,7 +52,7 @@ def check_shared(config: RunConfig, *, tracks: bool = True, searches: bool = Fal
 
 
 def local_places(config: RunConfig, *, tracks: bool = True) -> dict[str, Path]:
-    """The local folders that are written to, by the field; see :func:`check_shared`."""
+    """The local folders that a run writes to, by config key; see :func:`check_shared`."""
     storage, places = Storage(config.storage), {}
     if storage.is_local:
         places["storage"] = Path(storage.root)
@@ -60,7 +63,7 @@ def local_places(config: RunConfig, *, tracks: bool = True) -> dict[str, Path]:
 
 
 def _database(config: RunConfig) -> Path | None:
-    """The sqlite file that a run is tracked to; None where it is tracked elsewhere, or not."""
+    """The sqlite file of the tracking store; None for a server or without tracking."""
     if not config.tracking.enabled:
         return None
     root = Storage(config.storage).root
@@ -68,22 +71,22 @@ def _database(config: RunConfig) -> Path | None:
 
 
 def refuse_sqlite(config: RunConfig, num_nodes: int) -> None:
-    """Refuses an sqlite file that several nodes would write.
+    """Refuses to track a search on several nodes in an sqlite file.
 
-    Network file systems do not keep its locks: on a volume that all nodes see, it breaks.
+    A shared volume does not help, since network file systems do not keep sqlite's locks.
 
     Args:
-        config: A run's configuration.
-        num_nodes: Of the cluster.
+        config: The configuration of a run.
+        num_nodes: The number of nodes of the cluster.
 
     Raises:
-        UserError: It is tracked to one.
+        UserError: The tracking store is an sqlite file.
     """
     if database := _database(config):
         raise UserError(
             "tracking.uri",
-            f"must be a server for a search on {num_nodes} nodes: each trial tracks from its own"
-            " node, and an sqlite file does not survive writers on several",
+            f"must be a server for a search on {num_nodes} nodes, since each trial is tracked from"
+            " its own node, and writers on several nodes break an sqlite file",
             got=str(database),
             fix="start one (infra/mlflow) and set tracking.uri=http://..., or set"
             " tracking.enabled=false",
@@ -91,11 +94,11 @@ def refuse_sqlite(config: RunConfig, num_nodes: int) -> None:
 
 
 def find_missed(nodes: Iterable[str], probes: Mapping[str, Path]) -> dict[str, list[str]]:
-    """The nodes that do not see a file, by its name among the probes.
+    """The nodes that do not see a file, by config key.
 
     Args:
-        nodes: Ray's ids of them. One that is lost meanwhile has no say.
-        probes: Files that are there.
+        nodes: Ray's ids of the nodes. A node that is lost meanwhile is left out.
+        probes: The files, by config key; they exist on this node.
     """
     look = ray.remote(num_cpus=0, max_retries=0)(_missing)
     files = {field: str(file) for field, file in probes.items()}
@@ -117,18 +120,18 @@ def find_missed(nodes: Iterable[str], probes: Mapping[str, Path]) -> dict[str, l
 def refuse_unshared(
     places: Mapping[str, Path], missed: Mapping[str, Sequence[str]], num_nodes: int
 ) -> None:
-    """Refuses a place that nodes miss.
+    """Refuses folders that some nodes do not see.
 
     Args:
-        places: Folders, by field.
-        missed: Nodes that do not see a file there, by field.
-        num_nodes: Of the cluster.
+        places: The folders, by config key.
+        missed: The nodes that do not see a file in the folder, by config key.
+        num_nodes: The number of nodes of the cluster.
 
     Raises:
-        UserError: There is one.
+        UserError: Some node does not see one of the folders.
     """
     fixes = {
-        "storage": "set storage to an object store (s3://...) or a folder on a volume that all"
+        "storage": "set storage to an object store (s3://...) or to a folder on a volume that all"
         " nodes mount",
         "tracking.uri": "set tracking.uri to a server (http://...) or tracking.enabled=false",
     }
@@ -136,7 +139,7 @@ def refuse_unshared(
         if nodes := missed.get(field):
             raise UserError(
                 field,
-                f"must be seen from every node, and {len(nodes)} of {num_nodes} do not see it",
+                f"must be visible on every node, and {len(nodes)} of {num_nodes} do not see it",
                 got=str(place),
                 fix=fixes[field],
             )
@@ -149,7 +152,7 @@ def _other_nodes() -> list[str]:
 
 @contextmanager
 def _probes(places: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
-    """A new file in each folder, for the block's time."""
+    """Creates a file in each folder, which exists while the context is open."""
     probes = {field: place / f".probe-{uuid.uuid4().hex}" for field, place in places.items()}
     try:
         for probe in probes.values():
@@ -162,7 +165,7 @@ def _probes(places: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
 
 
 def _missing(files: dict[str, str]) -> list[str]:
-    """The names of those files that this node does not see."""
+    """The names of the files that this node does not see."""
     until = time.monotonic() + _PATIENCE_S
     while missing := [name for name, file in files.items() if not Path(file).exists()]:
         if time.monotonic() > until:

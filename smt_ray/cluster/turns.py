@@ -1,4 +1,4 @@
-"""Turns at making a stage: of a search's trials, one at a time makes it, and the others find it."""
+"""Turns at making a stage: one trial of a search makes it while the others wait for it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _ASK_EVERY_S = 1.0
 
 
 class _Turn:
-    """Holds a name, and nothing else."""
+    """An actor that does nothing but hold a name."""
 
 
 @contextmanager
 def turn(name: str) -> Iterator[None]:
-    """Waits until no other process of this driver's has the turn of a name, and has it for a block.
+    """Waits for the turn of a name, and has it while the context is open.
 
-    The turn is an actor of that name, of which Ray allows one. It ends with the process that made
-    it, so that a trial that is killed keeps no other waiting.
+    The turn is an actor of that name, and Ray allows only one in a job. The actor ends with the
+    process that started it, so a trial that is killed does not keep the others waiting.
 
     Args:
-        name: Such as a stage's.
+        name: The name, such as that of a stage.
     """
     holder = _take(name)
     try:

@@ -1,7 +1,8 @@
-"""Processes wait for a place beside what else runs on the cluster, and the run says so.
+"""Waiting for resources that other work on the cluster holds, with a message to the user.
 
-Ray Train would wait too: without a word, as for workers that failed, and deaf to an interrupt. So a
-place is asked for and given back first, and Train is started when there is one.
+Ray Train would wait, too, but without a message, as if its workers had failed, and without reacting
+to an interrupt. So the resources are first reserved and released here, and Ray Train is started
+when they are free.
 """
 
 from __future__ import annotations
@@ -14,22 +15,24 @@ from smt_ray.cluster.resources import ProcessResources
 from smt_ray.errors import UserError
 from smt_ray.reporting.text.progress import say
 
-PLACEMENT = "PACK"  # onto as few nodes as hold them
-_ASK_EVERY_S = 1.0  # an interrupt is heard that late
-_SAY_AFTER_S = 5.0  # what has just ended gives back what it held
+PLACEMENT = "PACK"
+"""The placement strategy of processes: onto as few nodes as possible."""
+
+_ASK_EVERY_S = 1.0  # also the time until an interrupt is noticed
+_SAY_AFTER_S = 5.0  # work that has just ended releases its resources within this time
 
 
 def wait_for_place(kind: str, number: int, each: ProcessResources, timeout_s: float) -> None:
-    """Returns once all processes can be placed; says so where that is not at once.
+    """Waits until all processes can be placed, and tells the user if that takes a while.
 
     Args:
-        kind: What they do, as the line begins.
-        number: Processes at the same time.
-        each: What each of them holds.
+        kind: The work of the processes, such as ``training``; the message begins with it.
+        number: The number of processes at the same time.
+        each: The resources of each process.
         timeout_s: The most seconds to wait.
 
     Raises:
-        UserError: There was no place in that time.
+        UserError: The resources were not free within that time.
     """
     place = placement_group([each.bundle] * number, strategy=PLACEMENT)
     began, said = time.monotonic(), False
@@ -39,8 +42,8 @@ def wait_for_place(kind: str, number: int, each: ProcessResources, timeout_s: fl
             if waited >= timeout_s:
                 raise UserError(
                     "resources.wait_timeout_s",
-                    f"other work on the cluster held what {number} x {each} need for"
-                    f" {kind} all that time",
+                    f"{kind} needs {number} x {each}, which other work on the cluster held all"
+                    " that time",
                     got=timeout_s,
                     fix="start the same run again when that work has ended, or wait longer",
                 )
@@ -55,7 +58,10 @@ def wait_for_place(kind: str, number: int, each: ProcessResources, timeout_s: fl
 
 
 def found_no_place(error: BaseException) -> bool:
-    """Whether a training ended because others were placed first, or a lost node is not back."""
+    """Whether Ray Train ended because it could not place its workers.
+
+    Other work was placed first, or a lost node has not come back.
+    """
     failure = getattr(error, "controller_failure", None)
-    # By name: Ray has it in a private module.
+    # The class is compared by name, since it is in a private module of Ray.
     return type(failure).__name__ == "WorkerGroupStartupTimeoutError"

@@ -1,4 +1,4 @@
-"""The writer of tracking: a zero-CPU actor beside the driver, and the only writer of a store."""
+"""The writer of tracking: an actor on the driver's node, and the only process that sends a run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from smt_ray.tracking.uris import redact
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of a run that was sent.
+    """The result of sending a run.
 
     Attributes:
         complete: Whether the store has everything.
-        error: Why it has not, in one line.
+        error: The reason if it has not, in one line.
         run_id: The tracker's id of the run, if known.
         url: The page of the run, if known.
     """
@@ -34,21 +34,21 @@ class Sent:
 
 
 class Writer:
-    """The tracked run, within the actor.
+    """The class of the actor: it owns the tracker of one run.
 
     Args:
-        settings: Where the run is tracked.
+        settings: The settings of the tracker.
     """
 
     def __init__(self, settings: TrackerSettings) -> None:
         self._tracker = open_tracker(settings)
 
     def start_run(self, start: RunStart) -> str | None:
-        """Starts or continues the run; returns its id if the store answers in time."""
+        """Starts or continues the run; returns its id, or None if the store does not answer."""
         return begin(self._tracker, start)
 
     def records(self, records: list[Record]) -> None:
-        """Adds records."""
+        """Hands records to the tracker."""
         self._tracker.log_records(records)
 
     def finish(self, snapshot: RunSnapshot, timeout: float) -> Sent:
@@ -64,14 +64,14 @@ class Writer:
 
 
 class TrackedRun:
-    """A run's tracking as its driver sees it: nothing here raises or holds up the run.
+    """The tracking of a run, as its driver sees it. A tracker that fails never fails the run.
 
     Args:
-        settings: Where the run is tracked; None without tracking.
-        resend: How the user sends what the store did not take, for the warning.
+        settings: The settings of the tracker; None without tracking.
+        resend: The sentence that says how to send what the store did not take.
 
     Attributes:
-        writer: The actor's handle, for the board; None without tracking.
+        writer: The handle of the actor, for the board; None without tracking.
     """
 
     def __init__(self, settings: TrackerSettings | None, resend: str) -> None:
@@ -80,21 +80,26 @@ class TrackedRun:
         self._started: Any = None
 
     def start(self, start: RunStart) -> None:
-        """Starts the run without waiting: creating a store takes seconds."""
+        """Starts or continues the run without waiting, since creating a store takes seconds."""
         if self.writer is not None:
             self._started = self.writer.start_run.remote(start)
 
     @property
     def run_id(self) -> str | None:
-        """The tracker's id of the started run, which is waited for; None without tracking."""
-        found: str | None = None if self._started is None else ray.get(self._started)
+        """The tracker's id of the run, once it is started; None if the store does not answer."""
+        if self._started is None:
+            return None
+        try:
+            found: str | None = ray.get(self._started)
+        except Exception:  # `finish` tells the user
+            return None
         return found
 
     def finish(self, snapshot: AbstractContextManager[RunSnapshot], timeout: float) -> Sent | None:
-        """Sends what the run left on disk; says so if the store does not take all of it.
+        """Sends everything on disk for the run, and warns if the store does not take all of it.
 
         Args:
-            snapshot: Opens what is sent; its files can be read while it is open.
+            snapshot: The context manager that opens what is sent.
             timeout: The most seconds to wait.
 
         Returns:
@@ -105,11 +110,12 @@ class TrackedRun:
         try:
             with snapshot as opened:
                 sent: Sent = ray.get(self.writer.finish.remote(opened, timeout))
-        except Exception as error:  # whatever it is, the run itself is done
-            sent = Sent(False, str(error).strip().rpartition("\n")[2])
+        except Exception as error:  # the run itself is done, whatever it is
+            sent = Sent(False, redact(str(error).strip().rpartition("\n")[2]))
         if not sent.complete:
+            reason = sent.error or f"no answer within {timeout:g} s"
             say(
-                f"WARNING tracking: MLflow did not take everything ({sent.error}); nothing is"
-                f" lost: {self._resend}"
+                f"WARNING tracking: MLflow did not take everything ({reason}); nothing is lost:"
+                f" {self._resend}"
             )
         return sent
