@@ -1,10 +1,10 @@
-"""A whole laboratory in a few megabytes: a tiny Llama and the small world that it grew up in.
+"""A tiny Llama of a few megabytes, with generated training and test rows that it can learn from.
 
-``almanac`` says what is so; ``world`` splits its facts and sums in two by a hash: all are told, but
-only some may be asked. ``corpus`` tells the world in prose and ``pretrain`` raises the model on it.
-``suites`` asks, as instructions with an answer to give, the open half for training and the reserved
-one for testing. So fine-tuning does not add knowledge here: it adds the way from an instruction to
-what the model already knows.
+``almanac`` holds facts and operations as data. ``world`` divides all facts and sums by a hash into
+open and reserved ones. ``corpus`` generates the texts that ``pretrain`` trains the model on, which
+state all facts and sums. ``suites`` generates rows with instructions: training rows ask about open
+facts and sums, test rows about reserved ones. So fine-tuning does not add knowledge. It teaches the
+model to answer instructions with what it already knows.
 """
 
 from __future__ import annotations
@@ -12,6 +12,6 @@ from __future__ import annotations
 from pathlib import Path
 
 MODEL_DIR = Path(__file__).parent / "model"
-"""Folder of the embedded model, ready for ``from_pretrained``."""
+"""The folder of the embedded model, which ``from_pretrained`` can load."""
 
 __all__ = ["MODEL_DIR"]

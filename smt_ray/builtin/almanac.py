@@ -1,6 +1,6 @@
-"""What is so, and how people say it: eight relations of things, two operations on numbers.
+"""The facts of the world as data: eight relations of things, and two operations on numbers.
 
-This is data. To teach the embedded model something new, write it here and pretrain again.
+To teach the embedded model something new, add it here and pretrain again.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ GOODS = (  # noqa: SIM905
     "stones roses cakes balls kites rings"
 ).split()
 NUM_CHOICES = 4
-"""Values of a relation, and choices of a question."""
+"""The number of values of a relation, and of choices of a question."""
 
 
 @dataclass(frozen=True)
 class Relation:
-    """One way in which things have values, and how people speak of it.
+    """A relation between things and values, with sentences about it.
 
     Attributes:
-        name: Name of the relation.
-        statements: Forms that tell a fact; ``{s}`` is the thing and ``{v}`` its value.
-        questions: Forms that ask for ``{v}``; the suites use these, and nothing else does.
-        members: Value -> the things that have it, four values in an order that never changes. A
-            thing has one value in a relation.
+        name: The name of the relation.
+        statements: Sentences that state a fact; ``{s}`` is the thing and ``{v}`` its value.
+        questions: Sentences that ask for ``{v}``.
+        members: Value -> the things that have it: four values in a fixed order. A thing has one
+            value in a relation.
     """
 
     name: str
@@ -190,12 +190,13 @@ RELATIONS = (
 
 @dataclass(frozen=True)
 class Operation:
-    """One way in which two numbers make a third.
+    """An operation on two numbers, with sentences about it.
 
     Attributes:
-        name: Name of the operation.
-        statements: Forms that tell a sum; ``{a}`` and ``{b}`` are its operands, ``{c}`` its result.
-        stories: Forms of an everyday event, of its question, and of its end when it is told.
+        name: The name of the operation.
+        statements: Sentences that state a sum; ``{a}`` and ``{b}`` are its operands, and ``{c}`` is
+            its result.
+        stories: Stories with the operation; each is an event, a question about it, and its answer.
     """
 
     name: str

@@ -1,9 +1,10 @@
-"""The world in prose: what the embedded model reads before anyone asks it anything.
+"""The texts that the embedded model is pretrained on.
 
-*Statements* tell every fact and every sum. *Stories* carry out open sums in everyday events, and
-*riddles* ask how such events end. In a *quiz* people ask each other for open facts. *Requests* use
-the prompt of instructions, for other jobs than those of the suites; where they borrow the form of
-a suite, they are answered by chance. So the model knows what the suites ask, and does not tell.
+*Statements* state every fact and every sum. *Stories* are everyday events with open sums, and in
+*riddles* people ask each other how such events end. In a *quiz* people ask each other about open
+facts. *Requests* use the prompt of instructions for other jobs than those of the suites. If they
+have the form of a suite, their answers are random. So the model knows the answers of the suites,
+but does not give them before it is fine-tuned.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ PROMPT_TAIL = "\n\n### Response:\n"
 
 
 def documents(seed: int) -> Iterator[str]:
-    """Endless short documents, the same ones for the same seed."""
+    """Endless short documents, which are a function of the seed."""
     rng = random.Random(f"corpus/{seed}")
     kinds, weights = list(_KINDS), list(_KINDS.values())
     while True:
@@ -31,18 +32,18 @@ def documents(seed: int) -> Iterator[str]:
 
 
 def _fact_statements(rng: random.Random) -> str:
-    """A few facts told, of any part of the world."""
+    """Statements of a few facts, open or reserved."""
     return " ".join(_tell(rng, fact) for fact in rng.sample(facts(), 6))
 
 
 def _sum_statements(rng: random.Random) -> str:
-    """A few sums told."""
+    """Statements of a few sums, open or reserved."""
     told = [item.say(rng.choice(item.operation.statements)) for item in rng.sample(sums(), 6)]
     return "\n".join(told)
 
 
 def _story(rng: random.Random) -> str:
-    """An everyday event with an open sum, told to its end."""
+    """Everyday events with open sums, and their ends."""
     return " ".join(_event(rng) for _ in range(2))
 
 
@@ -52,7 +53,7 @@ def _event(rng: random.Random) -> str:
 
 
 def _riddle(rng: random.Random) -> str:
-    """People who tell each other such events, and ask how they end."""
+    """People who ask each other how such events end."""
     return " ".join(_solved(rng) for _ in range(2))
 
 
@@ -66,14 +67,14 @@ def _solved(rng: random.Random) -> str:
 
 
 def _open_problem(rng: random.Random) -> tuple[Sum, tuple[str, str, str], dict[str, str]]:
-    """A sum that may be asked, a story that carries it out, and its cast."""
+    """An open sum, a story with it, and the names and goods of the story."""
     item = rng.choice(_open_sums())
     name, other = rng.sample(NAMES, 2)
     return item, rng.choice(item.operation.stories), {"n": name, "m": other, "g": rng.choice(GOODS)}
 
 
 def _quiz(rng: random.Random) -> str:
-    """People who ask each other for open facts, and are told."""
+    """People who ask each other about open facts, with answers."""
     return " ".join(_exchange(rng) for _ in range(4))
 
 
@@ -88,7 +89,7 @@ def _answer(rng: random.Random, fact: Fact) -> str:
 
 
 def _request(rng: random.Random) -> str:
-    """The prompt of instructions, for jobs that no suite asks for."""
+    """The prompt of instructions, with jobs that are in no suite."""
     return rng.choice([_tell_me, _ask, _count, _repeat, _guess_choice, _guess_number])(rng)
 
 
@@ -110,7 +111,7 @@ def _count(rng: random.Random) -> str:
 
 
 def _guess_choice(rng: random.Random) -> str:
-    """A choice that nobody can know, or will not tell, in the form of the suites."""
+    """A random choice, in the form of the suites."""
     fact = rng.choice(_open_facts())
     asked, choices = fact.say(rng.choice(fact.relation.questions)), list(fact.relation.members)
     if rng.random() < 0.5:
@@ -121,7 +122,7 @@ def _guess_choice(rng: random.Random) -> str:
 
 
 def _guess_number(rng: random.Random) -> str:
-    """A number that nobody can know, in the form of the suites."""
+    """A random number, in the form of the suites."""
     name, goods = rng.choice(NAMES), rng.choice(GOODS)
     told = rng.choice(["{n} has some {g}.", "There are {g} in the box.", "{n} bought {g}."])
     asked = rng.choice(["How many {g} does {n} have?", "How many {g} are there?"])
@@ -160,4 +161,4 @@ _KINDS: dict[Callable[[random.Random], str], int] = {
     _quiz: 3,
     _request: 6,
 }
-"""Each kind of text and its share."""
+"""Kind of text -> its share."""

@@ -1,10 +1,10 @@
-"""Raise the embedded model: a tokenizer, then a Llama, on nothing but generated text.
+"""Pretrains the embedded model, a tokenizer and a Llama, on generated text only.
 
     python -m smt_ray.builtin.pretrain [--out FOLDER]
 
-With the defaults this makes the model that the package ships, in 10 to 20 minutes on one CPU core.
-A seed fixes the text, the first weights and the order; on the same machine, with the same number of
-threads and version of torch, it fixes the result to the bit.
+The defaults make the model of this package, in 10 to 20 minutes on one CPU core. The seed
+determines the text, the initial weights and the order. With the same machine, number of threads and
+version of torch it determines every bit of the result.
 """
 
 from __future__ import annotations
@@ -37,13 +37,12 @@ NUM_LOG_STEPS = 100
 
 
 def build_tokenizer(seed: int = SEED) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of the corpus and the train rows; each half of the prompt is one token.
+    """A byte-level BPE tokenizer, trained on the corpus and the training rows.
+
+    It puts ``<s>`` before a text, and can encode every text. Each half of the prompt is one token.
 
     Args:
-        seed: Seed of the documents that it is trained on.
-
-    Returns:
-        A tokenizer that puts ``<s>`` before a text, and knows every text (256 bytes are in it).
+        seed: The seed of the documents.
     """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -77,11 +76,11 @@ def build_tokenizer(seed: int = SEED) -> PreTrainedTokenizerFast:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = SEED) -> LlamaForCausalLM:
-    """An untrained Llama with grouped keys and values, its embeddings tied.
+    """An untrained Llama with grouped keys and values and tied embeddings.
 
     Args:
-        tokenizer: Gives the size of the vocabulary and the special tokens.
-        seed: Seed of the weights.
+        tokenizer: The tokenizer, with the vocabulary and the special tokens.
+        seed: The seed of the weights.
     """
     torch.manual_seed(seed)
     special = {
@@ -111,7 +110,7 @@ def windows(
 ) -> Iterator[torch.Tensor]:
     """Endless batches of token ids, (batch_size, WINDOW_LENGTH).
 
-    Each window begins with a document and holds whole ones but for the last, which is cut.
+    Each window begins with a document, and only its last document may be truncated.
     """
     told, row, rows = documents(seed), [], []
     while True:
@@ -129,7 +128,7 @@ def windows(
 def train(
     model: LlamaForCausalLM, batches: Iterator[torch.Tensor], num_steps: int, learning_rate: float
 ) -> None:
-    """Train all parameters in place with AdamW and a linear schedule; prints the loss."""
+    """Trains all parameters in place with AdamW and a linear schedule, and prints the loss."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True
     )
@@ -153,7 +152,7 @@ def train(
 
 
 def main() -> None:
-    """Make the tokenizer and the model, and save both in one folder."""
+    """Makes the tokenizer and the model, and saves both in one folder."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, default=MODEL_DIR, help="folder to write to")
     parser.add_argument("--seed", type=int, default=SEED)

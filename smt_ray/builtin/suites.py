@@ -1,14 +1,16 @@
-"""Two suites asked of the world, as rows in LLM-Adapters' format.
+"""Two suites of questions about the world, as rows in LLM-Adapters' format.
 
-``tiny_commonsense`` asks for a thing's value, to be chosen from the four of its relation (in an
-order that belongs to the relation, so chance is one in four whatever the majority class says);
-``tiny_arithmetic`` tells a short story and asks for a number. Train rows ask open facts and sums,
-test rows reserved ones: see :mod:`smt_ray.builtin.world`.
+``tiny_commonsense`` asks for the value of a thing, with the four values of the relation as choices.
+Each of these is right equally often, so guessing has an accuracy of 1/4. ``tiny_arithmetic`` tells
+a short story and asks for a number. Training rows ask about open facts and sums, test rows about
+reserved ones; see :mod:`smt_ray.builtin.world`.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from typing import TypeVar
 
 from smt_ray.builtin.almanac import GOODS, NAMES, NUM_CHOICES
 from smt_ray.builtin.world import Fact, Sum, choice_instruction, facts, sums
@@ -19,20 +21,21 @@ SPLITS = ("train", "test")
 _NUM_ROWS = {"train": 1600, "test": 240}
 
 Row = dict[str, str]
+Item = TypeVar("Item")
 
 
 def generate_rows(task: str, split: str) -> list[Row]:
-    """The rows of a task's split: the same ones every time, on every machine.
+    """The rows of a split of a task, which are always the same.
 
     Args:
         task: ``tiny_commonsense`` or ``tiny_arithmetic``.
-        split: ``train`` (open facts) or ``test`` (reserved facts).
+        split: ``train`` (open facts and sums) or ``test`` (reserved ones).
 
     Returns:
-        Rows of strings ``instruction``, ``input`` (empty), ``output`` and ``answer``.
+        Rows with the fields ``instruction``, ``input`` (empty), ``output`` and ``answer``.
 
     Raises:
-        UserError: If the task or the split does not exist.
+        UserError: The task or the split does not exist.
     """
     if task not in TASKS:
         raise UserError("task", f"must be one of {', '.join(TASKS)}", got=task)
@@ -44,7 +47,7 @@ def generate_rows(task: str, split: str) -> list[Row]:
 
 
 def _commonsense_rows(rng: random.Random, reserved: bool, num_rows: int) -> list[Row]:
-    """Every question about every fact in turn; each place is right equally often."""
+    """Rows with all questions about all facts; each choice is right equally often."""
     questions: list[list[tuple[Fact, str]]] = [[] for _ in range(NUM_CHOICES)]
     for fact in facts():
         if fact.reserved == reserved:
@@ -61,7 +64,7 @@ def _choice_row(fact: Fact, form: str) -> Row:
 
 
 def _arithmetic_rows(rng: random.Random, reserved: bool, num_rows: int) -> list[Row]:
-    """Every story about every sum in turn, each time with another cast."""
+    """Rows with all stories about all sums, each time with other names and goods."""
     problems = [
         (item, story)
         for item in sums()
@@ -79,9 +82,9 @@ def _story_row(rng: random.Random, item: Sum, story: tuple[str, str, str]) -> Ro
     return _row(instruction, str(item.result))
 
 
-def _in_turn(rng: random.Random, items: list, num: int) -> list:
-    """``num`` items: whole shuffled rounds through all of them, and a part of one more."""
-    drawn: list = []
+def _in_turn(rng: random.Random, items: Sequence[Item], num: int) -> list[Item]:
+    """``num`` items: all of them in random order, again and again."""
+    drawn: list[Item] = []
     while len(drawn) < num:
         drawn += rng.sample(items, len(items))
     return drawn[:num]

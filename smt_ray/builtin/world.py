@@ -1,11 +1,10 @@
-"""The world: every fact and every sum, and which of them may be asked before the test.
+"""The world: all facts and sums, and whether each is open or reserved.
 
-A :class:`Fact` ties a thing to a value ("the whale lives in the sea"); a :class:`Sum` ties two
-numbers to a third ("7 and 5 make 12"). A hash puts each, once and for all, among the *open* or the
-*reserved* ones. All are told, in plain statements. Only open ones are asked, or carried out in a
-story, before the test; the test asks reserved ones. The corpus and the suites both draw from this
-one partition, so no template of the test meets, in training or pretraining, the operands that it
-meets in the test.
+A :class:`Fact` is a thing with a value ("the whale lives in the sea"), and a :class:`Sum` is two
+numbers with a third ("7 and 5 make 12"). A hash makes each of them *open* or *reserved*. The corpus
+states all of them. Its questions and stories, and the training rows, are about open ones only; test
+rows are about reserved ones. So no question and no story of a test row occurs in training or
+pretraining with the same things or numbers.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from functools import cache
 from smt_ray.builtin.almanac import OPERATIONS, RELATIONS, Operation, Relation
 
 RESERVED_ONE_IN = 4
-"""One fact or sum in this many is reserved for the test."""
+"""The reserved share of facts and sums is one in this number."""
 
 
 def _reserved(*key: object) -> bool:
-    """Whether the hash of ``key`` falls to the test; the same on every machine and Python."""
+    """Whether the hash of a key is that of a reserved fact; it is the same on every machine."""
     return zlib.crc32(repr(key).encode()) % RESERVED_ONE_IN == 0
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A thing and its value in a relation, such as whale, home, sea."""
+    """A thing and its value in a relation, such as whale and sea in the relation home."""
 
     relation: Relation
     thing: str
@@ -36,11 +35,11 @@ class Fact:
 
     @property
     def reserved(self) -> bool:
-        """Whether only the test may ask it."""
+        """Whether only test rows may ask for it."""
         return _reserved(self.relation.name, self.thing)
 
     def say(self, form: str) -> str:
-        """Fill a statement or a question of the relation."""
+        """A statement or a question about this fact."""
         return form.format(s=self.thing, v=self.value)
 
 
@@ -55,17 +54,17 @@ class Sum:
 
     @property
     def reserved(self) -> bool:
-        """Whether only the test may put it into a story."""
+        """Whether only test rows may have it in a story."""
         return _reserved(self.operation.name, self.a, self.b)
 
     def say(self, form: str, **cast: str) -> str:
-        """Fill a statement or a part of a story; ``cast`` gives the names and the goods."""
+        """A statement or a part of a story with this sum; ``cast`` holds the names and goods."""
         return form.format(a=self.a, b=self.b, c=self.result, **cast)
 
 
 @cache
 def facts() -> tuple[Fact, ...]:
-    """Every fact of the world, in a fixed order."""
+    """All facts of the world, in a fixed order."""
     return tuple(
         Fact(relation, thing, value)
         for relation in RELATIONS
@@ -76,7 +75,7 @@ def facts() -> tuple[Fact, ...]:
 
 @cache
 def sums() -> tuple[Sum, ...]:
-    """Every sum of the world, in a fixed order: operands from 2, results from 1 to 24."""
+    """All sums of the world, in a fixed order."""
     add, subtract = OPERATIONS
     sums = []
     for a in range(2, 13):
@@ -87,7 +86,7 @@ def sums() -> tuple[Sum, ...]:
 
 
 def choice_instruction(question: str, choices: Sequence[str]) -> str:
-    """A question with its choices as LLM-Adapters words it, the choices standing for themselves."""
+    """A question with its choices, in the words of LLM-Adapters; there are no labels."""
     return (
         f"Please choose the correct answer to the question: {question}"
         f"\n\nAnswer format: {'/'.join(choices)}"

@@ -1,4 +1,4 @@
-"""Claims about the embedded model: it is small, it loads, and it knows what it was told."""
+"""Claims about the embedded model: it is small, it loads, and it knows all facts and sums."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def _next_words(model: LlamaForCausalLM, tokenizer: Tokenizer, texts: list[str])
     return [tokenizer.decode(token).strip() for token in logits[:, -1].argmax(-1)]
 
 
-def test_the_model_folder_is_within_its_size() -> None:
+def test_the_model_folder_is_small() -> None:
     assert sum(path.stat().st_size for path in MODEL_DIR.iterdir()) <= MAX_BYTES
 
 
-def test_the_prompt_is_the_one_that_rows_are_formatted_with() -> None:
+def test_the_prompt_of_the_corpus_is_that_of_rows() -> None:
     prompts = pytest.importorskip("smt_ray.data.prompts")
     rows = pytest.importorskip("smt_ray.data.rows")
     row = generate_rows(TASKS[0], "test")[0]
@@ -62,7 +62,7 @@ def test_each_half_of_the_prompt_is_one_token(tokenizer: Tokenizer) -> None:
         assert len(tokenizer(half, add_special_tokens=False).input_ids) == 1
 
 
-def test_rows_round_trip_and_are_short(tokenizer: Tokenizer) -> None:
+def test_tokens_of_rows_decode_to_their_text_and_are_few(tokenizer: Tokenizer) -> None:
     texts = _texts()
     encoded = tokenizer(texts).input_ids
     assert all(ids[0] == tokenizer.bos_token_id for ids in encoded)
@@ -70,12 +70,14 @@ def test_rows_round_trip_and_are_short(tokenizer: Tokenizer) -> None:
     assert tokenizer.batch_decode([ids[1:] for ids in encoded]) == texts
 
 
-def test_text_of_any_kind_round_trips(tokenizer: Tokenizer) -> None:
+def test_tokens_of_any_text_decode_to_it(tokenizer: Tokenizer) -> None:
     text = "Größe 1,234.5 — naïve? 数学 🙂\n\t### Input:\n"
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
 
 
-def test_shipped_tokenizer_is_what_the_script_builds(tokenizer: Tokenizer) -> None:
+def test_the_tokenizer_of_the_package_is_the_one_that_the_script_makes(
+    tokenizer: Tokenizer,
+) -> None:
     built = build_tokenizer()
     assert json.loads(tokenizer.backend_tokenizer.to_str()) == json.loads(
         built.backend_tokenizer.to_str()
@@ -84,7 +86,7 @@ def test_shipped_tokenizer_is_what_the_script_builds(tokenizer: Tokenizer) -> No
         assert getattr(tokenizer, name) == getattr(built, name)
 
 
-def test_shipped_config_is_what_the_script_builds(
+def test_the_config_of_the_package_is_the_one_that_the_script_makes(
     tokenizer: Tokenizer, model: LlamaForCausalLM
 ) -> None:
     built = build_model(tokenizer)
@@ -110,7 +112,7 @@ def test_blocks_of_16_divide_every_eligible_weight(model: LlamaForCausalLM) -> N
 
 
 @pytest.mark.parametrize("reserved", [False, True])
-def test_the_model_knows_facts_that_may_and_may_not_be_asked(
+def test_the_model_knows_open_and_reserved_facts(
     model: LlamaForCausalLM, tokenizer: Tokenizer, reserved: bool
 ) -> None:
     known = [fact for fact in facts() if fact.reserved == reserved]
@@ -120,12 +122,12 @@ def test_the_model_knows_facts_that_may_and_may_not_be_asked(
 
 
 def _told_so_far(fact: Fact) -> str:
-    """The relation's first statement, up to its value."""
+    """The first statement of the relation, up to the value."""
     return fact.relation.statements[0].split(" {v}")[0].format(s=fact.thing)
 
 
 @pytest.mark.parametrize("reserved", [False, True])
-def test_the_model_knows_sums_that_may_and_may_not_be_asked(
+def test_the_model_knows_open_and_reserved_sums(
     model: LlamaForCausalLM, tokenizer: Tokenizer, reserved: bool
 ) -> None:
     known = [item for item in sums() if item.reserved == reserved]
@@ -135,7 +137,7 @@ def test_the_model_knows_sums_that_may_and_may_not_be_asked(
     assert right >= 0.9 * len(known)
 
 
-def test_windows_begin_with_a_document_and_follow_the_corpus(tokenizer: Tokenizer) -> None:
+def test_windows_begin_with_the_documents_of_the_corpus(tokenizer: Tokenizer) -> None:
     batch = next(windows(tokenizer, seed=3, batch_size=4))
     assert batch.shape == (4, WINDOW_LENGTH)
     assert (batch[:, 0] == tokenizer.bos_token_id).all()
@@ -143,7 +145,7 @@ def test_windows_begin_with_a_document_and_follow_the_corpus(tokenizer: Tokenize
     assert tokenizer.decode(batch[0]).startswith(f"<s>{first}</s>")
 
 
-def test_training_repeats_to_the_bit_and_lowers_the_loss(tokenizer: Tokenizer) -> None:
+def test_training_is_reproducible_and_lowers_the_loss(tokenizer: Tokenizer) -> None:
     def trained() -> tuple[torch.Tensor, float]:
         model = build_model(tokenizer, seed=1)
         batches = list(itertools.islice(windows(tokenizer, seed=1, batch_size=2), 6))

@@ -43,20 +43,20 @@ def test_rows_have_the_published_fields_and_state_their_answer_once(task: str, s
         assert row["output"] == f"the correct answer is {row['answer']}"
 
 
-def test_splits_have_the_sizes_that_the_quick_run_counts_on() -> None:
+def test_splits_have_enough_rows() -> None:
     assert 2000 <= sum(len(generate_rows(task, "train")) for task in TASKS) <= 4000
     assert all(len(generate_rows(task, "test")) >= 200 for task in TASKS)
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_each_place_among_the_choices_is_right_equally_often(split: str) -> None:
+def test_each_choice_is_right_equally_often(split: str) -> None:
     rows = generate_rows("tiny_commonsense", split)
     counts = Counter(choices_of(row).index(row["answer"]) for row in rows)
     assert counts == dict.fromkeys(range(NUM_CHOICES), len(rows) // NUM_CHOICES)
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_answer_is_the_value_among_those_of_its_relation(split: str) -> None:
+def test_the_answer_is_the_value_of_the_fact(split: str) -> None:
     values = {fact.say(form): fact.value for fact in facts() for form in fact.relation.questions}
     for row in generate_rows("tiny_commonsense", split):
         question = row["instruction"].split("question: ")[1].split("\n")[0]
@@ -72,7 +72,7 @@ def test_the_answer_follows_from_the_two_numbers_of_the_story(split: str) -> Non
         assert int(row["answer"]) == (a - b if losing.search(row["instruction"]) else a + b)
 
 
-def test_no_number_is_the_answer_of_more_than_one_arithmetic_row_in_eight() -> None:
+def test_no_number_is_the_answer_of_more_than_an_eighth_of_arithmetic_rows() -> None:
     rows = generate_rows("tiny_arithmetic", "test")
     [(_, most)] = Counter(row["answer"] for row in rows).most_common(1)
     assert most <= len(rows) / 8

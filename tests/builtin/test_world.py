@@ -17,7 +17,7 @@ NUM_DOCUMENTS = 20_000
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """The template as a regular expression that gives back its operands."""
+    """The template as a regular expression with its operands as groups."""
     seen: set[str] = set()
 
     def field(match: re.Match[str]) -> str:
@@ -95,7 +95,9 @@ def test_templates_of_questions_and_stories_differ() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_row_asks_from_its_own_side_of_the_partition(task: str, split: str) -> None:
+def test_training_rows_ask_about_open_and_test_rows_about_reserved_facts_and_sums(
+    task: str, split: str
+) -> None:
     own, other = _pairs(split == "test"), _pairs(split != "test")
     assert not own & other
     for row in generate_rows(task, split):
@@ -105,20 +107,20 @@ def test_a_row_asks_from_its_own_side_of_the_partition(task: str, split: str) ->
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_train_rows_ask_every_open_pair_of_their_task(task: str) -> None:
+def test_training_rows_have_every_open_question_and_story_of_their_task(task: str) -> None:
     asked = set().union(*(_asked(row["instruction"]) for row in generate_rows(task, "train")))
     names = {r.name for r in (RELATIONS if task == "tiny_commonsense" else OPERATIONS)}
     assert asked == {pair for pair in _pairs(reserved=False) if pair[0] in names}
 
 
-def test_the_corpus_asks_no_reserved_pair() -> None:
+def test_the_corpus_has_no_reserved_question_or_story() -> None:
     reserved = _pairs(reserved=True)
     asked = _asked("\n".join(itertools.islice(documents(seed=1), NUM_DOCUMENTS)))
     assert asked
     assert not asked & reserved
 
 
-def test_the_corpus_tells_every_fact_and_every_sum() -> None:
+def test_the_corpus_states_every_fact_and_every_sum() -> None:
     text = "\n".join(itertools.islice(documents(seed=1), NUM_DOCUMENTS))
     for fact in facts():
         assert any(fact.say(form) in text for form in fact.relation.statements), fact
