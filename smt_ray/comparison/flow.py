@@ -1,86 +1,84 @@
-"""The flow of a comparison: learning rates, cells, tables; every run of it one of its own."""
+"""The flow of a comparison: learning rates are chosen, cells are run, results are written."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
-from typing import Any
 
+from smt_ray.artifacts.layout import comparison_folder
+from smt_ray.artifacts.storage import Storage
 from smt_ray.cluster.nodes import ray_for
 from smt_ray.cluster.shared_places import check_shared
 from smt_ray.comparison.record import failure_text, write_comparison
-from smt_ray.comparison.report import folder_of
 from smt_ray.comparison.results import collect_results
-from smt_ray.config.comparison import ComparisonConfig
+from smt_ray.comparison.untuned import set_untuned_apart
+from smt_ray.config.comparison import CellRuns, ComparisonConfig
 from smt_ray.config.run import RunConfig
-from smt_ray.grid.learning_rates import choose_rates, set_untuned_apart
+from smt_ray.documents.comparison import CellResult, ComparisonDocument, TableResult
+from smt_ray.documents.run import Status
+from smt_ray.grid.folder import GroupFolder
+from smt_ray.grid.learning_rates import choose_rates
 from smt_ray.grid.parent import ParentRun
 from smt_ray.grid.runs import check_grid, run_grid
 from smt_ray.reporting.text.comparison import to_markdown
+from smt_ray.run.record import now_ms
 
 
-def compare(config: ComparisonConfig) -> dict[str, Any]:
-    """Carries out a comparison; what is finished is skipped, what fails is noted.
+def compare(config: ComparisonConfig) -> ComparisonDocument:
+    """Carries out a comparison. Finished runs are skipped, and failed runs are noted.
 
     Args:
         config: The comparison.
 
     Returns:
-        What ``comparisons/<name>/comparison.json`` holds; see
-        :mod:`smt_ray.reporting.text.comparison`.
+        The content of ``comparisons/<name>/comparison.json``.
 
     Raises:
-        UserError: A cell cannot work; nothing has been started then.
+        UserError: A cell cannot work. Nothing was started.
     """
-    started_ms = time.time_ns() // 1_000_000
+    started_ms = now_ms()
     tried = config.tuning_runs()
-    guessed = {method: next(iter(rates)) for method, rates in tried.items()}
-    runs = [run for rates in tried.values() for run in rates.values()]
-    check_grid(all_runs := [*runs, *_all_runs(config.cell_runs(guessed))])
-    first = runs[0] if runs else config.make_run({}, config.seeds[0])
-    with ray_for(all_runs):
-        check_shared(first)
-        parent = ParentRun(config, folder_of(config.name), first)
-        try:
-            # Test rows have no say in what is chosen: those runs are not evaluated.
-            rates = run_grid(runs, parent_run_id=parent.run_id, until="training")
-            tuning = choose_rates(tried, rates)
-            cells, failed = set_untuned_apart(config, list(config.cell_runs(tuning.chosen)), tuning)
-            wanted = [run for run in _all_runs(cells) if run.name not in failed]
+    tuning_runs = [run for rates in tried.values() for run in rates.values()]
+    any_rates = {method: next(iter(rates)) for method, rates in tried.items()}
+    checked = check_grid([*tuning_runs, *_runs_of(config.cell_runs(any_rates))])
+    base = config.make_run({}, config.seeds[0])
+    folder = GroupFolder(Storage(base.storage), comparison_folder(config.name))
+    with ray_for([flow.config for flow in checked.values()]):
+        check_shared(base)
+        with ParentRun("comparison", config, folder, base.tracking) as parent:
+            # Test rows must not influence the choice, so these runs are not evaluated.
+            outcomes = run_grid(tuning_runs, parent_run_id=parent.run_id, until="training")
+            tuning = choose_rates(tried, outcomes)
+            cells, failed = set_untuned_apart(list(config.cell_runs(tuning.chosen)), tuning)
+            wanted = [run for run in _runs_of(cells) if run.name not in failed]
             outcomes = failed | run_grid(wanted, parent_run_id=parent.run_id)
             results = collect_results(config, tuning, cells, outcomes, started_ms)
-            files = write_comparison(parent.storage, config, results)
-            numbers, summary = final_metrics(results), to_markdown(results)
-        except BaseException as error:
-            parent.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
-        status = "FAILED" if failure_text(config, results) else "FINISHED"
-        parent.end(status, numbers, files, summary)
+            write_comparison(folder, config, results)
+            status: Status = "FAILED" if failure_text(config, results) else "FINISHED"
+            parent.end(status, final_metrics(results), to_markdown(results))
     return results
 
 
-def _all_runs(cells: Iterable[tuple[str, str, str, list[RunConfig]]]) -> list[RunConfig]:
-    return [run for *_, runs in cells for run in runs]
+def _runs_of(cells: Iterable[CellRuns]) -> list[RunConfig]:
+    return [run for cell in cells for run in cell.runs]
 
 
-def final_metrics(results: dict[str, Any]) -> dict[str, float]:
-    """What each cell shows: ``accuracy/<table>/<row>/<column>``, for instance."""
+def final_metrics(results: ComparisonDocument) -> dict[str, float]:
+    """The main numbers of the cells by name, such as ``accuracy/<table>/<row>/<column>``."""
     found: dict[str, float] = {}
-    for name, table in results.get("tables", {}).items():
-        for row, columns in table["rows"].items():
-            for column, cell in columns.items():
-                place = [part.removesuffix("%") for part in (name, row, column) if part]
-                for (kind, *rest), value in _shown(table["columns"], cell).items():
-                    found["/".join((kind, *place, *rest))] = value
+    for name, table in results.tables.items():
+        for row, column, cell in table.cells():
+            place = [part.removesuffix("%") for part in (name, row, column) if part]
+            for (kind, *rest), value in _main_numbers(table, cell).items():
+                found["/".join((kind, *place, *rest))] = value
     return found
 
 
-def _shown(columns: str | list[str], cell: dict[str, Any]) -> dict[tuple[str, ...], float]:
-    """A cell's numbers by what they are of; none where its runs failed."""
-    if columns == "speed":
-        found = {("step_seconds",): cell.get("step_seconds")}
-    elif columns == "projections":
-        found = {("blocks", name): n for name, n in (cell.get("projections") or {}).items()}
+def _main_numbers(table: TableResult, cell: CellResult) -> dict[tuple[str, ...], float]:
+    """The numbers that the table shows of a cell; empty if a run of the cell failed."""
+    if table.columns == "projections":
+        return {("blocks", name): number for name, number in (cell.projections or {}).items()}
+    if table.columns == "speed":
+        kind, value = "step_seconds", cell.step_seconds
     else:
-        found = {("accuracy",): (cell.get("average") or {}).get("value")}
-    return {key: value for key, value in found.items() if value is not None}
+        kind, value = "accuracy", cell.average.value if cell.average else None
+    return {} if value is None else {(kind,): value}

@@ -1,160 +1,122 @@
-"""A comparison's page, made from what lies in its storage: at its end, by ``smt-ray report``."""
+"""The page of a comparison, made from its storage: at its end, and by ``smt-ray report``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-from urllib.parse import quote
+from functools import cached_property
 
+from smt_ray.artifacts.layout import COMPARISON, COMPARISON_CONFIG, REPORT, comparison_folder
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
-from smt_ray.errors import UserError
+from smt_ray.documents.comparison import CellResult, ComparisonDocument
+from smt_ray.documents.run import RunManifest
+from smt_ray.grid.folder import GroupFolder
 from smt_ray.reporting.pages.comparison import ComparisonContents, comparison_page
 from smt_ray.reporting.pages.weight_grid import Weight
 from smt_ray.run import report as run_report
 from smt_ray.run.artifacts import StageArtifacts
-from smt_ray.run.report import REPORT
-
-RESULTS = "comparison.json"
-CONFIG = "comparison.yaml"
-
-Results = Mapping[str, Any]
-
-
-def folder_of(name: str) -> str:
-    """A comparison's folder in its storage."""
-    return f"comparisons/{name}"
+from smt_ray.tracking.records import Record
 
 
 def write_report(storage: Storage, name: str) -> str:
-    """Writes ``report.html`` into a comparison's folder; returns its place.
+    """Writes ``report.html`` into the folder of a comparison; returns its path or URI.
 
     Raises:
         UserError: An artifact cannot be read.
     """
-    place = f"{folder_of(name)}/{REPORT}"
-    storage.write_bytes(place, comparison_page(read_contents(storage, name)).encode())
-    return storage.uri(place)
+    folder = GroupFolder(storage, comparison_folder(name))
+    folder.write_text(REPORT, comparison_page(read_contents(storage, name)))
+    return folder.uri(REPORT)
 
 
 def read_contents(storage: Storage, name: str) -> ComparisonContents:
-    """What a comparison and its runs left behind, as plain values.
+    """Reads what a comparison and its runs left behind.
 
     Raises:
-        UserError: An artifact cannot be read. One that is gone is named as missing.
+        UserError: An artifact cannot be read. A missing artifact is only named.
     """
-    results = _results(storage, name)
+    folder = GroupFolder(storage, comparison_folder(name))
+    results = folder.read_document(
+        ComparisonDocument,
+        COMPARISON,
+        fix="start the comparison again: finished runs are skipped",
+    )
     runs = _Runs(storage, results)
-    config = f"{folder_of(name)}/{CONFIG}"
-    reference = _reference(results)
+    reference = runs.reference
     return ComparisonContents(
         results=results,
-        config_text=storage.read_bytes(config).decode() if storage.exists(config) else "",
-        reference=run_report.read_contents(runs.folder(reference)) if reference else None,
-        stages={run: runs.manifest(run)["stages"] for run in results["runs"]},
-        records=_records(results, runs),
-        selections={table: runs.selections(table) for table in results["tables"]},
-        pages=runs.pages(),
+        config_text=folder.read_text(COMPARISON_CONFIG),
+        reference=run_report.read_contents(RunFolder(storage, reference)) if reference else None,
+        stages={run: manifest.stages for run, manifest in runs.manifests.items()},
+        records=runs.records(),
+        selections={table: runs.selections(table) for table in results.tables},
+        pages=folder.run_pages(results.runs),
         missing=runs.missing(),
     )
 
 
-def _results(storage: Storage, name: str) -> dict[str, Any]:
-    place = f"{folder_of(name)}/{RESULTS}"
-    try:
-        results: dict[str, Any] = storage.read_json(place)
-    except ValueError as error:
-        raise UserError(
-            storage.uri(place),
-            f"cannot be read ({error})",
-            fix="start the comparison again: finished runs are skipped",
-        ) from None
-    return results
-
-
-def _cells(table: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for row, columns in table["rows"].items():
-        for column, cell in columns.items():
-            yield row, column, cell
-
-
-def _reference(results: Results) -> str | None:
-    """The run of the first smt cell that is done, or of the first at all; of the first seed."""
-    done = [
-        cell["runs"][0]
-        for table in results["tables"].values()
-        for _, _, cell in _cells(table)
-        if not cell["errors"]
-    ]
-    smt = (name for name in done if results["runs"].get(name, {}).get("method") == "smt")
-    return next(smt, next(iter(done), None))
-
-
-def _records(results: Results, runs: _Runs) -> dict[str, list[Any]]:
-    """Row -> training's records of its first seed, of the table that compares ways to train."""
-    tables = list(results["tables"].values())
-    table = next((t for t in tables if t["columns"] == "tasks"), tables[0])
-    found: dict[str, list[Any]] = {}
-    for row, _, cell in _cells(table):
-        if row not in found and not cell["errors"]:
-            found[row] = runs.artifacts(cell["runs"][0]).records()
-    return found
-
-
 class _Runs:
-    """A comparison's runs, each looked at once.
+    """The runs of a comparison; each is read once.
 
     Args:
-        storage: Where they lie.
-        results: The comparison's.
+        storage: The storage that keeps them.
+        results: The results of the comparison.
     """
 
-    def __init__(self, storage: Storage, results: Results) -> None:
+    def __init__(self, storage: Storage, results: ComparisonDocument) -> None:
         self._storage, self._results = storage, results
-        self._manifests = {name: self.folder(name).manifest() for name in results["runs"]}
-        self._weights: dict[str, list[Weight]] = {}  # by stage: runs share them
+        self._weights: dict[str, list[Weight]] = {}  # by stage, since runs share them
         self._artifacts: dict[str, StageArtifacts] = {}
 
-    def folder(self, name: str) -> RunFolder:
-        """A run's."""
-        return RunFolder(self._storage, name)
+    @cached_property
+    def manifests(self) -> dict[str, RunManifest]:
+        """Run -> its ``run.json``."""
+        return {name: RunFolder(self._storage, name).manifest() for name in self._results.runs}
 
-    def manifest(self, name: str) -> dict[str, Any]:
-        """A run's ``run.json``."""
-        return self._manifests[name]
+    @property
+    def reference(self) -> str | None:
+        """The first finished run with a selection, or else the first finished run."""
+        finished = [
+            cell.runs[0]
+            for table in self._results.tables.values()
+            for _, _, cell in table.cells()
+            if not cell.errors
+        ]
+        with_selection = (run for run in finished if "selection" in self.manifests[run].stages)
+        return next(with_selection, next(iter(finished), None))
 
-    def artifacts(self, name: str) -> StageArtifacts:
-        """What a run's stages left."""
-        if name not in self._artifacts:
-            stages = self._manifests[name]["stages"]
-            self._artifacts[name] = StageArtifacts(self._storage, stages)
-        return self._artifacts[name]
-
-    def pages(self) -> dict[str, str]:
-        """Run -> its page as the comparison's folder names it, of those that have one."""
-        return {
-            name: f"../../runs/{quote(name)}/{REPORT}"
-            for name in self._results["runs"]
-            if self._storage.exists(self.folder(name).path(REPORT))
-        }
+    def records(self) -> dict[str, list[Record]]:
+        """Row -> the records of its first run, for the first table that compares methods."""
+        tables = list(self._results.tables.values())
+        table = next((table for table in tables if table.columns == "tasks"), tables[0])
+        found: dict[str, list[Record]] = {}
+        for row, _, cell in table.cells():
+            if row not in found and not cell.errors:
+                found[row] = self._artifacts_of(cell.runs[0]).records()
+        return found
 
     def selections(self, table: str) -> dict[str, list[Weight]]:
-        """Cell -> the chosen blocks of its first seed; none where all cells chose the same."""
-        stages: dict[str, tuple[str, str]] = {}
-        for row, column, cell in _cells(self._results["tables"][table]):
-            run = cell["runs"][0]
-            stage = self._manifests[run]["stages"].get("selection")
-            if stage and not cell["errors"]:
-                stages[", ".join(filter(None, (row, column)))] = (run, stage["stage"])
-        if len({stage for _, stage in stages.values()}) < 2:
+        """Cell -> the blocks of its first run; empty if all cells have the same selection."""
+        stages: dict[str, tuple[str, CellResult]] = {}
+        for row, column, cell in self._results.tables[table].cells():
+            stage = self.manifests[cell.runs[0]].stages.get("selection")
+            if stage and not cell.errors:
+                stages[", ".join(filter(None, (row, column)))] = (stage.stage, cell)
+        if len({stage for stage, _ in stages.values()}) < 2:
             return {}
-        return {label: self._chosen(*place) for label, place in stages.items()}
-
-    def _chosen(self, run: str, stage: str) -> list[Weight]:
-        if stage not in self._weights:
-            self._weights[stage] = self.artifacts(run).weights()
-        return self._weights[stage]
+        return {
+            label: self._weights_of(stage, cell.runs[0]) for label, (stage, cell) in stages.items()
+        }
 
     def missing(self) -> list[str]:
-        """What was looked for and is gone."""
+        """The artifacts that were looked for and are gone."""
         return sorted({place for found in self._artifacts.values() for place in found.missing})
+
+    def _artifacts_of(self, run: str) -> StageArtifacts:
+        if run not in self._artifacts:
+            self._artifacts[run] = StageArtifacts(self._storage, self.manifests[run].stages)
+        return self._artifacts[run]
+
+    def _weights_of(self, stage: str, run: str) -> list[Weight]:
+        if stage not in self._weights:
+            self._weights[stage] = self._artifacts_of(run).weights()
+        return self._weights[stage]

@@ -1,245 +1,189 @@
-"""What the runs of a comparison come to: cells, claims, learning rates, every run."""
+"""The results of a comparison: cells, claims, learning rates and runs, as one document."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from smt_ray.comparison.claims import Measured, answer_claims
-from smt_ray.comparison.statistics import Correct, accuracies
-from smt_ray.config.comparison import LEARNING_RATE, ComparisonConfig
+from smt_ray.comparison.claims import answer_claims
+from smt_ray.comparison.measured import (
+    Measured,
+    RunMeasures,
+    measure_cell,
+    measure_run,
+    read_weights,
+)
+from smt_ray.comparison.statistics import accuracies
+from smt_ray.config.comparison import LEARNING_RATE, Cell, CellRuns, ComparisonConfig, Overrides
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.averages import mean
+from smt_ray.documents.comparison import (
+    CellResult,
+    ComparisonDocument,
+    RunLine,
+    TableResult,
+    TriedRates,
+    WeightBlocks,
+)
 from smt_ray.documents.module_names import parse_module_name
+from smt_ray.grid.learning_rates import Tuning, validation_loss
 from smt_ray.grid.runs import Outcome
-from smt_ray.run.artifacts import StageArtifacts
-from smt_ray.stages.training import METRICS
-from smt_ray.tracking.records import parse_records
-from smt_ray.training.loop import VALIDATION_LOSS
+from smt_ray.run.record import now_ms
 
-_RAMP = 0.1  # of a run's first steps, left out of its speed
-
-Cells = list[tuple[str, str, str, list[RunConfig]]]
-"""Table, row, column and a run for each seed."""
-
-
-class Tuning(NamedTuple):
-    """The learning rates that were tried.
-
-    Attributes:
-        runs: Method -> learning rate -> the run that tried it.
-        outcomes: What became of these runs, by name.
-        chosen: Method -> learning rate; not of a method of which none could be trained.
-    """
-
-    runs: dict[str, dict[float, RunConfig]]
-    outcomes: dict[str, Outcome]
-    chosen: dict[str, float]
+Outcomes = Mapping[str, Outcome]
+"""Run -> its outcome."""
 
 
 def collect_results(
     config: ComparisonConfig,
     tuning: Tuning,
-    cells: Cells,
-    outcomes: dict[str, Outcome],
+    cells: Sequence[CellRuns],
+    outcomes: Outcomes,
     started_ms: int,
-) -> dict[str, Any]:
-    """What ``comparison.json`` holds.
+) -> ComparisonDocument:
+    """The content of ``comparison.json``.
 
     Args:
         config: The comparison.
-        tuning: Its learning rates.
-        cells: Its cells.
-        outcomes: What became of their runs, by name.
-        started_ms: When it was started, in milliseconds since the epoch.
+        tuning: The learning rates that were tried.
+        cells: The cells.
+        outcomes: Run of a cell -> its outcome.
+        started_ms: The start, in milliseconds since the epoch.
+
+    Raises:
+        UserError: An artifact of a run cannot be read.
     """
-    return {
-        "name": config.name,
-        "seeds": config.seeds,
-        "started_ms": started_ms,
-        "ended_ms": time.time_ns() // 1_000_000,
-        "tables": _tables(config, cells, outcomes),
-        "learning_rates": _tried(tuning),
-        "runs": _runs(config, tuning, cells, outcomes),
-    }
-
-
-def validation_loss(outcome: Outcome) -> float | None:
-    """A run's last validation loss; None where it failed, or the loss is not finite."""
-    loss = outcome.metrics.get("training", {}).get(VALIDATION_LOSS)
-    return loss if loss is not None and np.isfinite(loss) else None
-
-
-def _tried(tuning: Tuning) -> dict[str, Any]:
-    return {
-        method: {
-            "chosen": tuning.chosen.get(method),
-            "validation_loss": {
-                f"{rate:g}": validation_loss(tuning.outcomes[run.name])
-                for rate, run in tried.items()
-            },
-        }
-        for method, tried in tuning.runs.items()
-    }
-
-
-def _tables(
-    config: ComparisonConfig, cells: Cells, outcomes: dict[str, Outcome]
-) -> dict[str, dict[str, Any]]:
-    tables: dict[str, Any] = {
-        name: {
-            "title": table.title,
-            "columns": table.columns if isinstance(table.columns, str) else list(table.columns),
-            "rows": {},
-        }
-        for name, table in config.tables.items()
-    }
-    measured: dict[str, dict[tuple[str, str], Measured]] = {name: {} for name in tables}
-    for name, row, column, runs in cells:
-        done = [outcomes[run.name] for run in runs]
-        cell = {
-            "runs": [run.name for run in runs],
-            "learning_rate": _learning_rate(runs[0], done[0]),
-            "errors": [outcome.error for outcome in done if outcome.error],
-        }
-        tables[name]["rows"].setdefault(row, {})[column] = cell
-        if cell["errors"]:
-            continue
-        if config.tables[name].columns == "projections":
-            cell["modules"] = _modules(done[0])
-        found = measured[name][row, column] = _measure(done, cell.get("modules", ()))
-        cell |= _cell(done, found)
-    for name, table in config.tables.items():
-        tables[name]["claims"] = answer_claims(table, measured[name])
-    return tables
-
-
-def _measure(outcomes: list[Outcome], modules: Iterable[Mapping[str, Any]]) -> Measured:
-    """What a cell's runs, one a seed, came to."""
-    seconds = [_step_seconds(outcome) for outcome in outcomes]
-    return Measured(
-        _correct(outcomes) if all(outcome.metrics.get("tasks") for outcome in outcomes) else None,
-        [found for found in seconds if found] if all(seconds) else None,
-        _shares(outcomes, [parse_module_name(module["module"])[1] for module in modules]),
+    return ComparisonDocument(
+        name=config.name,
+        seeds=config.seeds,
+        started_ms=started_ms,
+        ended_ms=now_ms(),
+        tables=_tables(config, cells, outcomes),
+        learning_rates={method: _tried_rates(method, tuning) for method in tuning.runs},
+        runs=_run_lines(tuning, cells, outcomes),
     )
 
 
-def _cell(outcomes: list[Outcome], measured: Measured) -> dict[str, Any]:
-    """What its runs, one a seed, came to, for the tables."""
+def _tables(
+    config: ComparisonConfig, cells: Sequence[CellRuns], outcomes: Outcomes
+) -> dict[str, TableResult]:
+    runs = {name: measure_run(done) for name, done in outcomes.items() if not done.error}
+    tables = {}
+    for name, table in config.tables.items():
+        rows: dict[str, dict[str, CellResult]] = {}
+        measured: dict[Cell, Measured] = {}
+        for cell in cells:
+            if cell.table == name:
+                result, found = _measure(cell, table.columns == "projections", outcomes, runs)
+                rows.setdefault(cell.row, {})[cell.column] = result
+                if found:
+                    measured[cell.row, cell.column] = found
+        tables[name] = TableResult(
+            title=table.title,
+            columns=table.columns if isinstance(table.columns, str) else list(table.columns),
+            rows=rows,
+            claims=answer_claims(table, measured),
+        )
+    return tables
+
+
+def _measure(
+    cell: CellRuns, reads_weights: bool, outcomes: Outcomes, runs: Mapping[str, RunMeasures]
+) -> tuple[CellResult, Measured | None]:
+    """The result of a cell and, unless a run failed, its measurements."""
+    done = [outcomes[run.name] for run in cell.runs]
+    result = CellResult(
+        runs=[run.name for run in cell.runs],
+        errors=[outcome.error for outcome in done if outcome.error],
+        learning_rate=_learning_rate(cell.runs[0], done[0]),
+    )
+    if result.errors:
+        return result, None
+    weights = read_weights(done[0]) if reads_weights else None
+    eligible = [parse_module_name(weight.module)[1] for weight in weights or ()]
+    measured = measure_cell([runs[run.name] for run in cell.runs], eligible)
+    return _with_measurements(result, done, measured, weights), measured
+
+
+def _with_measurements(
+    result: CellResult,
+    outcomes: Sequence[Outcome],
+    measured: Measured,
+    weights: list[WeightBlocks] | None,
+) -> CellResult:
     first = outcomes[0].metrics
-    cell: dict[str, Any] = {
-        "percent_of_base": (first.get("trainable") or {}).get("percent_of_base"),
-        "projections": (first.get("selection") or {}).get("projections"),
-        "shares": measured.shares,
-        "batching": (first.get("ran") or {}).get("batching"),
-    }
-    losses = [validation_loss(outcome) for outcome in outcomes]
-    if None not in losses:
-        cell["validation_loss"] = mean(losses)
-    if seconds := measured.step_seconds:
-        cell["step_seconds"] = float(np.median(seconds))
-        cell["step_seconds_by_seed"] = seconds
-    if correct := measured.correct:
-        found = accuracies(correct)
-        cell["tasks"] = {task: estimate.value for task, estimate in found.tasks.items()}
-        cell["task_intervals"] = {task: [e.low, e.high] for task, e in found.tasks.items()}
-        cell["average"] = found.average._asdict()
-        cell["by_seed"] = [
-            float(np.mean([rows[i].mean() for rows in correct.values()]))
-            for i in range(len(outcomes))
-        ]
-    return cell
+    assert first is not None
+    seconds = measured.step_seconds or []
+    found = accuracies(measured.correct) if measured.correct else None
+    return CellResult(
+        runs=result.runs,
+        learning_rate=result.learning_rate,
+        percent_of_base=first.trainable.percent_of_base if first.trainable else None,
+        validation_loss=mean([validation_loss(outcome) for outcome in outcomes]),
+        projections=first.selection.projections if first.selection else None,
+        shares=measured.shares,
+        modules=weights,
+        batching=first.ran.batching if first.ran else None,
+        step_seconds=float(np.median(seconds)) if seconds else None,
+        step_seconds_by_seed=seconds,
+        tasks={task: share.value for task, share in found.tasks.items()} if found else None,
+        task_intervals={task: (share.low, share.high) for task, share in found.tasks.items()}
+        if found
+        else {},
+        average=found.average if found else None,
+        by_seed=_averages(measured, len(outcomes)),
+    )
+
+
+def _averages(measured: Measured, num_seeds: int) -> list[float]:
+    """The average accuracy of each seed."""
+    if not measured.correct:
+        return []
+    tasks = measured.correct.values()
+    return [float(np.mean([rows[i].mean() for rows in tasks])) for i in range(num_seeds)]
 
 
 def _learning_rate(run: RunConfig, outcome: Outcome) -> float | None:
-    """None where none could be chosen."""
+    """The learning rate of a run; None if none could be chosen."""
     return run.training.learning_rate if outcome.started else None
 
 
-def _correct(outcomes: list[Outcome]) -> Correct:
-    """Which test rows the tuned models answered correctly."""
-    found: dict[str, list[list[bool]]] = {}
-    for outcome in outcomes:
-        storage = outcome.folder.storage
-        stage = outcome.metrics["stages"]["evaluation of tuned"]["stage"]
-        for task in outcome.metrics["tasks"]:
-            lines = storage.read_bytes(f"stages/{stage}/generate/{task}.jsonl").decode()
-            records = [json.loads(line) for line in lines.split("\n") if line]
-            found.setdefault(task, []).append([record["correct"] for record in records])
-    return {task: np.array(rows, dtype=bool) for task, rows in found.items()}
+def _tried_rates(method: str, tuning: Tuning) -> TriedRates:
+    return TriedRates(
+        chosen=tuning.chosen.get(method),
+        validation_loss={
+            f"{rate:g}": validation_loss(tuning.outcomes[run.name])
+            for rate, run in tuning.runs[method].items()
+        },
+    )
 
 
-def _step_seconds(outcome: Outcome) -> float | None:
-    """The median of a run's steps, without its first; None where an older run did not say."""
-    storage = outcome.folder.storage
-    stage = outcome.metrics["stages"]["training"]["stage"]
-    records = parse_records(storage.read_bytes(f"stages/{stage}/{METRICS}").decode())
-    seconds = [
-        record["metrics"]["train/step_seconds"]
-        for record in records
-        if "train/step_seconds" in record["metrics"]
-    ]
-    return float(np.median(seconds[int(_RAMP * len(seconds)) :])) if seconds else None
-
-
-def _shares(outcomes: list[Outcome], eligible: list[str]) -> list[dict[str, float]] | None:
-    """Of the chosen blocks, by projection; None where a run has chosen none.
-
-    Args:
-        outcomes: The runs, one a seed.
-        eligible: Projections that have a share though no block of theirs was chosen.
-    """
-    counts = [
-        (outcome.metrics.get("selection") or {}).get("projections") or {} for outcome in outcomes
-    ]
-    if not all(counts):
-        return None
-    names = dict.fromkeys([*eligible, *(name for found in counts for name in found)])
-    return [{name: found.get(name, 0) / sum(found.values()) for name in names} for found in counts]
-
-
-def _modules(outcome: Outcome) -> list[dict[str, Any]]:
-    """Of every eligible weight of a run how many blocks there are, and how many were chosen."""
-    weights = StageArtifacts(outcome.folder.storage, outcome.metrics["stages"]).weights()
-    return [
-        {"module": weight.name, "chosen": len(weight.blocks), "blocks": weight.num_blocks}
-        for weight in weights
-    ]
-
-
-def _runs(
-    config: ComparisonConfig, tuning: Tuning, cells: Cells, outcomes: dict[str, Outcome]
-) -> dict[str, dict[str, Any]]:
-    """Every run once: those that tried learning rates, then the cells'."""
-    settings = {name: list(table.cells()) for name, table in config.tables.items()}
-    sets = {(name, row, column): o for name, of in settings.items() for row, column, o in of}
-    found: dict[str, dict[str, Any]] = {}
+def _run_lines(tuning: Tuning, cells: Sequence[CellRuns], outcomes: Outcomes) -> dict[str, RunLine]:
+    """Every run once: first those that tried learning rates, then those of the cells."""
+    lines: dict[str, RunLine] = {}
     for tried in tuning.runs.values():
         for run in tried.values():
-            # Where it is a cell's too, it went on to its evaluation.
+            # A run that is a cell's too continued to its evaluation.
             outcome = outcomes.get(run.name) or tuning.outcomes[run.name]
-            found[run.name] = _run(run, {}, outcome)
-    for name, row, column, runs in cells:
-        for run in runs:
-            if run.name not in found:
-                found[run.name] = _run(run, sets[name, row, column], outcomes[run.name])
-    return found
+            lines[run.name] = _run_line(run, {}, outcome)
+    for cell in cells:
+        for run in cell.runs:
+            if run.name not in lines:
+                lines[run.name] = _run_line(run, cell.settings, outcomes[run.name])
+    return lines
 
 
-def _run(run: RunConfig, sets: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
-    tasks = (outcome.metrics.get("tasks") or {}).values()
-    return {
-        "method": run.method,
-        "learning_rate": _learning_rate(run, outcome),
-        "seed": run.seed,
-        "sets": {k: v for k, v in sets.items() if k not in ("method", LEARNING_RATE)},
-        "accuracy": mean([(task.get("tuned") or {}).get("accuracy") for task in tasks]),
-        "seconds": outcome.metrics.get("seconds"),
-        "reused": outcome.reused,
-        "error": outcome.error,
-        "folder": outcome.folder.uri,
-    }
+def _run_line(run: RunConfig, settings: Overrides, outcome: Outcome) -> RunLine:
+    metrics = outcome.metrics
+    return RunLine(
+        method=run.method,
+        learning_rate=_learning_rate(run, outcome),
+        seed=run.seed,
+        sets={k: v for k, v in settings.items() if k not in ("method", LEARNING_RATE)},
+        accuracy=metrics.average("tuned") if metrics else None,
+        seconds=metrics.seconds if metrics else None,
+        reused=outcome.reused,
+        error=outcome.error,
+        folder=outcome.folder.uri,
+    )

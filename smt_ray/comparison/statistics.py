@@ -1,23 +1,25 @@
-"""Which of two ways to train is better, said with an interval: both answered the same rows.
+"""Accuracies and differences of accuracies with 95% intervals.
 
-Rows are the same for both and seeds are paired, so their differences vary less than the accuracies
-themselves. An average over seeds and rows is uncertain by both: another seed would have trained
-another model, other questions would have been asked. The two variances are estimated apart and
-added (what only a seed and a row together explain is in both, and counted once); Student's t, by
-Satterthwaite's degrees of freedom (1946, "An approximate distribution of estimates of variance
-components"), allows for how few seeds there are: where three of them make the variance, an
-interval reaches 4.3 standard errors and not 2.
+Two ways to train are compared on the same test rows with paired seeds, so their difference varies
+less than their accuracies. An average over seeds and rows is uncertain in two ways: other seeds
+would train other models, and other questions could have been asked. The two variances are estimated
+separately and added; the part that only a seed and a row together explain is in both, so it is
+subtracted once. Student's t distribution accounts for the small number of seeds. Its degrees of
+freedom are Satterthwaite's (1946, "An approximate distribution of estimates of variance
+components"). If three seeds determine the variance, an interval is 4.3 standard errors wide to each
+side instead of 2.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smt_ray.documents.comparison import Interval, Verdict
 from smt_ray.evaluation.metrics import wilson_bounds
 
 Correct = Mapping[str, NDArray[np.bool_]]
@@ -26,99 +28,93 @@ Correct = Mapping[str, NDArray[np.bool_]]
 Values = Mapping[str, NDArray[np.float64]]
 """Task -> (number of seeds, number of rows)."""
 
-Verdict = Literal["held", "reversed", "not resolved"]
-
-_UPPER = 0.975  # quantile: two-sided 95%
-
-
-class Estimate(NamedTuple):
-    """A value with its 95% interval.
-
-    Attributes:
-        value: What was measured.
-        low, high: The interval's ends.
-    """
-
-    value: float
-    low: float
-    high: float
+_UPPER = 0.975  # the upper quantile of a two-sided 95% interval
 
 
 class Accuracies(NamedTuple):
     """Accuracies over seeds and rows, in [0, 1].
 
     Attributes:
-        average: Their plain mean over the tasks.
-        tasks: Each task's.
+        average: The plain mean over the tasks.
+        tasks: Task -> its accuracy.
     """
 
-    average: Estimate
-    tasks: dict[str, Estimate]
+    average: Interval
+    tasks: dict[str, Interval]
+
+
+class _Mean(NamedTuple):
+    """A mean over tasks, its variance and the degrees of freedom of the variance."""
+
+    value: float
+    variance: float
+    freedom: float
 
 
 def accuracies(correct: Correct) -> Accuracies:
-    """What answers come to.
+    """The accuracies of a cell.
 
-    Of one seed, the intervals know of the rows alone: another seed may lie outside.
+    With one seed, the intervals describe the sampling of rows only: another seed may lie outside.
     """
     values = {task: rows.astype(float) for task, rows in correct.items()}
     return Accuracies(_share(values), {task: _share({task: rows}) for task, rows in values.items()})
 
 
-def paired_difference(better: Correct, worse: Correct) -> Estimate:
-    """How much higher the first average accuracy is, in [-1, 1].
+def paired_difference(better: Correct, worse: Correct) -> Interval:
+    """The first average accuracy minus the second one, in [-1, 1].
 
-    Where every answer differs alike (none does, say), the interval is as wide as Wilson's for a
-    share that was never seen in as many rows.
+    If all rows differ in the same way (for example, not at all), the interval is as wide as
+    Wilson's for a share of zero in as many rows.
 
     Args:
-        better: Of one way to train.
-        worse: Of the other, with the same tasks, seeds and rows.
+        better: The answers of one way to train.
+        worse: The answers of the other one, with the same tasks, seeds and rows.
     """
     assert better.keys() == worse.keys()
     values = {task: better[task].astype(float) - worse[task] for task in better}
-    value, variance, freedom = _mean(values)
-    quantile = _quantile(freedom)
-    if variance:
-        reach = quantile * math.sqrt(variance)
+    mean = _mean(values)
+    quantile = _quantile(mean.freedom)
+    if mean.variance:
+        reach = quantile * math.sqrt(mean.variance)
     else:
         reach = wilson_bounds(0.0, _num_rows(values), quantile)[1]
-    return Estimate(value, max(-1.0, value - reach), min(1.0, value + reach))
+    low, high = max(-1.0, mean.value - reach), min(1.0, mean.value + reach)
+    return Interval(value=mean.value, low=low, high=high)
 
 
-def mean_over_seeds(values: Sequence[float]) -> Estimate | None:
-    """Of a number that each seed has one of; None of a single seed, which tells of no other."""
+def mean_over_seeds(values: Sequence[float]) -> Interval | None:
+    """The mean of one number for each seed; None for one seed, which shows no variance."""
     if len(values) < 2:
         return None
     value = float(np.mean(values))
     reach = _quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return Estimate(value, value - reach, value + reach)
+    return Interval(value=value, low=value - reach, high=value + reach)
 
 
-def verdict(difference: Estimate) -> Verdict:
-    """Whether a claimed difference is there: its interval lies above 0, below, or on both sides."""
+def verdict(difference: Interval) -> Verdict:
+    """The answer to a claimed difference: whether its interval is above 0, below 0 or around it."""
     if difference.low > 0:
         return "held"
     return "reversed" if difference.high < 0 else "not resolved"
 
 
-def _share(values: Values) -> Estimate:
+def _share(values: Values) -> Interval:
     """The average of zeros and ones.
 
-    Wilson's interval of as many independent answers as would vary as much: it stays in [0, 1], and
-    has a width where all answers are alike.
+    The interval is Wilson's for the number of independent answers that would have this variance. It
+    stays in [0, 1], and has a width even if all answers are equal.
     """
     value, variance, freedom = _mean(values)
     number = value * (1 - value) / variance if variance else _num_rows(values)
-    return Estimate(value, *wilson_bounds(value, number, _quantile(freedom)))
+    low, high = wilson_bounds(value, number, _quantile(freedom))
+    return Interval(value=value, low=low, high=high)
 
 
 def _num_rows(values: Values) -> int:
     return sum(rows.shape[1] for rows in values.values())
 
 
-def _mean(values: Values) -> tuple[float, float, float]:
-    """The plain mean over tasks, its variance, and that variance's degrees of freedom."""
+def _mean(values: Values) -> _Mean:
     num_seeds = next(iter(values.values())).shape[0]
     weight = 1 / len(values) ** 2
     by_seed = np.mean([of_task.mean(axis=1) for of_task in values.values()], axis=0)
@@ -138,11 +134,11 @@ def _mean(values: Values) -> tuple[float, float, float]:
         for part, of_task in zip(rows, values.values(), strict=True)
         if part
     ) + (seeds**2 / (num_seeds - 1) if seeds else 0.0)
-    return float(by_seed.mean()), variance, variance**2 / spread if spread else math.inf
+    return _Mean(float(by_seed.mean()), variance, variance**2 / spread if spread else math.inf)
 
 
 def _quantile(freedom: float) -> float:
-    """Of Student's t; the normal distribution's where freedom is infinite."""
+    """The quantile of Student's t, or of the normal distribution for infinite freedom."""
     from scipy.special import ndtri, stdtrit
 
     return float(stdtrit(freedom, _UPPER) if math.isfinite(freedom) else ndtri(_UPPER))

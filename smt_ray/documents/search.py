@@ -69,3 +69,10 @@ class SearchDocument(Document):
     winner: RunMetrics
     best_yaml: str = ""
     """The winner as a configuration file of its own."""
+
+
+class AskedSearch(Document):
+    """``asked.json``: the settings that a search was first started with."""
+
+    settings: dict[str, JsonValue]
+    """The semantic settings of the search and, as ``run``, those of its first run."""

@@ -1,109 +1,111 @@
-"""The run in MLflow that a comparison's runs, or a search's trials, are shown under."""
+"""The tracked run that the runs of a comparison or the trials of a search are shown under."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Any, Literal, Self
 
-import ray
-
-from smt_ray.artifacts.storage import Storage
-from smt_ray.cluster.board import make_writer
+from smt_ray.cluster.writer import TrackedRun
 from smt_ray.config.comparison import ComparisonConfig
-from smt_ray.config.run import RunConfig
+from smt_ray.config.running import TrackingConfig
 from smt_ray.config.search import SearchConfig
-from smt_ray.reporting.text.progress import say
-from smt_ray.run.record import user_name
-from smt_ray.tracking.connect import tracker_arguments
+from smt_ray.documents.run import Status
+from smt_ray.grid.folder import GroupFolder
+from smt_ray.run.record import now_ms, user_name
+from smt_ray.tracking.connect import tracker_settings
 from smt_ray.tracking.params import as_description, config_params
-from smt_ray.tracking.protocol import Status
-from smt_ray.tracking.replay import RunSnapshot
+from smt_ray.tracking.replay import RunSnapshot, RunStart
 
 _PATIENCE_S = 60.0
 
 
 class ParentRun:
-    """A group of runs: its folder in the storage and, where they are tracked, its own run.
+    """The tracked run of a comparison or a search; it does nothing without tracking.
+
+    As a context manager it ends the tracked run if an exception leaves the context.
 
     Args:
-        config: The group's configuration.
-        folder: Its folder, as the storage names it.
-        run: One of its runs, which says where storage and tracking are.
-
-    Attributes:
-        storage: Where its folder lies.
-        folder: As given.
-        run_id: MLflow's, which its runs name; None where nothing is tracked.
+        kind: What it is.
+        config: The configuration of the comparison or search.
+        folder: The folder of the comparison or search.
+        tracking: The ``tracking`` section of its runs.
     """
 
     def __init__(
-        self, config: ComparisonConfig | SearchConfig, folder: str, run: RunConfig
+        self,
+        kind: Literal["comparison", "search"],
+        config: ComparisonConfig | SearchConfig,
+        folder: GroupFolder,
+        tracking: TrackingConfig,
     ) -> None:
-        self.storage, self.folder = Storage(run.storage), folder
-        self.run_id: str | None = None
-        self._config = config
-        self._kind = "search" if isinstance(config, SearchConfig) else "comparison"
-        self._started_ms = time.time_ns() // 1_000_000
-        self._writer: Any = None
-        if tracker := tracker_arguments(run, self.storage):
-            self._writer = make_writer(tracker)
-            self.run_id = ray.get(self._writer.start_run.remote(self._start()))
+        self.folder = folder
+        self._kind, self._config = kind, config
+        self._started_ms = now_ms()
+        self._has_ended = False
+        settings = tracker_settings(tracking, folder.storage.root)
+        self._tracked = TrackedRun(
+            settings,
+            f"start the same {kind} again once it answers, which skips what is finished and sends"
+            " the rest",
+        )
+        if settings:
+            self._tracked.start(RunStart(**self._start_fields()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None and not self._has_ended:
+            self.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+
+    @property
+    def run_id(self) -> str | None:
+        """The tracker's id of this run, which its runs name; None without tracking."""
+        return self._tracked.run_id
 
     def end(
-        self,
-        status: Status,
-        final_metrics: Mapping[str, float] | None = None,
-        files: Sequence[str] = (),
-        summary: str = "",
+        self, status: Status, metrics: Mapping[str, float] | None = None, summary: str = ""
     ) -> None:
-        """Sends what came out, and closes the run; warns where the store does not take it.
+        """Sends the results and the files of the folder; warns if the tracker does not take them.
 
         Args:
-            status: How it ended.
-            final_metrics: By name.
-            files: Artifacts, as the storage names them.
-            summary: What the run's page shows above all else, as Markdown.
+            status: The status that the run ends with.
+            metrics: Metric -> value.
+            summary: The description of the run, as Markdown.
         """
-        if self._writer is None:
-            return
-        try:
-            sent = self._finish(status, dict(final_metrics or {}), files, summary)
-        except Exception as error:  # whatever it is, what came out is written, or was an error
-            sent = {"sent": False, "error": str(error).strip().rpartition("\n")[2]}
-        if not sent["sent"]:
-            say(
-                f"WARNING tracking: MLflow did not take everything ({sent['error']}); nothing is"
-                f" lost: start the same {self._kind} again once it answers, which skips what is"
-                " finished and sends the rest"
-            )
+        self._has_ended = True
+        self._tracked.finish(self._snapshot(status, dict(metrics or {}), summary), _PATIENCE_S)
 
-    def _finish(
-        self, status: Status, final_metrics: dict[str, float], files: Sequence[str], summary: str
-    ) -> dict[str, Any]:
-        """What the writer says of it; see :meth:`end`."""
-        start = self._start()
+    @contextmanager
+    def _snapshot(
+        self, status: Status, metrics: dict[str, float], summary: str
+    ) -> Iterator[RunSnapshot]:
+        fields = self._start_fields()
         if summary:
-            start["tags"]["mlflow.note.content"] = as_description(summary)
-        with ExitStack() as copies:  # which the writer's process reads
-            snapshot = RunSnapshot(
-                **start,
+            fields["tags"]["mlflow.note.content"] = as_description(summary)
+        storage = self.folder.storage
+        with ExitStack() as copies:  # the process of the writer reads them
+            files = [copies.enter_context(storage.local(file)) for file in self.folder.files]
+            yield RunSnapshot(
+                **fields,
                 run_id=self.run_id,
                 status=status,
-                ended_ms=time.time_ns() // 1_000_000,
-                final_metrics=final_metrics,
-                artifacts=[
-                    (str(copies.enter_context(self.storage.local(file))), None) for file in files
-                ],
+                ended_ms=now_ms(),
+                final_metrics=metrics,
+                artifacts=[(str(file), None) for file in files],
             )
-            sent: dict[str, Any] = ray.get(self._writer.finish.remote(snapshot, _PATIENCE_S))
-        return sent
 
-    def _start(self) -> dict[str, Any]:
+    def _start_fields(self) -> dict[str, Any]:
         return {
-            "name": f"{self._config.name} ({self._kind})",  # a search may have a comparison's name
-            "key": self.storage.uri(self.folder),
+            "name": f"{self._config.name} ({self._kind})",  # a search may share a comparison's name
+            "key": self.folder.uri(),
             "params": config_params(self._config.model_dump(mode="json")),
             "tags": {
                 "kind": self._kind,

@@ -1,78 +1,96 @@
-"""Runs one after the other in one Ray: finished ones are skipped, failed ones noted.
+"""Runs one after the other in one Ray: finished runs are skipped, and failed runs are noted.
 
-What runs have in common (tokens, a warm-up, the base model's evaluation) they share through their
-stages, without knowing of each other.
+Runs share tokens, warm-ups and evaluations of the base model through their stages, without knowing
+of each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
 
 from smt_ray.artifacts.runs import RunFolder
+from smt_ray.artifacts.stages import Stage
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.run import RunConfig
+from smt_ray.documents.base import Document
+from smt_ray.documents.run import RunMetrics
 from smt_ray.errors import UserError
 from smt_ray.reporting.text.progress import say
 from smt_ray.run.flow import Flow
-from smt_ray.stages.plan import make_plan
+from smt_ray.stages.plan import RunPlan, Until, make_plan
+
+S = TypeVar("S", bound=Document)
 
 
 class Outcome(NamedTuple):
-    """What became of a run.
+    """The outcome of a run.
 
     Attributes:
-        folder: The run's.
-        metrics: What its ``metrics.json`` holds; empty where it failed.
-        error: Why it failed, in a line; "" where it did not.
-        reused: Whether it was finished before.
-        started: Whether it was tried at all; where not, an error says why.
+        folder: The folder of the run.
+        metrics: The metrics of the run; None if it failed.
+        error: The reason why it failed, in one line; "" if it did not fail.
+        reused: Whether it was already finished.
+        started: Whether it was started. If it was not, ``error`` says why.
     """
 
     folder: RunFolder
-    metrics: dict[str, Any]
+    metrics: RunMetrics | None
     error: str = ""
     reused: bool = False
     started: bool = True
 
 
-def check_grid(configs: Iterable[RunConfig]) -> None:
+def check_grid(configs: Iterable[RunConfig]) -> dict[str, Flow]:
     """Refuses a grid with a run that cannot work, before anything starts.
 
+    Args:
+        configs: The runs; those with the same name are the same.
+
+    Returns:
+        Run -> its flow. A stage that several runs have is one object, so its files are hashed once.
+
     Raises:
-        UserError: The first such run's error.
+        UserError: A run cannot work; it is named.
     """
-    for config in _distinct(configs):
+    distinct = _distinct(configs)
+    flows: dict[str, Flow] = {}
+    stages: dict[str, Stage[Any]] = {}
+    # The cache of rows is small: runs with the same rows are planned one after the other.
+    for config in sorted(distinct, key=lambda run: (run.data.model_dump_json(), run.seed)):
         try:
-            Flow(config).check()
+            flow = flows[config.name] = Flow(config)
+            flow.plan = _share_stages(flow.plan, stages)
+            flow.check()
         except UserError as error:
             raise UserError(
                 f"{config.name}: {error.field}", error.rule, got=error.got, fix=error.fix
             ) from None
+    return {config.name: flows[config.name] for config in distinct}
 
 
 def run_grid(
     configs: Iterable[RunConfig],
     *,
     parent_run_id: str | None = None,
-    until: str = "evaluation",
+    until: Until = "evaluation",
 ) -> dict[str, Outcome]:
-    """Carries out runs, each of a name once.
+    """Carries out runs.
 
     Args:
-        configs: The runs; those of one name are the same.
-        parent_run_id: MLflow's id of the run that they are shown under.
-        until: The last stage of each; see :data:`smt_ray.run.flow.UNTIL`.
+        configs: The runs; those with the same name are the same and carried out once.
+        parent_run_id: The tracker's id of the comparison that they belong to.
+        until: The last stage of each run.
 
     Returns:
-        By name, in the order given.
+        Run -> its outcome, in the given order.
     """
     distinct = _distinct(configs)
     outcomes: dict[str, Outcome] = {}
     for number, config in enumerate(distinct, 1):
         say(f"run {number} of {len(distinct)}: {config.name}")
-        finished = _finished(config, until)
-        outcomes[config.name] = finished or _carry_out(config, parent_run_id, until)
+        outcomes[config.name] = _carry_out(config, parent_run_id, until)
     return outcomes
 
 
@@ -80,27 +98,39 @@ def _distinct(configs: Iterable[RunConfig]) -> list[RunConfig]:
     return list({config.name: config for config in configs}.values())
 
 
-def _finished(config: RunConfig, until: str) -> Outcome | None:
-    """A run that is done already, by the very config and with all that it made still there."""
-    folder = RunFolder(Storage(config.storage), config.name)
-    manifest = folder.manifest()
-    place = folder.path("metrics.json")
-    if manifest.get("status") != "FINISHED" or not folder.storage.exists(place):
-        return None
-    if manifest["semantic"] != config.semantic_tree():
-        return None
-    stages = make_plan(config).stages
-    wanted = {kind for kind in stages if kind.startswith(until)} | set(manifest["stages"])
-    if any(stages[kind].manifest() is None for kind in wanted):
-        return None
-    return Outcome(folder, folder.storage.read_json(place), reused=True)
+def _share_stages(plan: RunPlan, known: dict[str, Stage[Any]]) -> RunPlan:
+    """The plan with known stages instead of its own ones; the others become known."""
+
+    def share(stage: Stage[S]) -> Stage[S]:
+        return known.setdefault(stage.uri, stage)
+
+    return replace(
+        plan,
+        tokens=share(plan.tokens),
+        warmup=share(plan.warmup) if plan.warmup else None,
+        selection=share(plan.selection) if plan.selection else None,
+        training=share(plan.training),
+        evaluations={who: share(stage) for who, stage in plan.evaluations.items()},
+    )
 
 
-def _carry_out(config: RunConfig, parent_run_id: str | None, until: str) -> Outcome:
+def _carry_out(config: RunConfig, parent_run_id: str | None, until: Until) -> Outcome:
     folder = RunFolder(Storage(config.storage), config.name)
     try:
-        return Outcome(folder, Flow(config, parent_run_id=parent_run_id).run(until))
-    except Exception as error:  # a run's failure is an outcome: the others go on
+        if metrics := _find_finished(folder, config, until):
+            return Outcome(folder, metrics, reused=True)
+        return Outcome(folder, Flow(config, parent_run_id).run(until))
+    except Exception as error:  # the other runs are still carried out
         reason = " ".join(str(error).split())
         say(f"FAILED {config.name}: {reason}")
-        return Outcome(folder, {}, error=reason or type(error).__name__)
+        return Outcome(folder, None, error=reason or type(error).__name__)
+
+
+def _find_finished(folder: RunFolder, config: RunConfig, until: Until) -> RunMetrics | None:
+    """The metrics of a run that was finished with this configuration and still has its stages."""
+    manifest = folder.manifest()
+    if manifest.status != "FINISHED" or manifest.semantic != config.semantic_tree():
+        return None
+    plan = make_plan(config)
+    wanted = {*plan.last_stages(until), *manifest.stages}
+    return folder.metrics() if all(plan.stages[key].is_done() for key in wanted) else None

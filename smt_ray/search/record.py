@@ -1,88 +1,83 @@
-"""What a search leaves in the storage, and the check that a folder is its own."""
+"""The files of a search, and the check that its folder is not another search's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
-from smt_ray.artifacts.scratch import scratch_folder
-from smt_ray.artifacts.storage import Storage
+from smt_ray.artifacts.layout import ASKED, BEST_CONFIG, SEARCH, SEARCH_CONFIG, SEARCH_TABLE
 from smt_ray.config.load import to_yaml, values_to_yaml
 from smt_ray.config.run import RunConfig
 from smt_ray.config.search import SearchConfig
+from smt_ray.documents.search import AskedSearch, SearchDocument, TrialResult
 from smt_ray.errors import UserError
-from smt_ray.grid.parent import ParentRun
+from smt_ray.grid.folder import GroupFolder
 from smt_ray.reporting.charts.search import save_curves, save_key
 from smt_ray.reporting.text.search import to_csv, to_markdown
-from smt_ray.run.report import REPORT, warn_where_it_fails
-from smt_ray.search.report import CONFIG, RESULTS, folder_of, write_report
+from smt_ray.search.report import write_report
 
-_ASKED = "asked.json"
+_TABLE, _CURVES = "trials.csv", "trials.png"
 
 
-def check_same_search(config: SearchConfig, runs: Sequence[RunConfig]) -> None:
-    """Writes what was asked, or finds it there.
+def check_same_search(folder: GroupFolder, config: SearchConfig, run: RunConfig) -> None:
+    """Writes the settings of the search into its folder, or compares them with those there.
+
+    Args:
+        folder: The folder of the search.
+        config: The search.
+        run: The run of its first point.
 
     Raises:
         UserError: Another search made the folder.
     """
-    storage, place = Storage(runs[0].storage), f"{folder_of(config.name)}/{_ASKED}"
-    asked = {**config.semantic(), "run": runs[0].semantic_tree()}
-    if storage.exists(place):
-        before = storage.read_json(place)
-        if before != asked:
-            differ = [key for key in asked if before.get(key) != asked[key]]
-            raise UserError(
-                "name",
-                f"another search made {storage.uri(folder_of(config.name))}",
-                got=f"{config.name}, with other {', '.join(differ)}",
-                fix="give this one another name=..., or go back to that config",
-            )
+    asked = AskedSearch(settings={**config.semantic(), "run": run.semantic_tree()})
+    if not folder.exists(ASKED):
+        folder.storage.write_json(folder.path(ASKED), asked.to_json())
         return
-    storage.write_json(place, asked)
+    fix = "give the search another name=..., or delete the folder"
+    before = folder.read_document(AskedSearch, ASKED, fix=fix)
+    differing = [key for key, value in asked.settings.items() if before.settings.get(key) != value]
+    if differing:
+        raise UserError(
+            "name",
+            f"another search made {folder.uri()}",
+            got=f"{config.name}, with another {', '.join(differing)}",
+            fix="give this search another name=..., or go back to the earlier configuration",
+        )
 
 
-def write_search(parent: ParentRun, config: SearchConfig, results: Mapping[str, Any]) -> list[str]:
-    """Writes the results, the configuration, the trials as Markdown and CSV, pictures, the page.
+def write_search(folder: GroupFolder, config: SearchConfig, results: SearchDocument) -> list[str]:
+    """Writes everything into the folder of a search.
 
     Args:
-        parent: The search's folder.
+        folder: The folder.
         config: The search.
-        results: What :func:`smt_ray.search.flow.search` returns.
+        results: The results of :func:`smt_ray.search.flow.search`.
 
     Returns:
         The files, as the storage names them.
     """
-    trials = results["trials"]
-    texts = {
-        CONFIG: to_yaml(config),
-        "search.md": to_markdown(results),
-        "trials.csv": to_csv(trials),
-        "best.yaml": results["best_yaml"],
-    }
-    storage, folder = parent.storage, parent.folder
-    files = [f"{folder}/{RESULTS}"]
-    storage.write_json(files[0], dict(results))
-    for name, text in texts.items():
-        files.append(f"{folder}/{name}")
-        storage.write_bytes(files[-1], text.encode())
-    with scratch_folder() as scratch:
-        pictures = [save_curves(trials, scratch / "trials.png")]
-        for key, domain in config.domains.items():
-            path = scratch / f"loss_over_{key}.png"
-            pictures.append(save_key(trials, key, path, is_log=domain.is_log))
-        for picture in pictures:
-            files.append(f"{folder}/{picture.name}")
-            storage.put_file(picture, files[-1])
-    if warn_where_it_fails(lambda: write_report(storage, config.name), config.name, storage):
-        files.append(f"{folder}/{REPORT}")
-    return files
+    trials = results.trials
+    folder.write_document(SEARCH, results)
+    folder.write_text(SEARCH_CONFIG, to_yaml(config))
+    folder.write_text(SEARCH_TABLE, to_markdown(results))
+    folder.write_text(_TABLE, to_csv(trials))
+    folder.write_text(BEST_CONFIG, results.best_yaml)
+    folder.write_picture(_CURVES, lambda path: save_curves(trials, path))
+    for key, domain in config.domains.items():
+        folder.write_picture(f"loss_over_{key}.png", _draw_key(results, key, is_log=domain.is_log))
+    folder.write_page(write_report)
+    return folder.files
 
 
-def best_yaml(config: SearchConfig, best: Mapping[str, Any], num_trials: int) -> str:
-    """The winner as a run's own file."""
-    values = {**config.run_values(best["point"]), "name": best["run"]}
+def _draw_key(results: SearchDocument, key: str, *, is_log: bool) -> Callable[[Path], Path]:
+    return lambda path: save_key(results.trials, key, path, is_log=is_log)
+
+
+def best_yaml(config: SearchConfig, best: TrialResult, num_trials: int) -> str:
+    """The configuration file of the winner."""
+    values = {**config.run_values(best.point), "name": best.run}
     return (
-        f"# smt-ray run best.yaml\n# Best of {num_trials} trials of {config.name}, by validation"
-        f" loss: {best['loss']:.4f}.\n{values_to_yaml(values)}"
+        f"# smt-ray run {BEST_CONFIG}\n# Best of {num_trials} trials of {config.name}, by"
+        f" validation loss: {best.loss:.4f}.\n{values_to_yaml(values)}"
     )

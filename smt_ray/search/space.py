@@ -1,34 +1,31 @@
-"""A search's space in Ray Tune's terms: its domains, the points drawn from it."""
+"""The search space in Ray Tune's terms: domains, and the points that are drawn from them."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from smt_ray.config.comparison import Overrides
-from smt_ray.config.run import RunConfig
 from smt_ray.config.search import Domain, SearchConfig
+from smt_ray.documents.search import Point
 from smt_ray.errors import UserError
-from smt_ray.stages.plan import make_plan
 
 
 def tune_domains(config: SearchConfig) -> dict[str, Any]:
-    """Ray Tune's domain of each key.
+    """Key -> Ray Tune's domain.
 
     Raises:
-        UserError: Ray Tune does not take its numbers.
+        UserError: Ray Tune refuses the arguments of a domain.
     """
     return {key: _tune_domain(key, domain) for key, domain in config.domains.items()}
 
 
-def draw_points(config: SearchConfig) -> list[Overrides]:
-    """The distinct points of a search that draws them all beforehand, the same at every call.
+def draw_points(config: SearchConfig) -> list[Point]:
+    """The distinct points of a search that draws all of them first; every call draws the same.
 
     Raises:
-        UserError: Ray Tune does not take a domain's numbers.
+        UserError: Ray Tune refuses the arguments of a domain.
     """
     domains = config.domains
     grids = {key: domain.values for key, domain in domains.items() if domain.kind == "grid_search"}
@@ -46,40 +43,24 @@ def draw_points(config: SearchConfig) -> list[Overrides]:
     return [point for i, point in enumerate(points) if point not in points[:i]]
 
 
-def distinct_trainings(
-    points: Sequence[Overrides], runs: Sequence[RunConfig]
-) -> tuple[list[Overrides], list[RunConfig]]:
-    """The first point of each training, and its run.
+def corner_points(config: SearchConfig) -> list[Point]:
+    """Points that together have every value of each list and both ends of each range.
 
-    Other points may come to the same: what a method does not read makes none its own.
-
-    Args:
-        points: A search's.
-        runs: Theirs.
-    """
-    kept: dict[str, tuple[Overrides, RunConfig]] = {}
-    for point, run in zip(points, runs, strict=True):
-        kept.setdefault(make_plan(run).trained.name, (point, run))
-    return [point for point, _ in kept.values()], [run for _, run in kept.values()]
-
-
-def corner_points(config: SearchConfig) -> list[Overrides]:
-    """Points that between them have every value of a list and both ends of every range.
-
-    What a search that draws as it goes is checked by before it starts.
+    A search that draws its points one after the other is checked with these.
     """
     ends = {key: domain.ends() for key, domain in config.domains.items()}
     most = max(map(len, ends.values()))
-    return [{key: values[min(i, len(values) - 1)] for key, values in ends.items()}
-            for i in range(most)]  # fmt: skip
+    return [
+        {key: values[min(i, len(values) - 1)] for key, values in ends.items()} for i in range(most)
+    ]
 
 
 def _tune_domain(key: str, domain: Domain) -> Any:
     from ray import tune
 
-    numbers = [domain.values] if domain.kind in ("choice", "grid_search") else domain.values
+    arguments = [domain.values] if domain.kind in ("choice", "grid_search") else domain.values
     try:
-        return getattr(tune, domain.kind)(*numbers)
+        return getattr(tune, domain.kind)(*arguments)
     except ValueError as error:
         raise UserError(
             f"space.{key}", f"Ray Tune refuses it ({error})", got={domain.kind: domain.values}

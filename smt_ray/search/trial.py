@@ -1,73 +1,92 @@
-"""A trial of a search: one run up to its training, within Ray Tune's process for it."""
+"""A trial of a search: one run up to its training, in the process that Ray Tune starts for it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from smt_ray.cluster.turns import turn
-from smt_ray.config.load import validate_section
 from smt_ray.config.search import SearchConfig
+from smt_ray.documents.run import VALIDATION_LOSS, RunMetrics
+from smt_ray.documents.search import Point
 from smt_ray.run.flow import Flow
-from smt_ray.training.loop import VALIDATION_LOSS
+from smt_ray.stages.plan import Until
 
 STEP = "step"
 METRIC = VALIDATION_LOSS
-TRAINED = "trained"  # of a trial's last report, whose training is kept
+TRAINED = "trained"
+"""Marks the last report of a trial, whose training is stored."""
+
+POINT = "point"
+"""The key of Ray Tune's parameter space that holds a point drawn in advance."""
+
+_SHARED: tuple[Until, ...] = ("warmup", "selection")
 
 
-class ReportOnTheWay(TuneReportCallback):
-    """Tells Tune each validation loss but the last.
+@dataclass(frozen=True)
+class TrialJob:
+    """What all trials of a search need.
 
-    A scheduler that stopped a trial there would stop it before it has kept what it trained.
+    Attributes:
+        config: The configuration of the search.
+        parent_run_id: The tracker's id of the search.
+        folder: The folder that the search was started in, which relative paths start from.
+    """
+
+    config: SearchConfig
+    parent_run_id: str | None
+    folder: str
+
+
+class ReportDuringTraining(TuneReportCallback):  # type: ignore[misc]
+    """Reports every validation loss to Tune, except for the last one.
+
+    If a scheduler stopped a trial at its last loss, the trained adapter would not be stored.
     """
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
     ) -> None:
-        """Takes each rank's metrics of a checkpoint."""
+        """Reports the metrics of rank 0 at a checkpoint."""
         first = metrics[0]
         if METRIC in first and first[STEP] < first["num_steps"]:
             super().after_report(run_context, metrics, checkpoint)
 
 
-def run_trial(
-    search: Mapping[str, Any], point: Mapping[str, Any], parent_run_id: str | None, folder: str
-) -> None:
-    """Trains the run of a point and reports its validation loss.
+def run_trial(job: TrialJob, point: Point) -> None:
+    """Trains the run of a point and reports its last validation loss.
 
     Args:
-        search: The search's configuration as plain values.
-        point: Dotted keys of the run, and their values.
-        parent_run_id: MLflow's id of the search.
-        folder: Where the search was started: what its relative paths are relative to.
+        job: What all trials need.
+        point: The point.
 
     Raises:
         UserError: The point breaks a rule, or the loss is not finite.
     """
-    _work_in(folder)
-    config = validate_section(SearchConfig, search)
-    flow = Flow(config.make_run(point), parent_run_id, [ReportOnTheWay()])
-    metrics = _train_in_turn(flow) if config.algorithm == "optuna" else flow.run("training")
-    training = metrics["training"]
-    tune.report({STEP: training["num_steps"], METRIC: training[METRIC], TRAINED: True})
+    _leave_folder_of_trial(job.folder)
+    config = job.config
+    flow = Flow(config.make_run(point), job.parent_run_id, [ReportDuringTraining()])
+    metrics = flow.run("training") if config.draws_all_points_first else _train_in_turn(flow)
+    training = metrics.training
+    assert training is not None
+    tune.report({STEP: training.num_steps, METRIC: training.validation_loss, TRAINED: True})
 
 
-def _train_in_turn(flow: Flow) -> dict[str, Any]:
-    """Trains where other trials may need the same.
+def _train_in_turn(flow: Flow) -> RunMetrics:
+    """Trains while other trials may need the same stages.
 
-    What draws as it goes may draw a point again, whose trial then waits, and finds what came out.
-    A warm-up or a selection that only some points have is made by the first trial that needs it.
+    If a point is drawn again, its trial waits and then finds the finished training. A warm-up or
+    selection that was not made in advance is made by the first trial that needs it.
     """
     plan = flow.plan
-    with turn(plan.trained.name):
-        for until in ("warmup", "selection"):
+    with turn(plan.training.name):
+        for until in _SHARED:
             stage = plan.stages.get(until)
-            if stage is None or plan.trained.is_done() or stage.is_done():
+            if stage is None or plan.training.is_done() or stage.is_done():
                 continue
             if until == "warmup" and not flow.needs_warmup():
                 continue
@@ -77,11 +96,11 @@ def _train_in_turn(flow: Flow) -> dict[str, Any]:
         return flow.run("training")
 
 
-def _work_in(folder: str) -> None:
-    """Leaves the folder of the trial, into which Tune has put its process.
+def _leave_folder_of_trial(folder: str) -> None:
+    """Changes to the folder of the search, since Tune starts a trial in a folder of its own.
 
-    A node that lacks the search's folder may have what was submitted with the job elsewhere: where
-    the process was before.
+    On a node without that folder, the files of a submitted job are in the folder that the process
+    was started in.
     """
     for place in (folder, os.environ.get("TUNE_ORIG_WORKING_DIR", "")):
         if os.path.isdir(place):

@@ -1,54 +1,44 @@
-"""What became of a search's trials, written down as it happens: what a later start goes by."""
+"""``trials.json``: the trials of a search, written down as they start and end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
+from smt_ray.artifacts.layout import TRIALS
 from smt_ray.artifacts.storage import Storage
-
-RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped early", "failed"
-
-Entry = dict[str, Any]
-"""``id`` (Ray Tune's), ``point``, ``status``, ``error`` and ``seconds`` of a trial."""
-
-
-def make_entry(
-    trial_id: str, point: Mapping[str, Any], status: str, error: str = "",
-    seconds: float | None = None,
-) -> Entry:  # fmt: skip
-    """A trial as plain values."""
-    return {
-        "id": trial_id, "point": dict(point), "status": status, "error": error, "seconds": seconds,
-    }  # fmt: skip
+from smt_ray.documents.search import TrialEntry, TrialList
 
 
 class TrialRecord:
-    """``searches/<name>/trials.json``, for one writer: the search's driver.
+    """The record of a search's trials, which a later start continues from.
 
-    Ray Tune's own snapshots are not gone by: they come late, and know nothing of the stages.
+    Only the driver of the search writes it. Ray Tune's own snapshots are not used: they are written
+    late and know nothing of stages.
 
     Args:
-        root: The storage's; a string, as Ray Tune pickles who writes here.
-        folder: The search's, as the storage names it.
+        root: The root of the storage. It is a string because Ray Tune pickles its callbacks.
+        folder: The folder of the search, as the storage names it.
 
     Attributes:
-        entries: One a trial, in the order of their starts.
+        entries: The trials in the order of their starts.
     """
 
     def __init__(self, root: str, folder: str) -> None:
-        self._root, self._place = root, f"{folder}/trials.json"
+        self._root, self._place = root, f"{folder}/{TRIALS}"
         storage = Storage(root)
-        self.entries: list[Entry] = (
-            storage.read_json(self._place) if storage.exists(self._place) else []
-        )
+        self.entries: list[TrialEntry] = []
+        if storage.exists(self._place):
+            found = storage.read_document(
+                TrialList, self._place, fix="delete it and start the search again"
+            )
+            self.entries = found.trials
 
-    def put(self, entry: Entry) -> None:
-        """Writes how a trial stands now."""
-        others = {other["id"]: other for other in self.entries}
-        self.replace({**others, entry["id"]: entry}.values())
+    def put(self, entry: TrialEntry) -> None:
+        """Writes the state of a trial; an earlier entry of the trial is replaced."""
+        others = {other.id: other for other in self.entries}
+        self.replace({**others, entry.id: entry}.values())
 
-    def replace(self, entries: Iterable[Entry]) -> None:
-        """Writes these alone."""
+    def replace(self, entries: Iterable[TrialEntry]) -> None:
+        """Writes these entries instead of all others."""
         self.entries = list(entries)
-        Storage(self._root).write_json(self._place, self.entries)
+        Storage(self._root).write_json(self._place, TrialList(trials=self.entries).to_json())

@@ -1,0 +1,57 @@
+"""Cells that cannot be started, because all learning rates of their method failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from smt_ray.artifacts.runs import RunFolder
+from smt_ray.artifacts.storage import Storage
+from smt_ray.config.comparison import LEARNING_RATE, CellRuns
+from smt_ray.config.run import RunConfig
+from smt_ray.grid.learning_rates import Tuning
+from smt_ray.grid.runs import Outcome
+from smt_ray.reporting.text.progress import say
+
+
+def set_untuned_apart(
+    cells: Sequence[CellRuns], tuning: Tuning
+) -> tuple[list[CellRuns], dict[str, Outcome]]:
+    """Gives the runs of cells without a learning rate names of their own, and marks them as failed.
+
+    They need other names because the runs that tried the learning rates have errors of their own. A
+    cell that sets its learning rate is not affected.
+
+    Args:
+        cells: The cells.
+        tuning: The learning rates that were tried.
+
+    Returns:
+        All cells; and run -> its outcome, for the runs that are not started.
+    """
+    reasons = _reasons(tuning)
+    found: list[CellRuns] = []
+    failed: dict[str, Outcome] = {}
+    for cell in cells:
+        reason = reasons.get(cell.runs[0].method)
+        if reason and LEARNING_RATE not in cell.settings:
+            runs = [run.model_copy(update={"name": f"{run.name}-untuned"}) for run in cell.runs]
+            failed |= {run.name: _not_started(run, reason) for run in runs}
+            cell = cell._replace(runs=runs)
+        found.append(cell)
+    return found, failed
+
+
+def _reasons(tuning: Tuning) -> Mapping[str, str]:
+    """Method without a learning rate -> the reason, which is also printed."""
+    reasons = {}
+    for method, tried in tuning.runs.items():
+        if method not in tuning.chosen:
+            outcomes = (tuning.outcomes[run.name] for run in tried.values())
+            errors = dict.fromkeys(o.error or "the validation loss is not finite" for o in outcomes)
+            reasons[method] = f"every learning rate of {method} failed: {'; '.join(errors)}"
+            say(f"FAILED {reasons[method]}")
+    return reasons
+
+
+def _not_started(run: RunConfig, reason: str) -> Outcome:
+    return Outcome(RunFolder(Storage(run.storage), run.name), None, error=reason, started=False)
