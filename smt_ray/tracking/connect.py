@@ -1,4 +1,4 @@
-"""The tracker of a run: what the config's tracking section means, and how a tracker is opened."""
+"""The tracker of a run: its settings from the config, and how it is opened."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from smt_ray.config.running import TrackingConfig
 from smt_ray.imports import large_imports
 from smt_ray.tracking.protocol import Tracker
 from smt_ray.tracking.robust import RobustTracker
-from smt_ray.tracking.uris import (
-    default_artifact_location,
-    resolve_tracking_uri,
-    tracking_environment,
-)
+from smt_ray.tracking.uris import resolve_tracking_uri, tracking_environment
 
 TRACKER = "mlflow"
 """The name of the tracker in the documents of a run."""
@@ -22,12 +18,12 @@ TRACKER = "mlflow"
 
 @dataclass(frozen=True)
 class TrackerSettings:
-    """Where a run is tracked.
+    """The settings of a run's tracker.
 
     Attributes:
         uri: The tracking URI.
         experiment: The name of the experiment.
-        environment: The driver's MLflow variables, credentials among them. They are set in the
+        environment: The driver's MLflow variables, including credentials. They are set in the
             process of the writer only.
     """
 
@@ -37,16 +33,16 @@ class TrackerSettings:
 
 
 def tracker_settings(config: TrackingConfig, storage_root: str) -> TrackerSettings | None:
-    """Where a run is tracked, or None if tracking is off.
+    """The settings of a run's tracker; None if tracking is off.
 
-    The URI is the config's, or MLFLOW_TRACKING_URI, or an sqlite file in the storage.
+    The URI is that of the config, else MLFLOW_TRACKING_URI, else an sqlite file in the storage.
 
     Args:
         config: The ``tracking`` section.
         storage_root: The path or URI of the storage.
 
     Raises:
-        UserError: MLflow cannot use the URI.
+        UserError: MLflow does not support the URI.
     """
     if not config.enabled:
         return None
@@ -55,14 +51,13 @@ def tracker_settings(config: TrackingConfig, storage_root: str) -> TrackerSettin
 
 
 def open_tracker(settings: TrackerSettings) -> RobustTracker:
-    """The tracker of one run; its store is opened in the background."""
+    """Opens the tracker of one run; the connection to the store is made in the background."""
     os.environ.update(settings.environment)
 
     def connect() -> Tracker:
         with large_imports():
             from smt_ray.tracking.mlflow_tracker import MlflowTracker
 
-            location = default_artifact_location(settings.uri)
-            return MlflowTracker(settings.uri, settings.experiment, location)
+            return MlflowTracker(settings.uri, settings.experiment)
 
     return RobustTracker(connect)

@@ -1,25 +1,27 @@
-"""The MLflow tracker: the only file that imports mlflow, and that when a tracker is made.
+"""The MLflow tracker: the only file that imports mlflow, which it does when a tracker is made.
 
-It speaks through ``MlflowClient`` alone, so it has no global state: neither an active run nor a
-tracking URI of the process. Every call may be repeated: the store keeps one row for each
-(key, time, step, value), parameters keep their first value, artifacts are overwritten.
+It uses ``MlflowClient`` only and therefore no global state, such as an active run or a tracking URI
+of the process. Every call may be repeated: the store keeps one row for each (key, time, step,
+value), parameters keep their first value, and artifacts are overwritten.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from smt_ray.documents.run import Dataset, Status
 from smt_ray.tracking import uris
 from smt_ray.tracking.params import MAX_PARAM_CHARS, MAX_TAG_CHARS, as_text, clean_key, shorten
 from smt_ray.tracking.protocol import RejectedError
 from smt_ray.tracking.records import Record, make_record
+from smt_ray.tracking.refusals import error_code, final_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,19 +32,11 @@ logger = logging.getLogger("smt_ray.tracking")
 KEY_TAG = "smt_ray.key"
 _PARENT_TAG = "mlflow.parentRunId"
 _TABLES_TAG = "mlflow.loggedArtifacts"
+# Without the tag, MLflow shows the experiment as one of chat traces, without runs and curves.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _MAX_METRICS, _MAX_PARAMS, _MAX_DIGEST = 1000, 100, 36
-_FINAL_CODES = {
-    "ALREADY_EXISTS",
-    "BAD_REQUEST",
-    "INVALID_PARAMETER_VALUE",
-    "INVALID_STATE",
-    "PERMISSION_DENIED",
-    "RESOURCE_ALREADY_EXISTS",
-    "RESOURCE_DOES_NOT_EXIST",
-    "UNAUTHENTICATED",
-}
-# A dead server is noticed within seconds, and tried again by RobustTracker; whoever uploads large
-# artifacts through a slow server sets these higher, and is obeyed.
+# The client notices a dead server within seconds, and RobustTracker tries again. Users can set
+# larger values for uploads of large artifacts to a slow server.
 _CLIENT_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -50,60 +44,36 @@ _CLIENT_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
-P = ParamSpec("P")
 T = TypeVar("T")
-
-# Without it the page opens as one for chat traces, and shows neither runs nor curves.
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-
-
-def _final_errors(method: Callable[P, T]) -> Callable[P, T]:
-    """Raise :class:`RejectedError` for a refusal, which no second try would change."""
-
-    @functools.wraps(method)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return method(*args, **kwargs)
-        except (FileNotFoundError, ModuleNotFoundError, TypeError) as error:
-            raise RejectedError(str(error)) from error
-        except Exception as error:
-            if getattr(error, "error_code", None) in _FINAL_CODES:
-                raise RejectedError(str(error)) from error
-            raise
-
-    return wrapped
 
 
 class MlflowTracker:
     """Writes one run at a time to MLflow; see :class:`smt_ray.tracking.protocol.Tracker`.
 
-    Making one connects: it opens the store (an sqlite file is created once, under a lock, since
-    two processes that create it together break it) and finds or makes the experiment.
+    The constructor opens the store, and finds or creates the experiment. An sqlite file is created
+    under a lock, because two processes that create it at the same time would break it.
 
     Args:
-        tracking_uri: As :func:`smt_ray.tracking.uris.resolve_tracking_uri` gives it.
-        experiment_name: Made if there is none.
-        artifact_location: For an experiment made here; None is beside the sqlite file, or what
-            the server decides.
+        tracking_uri: The URI, from :func:`smt_ray.tracking.uris.resolve_tracking_uri`.
+        experiment_name: The name of the experiment, which is created if it does not exist. Its
+            artifacts are kept beside the sqlite file, or where the server decides.
 
     Raises:
-        UserError: MLflow has no such scheme.
+        UserError: MLflow does not support the scheme of the URI.
         RejectedError: The experiment was deleted, or access is denied.
     """
 
-    @_final_errors
-    def __init__(
-        self, tracking_uri: str, experiment_name: str, artifact_location: str | None = None
-    ) -> None:
+    @final_errors
+    def __init__(self, tracking_uri: str, experiment_name: str) -> None:
         self.uri = uris.check_tracking_uri(tracking_uri)
         self.run_id: str | None = None
         for name, value in _CLIENT_DEFAULTS.items():
             os.environ.setdefault(name, value)
         with _creating(self.uri):
             self._client = _quiet_client(self.uri)
-            self.experiment_id = self._find_or_make_experiment(experiment_name, artifact_location)
+            self.experiment_id = self._find_or_make_experiment(experiment_name)
 
-    @_final_errors
+    @final_errors
     def start_run(
         self,
         run_name: str,
@@ -115,14 +85,14 @@ class MlflowTracker:
         tags: Mapping[str, str] | None = None,
         started_ms: int | None = None,
     ) -> str:
-        """Begin a run, or go on with the one of this ``run_id``, else of this ``key``.
+        """Starts a run, or continues the run of this ``run_id`` or, without one, of this ``key``.
 
-        An id that the store does not have any more is mentioned, and the run sent as a new one.
+        If the store has no run of this id any more, that is logged and a new run is started.
         """
         run = self._get_run(run_id) or self._find_run(key)
         if run is None:
             if run_id:
-                logger.warning("MLflow has no run %s any more: making a new one.", run_id)
+                logger.warning("MLflow has no run %s any more: starting a new one.", run_id)
             run = self._client.create_run(
                 self.experiment_id, start_time=started_ms, run_name=run_name
             )
@@ -134,15 +104,15 @@ class MlflowTracker:
         self.log_params(params or {})
         return self.run_id
 
-    @_final_errors
+    @final_errors
     def log_records(self, records: Sequence[Record]) -> None:
-        """Send records, each value with its own time and step."""
-        self._log_metrics([metric for record in records for metric in _metrics(record)])
+        """Sends records."""
+        self._log_metrics(_metrics(records))
 
-    @_final_errors
+    @final_errors
     def log_missing_records(self, records: Sequence[Record]) -> None:
-        """Send those values that the store does not have; quick where it has nearly all."""
-        metrics = [metric for record in records for metric in _metrics(record)]
+        """Sends the values that the store does not have, which is fast if it has nearly all."""
+        metrics = _metrics(records)
         present = {
             _identity(metric)
             for key in {metric.key for metric in metrics}
@@ -150,18 +120,18 @@ class MlflowTracker:
         }
         self._log_metrics([metric for metric in metrics if _identity(metric) not in present])
 
-    @_final_errors
+    @final_errors
     def log_metrics(
         self, metrics: Mapping[str, float], step: int = 0, *, time_ms: int | None = None
     ) -> None:
-        """Send metrics of one moment; without ``time_ms``, of now."""
+        """Sends the metrics of one moment, by default of now."""
         self.log_records([make_record(step, metrics, time_ms=time_ms)])
 
-    @_final_errors
+    @final_errors
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Send parameters that are not None.
+        """Sends the parameters that are not None.
 
-        MLflow's never change: other values, None too, are mentioned and not sent.
+        MLflow does not change a parameter. A value that differs from the stored one is logged.
         """
         from mlflow.entities import Param
 
@@ -174,22 +144,22 @@ class MlflowTracker:
                 ", ".join(f"{key} ({kept[key]}, now {values[key]})" for key in sorted(changed)),
             )
         unset = {clean_key(key) for key, value in params.items() if value is None}
-        new = [Param(k, value) for k, value in values.items() if k not in kept and k not in unset]
+        new = [Param(k, v) for k, v in values.items() if k not in kept and k not in unset]
         for chunk in _chunks(new, _MAX_PARAMS):
             self._client.log_batch(self._current(), params=chunk)
 
-    @_final_errors
+    @final_errors
     def log_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags; the newest value stays."""
+        """Sets tags, which replace earlier values."""
         from mlflow.entities import RunTag
 
         values = [RunTag(clean_key(k), shorten(as_text(v), MAX_TAG_CHARS)) for k, v in tags.items()]
         for chunk in _chunks(values, _MAX_PARAMS):
             self._client.log_batch(self._current(), tags=chunk)
 
-    @_final_errors
+    @final_errors
     def log_dataset(self, dataset: Dataset) -> None:
-        """Name rows that the run read, without reading them again."""
+        """Sends the name, source and digest of rows that the run read."""
         from mlflow import entities
 
         scheme = dataset.source.split("://", 1)[0] if "://" in dataset.source else "local"
@@ -201,56 +171,55 @@ class MlflowTracker:
             profile=json.dumps({"num_rows": dataset.num_rows}),
         )
         context = entities.InputTag("mlflow.data.context", dataset.context)
-        self._client.log_inputs(self._current(), datasets=[entities.DatasetInput(entry, [context])])
+        given = entities.DatasetInput(entry, [context])
+        self._client.log_inputs(self._current(), datasets=[given])
 
-    @_final_errors
+    @final_errors
     def log_artifact(self, path: str, artifact_path: str | None = None) -> None:
-        """Send one local file."""
+        """Sends a local file."""
         self._client.log_artifact(self._current(), path, artifact_path)
 
-    @_final_errors
+    @final_errors
     def log_artifacts(self, directory: str, artifact_path: str | None = None) -> None:
-        """Send a local folder."""
+        """Sends a local folder."""
         self._client.log_artifacts(self._current(), directory, artifact_path)
 
-    @_final_errors
+    @final_errors
     def log_table(self, columns: Mapping[str, Sequence[Any]], artifact_file: str) -> None:
-        """Send a table as MLflow's own ``log_table`` writes it, replacing it instead of adding."""
+        """Sends a table in the format of MLflow's own ``log_table``; it replaces an earlier one."""
         table = {"columns": list(columns), "data": list(zip(*columns.values(), strict=True))}
         self._client.log_dict(self._current(), table, artifact_file)
         tags = self._client.get_run(self._current()).data.tags
-        entry, listed = (
-            {"path": artifact_file, "type": "table"},
-            json.loads(tags.get(_TABLES_TAG, "[]")),
-        )
-        if entry not in listed:
-            self._client.set_tag(self._current(), _TABLES_TAG, json.dumps([*listed, entry]))
+        entry = {"path": artifact_file, "type": "table"}
+        tables = json.loads(tags.get(_TABLES_TAG, "[]"))
+        if entry not in tables:
+            self._client.set_tag(self._current(), _TABLES_TAG, json.dumps([*tables, entry]))
 
-    @_final_errors
+    @final_errors
     def end_run(self, status: Status = "FINISHED", *, ended_ms: int | None = None) -> None:
-        """Close the run."""
+        """Ends the run."""
         self._client.set_terminated(self._current(), status, ended_ms)
 
     def run_url(self) -> str | None:
-        """The page of the run; None before one is started."""
+        """The page of the run; None before a run is started."""
         return self.run_id and uris.run_url(self.uri, self.experiment_id, self.run_id)
 
     def _current(self) -> str:
-        assert self.run_id is not None, "start_run comes before anything is logged"
+        assert self.run_id is not None, "call start_run first"
         return self.run_id
 
     def _log_metrics(self, metrics: Sequence[Metric]) -> None:
         for chunk in _chunks(metrics, _MAX_METRICS):
             self._client.log_batch(self._current(), metrics=chunk)
 
-    def _find_or_make_experiment(self, name: str, artifact_location: str | None) -> str:
+    def _find_or_make_experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            location = artifact_location or uris.default_artifact_location(self.uri)
+            location = uris.default_artifact_location(self.uri)
             try:
                 return str(self._client.create_experiment(name, location, _EXPERIMENT_TAGS))
             except Exception:
-                found = self._client.get_experiment_by_name(name)  # made by another writer?
+                found = self._client.get_experiment_by_name(name)  # another writer may create it
                 if found is None:
                     raise
         if found.lifecycle_stage != "active":
@@ -266,7 +235,7 @@ class MlflowTracker:
         try:
             run = self._client.get_run(run_id)
         except Exception as error:
-            if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
+            if error_code(error) == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
         return run if run.info.lifecycle_stage == "active" else None
@@ -285,18 +254,20 @@ class MlflowTracker:
 
 @contextmanager
 def _creating(uri: str) -> Iterator[None]:
+    """Holds a lock on the creation of an sqlite file; does nothing for other stores."""
     path = uris.sqlite_path(uri)
-    if path is not None:
-        from filelock import FileLock
+    if path is None:
+        yield
+        return
+    from filelock import FileLock
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{path}.lock", timeout=60)
-    with lock if path is not None else nullcontext():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock", timeout=60):
         yield
 
 
 def _quiet_client(uri: str) -> MlflowClient:
-    """A client whose libraries speak from WARNING on."""
+    """A client whose libraries log warnings and errors only."""
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
@@ -304,22 +275,21 @@ def _quiet_client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
-def _metrics(record: Record) -> list[Metric]:
+def _metrics(records: Sequence[Record]) -> list[Metric]:
     from mlflow.entities import Metric
 
     return [
         Metric(clean_key(name), value, record["time_ms"], record["step"])
+        for record in records
         for name, value in record["metrics"].items()
     ]
 
 
 def _identity(metric: Metric) -> tuple[str, int, int, str]:
-    # Databases hold infinity as the largest float; and NaN equals no NaN, but its text does.
-    largest = 1.7976931348623157e308
-    value = (
-        metric.value if metric.value != metric.value else max(-largest, min(largest, metric.value))
-    )
-    return metric.key, metric.timestamp, metric.step, repr(value)
+    # NaN differs from itself, but its text does not. Databases store infinity as the largest float.
+    value, largest = metric.value, sys.float_info.max
+    stored = value if math.isnan(value) else max(-largest, min(largest, value))
+    return metric.key, metric.timestamp, metric.step, repr(stored)
 
 
 def _tag_value(key: str | None) -> str | None:

@@ -1,6 +1,6 @@
-"""What MLflow takes as names and values: flat keys of few characters, values of bounded length.
+"""Names and values in the form that MLflow accepts: flat keys, and texts of limited length.
 
-Pure functions; the limits are those of MLflow's own validation.
+The functions are pure, and the limits are those of MLflow's own validation.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _FORBIDDEN = re.compile(r"[^\w\-. :/]", flags=re.ASCII)
 
 
 def clean_key(name: str) -> str:
-    """A name that MLflow takes: forbidden characters become ``_``; at most 250 characters."""
+    """A name that MLflow accepts: forbidden characters become ``_``, and a long name is cut."""
     return _FORBIDDEN.sub("_", name)[:MAX_KEY_CHARS]
 
 
 def as_text(value: Any) -> str:
-    """A parameter's value as text: strings as they are, everything else as JSON."""
+    """The value of a parameter as text: a string as it is, everything else as JSON."""
     if isinstance(value, str):
         return value
     return json.dumps(value, sort_keys=True, default=str)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one flat one with dotted keys; lists stay whole.
+    """Nested mappings as one flat mapping with dotted keys; lists stay as they are.
 
     >>> flatten({"selection": {"budget": 0.0084}, "name": "a"})
     {'selection.budget': 0.0084, 'name': 'a'}
@@ -45,19 +45,20 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def config_params(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as parameters, without what a run's page says by itself.
+    """A configuration as flat parameters, without the names of the run and of its storage.
 
-    A name that differs from run to run would be the first axis of every comparison.
+    MLflow shows both on the page of the run. As parameters, they would differ between all runs of a
+    comparison and hide what was compared.
     """
-    said = ("name", "storage", "run.storage")
-    return {key: value for key, value in flatten(config).items() if key not in said}
+    left_out = ("name", "storage", "run.storage")
+    return {key: value for key, value in flatten(config).items() if key not in left_out}
 
 
 def as_description(markdown: str) -> str:
-    """Markdown as the tag that a run's page shows: without its title, which stands above already,
-    and pictures, which it would not find.
+    """Markdown as the description of a run, which MLflow keeps as a tag.
 
-    Where a tag does not hold all of it, whole paragraphs and tables are left out at the end.
+    The title is left out because the page has one, and pictures because MLflow would not find them.
+    If the text is too long for a tag, whole paragraphs and tables at its end are left out.
     """
     parts = [part for part in markdown.strip().split("\n\n") if not part.startswith(("# ", "!["))]
     if sum(len(part) + 2 for part in parts) <= MAX_TAG_CHARS:
@@ -68,13 +69,13 @@ def as_description(markdown: str) -> str:
         if room < 0:
             break
         kept.append(part)
-    while kept and kept[-1].startswith("#"):  # the heading of what is left out
+    while kept and kept[-1].startswith("#"):  # the heading of a paragraph that is left out
         kept.pop()
     return "\n\n".join([*kept, _CUT])
 
 
 def shorten(text: str, max_chars: int) -> str:
-    """Text of at most ``max_chars`` characters; a cut one says how long it was."""
+    """A text of at most ``max_chars`` characters; if it is cut, it says how long it was."""
     if len(text) <= max_chars:
         return text
     note = f"... (cut, {len(text)} characters)"

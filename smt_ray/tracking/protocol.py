@@ -1,4 +1,4 @@
-"""What a tracker can do: the small interface that the MLflow and the robust tracker share."""
+"""The interface of trackers, which the MLflow tracker and the robust tracker share."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from smt_ray.tracking.records import Record
 
 
 class RejectedError(Exception):
-    """The store answered no: asking again would get the same answer."""
+    """The store refused a call, and would refuse it again."""
 
 
 class Tracker(Protocol):
-    """One run at a time, written by one writer. Every call may be repeated without harm."""
+    """Writes one run at a time. Every call may be repeated."""
 
     def start_run(
         self,
@@ -27,60 +27,60 @@ class Tracker(Protocol):
         tags: Mapping[str, str] | None = None,
         started_ms: int | None = None,
     ) -> str | None:
-        """Begin a run, or go on with the one of this ``run_id``, else of this ``key``.
+        """Starts a run, or continues the run of this ``run_id`` or, without one, of this ``key``.
 
         Args:
-            run_name: Shown in the list of runs.
-            key: What names this run for ever; kept as the tag ``smt_ray.key``.
-            run_id: MLflow's id of the run to go on with.
-            parent_run_id: The run that this one is part of; may live in another process.
-            params: Flat.
-            tags: Such as method and model.
-            started_ms: When the run began, for a new one; None is now.
+            run_name: The name that the list of runs shows.
+            key: The permanent name of the run, which is kept as the tag ``smt_ray.key``.
+            run_id: MLflow's id of the run to continue.
+            parent_run_id: MLflow's id of the search or comparison that the run belongs to.
+            params: The flat parameters.
+            tags: The tags, such as method and model.
+            started_ms: The start of a new run, in milliseconds since the epoch; None for now.
 
         Returns:
-            MLflow's run id; None where the store can not be reached.
+            MLflow's id of the run; None if the store cannot be reached.
         """
         ...
 
     def log_records(self, records: Sequence[Record]) -> None:
-        """Send records."""
+        """Sends records, each value with its own time and step."""
         ...
 
     def log_missing_records(self, records: Sequence[Record]) -> None:
-        """Send those of the records that the store does not have."""
+        """Sends the records that the store does not have."""
         ...
 
     def log_metrics(
         self, metrics: Mapping[str, float], step: int = 0, *, time_ms: int | None = None
     ) -> None:
-        """Send metrics of one moment."""
+        """Sends the metrics of one moment, in milliseconds since the epoch; by default of now."""
         ...
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Send parameters; one that has another value already keeps it."""
+        """Sends parameters; a parameter that has a value keeps it."""
         ...
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags."""
+        """Sets tags, which replace earlier values."""
         ...
 
     def log_dataset(self, dataset: Dataset) -> None:
-        """Name rows that the run read."""
+        """Sends the name, source and digest of rows that the run read."""
         ...
 
     def log_artifact(self, path: str, artifact_path: str | None = None) -> None:
-        """Send one local file."""
+        """Sends a local file to a folder among the artifacts; None for the top."""
         ...
 
     def log_artifacts(self, directory: str, artifact_path: str | None = None) -> None:
-        """Send a local folder."""
+        """Sends the files of a local folder to a folder among the artifacts; None for the top."""
         ...
 
     def log_table(self, columns: Mapping[str, Sequence[Any]], artifact_file: str) -> None:
-        """Send a table that the interface shows and compares."""
+        """Sends a table, which MLflow's pages show and compare."""
         ...
 
     def end_run(self, status: Status = "FINISHED", *, ended_ms: int | None = None) -> None:
-        """Close the run."""
+        """Ends the run, at a time in milliseconds since the epoch; by default now."""
         ...

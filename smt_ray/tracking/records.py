@@ -1,7 +1,7 @@
-"""The wire form of metrics: written to ``metrics.jsonl`` and sent to MLflow, one and the same.
+"""Records of metrics, in the form that is written to ``metrics.jsonl`` and sent to MLflow.
 
-A record carries its own time, so sending it again changes nothing: MLflow keeps one row for each
-(key, timestamp, step, value).
+A record has its own time. Sending it again therefore changes nothing, since MLflow keeps one row
+for each (key, timestamp, step, value).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from smt_ray.errors import UserError
 
 
 class Record(TypedDict):
-    """Metrics of one moment.
+    """The metrics of one moment.
 
     Attributes:
-        time_ms: When, in milliseconds since the epoch.
-        step: Optimizer steps done.
-        metrics: Values by name, such as ``{"train/loss": 1.2}``.
+        time_ms: The time, in milliseconds since the epoch.
+        step: The number of optimizer steps done.
+        metrics: The values by name, such as ``{"train/loss": 1.2}``.
     """
 
     time_ms: int
@@ -33,7 +33,7 @@ class Record(TypedDict):
 def make_record(
     step: int, metrics: Mapping[str, SupportsFloat], *, time_ms: int | None = None
 ) -> Record:
-    """Make a record of now; values may be tensors or numpy scalars."""
+    """Makes a record, by default of now; values may be tensors or numpy scalars."""
     now = time.time_ns() // 1_000_000 if time_ms is None else int(time_ms)
     values = {name: float(value) for name, value in metrics.items()}
     return {"time_ms": now, "step": int(step), "metrics": values}
@@ -42,7 +42,7 @@ def make_record(
 def encode_record(record: Record) -> str:
     """One line of JSON, without its newline.
 
-    JSON has no NaN and no infinity: they are written as the strings ``nan``, ``inf``, ``-inf``.
+    JSON has neither NaN nor infinity, so they are written as ``"nan"``, ``"inf"`` and ``"-inf"``.
     """
     metrics = {
         name: value if math.isfinite(value) else str(value)
@@ -52,10 +52,10 @@ def encode_record(record: Record) -> str:
 
 
 def decode_record(line: str) -> Record:
-    """Read what :func:`encode_record` wrote.
+    """Reads a line that :func:`encode_record` made.
 
     Raises:
-        UserError: The line is no record.
+        UserError: The line is not a record.
     """
     try:
         raw = json.loads(line)
@@ -70,13 +70,13 @@ def decode_record(line: str) -> Record:
 
 
 def parse_records(text: str) -> list[Record]:
-    """Read the text of a ``metrics.jsonl``.
+    """Reads the text of a ``metrics.jsonl``.
 
-    A last line without its newline is what a killed writer leaves behind: it is read if it is
-    whole and dropped if it is not. Any other bad line is an error.
+    A writer that is killed leaves a last line without a newline, which is dropped if it is not
+    whole. Any other bad line is an error.
 
     Raises:
-        UserError: A finished line is no record.
+        UserError: A finished line is not a record.
     """
     *finished, tail = text.split("\n")
     records = [decode_record(line) for line in finished if line.strip()]

@@ -38,10 +38,10 @@ class RunStart:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSnapshot(RunStart):
-    """All that a tracker shows of one run, read from the run's folder.
+    """Everything that a tracker shows of one run, read from the folder of the run.
 
-    Nothing in it is taken from the clock, so two snapshots of one folder are equal, and sending
-    the second changes nothing.
+    No value depends on the clock, so two snapshots of one folder are equal, and sending the second
+    changes nothing.
 
     Attributes:
         status: The status of the run.
@@ -50,8 +50,8 @@ class RunSnapshot(RunStart):
         records: The lines of ``metrics.jsonl``.
         final_metrics: Flat metrics, such as ``{"eval/boolq/tuned": 0.71}``.
         datasets: The rows that the run read.
-        artifacts: (local file or folder, folder in MLflow or None) pairs.
-        tables: Columns by file name, such as ``{"tasks.json": {"task": [...]}}``.
+        artifacts: Pairs of a local file or folder and its folder among the artifacts, or None.
+        tables: The columns by file name, such as ``{"tasks.json": {"task": [...]}}``.
     """
 
     status: Status
@@ -81,9 +81,9 @@ def begin(tracker: Tracker, start: RunStart) -> str | None:
 
 
 def replay(tracker: Tracker, snapshot: RunSnapshot) -> str | None:
-    """Sends a run; what the store has already is left unchanged.
+    """Sends a run. What the store already has stays unchanged.
 
-    Metrics go first and folders last, so that a server that fails on a large upload has the rest.
+    Metrics are sent first and folders last, so a server that fails at a large upload has the rest.
 
     Returns:
         The tracker's id of the run; None if the store cannot be reached.

@@ -1,22 +1,21 @@
-"""A tracker that never fails or slows a run: its calls go to a background thread.
+"""A tracker that never fails or slows a run: a background thread makes its calls.
 
-While the store does not answer, records wait here and are sent when it does; other calls are
-dropped and counted. All of it is on disk too: :func:`smt_ray.tracking.replay.replay` sends it.
+While the store does not answer, records wait here until it does. Other calls are dropped and
+counted. Everything is on disk, too, from where :func:`smt_ray.tracking.replay.replay` sends it.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from smt_ray.documents.run import Dataset, Status
 from smt_ray.errors import UserError
+from smt_ray.tracking.background import BackgroundCalls
 from smt_ray.tracking.protocol import RejectedError, Tracker
 from smt_ray.tracking.records import Record, make_record
 from smt_ray.tracking.uris import redact
@@ -27,32 +26,26 @@ _Call = Callable[[Tracker], object]
 _FIRST_PAUSE_SECONDS = 0.25
 
 
-@dataclass(frozen=True)
-class _Job:
-    call: _Call
-    loses: int  # what is lost if the call fails for good
-    answered: threading.Event | None = None  # set when the call is done or given up
-
-
 class RobustTracker:
-    """A :class:`~smt_ray.tracking.protocol.Tracker` of one run: calls return at once, none raises.
+    """A :class:`~smt_ray.tracking.protocol.Tracker` of one run whose calls return at once.
 
-    A call that fails is tried again for ``retry_seconds``. Then the store counts as down: there is
-    one warning, calls are dropped, and every ``probe_seconds`` one is tried. A refusal
-    (:class:`~smt_ray.tracking.protocol.RejectedError`) is not tried again.
+    A call that fails is tried again for ``retry_seconds``. After that, the store counts as down:
+    the user is warned once, calls are dropped, and one call is tried every ``probe_seconds``. A
+    refusal (:class:`~smt_ray.tracking.protocol.RejectedError`) is not tried again.
 
     Args:
-        open_tracker: Makes the tracker that does the work; called in the background.
-        retry_seconds: How long a call is tried. One try may take as long as the client's own
-            timeout (10 s against a server that accepts and stays silent).
-        probe_seconds: How long a store that is down is left alone.
-        max_waiting: Records held while the store is down; the oldest are dropped first.
+        open_tracker: The function that makes the actual tracker; the background thread calls it.
+        retry_seconds: The time for which a call is tried again. A single try may take as long as
+            the timeout of the client (10 s if a server accepts the connection and stays silent).
+        probe_seconds: The time between tries while the store is down.
+        max_waiting: The number of records that are kept while the store is down; the oldest are
+            dropped first.
 
     Attributes:
         run_id: MLflow's id of the run; None until it is started.
-        healthy: False while the store counts as down.
-        lost: Records and other calls that did not reach the store.
-        last_error: The newest failure.
+        healthy: Whether the store answers; False while it counts as down.
+        lost: The number of records and other calls that did not reach the store.
+        last_error: The latest failure.
     """
 
     def __init__(
@@ -71,31 +64,30 @@ class RobustTracker:
         self._retry_seconds, self._probe_seconds = retry_seconds, probe_seconds
         self._max_waiting = max_waiting
         self._tracker: Tracker | None = None
-        self._start: _Call | None = None  # pending until it succeeds, whatever call comes first
+        self._start: _Call | None = None  # made before any other call, until it succeeds
         self._run_name = "RUN"
         self._waiting: deque[Record] = deque()
         self._lock = threading.Lock()
-        self._queue: queue.Queue[_Job | None] = queue.Queue()
-        self._thread: threading.Thread | None = None
+        self._calls = BackgroundCalls("smt-ray-tracking")
         self._probe_at = 0.0
         self._lost_before_flush = 0
         self._warned: set[str] = set()
 
     def start_run(self, run_name: str, *, wait_seconds: float = 20.0, **options: Any) -> str | None:
-        """Begin the run, or go on with it; the one call that waits.
+        """Starts or continues the run. This is the only call that waits.
 
-        A run that could not be started is started by the first call that finds the store up.
+        If the store does not answer, the run is started before the first call that succeeds.
 
         Args:
-            run_name: The run's name.
-            wait_seconds: How long to wait for the id; creating an sqlite store takes seconds.
-            **options: As for :meth:`smt_ray.tracking.protocol.Tracker.start_run`.
+            run_name: The name of the run.
+            wait_seconds: The most seconds to wait for the id; creating an sqlite store takes some.
+            **options: See :meth:`smt_ray.tracking.protocol.Tracker.start_run`.
 
         Returns:
-            MLflow's run id, or None where the store could not be reached in time.
+            MLflow's id of the run; None if the store does not answer in time.
 
         Raises:
-            UserError: The tracker can not be opened by any means: a mistake in the config.
+            UserError: The configuration is wrong, so no tracker can be opened.
         """
         answered = threading.Event()
 
@@ -112,105 +104,96 @@ class RobustTracker:
         return self.run_id
 
     def log_records(self, records: Sequence[Record]) -> None:
-        """Hand over records; many small calls become few large ones."""
+        """Hands over records. Those that wait are sent in one call."""
         with self._lock:
             self._waiting.extend(records)
         self._drop_oldest()
         self._submit(self._send_waiting, loses=0)
 
     def log_missing_records(self, records: Sequence[Record]) -> None:
-        """Hand over records of which the store may have some."""
+        """Hands over records, some of which the store may have."""
         copied = list(records)
         self._submit(lambda tracker: tracker.log_missing_records(copied), loses=len(copied))
 
     def log_metrics(
         self, metrics: Mapping[str, float], step: int = 0, *, time_ms: int | None = None
     ) -> None:
-        """Hand over metrics of one moment; without ``time_ms``, of now."""
+        """Hands over the metrics of one moment, by default of now."""
         self.log_records([make_record(step, metrics, time_ms=time_ms)])
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Hand over parameters."""
+        """Hands over parameters."""
         copied = dict(params)
         self._submit(lambda tracker: tracker.log_params(copied))
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
-        """Hand over tags."""
+        """Hands over tags."""
         copied = dict(tags)
         self._submit(lambda tracker: tracker.log_tags(copied))
 
     def log_dataset(self, dataset: Dataset) -> None:
-        """Hand over the name of rows that the run read."""
+        """Hands over the name of rows that the run read."""
         self._submit(lambda tracker: tracker.log_dataset(dataset))
 
     def log_artifact(self, path: str, artifact_path: str | None = None) -> None:
-        """Hand over a local file, which must stay until it is flushed."""
+        """Hands over a local file, which must exist until :meth:`flush` returns."""
         self._submit(lambda tracker: tracker.log_artifact(path, artifact_path))
 
     def log_artifacts(self, directory: str, artifact_path: str | None = None) -> None:
-        """Hand over a local folder, which must stay until it is flushed."""
+        """Hands over a local folder, which must exist until :meth:`flush` returns."""
         self._submit(lambda tracker: tracker.log_artifacts(directory, artifact_path))
 
     def log_table(self, columns: Mapping[str, Sequence[Any]], artifact_file: str) -> None:
-        """Hand over a table."""
+        """Hands over a table."""
         copied = {name: list(values) for name, values in columns.items()}
         self._submit(lambda tracker: tracker.log_table(copied, artifact_file))
 
     def end_run(self, status: Status = "FINISHED", *, ended_ms: int | None = None) -> None:
-        """Close the run, after the records that still wait."""
+        """Ends the run, after the records that still wait are sent."""
         ended = time.time_ns() // 1_000_000 if ended_ms is None else ended_ms
         self._submit(self._send_waiting, loses=0)
         self._submit(lambda tracker: tracker.end_run(status, ended_ms=ended))
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all is sent or given up.
+        """Waits until every call is made or given up.
 
         Args:
-            timeout: Seconds.
+            timeout: The most seconds to wait.
 
         Returns:
-            Whether everything handed over since the last flush is in the store.
+            Whether the store has everything that was handed over since the last flush.
         """
-        with self._queue.all_tasks_done:
-            idle = self._queue.all_tasks_done.wait_for(
-                lambda: not self._queue.unfinished_tasks, timeout
-            )
+        idle = self._calls.wait(timeout)
         lost, self._lost_before_flush = self.lost - self._lost_before_flush, self.lost
         return idle and not lost and not self._waiting and self._start is None
 
     def run_url(self) -> str | None:
-        """The page of the run; None where the store was never reached."""
+        """The page of the run; None if the store was never reached."""
         return getattr(self._tracker, "run_url", lambda: None)()
 
     def close(self, timeout: float) -> bool:
-        """Flush, then end the background thread; the tracker may be used again afterwards."""
+        """Flushes, then ends the background thread. The tracker can be used again afterwards."""
         complete = self.flush(timeout)
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread = None
+        self._calls.stop()
         return complete
 
     def _submit(
         self, call: _Call, *, loses: int = 1, answered: threading.Event | None = None
     ) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="smt-ray-tracking", daemon=True)
-            self._thread.start()
-        self._queue.put(_Job(call, loses, answered))
+        """Hands a call over; ``answered`` is set when it is made or given up."""
 
-    def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
+        def make() -> None:
             try:
-                if not self._run(job.call):
-                    self._lose(job.loses)
+                if not self._run(call):
+                    self._lose(loses)
             finally:
-                if job.answered is not None:
-                    job.answered.set()
-                self._queue.task_done()
-        self._queue.task_done()
+                if answered is not None:
+                    answered.set()
+
+        self._calls.submit(make)
 
     def _run(self, call: _Call) -> bool:
-        """Try a call until it succeeds, is refused, or its time is over; whether it succeeded."""
+        """Tries a call until it succeeds, is refused or its time is over; whether it succeeded."""
         now = time.monotonic()
         if not self.healthy and now < self._probe_at:
             return False
@@ -284,7 +267,7 @@ class RobustTracker:
 
     def _refused(self, error: Exception) -> None:
         self.last_error = error
-        if self._tracker is None or self._start is not None:  # no run that calls could go to
+        if self._tracker is None or self._start is not None:  # there is no run to send calls to
             self._down(error)
         else:
             self._warn("refused a call", error)
@@ -294,7 +277,7 @@ class RobustTracker:
         self._warned.add(what)
         logger.log(
             level,
-            "MLflow %s (%s). The run goes on, and what it logs is on disk: "
+            "MLflow %s (%s). The run continues, and everything it logs is on disk: "
             "send it later with `smt-ray log %s`.",
             what,
             redact(str(error))[:200],

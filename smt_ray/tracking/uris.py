@@ -1,4 +1,4 @@
-"""Tracking URIs: which one a run uses, whether it can be one, and how to open what is behind it."""
+"""Tracking URIs: which one a run uses, whether MLflow supports it, and how its runs are shown."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from smt_ray.errors import UserError
 _SERVERS = ("http", "https", "databricks")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SQLITE = "sqlite:///"
-# What MLflow's client and its artifact stores read; a Ray worker does not inherit the driver's.
+# The variables that MLflow's client and its artifact stores read.
 _CLIENT_VARIABLES = re.compile(r"^(MLFLOW_|AWS_|AZURE_STORAGE_|GOOGLE_APPLICATION_|DATABRICKS_)")
 
 
 def resolve_tracking_uri(uri: str | None, storage: str) -> str:
-    """The URI that a run tracks to, the same from every process and working directory.
+    """The tracking URI of a run, which is valid in every process and working directory.
 
     Args:
-        uri: What the user asked for; None takes ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in
-            the storage.
-        storage: Where the run's artifacts go: a local path or a URI.
+        uri: The configured URI; None for ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the
+            storage.
+        storage: The path or URI of the storage.
 
     Raises:
-        UserError: The scheme is none of MLflow's, or nothing was asked for and the storage is
-            remote, where no sqlite file can live.
+        UserError: MLflow does not support the scheme; or no URI is given and the storage is remote,
+            where an sqlite file is impossible.
     """
     chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
     if chosen:
@@ -36,7 +36,7 @@ def resolve_tracking_uri(uri: str | None, storage: str) -> str:
     if "://" in path:
         raise UserError(
             "tracking.uri",
-            "must be given where the storage is remote, because sqlite needs a local file",
+            "must be given if the storage is remote, because sqlite needs a local file",
             got=None,
             fix="set tracking.uri to a server (http://...) or tracking.enabled=false",
         )
@@ -44,7 +44,7 @@ def resolve_tracking_uri(uri: str | None, storage: str) -> str:
 
 
 def check_tracking_uri(uri: str) -> str:
-    """Return the URI if MLflow can use its scheme.
+    """Returns the URI if MLflow supports its scheme.
 
     Raises:
         UserError: The scheme is unknown, or the URI is a plain path (MLflow 3 has no file store).
@@ -62,7 +62,7 @@ def check_tracking_uri(uri: str) -> str:
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file behind an sqlite URI; None for every other one."""
+    """The file of an sqlite URI; None for other URIs."""
     scheme, separator, path = uri.partition(":///")
     if scheme.split("+", 1)[0] != "sqlite" or not separator or not path:
         return None
@@ -70,36 +70,36 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def default_artifact_location(uri: str) -> str | None:
-    """Where artifacts go: beside an sqlite file, at an absolute URI; a server decides itself."""
+    """The URI of the artifacts: a folder beside an sqlite file; None if the server decides."""
     path = sqlite_path(uri)
     return None if path is None else (path.parent / "mlflow-artifacts").as_uri()
 
 
 def redact(uri: str) -> str:
-    """The URI without the password in it, fit for a terminal."""
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri)
+    """A text without the passwords of the URIs in it."""
+    return re.sub(r"(://[^/@:\s]*):[^/\s]*@", r"\1:***@", uri)
 
 
 def run_url(uri: str, experiment_id: str, run_id: str) -> str:
-    """The page of a run: on its server, or where ``mlflow ui`` shows a database."""
+    """The page of a run: on its server, or of ``mlflow ui`` for a database."""
     server = redact(uri).rstrip("/") if urlsplit(uri).scheme in ("http", "https") else None
     page = f"{server or 'http://127.0.0.1:5000'}/#/experiments/{experiment_id}/runs/{run_id}"
-    # MLflow shows every run as a GenAI application unless it is told otherwise.
+    # Without this setting, MLflow shows every run as a GenAI application.
     return f"{page}?workflowType=machine_learning"
 
 
 def how_to_open(uri: str) -> str:
-    """What to type, or where to look, to see the runs."""
+    """The address of the server, or the command that shows the runs of a database."""
     if uri.split(":", 1)[0] in _SERVERS:
         return redact(uri)
     return f"mlflow ui --backend-store-uri {redact(uri)}"
 
 
 def tracking_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The driver's variables that MLflow's client reads (address, credentials, store options).
+    """The variables that MLflow's client reads: address, credentials and options of the store.
 
-    They hold secrets: hand them to the writer as an argument, never to a log or a ``runtime_env``,
-    which Ray's dashboard shows.
+    They contain secrets. Pass them to the writer as an argument, but never to a log or a
+    ``runtime_env``, which Ray's dashboard shows.
     """
     source = os.environ if environ is None else environ
     return {name: value for name, value in source.items() if _CLIENT_VARIABLES.match(name)}

@@ -57,9 +57,7 @@ def test_a_uri_that_mlflow_cannot_use_is_refused_with_what_to_write(uri: str, hi
 
 
 def test_remote_storage_needs_a_uri() -> None:
-    with pytest.raises(
-        UserError, match=r"tracking\.uri: must be given where the storage is remote"
-    ):
+    with pytest.raises(UserError, match=r"tracking\.uri: must be given if the storage is remote"):
         uris.resolve_tracking_uri(None, "s3://bucket/runs")
 
 
@@ -75,3 +73,10 @@ def test_how_to_open_is_a_command_for_a_file_and_an_address_for_a_server() -> No
 def test_the_environment_handed_on_holds_the_clients_variables_alone() -> None:
     environ = {"MLFLOW_TRACKING_TOKEN": "t", "AWS_PROFILE": "p", "HOME": "/root", "MY_MLFLOW_": "x"}
     assert uris.tracking_environment(environ) == {"MLFLOW_TRACKING_TOKEN": "t", "AWS_PROFILE": "p"}
+
+
+def test_passwords_are_removed_wherever_a_uri_stands_in_a_text() -> None:
+    assert uris.redact("no http://me:p@ss@host/x, or sqlite:///m.db at 10:30") == (
+        "no http://me:***@host/x, or sqlite:///m.db at 10:30"
+    )
+    assert uris.redact("https://me@host:5000") == "https://me@host:5000"
