@@ -1,4 +1,4 @@
-"""An adapter directory: the trained blocks, where they belong, and which base model they are of."""
+"""The directory of an adapter: the trained blocks, their places, and the base model."""
 
 from __future__ import annotations
 
@@ -66,15 +66,14 @@ _ARCHITECTURE_KEYS = (
     "residual_multiplier",
     "logits_scaling",
 )
-"""What a base model's config says of what it computes, and not of how it is loaded and used.
+"""The keys of a config that determine what the base model computes.
 
-A list of what counts: a library's next release may write keys into a config that no list of what
-does not count could name.
+Other keys are ignored, because the next release of a library may add keys to a config.
 """
 
 
 def save_adapter(model: nn.Module, directory: str | os.PathLike[str]) -> Path:
-    """Writes a model's blocks to a directory: ``adapter_model.safetensors``, ``smt_config.json``.
+    """Writes the blocks of a model to ``adapter_model.safetensors`` and ``smt_config.json``.
 
     Raises:
         UserError: The model has no sparse layers.
@@ -104,7 +103,7 @@ def save_adapter(model: nn.Module, directory: str | os.PathLike[str]) -> Path:
         },
         "tensors_sha256": _tensors_sha256(tensors),
     }
-    # Written last: it vouches for the tensors, so an adapter that was cut off is noticed.
+    # The config is written last and has the tensors' hash, so an incomplete adapter is noticed.
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return directory
 
@@ -116,19 +115,19 @@ def load_adapter(
     trainable: bool = False,
     check_base: bool = True,
 ) -> Model:
-    """Puts a saved adapter on its base model, in place; one that the model has is unloaded first.
+    """Puts a saved adapter on its base model, in place; the model's own adapter is unloaded first.
 
     Args:
         model: The base model, plain or with another adapter.
-        directory: What :func:`save_adapter` wrote.
-        trainable: Train the blocks further; otherwise they are frozen too.
-        check_base: Refuse a model that is not the one the adapter was trained on: whose
-            architecture by its config, or whose weights at the blocks, differ. The weights are
-            compared as bfloat16, so that a base loaded in float32 or bfloat16 is recognised.
+        directory: The directory that :func:`save_adapter` wrote.
+        trainable: Whether the blocks are trainable; otherwise they are frozen too.
+        check_base: Whether another base model is an error. Its config and its weights at the blocks
+            are compared. Weights are compared in bfloat16, so a base model may be loaded in float32
+            or bfloat16.
 
     Raises:
         UserError: Files are missing, truncated or edited, or the base is another model. In the
-            latter case the model is left as the plain base that it was.
+            latter case the model remains a plain base model.
     """
     directory = Path(directory)
     adapter = _read(directory)
@@ -146,16 +145,16 @@ def load_adapter(
 
 
 def config_sha256(config: Any) -> str | None:
-    """Identifies the architecture that a config describes; None where it describes none.
+    """The hash of the architecture in a config; None if the config has no known key.
 
     Args:
-        config: A transformers config or anything with attributes of the same names. (A transformers
-            config answers to ``hidden_size`` where the model calls it ``n_embd``.)
+        config: A transformers config, or an object with attributes of the same names. A
+            transformers config also has the attribute ``hidden_size`` if its own key is ``n_embd``.
     """
     text_config = getattr(config, "get_text_config", None)
     config = text_config() if callable(text_config) else config
     values = {key: getattr(config, key, None) for key in _ARCHITECTURE_KEYS}
-    # Whether a default such as None or False is written down is the library's affair.
+    # A library may or may not write defaults such as None or False, so these are ignored.
     stated = {key: value for key, value in values.items() if value}
     if not stated:
         return None
@@ -164,12 +163,12 @@ def config_sha256(config: Any) -> str | None:
 
 
 def name_or_path(model: nn.Module) -> str | None:
-    """Where transformers loaded a model from; None where that is not known."""
+    """The name or path that transformers loaded a model from; None if it is not known."""
     return getattr(getattr(model, "config", None), "_name_or_path", None) or None
 
 
 def has_other_config(model: nn.Module, expected: str | None) -> bool:
-    """Whether a model's architecture is another than a recorded one, where both are known."""
+    """Whether the architecture of a model differs from a recorded one, if both are known."""
     found = config_sha256(getattr(model, "config", None))
     return None not in (expected, found) and expected != found
 
@@ -177,13 +176,13 @@ def has_other_config(model: nn.Module, expected: str | None) -> bool:
 def other_base(
     model: nn.Module, directory: Path, difference: str, expected: str | None
 ) -> UserError:
-    """The error of an adapter that is put on another base model than its own.
+    """The error for an adapter and a model that is not its base model.
 
     Args:
-        model: The model it was put on.
-        directory: The adapter's.
-        difference: What differs.
-        expected: Name or path of its own base, where known.
+        model: The model.
+        directory: The directory of the adapter.
+        difference: The name of what differs.
+        expected: The name or path of the adapter's base model; None if it is not known.
     """
     return UserError(
         str(directory),
@@ -195,7 +194,7 @@ def other_base(
 
 @dataclass(frozen=True, eq=False)
 class _Adapter:
-    """What an adapter directory holds; every dict in the order of its modules."""
+    """The contents of an adapter's directory."""
 
     block_size: int
     shapes: dict[str, tuple[int, int]]
@@ -218,7 +217,7 @@ def _read(directory: Path) -> _Adapter:
             raise UserError(
                 str(directory / TENSORS_FILE),
                 f"must hold the blocks that {CONFIG_FILE} was written for",
-                fix="save the adapter again, or fetch both files anew",
+                fix="save the adapter again, or copy both files again",
             )
         shapes = {name: (int(o), int(i)) for name, (o, i) in config["target_modules"].items()}
         adapter = _Adapter(
@@ -237,7 +236,7 @@ def _read(directory: Path) -> _Adapter:
 
 
 def _difference(model: nn.Module, adapter: _Adapter) -> str | None:
-    """What tells a plain model from the base that the adapter was trained on, if anything does."""
+    """The difference between a plain model and the adapter's base model; None if there is none."""
     if has_other_config(model, adapter.base["config_sha256"]):
         return "config"
     modules = dict(model.named_modules())

@@ -1,4 +1,4 @@
-"""Scores that need no gradient: what the gradient selection is measured against."""
+"""Controls: scores without gradients, for comparison with the gradient scores."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 from smt_ray.smt.grid import BlockGrid
 
 CONTROLS = ("random", "magnitude")
-"""Scores by chance, and by the mean absolute weight of a block."""
+"""The random score, and the mean absolute weight of a block."""
 
 
 def random_scores(
     shapes: Mapping[str, tuple[int, int]], block_size: int, seed: int
 ) -> dict[str, Tensor]:
-    """A score by chance for each block, the same for the same seed.
+    """A random score for each block, which is a function of the seed.
 
     Args:
         shapes: Module name -> (out_features, in_features).
-        block_size: L, which divides all of them.
-        seed: What decides.
+        block_size: The block size L, which divides all of them.
+        seed: The seed.
 
     Returns:
         Module name -> scores, (R, C) float64 in [0, 1).
@@ -43,7 +43,7 @@ def magnitude_scores(weights: Mapping[str, Tensor], block_size: int) -> dict[str
 
     Args:
         weights: Module name -> weight, (O, I), in any floating dtype.
-        block_size: L, which divides all dimensions.
+        block_size: The block size L, which divides all dimensions.
 
     Returns:
         Module name -> scores, (R, C) float64 on the CPU.

@@ -1,4 +1,4 @@
-"""The linear map of which only some blocks are trained: forward and backward, in two dimensions."""
+"""A linear map of which only some blocks are trained: its forward and backward."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from smt_ray.smt.grid import BlockGrid
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """Where the chosen blocks lie, as plain numbers, so that no step waits for the device.
+    """The places of the chosen blocks, as plain numbers, so that no step waits for the device.
 
     Attributes:
         grid: The grid of the weight.
-        rows: Block row of each of the M blocks.
-        cols: Block column of each of the M blocks.
+        rows: The block row of each of the M blocks.
+        cols: The block column of each of the M blocks.
     """
 
     grid: BlockGrid
@@ -49,9 +49,9 @@ class SparseLinearFunction(torch.autograd.Function):
         dB_m    = dy[:, r_m]^T x[:, c_m]                     (L, L), M of them: T L^2 each
         db      = sum of dy over T                           (O,), when the bias is trained at all
 
-    W already holds the blocks: forward is the one dense product, exactly that of ``nn.Linear``
-    (the bias rides along, since adding it afterwards would round differently). Of x only the
-    columns some block sees are needed for backward.
+    W already holds the blocks, so forward is one dense product, exactly that of ``nn.Linear``. (The
+    bias is part of it, since adding it afterwards would round differently.) Backward only needs the
+    columns of x that some block uses.
     """
 
     @staticmethod
@@ -71,21 +71,22 @@ class SparseLinearFunction(torch.autograd.Function):
 
         Args:
             ctx: Autograd's context.
-            x: Input, (T, I).
-            weight: W, (O, I), frozen, holding the blocks; the Parameter itself and never a view of
-                it, since ZeRO-3 exchanges the data of the Parameter between forward and backward.
-            bias: b, (O,) or None.
-            blocks: The trained blocks, (M, L, L). Saved only so that an in-place change between
-                forward and backward is noticed, and for ``rewrite``.
-            indices: Their block indices (row, col), (M, 2), beside the weight.
-            layout: The same as plain numbers.
-            keep: Gives what is kept of x for backward, (T, K), in a dtype.
-            starts: First column of each block in it.
-            rewrite: Write the blocks into the weight again before backward uses it, as a weight
-                needs that is gathered afresh (ZeRO-3).
+            x: The input, (T, I).
+            weight: The frozen weight W, (O, I), which holds the blocks. It must be the Parameter
+                itself and not a view, since ZeRO-3 replaces the data of the Parameter between
+                forward and backward.
+            bias: The bias b, (O,), or None.
+            blocks: The trained blocks, (M, L, L). They are saved for ``rewrite``, and so that
+                autograd notices an in-place change between forward and backward.
+            indices: The block indices (row, col), (M, 2), on the weight's device.
+            layout: The same indices as plain numbers.
+            keep: A function that returns the columns of x to keep for backward, (T, K), in a dtype.
+            starts: The first column of each block in the kept columns.
+            rewrite: Whether the blocks are written into the weight again before backward uses it,
+                which a newly gathered weight needs (ZeRO-3).
 
         Returns:
-            y, (T, O); under autocast in its dtype, as ``nn.Linear`` does.
+            y, (T, O); under autocast in the same dtype as that of ``nn.Linear``.
         """
         y = F.linear(x, weight, bias)
         kept = keep(y.dtype) if ctx.needs_input_grad[3] else None
@@ -97,7 +98,7 @@ class SparseLinearFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        """Computes dx (T, I), db (O,) and dB (M, L, L), each only where it is needed."""
+        """Computes dx (T, I), db (O,) and dB (M, L, L), if they are needed."""
         weight, blocks, kept = ctx.saved_tensors
         grad_x = grad_bias = grad_blocks = None
         if ctx.needs_input_grad[0]:
@@ -113,17 +114,16 @@ class SparseLinearFunction(torch.autograd.Function):
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    # With out= the product runs in its operands' dtype: a backward inside autocast must not
-    # recast what the forward decided.
+    # With out= the product has the dtype of its operands, also if backward runs inside autocast.
     return torch.mm(left, right, out=left.new_empty(left.shape[0], right.shape[1]))
 
 
 def _block_products(
     layout: BlockLayout, starts: Sequence[int], grad_y: Tensor, kept: Tensor
 ) -> Tensor:
-    """The M block gradients (M, L, L) from dy (T, O) and what was kept of x (T, K).
+    """The M block gradients (M, L, L) from dy (T, O) and the kept columns of x (T, K).
 
-    One product a block, on strided slices and into place: no operand is copied.
+    There is one product for each block, on strided slices and in place, so no operand is copied.
     """
     size = layout.grid.block_size
     gradients = grad_y.new_empty(len(starts), size, size)

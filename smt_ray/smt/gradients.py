@@ -1,4 +1,4 @@
-"""The warm-up's gradient sums: signed, in fp32, and nothing else kept (paper section 3.2)."""
+"""The gradient sums of the warm-up: signed sums in fp32 (paper section 3.2)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch.utils.hooks import RemovableHandle
 class GradientAccumulator:
     """Sums the gradients of the eligible weights over any number of backward calls.
 
-    While the context is open only the eligible weights require gradients, and each gradient is
-    folded into its sum and freed inside backward, so that beside the sums one weight's gradient is
-    alive at a time, and no other parameter gets one. ``requires_grad`` and ``grad`` of every
-    parameter are put back when the context closes; the sums stay until they are popped.
+    While the context is open, only the eligible weights require gradients. Each gradient is added
+    to its sum and freed during backward, so besides the sums there is one weight's gradient at a
+    time. When the context closes, ``requires_grad`` and ``grad`` of all parameters are restored.
+    The sums remain until they are popped.
 
     >>> with GradientAccumulator(model, modules) as accumulator:
     ...     for batch in batches:
@@ -35,11 +35,11 @@ class GradientAccumulator:
         """Prepares the sums; hooks are set when the context opens.
 
         Args:
-            model: The model whose other parameters are frozen meanwhile.
-            modules: Eligible linears of the model by name. Of several names for one tied weight
-                the first counts.
-            device: Where sums are kept: ``"host"`` for the CPU, which leaves the accelerator free
-                at the price of a transfer a weight; by default beside each weight.
+            model: The model, whose other parameters are frozen while the context is open.
+            modules: The eligible linears of the model by name. A tied weight has the first of its
+                names.
+            device: The device of the sums, or ``"host"`` for the CPU, which saves memory of the
+                accelerator but transfers every gradient; by default each weight's own device.
         """
         self._model = model
         self._device = torch.device("cpu") if device == "host" else device
@@ -55,7 +55,7 @@ class GradientAccumulator:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names whose sums have not been popped yet, in the order given, tied weights once."""
+        """The names of the sums that have not been popped yet, in the given order."""
         return tuple(self._weights)
 
     def __enter__(self) -> GradientAccumulator:
@@ -85,7 +85,7 @@ class GradientAccumulator:
         self._before.clear()
 
     def pop(self, name: str) -> Tensor:
-        """Gives a sum away and forgets it: (O, I) in fp32, zeros where no gradient arrived."""
+        """Returns a sum, (O, I) in fp32, and removes it; zeros if there was no gradient."""
         weight = self._weights.pop(name)
         total = self._sums.pop(name, None)
         if total is None:
@@ -95,10 +95,10 @@ class GradientAccumulator:
 
     def _fold(self, name: str, parameter: Tensor) -> None:
         gradient = parameter.grad
-        assert gradient is not None  # the hook runs after the gradient was accumulated
+        assert gradient is not None  # the hook runs after the gradient is accumulated
         parameter.grad = None
         if name in self._sums:
             self._sums[name].add_(gradient.to(self._sums[name].device))
         else:
-            # The gradient is nobody else's by now: in fp32 and in place it becomes the sum.
+            # Nothing else uses the gradient now, so if it is in fp32 it becomes the sum itself.
             self._sums[name] = gradient.to(self._device or gradient.device, torch.float32)

@@ -1,4 +1,4 @@
-"""A linear weight seen as a grid of square blocks, and the block sizes that a model allows."""
+"""The grid of square blocks of a weight, and the block sizes that a model allows."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class BlockGrid:
     """The grid of l x l blocks that tiles a weight (paper section 3.1, figure 2a).
 
     Attributes:
-        out_features: O, rows of the weight; a multiple of ``block_size``.
-        in_features: I, columns of the weight; a multiple of ``block_size``.
-        block_size: L, side of a block in elements.
+        out_features: The number O of rows of the weight, a multiple of ``block_size``.
+        in_features: The number I of columns of the weight, a multiple of ``block_size``.
+        block_size: The side L of a block in elements.
     """
 
     out_features: int
@@ -34,33 +34,33 @@ class BlockGrid:
 
     @property
     def num_rows(self) -> int:
-        """R, rows of blocks."""
+        """The number R of rows of blocks."""
         return self.out_features // self.block_size
 
     @property
     def num_cols(self) -> int:
-        """C, columns of blocks."""
+        """The number C of columns of blocks."""
         return self.in_features // self.block_size
 
     @property
     def num_blocks(self) -> int:
-        """R x C, blocks of the weight."""
+        """The number R x C of blocks."""
         return self.num_rows * self.num_cols
 
     def view(self, weight: Tensor) -> Tensor:
-        """Sees a weight (O, I) as its blocks (R, C, L, L), without a copy."""
+        """A view of a weight (O, I) as its blocks (R, C, L, L)."""
         size = self.block_size
         return weight.view(self.num_rows, size, self.num_cols, size).transpose(1, 2)
 
     def gather(self, weight: Tensor, indices: Tensor) -> Tensor:
-        """Copies the blocks at ``indices`` (M, 2), each (row, col), out of a weight: (M, L, L)."""
+        """A copy (M, L, L) of the blocks of a weight at ``indices`` (M, 2), each (row, col)."""
         rows, cols = indices.unbind(1)
         return self.view(weight)[rows, cols]
 
     def scatter_(self, weight: Tensor, indices: Tensor, blocks: Tensor) -> None:
         """Writes ``blocks`` (M, L, L) into a weight at ``indices`` (M, 2), in one indexed copy.
 
-        The indices must be distinct. Blocks of another dtype are rounded to the weight's.
+        The indices must be distinct. Blocks of another dtype are rounded to that of the weight.
         """
         rows, cols = indices.unbind(1)
         self.view(weight)[rows, cols] = blocks.to(weight.dtype)
@@ -70,8 +70,8 @@ def allowed_block_sizes(shapes: Shapes, multiple_of: int = 1) -> tuple[int, ...]
     """The block sizes that divide every dimension of every weight, ascending.
 
     Args:
-        shapes: The weights that must be tiled.
-        multiple_of: Only sizes that are multiples of this, such as a score table's own.
+        shapes: The shapes of the weights.
+        multiple_of: A number that all sizes are multiples of, such as a score table's block size.
     """
     if not shapes:
         raise UserError("target_modules", "must name at least one linear module", got=[])
@@ -81,9 +81,9 @@ def allowed_block_sizes(shapes: Shapes, multiple_of: int = 1) -> tuple[int, ...]
 
 
 def common_block_size(shapes: Shapes, limit: int = 256, multiple_of: int = 1) -> int:
-    """The largest allowed block size up to ``limit``: what ``block_size: auto`` means.
+    """The largest allowed block size up to ``limit``, which ``block_size: auto`` stands for.
 
-    Where none is that small, which only ``multiple_of`` can bring about, the smallest allowed.
+    If all allowed sizes are larger, which only ``multiple_of`` can cause, it is the smallest.
     """
     sizes = allowed_block_sizes(shapes, multiple_of)
     return max((size for size in sizes if size <= limit), default=sizes[0])
@@ -98,7 +98,7 @@ def check_block_size(
     """Checks that a block size tiles every weight.
 
     Raises:
-        UserError: It does not; the message names the module and the sizes that would do for all.
+        UserError: It does not; the message names the module and the allowed sizes.
     """
     if not isinstance(block_size, int) or isinstance(block_size, bool) or block_size < 1:
         rule = "must be a positive whole number or auto"
@@ -120,7 +120,7 @@ def resolve_block_size(
     field: str = "selection.block_size",
     multiple_of: int = 1,
 ) -> int:
-    """Turns ``auto`` into :func:`common_block_size`, and checks any other size."""
+    """The common block size for ``auto``; any other size is checked."""
     if block_size == "auto":
         return common_block_size(shapes, multiple_of=multiple_of)
     check_block_size(shapes, block_size, field, multiple_of)

@@ -1,4 +1,4 @@
-"""What layers that see one input keep of it for backward: once, and no more than they need."""
+"""The part of an input that sparse layers keep for backward, once for layers that share it."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from torch.utils.weak import TensorWeakRef
 
 
 def version(tensor: Tensor) -> int:
-    """Rises with every in-place change; -1 where that is not counted."""
+    """The number of in-place changes of a tensor; -1 if they are not counted."""
     return -1 if tensor.is_inference() else tensor._version
 
 
 class KeptInput:
-    """A compact copy of the input columns that some block sees, or the input itself.
+    """A compact copy of the input columns that some block uses, or the input itself.
 
-    The copy is the smaller unless the columns are all there are. Layers that share an input tensor
-    (q, k and v) share the object, and with it the one copy: the first of them makes it.
+    The input itself is kept if blocks use all of its columns. Layers that share an input tensor (q,
+    k and v) share this object and the copy, which the first of them makes.
 
     Attributes:
-        columns: The distinct block columns, ascending; None where the input itself is kept.
+        columns: The distinct block columns, ascending; None if the input itself is kept.
     """
 
     def __init__(self, in_features: int, block_size: int, columns: Iterable[int]) -> None:
         """Decides what to keep.
 
         Args:
-            in_features: I.
-            block_size: L.
-            columns: Block columns of all layers that share the input.
+            in_features: The number I of input features.
+            block_size: The block size L.
+            columns: The block columns of all layers that share the input.
         """
         distinct = tuple(sorted(set(columns)))
         self.in_features, self.block_size = in_features, block_size
@@ -43,37 +43,37 @@ class KeptInput:
 
     @property
     def num_features(self) -> int:
-        """Input features kept a token."""
+        """The number of input features that are kept."""
         return self.in_features if self.columns is None else len(self.columns) * self.block_size
 
     def start(self, column: int) -> int:
-        """Where a block column begins in what is kept."""
+        """The first feature of a block column among the kept features."""
         place = column if self.columns is None else self.columns.index(column)
         return place * self.block_size
 
     def of(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """What is kept of an input.
+        """The kept part of an input.
 
         Args:
-            x: (..., I), as the layer was given it.
-            dtype: Of the copy.
+            x: The input of the layer, (..., I).
+            dtype: The dtype of the copy.
 
         Returns:
-            (T, K); x's own memory where all of it is kept.
+            The kept features, (T, K); a view of x if all of it is kept.
         """
         if self.columns is None:
             return x.detach().reshape(-1, self.in_features)
         if (kept := self._recall(x, dtype)) is not None:
             return kept
         size, flat = self.block_size, x.detach().reshape(-1, self.in_features)
-        # A copy, since slices would be views that keep the whole input alive.
+        # Slices would be views, which keep the whole input alive.
         kept = torch.cat([flat[:, c * size : (c + 1) * size] for c in self.columns], dim=1)
         kept = kept.to(dtype)
         self._last = TensorWeakRef(x), version(x), TensorWeakRef(kept)
         return kept
 
     def _recall(self, x: Tensor, dtype: torch.dtype) -> Tensor | None:
-        """A sibling's copy of the same tensor, where its backward still holds it."""
+        """The copy that another layer made of the same tensor, if its backward still holds it."""
         if self._last is None:
             return None
         source, made_at, copy = self._last

@@ -1,4 +1,4 @@
-"""The linear layer whose chosen blocks are trained."""
+"""The linear layer of which only chosen blocks are trained."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def _count_optimizer_step(*_: Any) -> None:
     _num_optimizer_steps += 1
 
 
-# A fused optimizer writes parameters without raising their version, so versions alone would miss
-# its steps; that some torch optimizer has stepped is the other sign that blocks may have changed.
+# A fused optimizer changes parameters without a new version. So a step of any torch optimizer is
+# the second sign that blocks may have changed.
 register_optimizer_step_post_hook(_count_optimizer_step)
 
 
@@ -31,20 +31,20 @@ class SparseLinear(nn.Module):
     """A linear layer of which M blocks of the weight are trained (paper section 3.2, snippet 6).
 
     The dense ``weight`` holds the current blocks, so forward is the dense product. An optimizer
-    sees only ``blocks``; before a forward they are written into the weight whenever they may have
-    changed. Where they are updated through ``.data`` by something that is not a torch optimizer,
-    call :meth:`refresh`.
+    only gets ``blocks``. Before a forward they are written into the weight if they may have
+    changed. After a change through ``.data`` by anything but a torch optimizer, :meth:`refresh`
+    must be called.
 
     Attributes:
-        weight: (O, I), frozen, holding the blocks.
-        bias: (O,), frozen, or None.
+        weight: The frozen weight, (O, I), which holds the blocks.
+        bias: The frozen bias, (O,), or None.
         blocks: The trained blocks, (M, L, L), in the weight's dtype and on its device.
-        indices: Block indices (row, col), (M, 2) int32: a buffer, saved with the state and
-            compared when a state is loaded.
-        original_blocks: The blocks before training, (M, L, L) on the CPU; no buffer.
-        kept_input: What is kept of the input for backward; :meth:`share_input` sets it.
-        rewrite: Write the blocks before every forward and backward, as ZeRO-3 needs, where the
-            gathered weight is fresh each time.
+        indices: The block indices (row, col), (M, 2) int32. They are a buffer, which is saved with
+            the state and compared when a state is loaded.
+        original_blocks: The blocks before training, (M, L, L) on the CPU; not a buffer.
+        kept_input: The part of the input that is kept for backward; :meth:`share_input` sets it.
+        rewrite: Whether the blocks are written before every forward and backward, which ZeRO-3
+            needs because it gathers the weight again each time.
     """
 
     weight: Tensor
@@ -54,13 +54,13 @@ class SparseLinear(nn.Module):
     def __init__(
         self, weight: Tensor, bias: Tensor | None, indices: Tensor, block_size: int
     ) -> None:
-        """Takes over a weight (O, I) and a bias, freezes them and copies the blocks out.
+        """Freezes a weight and a bias, and makes the blocks.
 
         Args:
-            weight: The dense weight, a Parameter; kept, not copied.
-            bias: (O,) or None.
-            indices: Distinct block indices (row, col), (M, 2) integers, on the CPU.
-            block_size: L, which divides both dimensions.
+            weight: The dense weight, a Parameter (O, I), which is not copied.
+            bias: The bias, (O,), or None.
+            indices: The distinct block indices (row, col), (M, 2) integers, on the CPU.
+            block_size: The block size L, which divides both dimensions.
         """
         super().__init__()
         self.out_features, self.in_features = weight.shape
@@ -78,13 +78,13 @@ class SparseLinear(nn.Module):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, indices: Tensor, block_size: int) -> SparseLinear:
-        """Makes the sparse layer around a linear's own weight and bias."""
+        """The sparse layer with the weight and the bias of a linear."""
         layer = cls(linear.weight, linear.bias, indices, block_size)
         return layer.train(linear.training)
 
     @property
     def block_size(self) -> int:
-        """L, side of a block in elements."""
+        """The side L of a block in elements."""
         return self.grid.block_size
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,32 +108,32 @@ class SparseLinear(nn.Module):
         return y.view(*x.shape[:-1], self.out_features)
 
     def share_input(self, kept_input: KeptInput) -> None:
-        """Keeps what layers with the same input keep together.
+        """Makes layers with the same input share what they keep of it.
 
         Args:
-            kept_input: Of all of them; it holds the columns of this layer's blocks too.
+            kept_input: The shared object, which has the columns of this layer's blocks too.
         """
         self.kept_input = kept_input
         self._starts = [kept_input.start(col) for col in self.layout.cols]
 
     def refresh(self) -> None:
-        """Writes the blocks into the weight, unseen by autograd."""
+        """Writes the blocks into the weight, without autograd."""
         self.grid.scatter_(self.weight.data, self.indices, self.blocks.data)
         self._written = self._state()
 
     def merge(self) -> nn.Linear:
-        """The tuned linear, around this layer's weight; this layer is used up."""
+        """The tuned linear with this layer's weight; this layer cannot be used afterwards."""
         self.refresh()
         return self._as_linear()
 
     def unmerge(self) -> nn.Linear:
-        """The linear as it was before, bit for bit, around this layer's weight; likewise."""
+        """The original linear, bit for bit; this layer cannot be used afterwards."""
         original = self.original_blocks.to(self.weight.device)
         self.grid.scatter_(self.weight.data, self.indices, original)
         return self._as_linear()
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` shows."""
+        """The text that ``print(model)`` shows."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}, block_size={self.block_size}, "
@@ -147,7 +147,8 @@ class SparseLinear(nn.Module):
         return linear.train(self.training)
 
     def _state(self) -> tuple[object, ...]:
-        # Objects, not ids: a parameter may be replaced (load_state_dict(assign=True)).
+        # The objects themselves: a parameter may be replaced by load_state_dict(assign=True), and
+        # the new one may have the id of the old one.
         blocks, weight = self.blocks, self.weight
         return blocks, version(blocks), weight, version(weight), _num_optimizer_steps
 
@@ -163,12 +164,14 @@ class SparseLinear(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # Blocks loaded to other places than they were trained at would be nonsense, in silence.
+        # Loading blocks to other places than those they were trained at would be a silent error.
         stored = state_dict.get(f"{prefix}indices")
         if stored is not None and stored.tolist() != [
             list(pair) for pair in zip(self.layout.rows, self.layout.cols, strict=True)
         ]:
             error_messages: list[str] = args[-1]
-            error_messages.append(f"{prefix}indices: the state is of another selection of blocks")
+            error_messages.append(
+                f"{prefix}indices: the state belongs to another selection of blocks"
+            )
             return
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""A model and its sparse layers: put in, taken out, counted."""
+"""Sparse layers in a model: they are put in, taken out and counted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Model = TypeVar("Model", bound=nn.Module)
 _OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense", "down_proj")
 
 ORIGIN_ATTRIBUTE = "smt_origin"
-"""Attribute of an adapted model: where its blocks came from, as JSON values; adapters carry it."""
+"""The attribute of an adapted model with the origin of its blocks, which adapters save."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class TrainableParameters:
     """How much of a model is trained.
 
     Attributes:
-        trainable: Parameters that require gradients.
-        base: Parameters of the base model, tied ones once. Blocks live in the weights and are not
-            counted a second time.
+        trainable: The number of parameters that require gradients.
+        base: The number of parameters of the base model, tied ones once. Blocks are part of the
+            weights and are not counted a second time.
     """
 
     trainable: int
@@ -53,7 +53,7 @@ class TrainableParameters:
 
 
 def sparse_modules(model: nn.Module) -> dict[str, SparseLinear]:
-    """The model's sparse layers by name, in the model's order."""
+    """The sparse layers of a model by name, in the model's order."""
     return {n: m for n, m in model.named_modules() if isinstance(m, SparseLinear)}
 
 
@@ -63,8 +63,8 @@ def apply_selection(model: Model, selection: Selection) -> Model:
     Modules without a chosen block stay as they are.
 
     Raises:
-        UserError: A module is missing, no plain ``nn.Linear``, of another shape or tied to
-            another, or the model has sparse layers already. The model is then untouched.
+        UserError: A module is missing, not a plain ``nn.Linear``, of another shape or tied to
+            another, or the model already has sparse layers. The model is then unchanged.
     """
     chosen = {name: module for name, module in selection.modules.items() if len(module.indices)}
     shapes = {name: module.shape for name, module in chosen.items()}
@@ -90,10 +90,10 @@ def make_sparse(
 
     Args:
         model: A plain model.
-        block_size: L.
-        shapes: Module name -> (out_features, in_features) that its weight must have.
-        indices: Module name -> its block indices (row, col), (M, 2), M at least 1.
-        origin: Where the blocks came from, as JSON values.
+        block_size: The block size L.
+        shapes: Module name -> the (out_features, in_features) that its weight must have.
+        indices: Module name -> its block indices (row, col), (M, 2), at least one.
+        origin: The origin of the blocks, as JSON values.
     """
     if sparse_modules(model):
         raise UserError(
@@ -116,7 +116,7 @@ def make_sparse(
 def merge_and_unload(model: Model) -> Model:
     """Turns the sparse layers back into plain linears with the tuned weights, in place.
 
-    Parameters stay frozen, as peft leaves them.
+    Parameters stay frozen, as with peft.
 
     Raises:
         UserError: The model has no sparse layers.
@@ -134,9 +134,10 @@ def unload(model: Model) -> Model:
 
 
 def refresh(model: nn.Module) -> None:
-    """Writes the blocks into the weights: after whatever changed blocks through ``.data``.
+    """Writes the blocks into the weights, which is needed after changes through ``.data``.
 
-    Layers that rewrite at each use (ZeRO-3) are left alone: their weight may not be gathered.
+    Layers that rewrite their blocks at each use (ZeRO-3) are skipped, because their weights may not
+    be gathered.
     """
     for layer in sparse_modules(model).values():
         if not layer.rewrite:
@@ -144,7 +145,7 @@ def refresh(model: nn.Module) -> None:
 
 
 def trainable_parameters(model: nn.Module) -> TrainableParameters:
-    """Counts the trainable parameters and the base model's."""
+    """Counts the trainable parameters and those of the base model."""
     parameters = list(model.parameters())  # tied ones once
     in_blocks = sum(layer.blocks.numel() for layer in sparse_modules(model).values())
     return TrainableParameters(
@@ -159,15 +160,15 @@ def print_trainable_parameters(model: nn.Module) -> None:
 
 
 def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether blocks of it can be trained: an ``nn.Linear`` and no subclass.
+    """Whether blocks of a module can be trained, that is, whether it is exactly an ``nn.Linear``.
 
-    A subclass has a forward of its own, which a sparse layer would not compute.
+    A subclass has its own forward, which a sparse layer would not compute.
     """
     return type(module) is nn.Linear
 
 
 def find_ties(model: nn.Module, linears: Mapping[str, nn.Module]) -> dict[str, str]:
-    """Those linears whose weight is used elsewhere in the model too: name -> another use."""
+    """The linears whose weight has another use in the model: name -> the other use."""
     uses: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         uses.setdefault(id(parameter), []).append(name)
@@ -182,15 +183,15 @@ def find_ties(model: nn.Module, linears: Mapping[str, nn.Module]) -> dict[str, s
 def check_untied(
     model: nn.Module, linears: Mapping[str, nn.Module], *, field: str = "target_modules"
 ) -> None:
-    """Refuses tied weights: the blocks would change all uses and see the gradient of one.
+    """Checks that weights are not tied: blocks would change all uses, with the gradient of one.
 
     Args:
-        model: The model that the linears are of.
-        linears: Them by name.
-        field: What an error calls them.
+        model: The model.
+        linears: The linears by name.
+        field: The name of the field in an error.
 
     Raises:
-        UserError: The weight of one is used elsewhere in the model.
+        UserError: The weight of a linear has another use in the model.
     """
     for name, other in find_ties(model, linears).items():
         raise UserError(
@@ -202,7 +203,7 @@ def check_untied(
 
 
 def _plain_linear(model: nn.Module, name: str, shape: tuple[int, int]) -> nn.Linear:
-    """The linear of that name, checked."""
+    """The linear of a name, after checks."""
     try:
         module = model.get_submodule(name)
     except AttributeError as error:
@@ -229,11 +230,10 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _share_inputs(layers: Mapping[str, SparseLinear]) -> None:
-    """Lets siblings keep their input once.
+    """Makes layers with the same parent and ``in_features`` (q, k and v) share their input.
 
-    Layers under one parent with equal ``in_features`` (q, k and v) are taken to see one input
-    tensor, but for an output projection, which reads what they have made. Where they do not, each
-    keeps its own, and a little more than it needs.
+    Output projections are separate, because they read the result of the others. Layers that do not
+    get the same tensor keep their own input, and a little more of it than they need.
     """
     siblings: dict[tuple[str, bool, int], list[SparseLinear]] = {}
     for name, layer in layers.items():

@@ -1,4 +1,4 @@
-"""Which modules a name means: targets, and groups with budgets of their own (paper table 4)."""
+"""The modules that names stand for: targets, and groups with their own budgets (paper table 4)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from smt_ray.errors import UserError
 
 _GROUPS = "selection.groups"
 
-# What model families call the two halves of a layer.
+# The names of the two halves of a layer in model families.
 _SYNONYMS = {
     "attention": ("self_attn", "attn", "attention", "self_attention"),
     "mlp": ("mlp", "feed_forward", "ffn"),
@@ -22,13 +22,13 @@ def match_modules(
     field: str = "target_modules",
     fix: str | None = None,
 ) -> list[str]:
-    """The names that a target names, whole or by their last parts (``q_proj``, ``mlp.up_proj``).
+    """The module names that targets stand for.
 
     Args:
-        names: Of modules.
-        target_modules: Names or last parts of names.
-        field: What an error calls the targets.
-        fix: What an error proposes; by default all names.
+        names: The names of modules.
+        target_modules: The targets: names, or last parts of names (``q_proj``, ``mlp.up_proj``).
+        field: The name of the field in an error.
+        fix: The fix in an error; by default it proposes all names.
 
     Raises:
         UserError: A target matches nothing.
@@ -49,7 +49,7 @@ def match_modules(
 
 
 def propose_modules(names: Iterable[str]) -> str:
-    """The fix of an error about target modules: the last parts of those there are, each once."""
+    """The fix in an error about target modules: the last parts of all names."""
     known = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in names))
     return f"use module names or their last parts; there are {known or 'none'}"
 
@@ -58,12 +58,12 @@ def match_groups(names: Iterable[str], groups: Iterable[str]) -> dict[str, list[
     """The modules of each group.
 
     Args:
-        names: Of the modules that may be chosen from, in the model's order.
-        groups: Parts of module names (``self_attn``, ``v_proj``); ``attention`` and ``mlp`` stand
-            for whatever the usual model families call them.
+        names: The names of eligible modules, in the model's order.
+        groups: The groups: parts of module names (``self_attn``, ``v_proj``), or ``attention`` and
+            ``mlp``, which stand for their names in the usual model families.
 
     Raises:
-        UserError: A group has no module, or two share one.
+        UserError: A group has no module, or two groups share one.
     """
     names, found = list(names), {}
     taken: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""How many blocks a budget buys, and where the ranking is cut."""
+"""The number of blocks for a budget, and the best blocks of a ranking."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def number_of_blocks(
     *,
     group: str | None = None,
 ) -> int:
-    """The number of blocks asked for: ``num_blocks``, or the nearest to ``budget``.
+    """The number of blocks to choose: ``num_blocks``, or the number nearest to ``budget``.
 
     Args:
-        budget: Trainable parameters as a fraction of the base model's.
-        num_blocks: The other way to say it.
-        num_eligible: Blocks there are to choose from.
-        block_size: L, side of a block in elements.
-        num_base_parameters: Parameters of the base model, tied ones once.
-        group: The group that they are of, for an error to name.
+        budget: The trainable parameters as a fraction of the base model's, or None.
+        num_blocks: The number of blocks, or None.
+        num_eligible: The number of eligible blocks.
+        block_size: The side L of a block in elements.
+        num_base_parameters: The number of parameters of the base model, tied ones once.
+        group: The name of the group of modules in an error.
 
     Raises:
-        UserError: Both or neither are given, or there are not that many blocks.
+        UserError: Both or neither are given, or there are not as many eligible blocks.
     """
     if (budget is None) == (num_blocks is None):
         raise UserError(
@@ -39,7 +39,7 @@ def number_of_blocks(
             "must have exactly one of budget and num_blocks",
             got={"budget": budget, "num_blocks": num_blocks},
         )
-    share = block_size**2 / num_base_parameters  # of the base model, in one block
+    share = block_size**2 / num_base_parameters  # the budget of one block
     wanted = budget / share if budget is not None else num_blocks
     assert wanted is not None
     count = math.floor(wanted + 0.5) if math.isfinite(wanted) else 0
@@ -60,11 +60,11 @@ def best(scores: Mapping[str, Tensor], count: int) -> tuple[dict[str, Tensor], f
 
     Args:
         scores: Module name -> scores, (R, C) float64.
-        count: Blocks to take. Of equal scores the first in module, row and column wins.
+        count: The number of blocks. Of equal scores, the first by module, row and column is chosen.
 
     Returns:
         Module name -> mask, (R, C) bool; and the relative margin at the cut,
-        (last chosen - first rejected) / last chosen, None when nothing is rejected.
+        (last chosen - first rejected) / last chosen, None if nothing is rejected.
     """
     flat = torch.cat([values.flatten() for values in scores.values()])
     order = torch.argsort(flat, descending=True, stable=True)
@@ -81,17 +81,17 @@ def best(scores: Mapping[str, Tensor], count: int) -> tuple[dict[str, Tensor], f
 def best_of_each(
     scores: Mapping[str, Tensor], count: int
 ) -> tuple[dict[str, Tensor], float | None]:
-    """Masks the same number of blocks in each module, or all where it has fewer.
+    """Masks the same number of blocks in each module, or all blocks if a module has fewer.
 
     Args:
         scores: Module name -> scores, (R, C) float64.
-        count: Blocks to take in all: each module gives the whole part of its equal share.
+        count: The number of blocks of all modules together; each module's share is rounded down.
 
     Returns:
-        As :func:`best`; the margin is the smallest of the modules'.
+        The masks and the margin as in :func:`best`; the margin is the smallest of all modules.
 
     Raises:
-        UserError: There are fewer blocks to take than modules.
+        UserError: There are fewer blocks than modules.
     """
     share = share_of_each(count, len(scores))
     masks: dict[str, Tensor] = {}
@@ -105,10 +105,10 @@ def best_of_each(
 
 
 def share_of_each(count: int, num_modules: int) -> int:
-    """Blocks that each module gives to ``count`` with scope ``per_module``.
+    """The number of blocks in each module with scope ``per_module``.
 
     Raises:
-        UserError: There are fewer blocks to take than modules.
+        UserError: There are fewer blocks than modules.
     """
     if count < num_modules:
         raise UserError(
@@ -118,3 +118,20 @@ def share_of_each(count: int, num_modules: int) -> int:
             fix="raise the budget or use scope global",
         )
     return count // num_modules
+
+
+def check_scores(scores: Mapping[str, Tensor]) -> None:
+    """Raises a UserError if scores are not finite, or if all of them are zero."""
+    for name, values in scores.items():
+        if not bool(torch.isfinite(values).all()):
+            raise UserError(
+                "scores",
+                f"must be finite; those of {name} are not",
+                fix="look for overflowing gradients in the warm-up",
+            )
+    if not any(bool(values.any()) for values in scores.values()):
+        raise UserError(
+            "scores",
+            "must not all be zero",
+            fix="check that the warm-up's loss depends on the eligible modules",
+        )

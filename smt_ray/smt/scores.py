@@ -1,7 +1,7 @@
-"""The score table: four statistics a block, from which every score at every block size follows.
+"""The score table: four statistics for each block, from which all scores are computed.
 
-A block's statistics are sums over its elements, so those of a larger block are sums of its finest
-blocks', and one warm-up answers for every block size, score and subset of modules.
+The statistics of a block are sums over its elements. So those of a larger block are sums over the
+finest blocks in it, and one warm-up is enough for all block sizes, scores and subsets of modules.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from smt_ray.smt.grid import BlockGrid, allowed_block_sizes, check_block_size
 from smt_ray.smt.tensorfile import read_tensors, reading, write_tensors
 
 SCORES = ("mean_of_abs", "abs_of_mean", "l2", "saliency")
-"""Scores that a table can give; ``mean_of_abs`` is the paper's (section 3.2, appendix B)."""
+"""The scores of a table; ``mean_of_abs`` is that of the paper (section 3.2, appendix B)."""
 
 _KIND = "score table"
 
@@ -29,12 +29,12 @@ def block_statistics(gradient: Tensor, weight: Tensor, block_size: int) -> Tenso
     """Reduces a gradient sum to the four statistics of each block.
 
     Args:
-        gradient: Signed sum of the warm-up steps' gradients, (O, I).
-        weight: The weight that the gradient is of, (O, I), in any floating dtype.
-        block_size: L, which divides both dimensions.
+        gradient: The signed sum of the warm-up steps' gradients, (O, I).
+        weight: The weight of that gradient, (O, I), in any floating dtype.
+        block_size: The block size L, which divides both dimensions.
 
     Returns:
-        Sums over each block of g, abs(g), g^2 and abs(g * w): (4, R, C) in float64, on the
+        The sums over each block of g, abs(g), g^2 and abs(g * w): (4, R, C) in float64, on the
         gradient's device.
     """
     grid = BlockGrid(gradient.shape[0], gradient.shape[1], block_size)
@@ -45,15 +45,15 @@ def block_statistics(gradient: Tensor, weight: Tensor, block_size: int) -> Tenso
 
 @dataclass(frozen=True, eq=False)
 class ScoreTable:
-    """Block statistics of every warmed-up module, at the finest block size.
+    """The block statistics of every module of the warm-up, at the finest block size.
 
     Attributes:
-        block_size: L of the table's own blocks, the finest that can be asked for.
+        block_size: The finest block size L.
         statistics: Module name -> sums of g, abs(g), g^2, abs(g * w): (4, R, C) float64, on the
-            CPU. The order of the modules is the model's.
-        num_base_parameters: Parameters of the base model, tied ones once.
-        num_steps: Warm-up steps that were summed.
-        provenance: Where the table came from, as JSON values.
+            CPU, in the model's order.
+        num_base_parameters: The number of parameters of the base model, tied ones once.
+        num_steps: The number of warm-up steps in the sums.
+        provenance: The origin of the table, as JSON values.
     """
 
     block_size: int
@@ -75,11 +75,11 @@ class ScoreTable:
 
     @property
     def block_sizes(self) -> tuple[int, ...]:
-        """The block sizes that the table can answer for, ascending."""
+        """The block sizes that the table has scores for, ascending."""
         return allowed_block_sizes(self.shapes, multiple_of=self.block_size)
 
     def subset(self, modules: Iterable[str]) -> ScoreTable:
-        """The same table for some of its modules only, in the table's order.
+        """The table of some of its modules, in the same order.
 
         Raises:
             UserError: The table has no such module.
@@ -89,17 +89,17 @@ class ScoreTable:
         if missing:
             raise UserError(
                 "target_modules",
-                "must be among the modules that were warmed up",
+                "must be among the modules of the warm-up",
                 got=missing[0],
-                fix="add it to warmup.target_modules and warm up again",
+                fix="add it to warmup.target_modules, which needs a new warm-up",
             )
         return replace(self, statistics={n: s for n, s in self.statistics.items() if n in wanted})
 
     def coarsen(self, block_size: int) -> ScoreTable:
-        """The same table with larger blocks: sums over groups of its own.
+        """The table with larger blocks, whose statistics are sums over its own blocks.
 
         Raises:
-            UserError: The size is no multiple of the table's, or does not tile every module.
+            UserError: The size is not a multiple of the table's, or does not tile every module.
         """
         check_block_size(self.shapes, block_size, multiple_of=self.block_size)
         k = block_size // self.block_size
@@ -114,18 +114,19 @@ class ScoreTable:
     def scores(
         self, block_size: int | None = None, score: str = "mean_of_abs"
     ) -> dict[str, Tensor]:
-        """Scores of every block of every module.
+        """The scores of all blocks of all modules.
 
         Args:
-            block_size: L, by default the table's own.
-            score: ``mean_of_abs``, mean of abs(g), the paper's; ``abs_of_mean``, abs of the mean
-                of g; ``l2``, root of the sum of g^2; ``saliency``, mean of abs(g * w).
+            block_size: The block size L; by default that of the table.
+            score: The score: ``mean_of_abs``, the mean of abs(g) (the paper's); ``abs_of_mean``,
+                the absolute value of the mean of g; ``l2``, the root of the sum of g^2;
+                ``saliency``, the mean of abs(g * w).
 
         Returns:
             Module name -> scores, (R, C) float64.
 
         Raises:
-            UserError: Unknown score, or a block size that the table cannot answer for.
+            UserError: The score is unknown, or the table has no scores for the block size.
         """
         if score not in SCORES:
             raise UserError("selection.score", f"must be one of {', '.join(SCORES)}", got=score)
@@ -157,7 +158,7 @@ class ScoreTable:
         """Reads a saved table.
 
         Raises:
-            UserError: The file is missing, truncated, or no score table.
+            UserError: The file is missing, truncated, or not a score table.
         """
         tensors, header = read_tensors(path, _KIND)
         with reading(Path(path), _KIND):

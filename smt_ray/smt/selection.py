@@ -1,4 +1,4 @@
-"""Which blocks are trained: a score table and a budget become a selection."""
+"""The selection of the trained blocks, from a score table and a budget."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor
 from smt_ray.errors import UserError
 from smt_ray.smt.grid import resolve_block_size
 from smt_ray.smt.modules import match_groups, match_modules
-from smt_ray.smt.ranking import best, best_of_each, number_of_blocks
+from smt_ray.smt.ranking import best, best_of_each, check_scores, number_of_blocks
 from smt_ray.smt.scores import ScoreTable
 from smt_ray.smt.tensorfile import read_tensors, reading, write_tensors
 
 SCOPES = ("global", "per_module")
-"""One ranking over the model (the paper's), or the same number of blocks from each module."""
+"""One ranking of all blocks (the paper's), or the same number of blocks from each module."""
 
 _KIND = "block selection"
 
@@ -29,9 +29,9 @@ class ModuleSelection:
     """The chosen blocks of one module.
 
     Attributes:
-        shape: (out_features, in_features) of its weight.
-        indices: Block indices (row, col), (M, 2) int32 on the CPU, sorted by row, then col.
-        scores: Their scores, (M,) float64.
+        shape: The (out_features, in_features) of its weight.
+        indices: The block indices (row, col), (M, 2) int32 on the CPU, sorted by row and column.
+        scores: The scores of the blocks, (M,) float64.
     """
 
     shape: tuple[int, int]
@@ -41,21 +41,20 @@ class ModuleSelection:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """The chosen blocks of a model, with their scores and where they came from.
+    """The chosen blocks of a model, with their scores and their origin.
 
     Attributes:
-        block_size: L, side of a block in elements.
-        modules: Every module that could be chosen from, in the model's order; some may have got
-            no block.
-        num_base_parameters: Parameters of the base model, tied ones once.
-        num_requested: Blocks that the budget asked for; above ``num_blocks`` where scope
-            ``per_module`` could not give them (see :meth:`summary`).
-        score: The score that ranked them.
-        scope: ``global`` or ``per_module``.
-        margin: Relative distance at the cut, (last chosen - first rejected) / last chosen: near
-            zero, the choice at the cut is a near-tie. The smallest over modules with scope
-            ``per_module``; None when nothing was rejected.
-        provenance: Where the scores came from, as JSON values.
+        block_size: The side L of a block in elements.
+        modules: All eligible modules, in the model's order; some may have no chosen block.
+        num_base_parameters: The number of parameters of the base model, tied ones once.
+        num_requested: The number of blocks for the budget. With scope ``per_module`` it may be
+            larger than ``num_blocks`` (see :meth:`summary`).
+        score: The score that ranked the blocks.
+        scope: The scope: ``global`` or ``per_module``.
+        margin: The relative distance at the cut, (last chosen - first rejected) / last chosen; a
+            value near zero is a near-tie. It is the smallest over modules with scope
+            ``per_module``, and None if nothing was rejected.
+        provenance: The origin of the scores, as JSON values.
     """
 
     block_size: int
@@ -69,25 +68,25 @@ class Selection:
 
     @property
     def num_blocks(self) -> int:
-        """Chosen blocks, over all modules."""
+        """The number of chosen blocks of all modules."""
         return sum(self.counts().values())
 
     @property
     def num_trainable(self) -> int:
-        """Parameters in the chosen blocks."""
+        """The number of parameters in the chosen blocks."""
         return self.num_blocks * self.block_size**2
 
     @property
     def budget(self) -> float:
-        """Trainable parameters as a fraction of the base model's: the budget really reached."""
+        """The trainable parameters as a fraction of the base model's."""
         return self.num_trainable / self.num_base_parameters
 
     def counts(self) -> dict[str, int]:
-        """Module name -> number of its chosen blocks."""
+        """Module name -> the number of its chosen blocks."""
         return {name: len(module.indices) for name, module in self.modules.items()}
 
     def summary(self) -> str:
-        """A few printable lines: size, cut, shortfall, and blocks by the modules' last name."""
+        """A few lines: the size, the cut, missing blocks, and the blocks by kind of module."""
         size, missing = self.block_size, self.num_requested - self.num_blocks
         cut = "nothing rejected" if self.margin is None else f"relative margin {self.margin:.2e}"
         lines = [
@@ -97,18 +96,18 @@ class Selection:
         ]
         if missing:
             lines.append(
-                f"{missing} fewer than the {self.num_requested} blocks asked for: scope "
+                f"{missing} fewer than the {self.num_requested} requested blocks: scope "
                 f"{self.scope} takes the same whole number from each of {len(self.modules)} "
                 "modules, and no more than a module has"
             )
         kinds: dict[str, list[int]] = {}
         for name, count in self.counts().items():
             kinds.setdefault(name.rpartition(".")[2], []).append(count)
-        lines += [
-            f"  {kind}: {sum(counts)} blocks ({sum(counts) / self.num_blocks:.1%}) "
-            f"in {sum(c > 0 for c in counts)} of {len(counts)} modules"
-            for kind, counts in kinds.items()
-        ]
+        for kind, counts in kinds.items():
+            lines.append(
+                f"  {kind}: {sum(counts)} blocks ({sum(counts) / self.num_blocks:.1%}) "
+                f"in {sum(c > 0 for c in counts)} of {len(counts)} modules"
+            )
         return "\n".join(lines)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -133,7 +132,7 @@ class Selection:
         """Reads a saved selection.
 
         Raises:
-            UserError: The file is missing, truncated, or no selection.
+            UserError: The file is missing, truncated, or not a selection.
         """
         tensors, header = read_tensors(path, _KIND)
         with reading(Path(path), _KIND):
@@ -160,21 +159,22 @@ def select_blocks(
     """Chooses the blocks with the highest scores (paper section 3.2 and appendix B).
 
     Args:
-        table: The warm-up's statistics.
-        block_size: L, a multiple of the table's, or ``auto``: the largest up to 256 that divides
-            every dimension.
-        budget: Trainable parameters as a fraction of the base model's; the number of blocks is
-            the nearest. Give this or ``num_blocks``.
-        num_blocks: Blocks to choose.
-        score: One of :data:`smt_ray.smt.scores.SCORES`.
-        scope: One of :data:`SCOPES`.
-        target_modules: Names or last parts of names of the modules to choose from; by default all
-            of the table's.
-        groups: Budgets of groups, ranked apart, instead of ``budget`` and ``num_blocks``; see
-            :func:`smt_ray.smt.modules.match_groups`. Modules in no group are not chosen from.
+        table: The score table.
+        block_size: The block size L, a multiple of the table's, or ``auto`` for the largest size up
+            to 256 that divides every dimension.
+        budget: The trainable parameters as a fraction of the base model's, or None with
+            ``num_blocks``. The nearest number of blocks is chosen.
+        num_blocks: The number of blocks, or None with ``budget``.
+        score: The score, one of :data:`smt_ray.smt.scores.SCORES`.
+        scope: The scope, one of :data:`SCOPES`.
+        target_modules: The names, or last parts of names, of eligible modules; by default all
+            modules of the table.
+        groups: The budgets of groups, which have separate rankings, in the place of ``budget`` and
+            ``num_blocks``; see :func:`smt_ray.smt.modules.match_groups`. Modules in no group are
+            not eligible.
 
     Raises:
-        UserError: An argument that cannot be met; the message says what could.
+        UserError: An argument is impossible; the message says what is possible.
     """
     if target_modules is not None:
         table = table.subset(match_modules(table.statistics, target_modules))
@@ -204,18 +204,19 @@ def select_by_scores(
     groups: Mapping[str, float] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Selection:
-    """Chooses blocks by any scores, such as a control's; see :func:`select_blocks`.
+    """Chooses the blocks with the highest of any scores, such as those of a control.
 
     Args:
-        scores: Module name -> score of each block, (R, C), higher is better.
-        block_size: L of those blocks.
-        num_base_parameters: Parameters of the base model, tied ones once.
+        scores: Module name -> the scores of its blocks, (R, C).
+        block_size: The side L of those blocks.
+        num_base_parameters: The number of parameters of the base model, tied ones once.
         budget: See :func:`select_blocks`.
         num_blocks: See :func:`select_blocks`.
-        score: What to call the scores in the selection.
-        scope: See :func:`select_blocks`. Ties go to the earlier module, row and column.
+        score: The name of the scores.
+        scope: See :func:`select_blocks`. Of equal scores, the first by module, row and column is
+            chosen.
         groups: See :func:`select_blocks`.
-        provenance: Where the scores came from, as JSON values.
+        provenance: The origin of the scores, as JSON values.
     """
     if scope not in SCOPES:
         raise UserError("selection.scope", f"must be one of {', '.join(SCOPES)}", got=scope)
@@ -252,16 +253,8 @@ def _select(
     group: str | None,
     common: dict[str, Any],
 ) -> Selection:
-    """One ranking's choice.
-
-    Args:
-        scores: (R, C) float64 each.
-        budget: See :func:`select_blocks`.
-        num_blocks: See :func:`select_blocks`.
-        group: For errors to name.
-        common: What the selection carries whatever is chosen.
-    """
-    _check_scores(scores)
+    """The selection of one ranking; ``common`` holds the fields that do not depend on it."""
+    check_scores(scores)
     size, scope = common["block_size"], common["scope"]
     num_eligible = sum(values.numel() for values in scores.values())
     wanted = number_of_blocks(
@@ -280,7 +273,7 @@ def _select(
 
 
 def join_selections(selections: Sequence[Selection]) -> Selection:
-    """Joins selections of disjoint modules: groups with budgets of their own (paper table 4).
+    """Joins the selections of groups with their own budgets (paper table 4).
 
     Raises:
         UserError: They share a module, or differ in block size, score, scope or base model.
@@ -289,41 +282,17 @@ def join_selections(selections: Sequence[Selection]) -> Selection:
     modules: dict[str, ModuleSelection] = {}
     for other in selections:
         for attribute in ("block_size", "score", "scope", "num_base_parameters"):
-            if getattr(other, attribute) != getattr(first, attribute):
-                raise UserError(
-                    "selection.groups",
-                    f"must agree in {attribute}",
-                    got=[getattr(first, attribute), getattr(other, attribute)],
-                )
+            found = [getattr(first, attribute), getattr(other, attribute)]
+            if found[0] != found[1]:
+                raise UserError("selection.groups", f"must agree in {attribute}", got=found)
         shared = sorted(modules.keys() & other.modules.keys())
         if shared:
             raise UserError("selection.groups", "must not share a module", got=shared[0])
         modules |= other.modules
     margins = [other.margin for other in selections if other.margin is not None]
-    return Selection(
-        block_size=first.block_size,
+    return replace(
+        first,
         modules=modules,
-        num_base_parameters=first.num_base_parameters,
         num_requested=sum(other.num_requested for other in selections),
-        score=first.score,
-        scope=first.scope,
         margin=min(margins, default=None),
-        provenance=first.provenance,
     )
-
-
-def _check_scores(scores: Mapping[str, Tensor]) -> None:
-    """Checks that a ranking of these scores would mean something."""
-    for name, values in scores.items():
-        if not bool(torch.isfinite(values).all()):
-            raise UserError(
-                "scores",
-                f"must be finite; those of {name} are not",
-                fix="look for overflowing gradients in the warm-up",
-            )
-    if not any(bool(values.any()) for values in scores.values()):
-        raise UserError(
-            "scores",
-            "must not all be zero",
-            fix="check that the warm-up's loss depends on the eligible modules",
-        )

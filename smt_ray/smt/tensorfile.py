@@ -1,4 +1,4 @@
-"""One safetensors file with a JSON header: how tables, selections and adapters lie on disk."""
+"""Safetensors files with a JSON header, in which tables, selections and adapters are saved."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HEADER_KEY = "smt_ray"
 
 @contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
-    """Turns whatever goes wrong while a file is read into one UserError that names the file."""
+    """Turns all errors in reading a file into a UserError that names it."""
     try:
         yield
     except UserError:
@@ -43,14 +43,14 @@ def write_tensors(
     tensors: Mapping[str, Tensor],
     header: Mapping[str, Any],
 ) -> None:
-    """Writes tensors with a JSON header, through a temporary file, so that none is seen half done.
+    """Writes tensors with a JSON header, through a temporary file, so the file is always complete.
 
-    Loaded tensors may be backed by the file that they came from: replacing the file leaves them
-    whole, where writing into it would not.
+    The file is replaced and not written into, because loaded tensors may be mapped to it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One key: safetensors keeps several in no fixed order, and equal content must be equal bytes.
+    # There is one key, because safetensors writes several keys in no fixed order, and equal
+    # contents must be equal bytes.
     content = {"kind": kind, "version": FORMAT_VERSION, "header": dict(header)}
     metadata = {_HEADER_KEY: json.dumps(content)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -61,7 +61,7 @@ def write_tensors(
 def read_tensors(
     path: str | os.PathLike[str], kind: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads back what :func:`write_tensors` wrote: the tensors, on the CPU, and the header.
+    """Reads the tensors, on the CPU, and the header of a file.
 
     Raises:
         UserError: The file is missing, truncated, of another kind or of another version.

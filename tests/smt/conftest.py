@@ -1,4 +1,4 @@
-"""Small models that the claims of this room are made on."""
+"""Small models for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VOCABULARY = 11
 
 
 class Attention(nn.Module):
-    """Single-head attention with fewer key and value features, as grouped queries have them."""
+    """Single-head attention with fewer key and value features, as with grouped queries."""
 
     def __init__(self, bias: bool) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Attention(nn.Module):
 
 
 class Toy(nn.Module):
-    """Two attention layers between an embedding and a head that shares its weight."""
+    """Two attention layers, an embedding, and a head with the weight of the embedding."""
 
     def __init__(self, bias: bool = False) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Toy(nn.Module):
 
 @pytest.fixture
 def make_toy() -> Callable[..., Toy]:
-    """Builds the same toy every time; in float64 unless told otherwise."""
+    """Makes the same toy model every time, by default in float64."""
 
     def make(bias: bool = False, dtype: torch.dtype = torch.float64, seed: int = 0) -> Toy:
         torch.manual_seed(seed)
@@ -71,7 +71,7 @@ def tokens() -> Tensor:
 
 @pytest.fixture
 def choose() -> Callable[..., Selection]:
-    """Selects blocks of 4 x 4 of a toy's q, k and v by scores that a seed draws."""
+    """Selects blocks of 4 x 4 of a toy's q, k and v by random scores."""
 
     def select(model: nn.Module, num_blocks: int = 9, seed: int = 0) -> Selection:
         generator = torch.Generator().manual_seed(seed)
@@ -93,7 +93,7 @@ def choose() -> Callable[..., Selection]:
 
 @pytest.fixture
 def train() -> Callable[..., list[float]]:
-    """Trains what requires gradients for some Adam steps and returns the losses."""
+    """Trains for some Adam steps and returns the losses."""
 
     def run(model: Toy, tokens: Tensor, steps: int = 5) -> list[float]:
         trained = [p for p in model.parameters() if p.requires_grad]

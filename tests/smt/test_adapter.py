@@ -31,7 +31,7 @@ def blocks(model: nn.Module) -> dict[str, Tensor]:
     return {name: layer.blocks for name, layer in sparse_modules(model).items()}
 
 
-def test_an_adapter_holds_the_blocks_and_where_they_belong_and_nothing_else(
+def test_an_adapter_only_holds_the_blocks_and_their_indices(
     adapter: tuple[nn.Module, Path],
 ) -> None:
     model, directory = adapter
@@ -48,7 +48,7 @@ def test_an_adapter_holds_the_blocks_and_where_they_belong_and_nothing_else(
     assert config["target_modules"]["layers.0.q_proj"] == [16, 16]
 
 
-def test_a_loaded_adapter_computes_what_the_tuned_model_did(
+def test_a_loaded_adapter_computes_the_same_as_the_tuned_model(
     adapter: tuple[nn.Module, Path], make_toy: Callable, tokens: Tensor
 ) -> None:
     tuned, directory = adapter
@@ -68,20 +68,20 @@ def test_saving_a_loaded_adapter_writes_the_same_files(
         assert (again / file.name).read_bytes() == file.read_bytes()
 
 
-def test_training_goes_on_from_the_loaded_blocks(
+def test_training_can_continue_from_the_loaded_blocks(
     adapter: tuple[nn.Module, Path], make_toy: Callable, train: Callable, tokens: Tensor
 ) -> None:
     tuned, directory = adapter
     loaded = load_adapter(make_toy(), directory, trainable=True)
     assert train(loaded, tokens) == train(tuned, tokens)
-    # The base is still known: what is saved now loads on it, and unloading gives it back.
+    # The base is still known: a new adapter loads on it, and unloading restores it.
     save_adapter(loaded, directory)
     load_adapter(make_toy(), directory)
     base = make_toy().state_dict()
     assert all(torch.equal(t, base[n]) for n, t in unload(loaded).state_dict().items())
 
 
-def test_loading_swaps_the_adapter_that_the_model_has(
+def test_loading_replaces_the_adapter_of_a_model(
     adapter: tuple[nn.Module, Path],
     make_toy: Callable,
     choose: Callable,
@@ -112,7 +112,7 @@ def test_the_same_base_is_recognised_in_float32_and_bfloat16(
     assert all(b.dtype == other for b in blocks(loaded).values())
 
 
-def test_an_adapter_of_another_base_is_refused(
+def test_an_adapter_of_another_base_is_an_error(
     adapter: tuple[nn.Module, Path], make_toy: Callable
 ) -> None:
     _, directory = adapter
@@ -123,7 +123,7 @@ def test_an_adapter_of_another_base_is_refused(
     assert sparse_modules(load_adapter(make_toy(seed=1), directory, check_base=False))
 
 
-def test_a_base_with_another_config_is_refused(
+def test_a_base_with_another_config_is_an_error(
     make_toy: Callable, choose: Callable, tmp_path: Path
 ) -> None:
     def base(rope_theta: float) -> nn.Module:
@@ -163,7 +163,7 @@ def sha256_with(**changes: object) -> str | None:
     ],
     ids=["how it is loaded", "how it is used", "a new key", "a default written down"],
 )
-def test_what_changes_no_architecture_does_not_change_a_configs_identity(
+def test_keys_that_change_no_architecture_do_not_change_the_hash(
     changes: dict[str, object],
 ) -> None:
     assert sha256_with(**changes) == sha256_with() is not None
@@ -183,18 +183,18 @@ def test_what_changes_no_architecture_does_not_change_a_configs_identity(
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_what_changes_the_architecture_changes_a_configs_identity(
+def test_keys_that_change_the_architecture_change_the_hash(
     changes: dict[str, object],
 ) -> None:
     assert sha256_with(**changes) != sha256_with()
 
 
-def test_a_config_that_describes_no_architecture_has_no_identity() -> None:
+def test_a_config_without_known_keys_has_no_hash() -> None:
     assert config_sha256(None) is None
     assert config_sha256(SimpleNamespace(learning_rate=1.0)) is None
 
 
-def test_a_transformers_config_is_the_same_after_it_was_saved_and_another_by_its_rope_theta(
+def test_a_saved_transformers_config_has_the_same_hash_and_rope_theta_changes_it(
     tmp_path: Path,
 ) -> None:
     from transformers import AutoConfig, LlamaConfig
@@ -207,7 +207,7 @@ def test_a_transformers_config_is_the_same_after_it_was_saved_and_another_by_its
     assert config_sha256(changed) != config_sha256(config)
 
 
-def test_a_config_with_names_of_its_own_is_known_by_its_heads_and_sizes() -> None:
+def test_a_config_with_other_names_has_a_hash_of_its_heads_and_sizes() -> None:
     from transformers import GPT2Config
 
     assert config_sha256(GPT2Config(n_head=8)) != config_sha256(GPT2Config(n_head=12))
@@ -251,7 +251,7 @@ def test_truncated_or_edited_files_are_errors_that_name_the_file(
     load_adapter(make_toy(), directory)
 
 
-def test_a_foreign_safetensors_file_is_refused(
+def test_a_safetensors_file_of_another_kind_is_an_error(
     adapter: tuple[nn.Module, Path], make_toy: Callable
 ) -> None:
     _, directory = adapter
@@ -310,7 +310,7 @@ print("done")
 """
 
 
-def test_a_transformers_llama_is_tuned_where_ray_deepspeed_mlflow_and_peft_are_blocked(
+def test_a_transformers_llama_is_tuned_without_ray_deepspeed_mlflow_and_peft(
     tmp_path: Path,
 ) -> None:
     root = Path(__file__).parents[2]

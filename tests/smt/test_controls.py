@@ -1,4 +1,4 @@
-"""Claims about the scores that need no gradient."""
+"""Claims about the scores without gradients."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def test_magnitude_is_the_mean_absolute_weight_of_a_block() -> None:
     assert (low.tolist(), low.dtype) == ([[2.0, 0.25]], torch.float64)
 
 
-def test_a_seed_decides_what_is_chosen_by_chance() -> None:
+def test_random_scores_are_a_function_of_the_seed() -> None:
     a, b, c = (random_scores(SHAPES, 8, seed) for seed in (1, 1, 2))
     assert {name: tuple(scores.shape) for name, scores in a.items()} == {"q": (8, 4), "v": (2, 4)}
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not torch.equal(a["q"], c["q"])
 
 
-def test_chance_prefers_no_module_and_a_smaller_budget_chooses_among_a_largers() -> None:
+def test_random_scores_prefer_no_module_and_a_smaller_budget_chooses_a_subset() -> None:
     counts = {"q": 0, "v": 0}
     for seed in range(200):
         chosen = [
@@ -39,5 +39,5 @@ def test_chance_prefers_no_module_and_a_smaller_budget_chooses_among_a_largers()
             small, large = ({tuple(i) for i in s.modules[name].indices.tolist()} for s in chosen)
             assert small <= large
             counts[name] += len(large)
-    # 32 blocks of q and 8 of v: four fifths are q's.
+    # There are 32 blocks of q and 8 of v, so four fifths belong to q.
     assert counts["q"] / (counts["q"] + counts["v"]) == pytest.approx(0.8, abs=0.03)

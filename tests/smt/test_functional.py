@@ -50,8 +50,8 @@ def test_gradients_pass_gradcheck_against_finite_differences(save_input: bool) -
 def test_block_gradient_equals_dense_gradient_slice(
     dtype: torch.dtype, tolerance: float, save_input: bool
 ) -> None:
-    # The reduction over tokens may run in another order for another product shape, so the claim
-    # is rounding: 1e-12 in float64.
+    # The order of the sum over tokens may depend on the shape of the product, so the results may
+    # differ by rounding: 1e-12 in float64.
     x, weight = draw(33, 20, dtype=dtype), draw(12, 20, dtype=dtype, seed=1)
     grad_y = draw(33, 12, dtype=dtype, seed=2)
     dense_x, dense_weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
@@ -87,7 +87,7 @@ def test_no_tokens_give_zero_gradients() -> None:
     assert torch.equal(blocks.grad, torch.zeros(4, 4, 4, dtype=torch.float64))
 
 
-def test_a_second_derivative_is_refused_and_not_wrong() -> None:
+def test_a_second_derivative_is_an_error() -> None:
     x, weight = draw(5, 20).requires_grad_(), draw(12, 20, seed=1)
     y = run(x, weight, None, GRID.gather(weight, INDICES).requires_grad_())
     (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
@@ -96,6 +96,6 @@ def test_a_second_derivative_is_refused_and_not_wrong() -> None:
 
 
 @pytest.mark.parametrize("indices", [[[0, 0], [0, 0]], [[3, 0]], [[0, -1]]])
-def test_layout_refuses_repeated_and_outside_blocks(indices: list[list[int]]) -> None:
+def test_repeated_blocks_and_blocks_outside_the_grid_are_errors(indices: list[list[int]]) -> None:
     with pytest.raises(AssertionError):
         BlockLayout.from_indices(GRID, torch.tensor(indices))

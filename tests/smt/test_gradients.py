@@ -43,7 +43,7 @@ def test_sums_keep_in_fp32_what_bfloat16_would_lose() -> None:
     assert total.item() == 1 + 8 * 2**-9
 
 
-def test_only_eligible_weights_get_gradients_and_each_is_freed_inside_backward(
+def test_only_eligible_weights_get_gradients_which_are_freed_during_backward(
     make_toy: Callable, tokens: Tensor
 ) -> None:
     model = make_toy()
@@ -63,7 +63,7 @@ def test_only_eligible_weights_get_gradients_and_each_is_freed_inside_backward(
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_requires_grad_and_gradients_are_put_back_even_after_an_error(
+def test_requires_grad_and_gradients_are_restored_even_after_an_error(
     make_toy: Callable, tokens: Tensor
 ) -> None:
     model = make_toy()
@@ -83,7 +83,7 @@ def test_requires_grad_and_gradients_are_put_back_even_after_an_error(
         fail_on_the_way()
     after = {n: (p.requires_grad, p.grad) for n, p in model.named_parameters()}
     assert all(after[n][0] == r and after[n][1] is g for n, (r, g) in before.items())
-    # The gradient that was there before was not counted, and the hooks are gone.
+    # The earlier gradient was not counted, and the hooks are removed.
     assert torch.equal(accumulator.pop(name), expected)
     model.zero_grad()
     model.loss(tokens).backward()
@@ -102,7 +102,7 @@ def test_two_names_of_one_tied_weight_count_once() -> None:
     assert torch.equal(accumulator.pop("0"), expected)
 
 
-def test_popping_gives_the_sum_away_and_a_weight_without_gradient_sums_to_zero() -> None:
+def test_pop_removes_a_sum_and_returns_zeros_for_a_weight_without_gradient() -> None:
     used, unused = nn.Linear(2, 3), nn.Linear(2, 5)
     model = nn.ModuleDict({"used": used, "unused": unused})
     with GradientAccumulator(model, dict(model.items()), device="host") as accumulator:

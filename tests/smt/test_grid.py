@@ -64,7 +64,7 @@ def test_allowed_block_sizes_are_exactly_those_that_divide_every_dimension() -> 
     assert list(sizes) == [s for s in range(1, 577) if all(d % s == 0 for d in dimensions)]
 
 
-def test_a_size_that_does_not_tile_names_the_module_its_shape_and_the_sizes_that_do() -> None:
+def test_the_error_for_a_block_size_names_a_module_its_shape_and_the_allowed_sizes() -> None:
     with pytest.raises(UserError, match=r"q_proj is 576 x 576; got 256.*16, 32, 64") as error:
         check_block_size({"up_proj": (1536, 512), **SMOLLM2}, 256)
     assert error.value.field == "selection.block_size"
@@ -76,6 +76,6 @@ def test_block_size_must_be_a_positive_whole_number(size: object) -> None:
         resolve_block_size(SMOLLM2, size)  # type: ignore[arg-type]
 
 
-def test_no_modules_have_no_block_size() -> None:
+def test_there_is_no_block_size_without_modules() -> None:
     with pytest.raises(UserError, match="at least one linear"):
         common_block_size({})

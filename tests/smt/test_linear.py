@@ -20,7 +20,7 @@ ALL = torch.cartesian_prod(torch.arange(3), torch.arange(5)).int()
 def pair(
     dtype: torch.dtype = torch.float64, bias: bool = True, indices: Tensor = INDICES
 ) -> tuple[nn.Linear, SparseLinear]:
-    """A dense linear (12, 20) and the sparse layer with blocks of 4 x 4 made of its twin."""
+    """A dense linear (12, 20), and a sparse layer with blocks of 4 x 4 of a copy."""
     torch.manual_seed(0)
     dense = nn.Linear(20, 12, bias=bias, dtype=dtype)
     return dense, SparseLinear.from_linear(copy.deepcopy(dense), indices, 4)
@@ -31,7 +31,7 @@ def draw(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def current(layer: SparseLinear) -> Tensor:
-    """The blocks that the weight holds now."""
+    """The blocks in the weight."""
     return layer.grid.gather(layer.weight, layer.indices)
 
 
@@ -82,7 +82,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_plain_optimizer_just_works(name: str) -> None:
+def test_a_plain_optimizer_works(name: str) -> None:
     _, sparse = pair()
     optimizer = OPTIMIZERS[name]([sparse.blocks], lr=0.1)
     x = draw(6, 20)
@@ -128,7 +128,7 @@ def test_unselected_weights_stay_bitwise_unchanged() -> None:
     assert not torch.isclose(merged[selected], dense.weight[selected]).any()
 
 
-def test_two_forwards_before_one_backward_add_up() -> None:
+def test_the_gradients_of_two_forwards_before_one_backward_are_added() -> None:
     dense, sparse = pair()
     first, second = draw(6, 20), draw(2, 3, 20) + 1
     for model in (dense, sparse):
@@ -159,7 +159,7 @@ def test_activation_checkpointing_gives_the_same_gradients(reentrant: bool) -> N
 
 
 def saved_bytes(run: Callable[[], Tensor], but: list[Tensor]) -> int:
-    """Bytes of the distinct storages saved for backward, without those of parameters."""
+    """The bytes of all storages saved for backward, except those of parameters."""
     storages: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ def test_only_the_distinct_chosen_columns_are_saved() -> None:
     assert low == tokens * columns * 4 * 2
 
 
-def test_a_layer_that_sees_all_columns_saves_its_input_and_no_copy() -> None:
+def test_a_layer_that_uses_all_columns_saves_its_input_and_no_copy() -> None:
     _, sparse = pair(indices=ALL)
     x = draw(14, 20)
     parameters = list(sparse.parameters())
@@ -206,7 +206,7 @@ def test_frozen_blocks_save_nothing_of_the_input() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("backward_inside", [True, False])
 @pytest.mark.parametrize("save_input", [True, False])
-def test_autocast_gives_the_gradients_that_nn_linear_gets(
+def test_autocast_gives_the_gradients_of_nn_linear(
     dtype: torch.dtype, backward_inside: bool, save_input: bool
 ) -> None:
     dense, sparse = pair(torch.float32)
@@ -240,7 +240,7 @@ def test_a_backward_inside_autocast_does_not_recast_a_float32_forward() -> None:
 
 
 class Gathered:
-    """ZeRO-3 in small: the weight is empty but while the layer works, and then a fresh base."""
+    """Imitates ZeRO-3: the weight only exists while the layer computes, with the base's values."""
 
     def __init__(self, layer: SparseLinear) -> None:
         self.layer, self.base = layer, layer.weight.detach().clone()
@@ -255,7 +255,7 @@ class Gathered:
         self.layer.weight.data = torch.empty(0, dtype=self.base.dtype)
 
 
-def test_rewriting_makes_a_weight_that_is_gathered_afresh_as_good_as_one_that_stays() -> None:
+def test_with_rewrite_a_newly_gathered_weight_gives_the_same_results() -> None:
     def train(layer: SparseLinear, gathered: Gathered | None) -> list[Tensor]:
         optimizer = torch.optim.SGD([layer.blocks], lr=0.1)
         results = []
@@ -278,7 +278,7 @@ def test_rewriting_makes_a_weight_that_is_gathered_afresh_as_good_as_one_that_st
         assert torch.equal(ours, theirs)
 
 
-def test_refresh_writes_what_was_changed_through_data() -> None:
+def test_refresh_writes_blocks_that_were_changed_through_data() -> None:
     _, sparse = pair()
     x = draw(6, 20)
     sparse(x)
@@ -301,7 +301,7 @@ def test_merge_gives_a_plain_linear_with_the_tuned_weight() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_unmerge_gives_the_base_linear_back_bit_for_bit(dtype: torch.dtype) -> None:
+def test_unmerge_restores_the_base_linear_bit_for_bit(dtype: torch.dtype) -> None:
     dense, sparse = pair(dtype)
     with torch.no_grad():
         sparse.blocks.mul_(2)
@@ -312,7 +312,7 @@ def test_unmerge_gives_the_base_linear_back_bit_for_bit(dtype: torch.dtype) -> N
     assert torch.equal(restored.bias, dense.bias)
 
 
-def test_a_change_of_dtype_keeps_indices_whole_and_blocks_beside_the_weight() -> None:
+def test_a_change_of_dtype_changes_the_blocks_and_not_the_indices() -> None:
     _, sparse = pair(torch.float32)
     sparse.to(torch.bfloat16)
     assert torch.equal(sparse.indices, INDICES)
@@ -332,13 +332,13 @@ def test_a_loaded_state_is_used_by_the_next_forward(assign: bool) -> None:
     assert torch.equal(target(x), source(x))
 
 
-def test_a_state_of_other_blocks_is_refused() -> None:
+def test_a_state_of_other_blocks_is_an_error() -> None:
     (_, source), (_, target) = pair(), pair(indices=INDICES[[0, 1, 3]])
     with pytest.raises(RuntimeError, match="another selection of blocks"):
         target.load_state_dict(source.state_dict())
 
 
-def test_a_copy_trains_alone() -> None:
+def test_a_copy_is_trained_separately() -> None:
     _, sparse = pair()
     twin = copy.deepcopy(sparse)
     with torch.no_grad():
@@ -356,14 +356,14 @@ def test_a_layer_made_in_inference_mode_works() -> None:
         assert torch.equal(layer(draw(6, 20)), dense(draw(6, 20)))
 
 
-def test_the_meta_device_carries_shapes_through_forward_and_backward() -> None:
+def test_forward_and_backward_work_on_the_meta_device() -> None:
     layer = SparseLinear.from_linear(nn.Linear(20, 12, device="meta"), INDICES, 4)
     x = torch.empty(2, 7, 20, device="meta", requires_grad=True)
     layer(x).sum().backward()
     assert (x.grad.shape, layer.blocks.grad.shape) == (x.shape, (4, 4, 4))
 
 
-def test_the_repr_tells_the_block_size_and_number() -> None:
+def test_the_repr_has_the_block_size_and_the_number_of_blocks() -> None:
     _, sparse = pair()
     expected = "in_features=20, out_features=12, bias=True, block_size=4, num_blocks=4"
     assert repr(sparse) == f"SparseLinear({expected})"

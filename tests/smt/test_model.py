@@ -75,7 +75,7 @@ def test_block_gradients_of_a_model_equal_slices_of_its_dense_gradients(
         torch.testing.assert_close(layer.blocks.grad, expected, rtol=1e-12, atol=1e-14)
 
 
-def test_merged_model_computes_what_the_tuned_model_did(
+def test_the_merged_model_computes_the_same_as_the_tuned_model(
     make_toy: Callable, choose: Callable, train: Callable, tokens: Tensor
 ) -> None:
     model = make_toy()
@@ -86,7 +86,7 @@ def test_merged_model_computes_what_the_tuned_model_did(
     assert model.state_dict().keys() == make_toy().state_dict().keys()
 
 
-def test_unloading_gives_the_base_model_back_bit_for_bit(
+def test_unloading_restores_the_base_model_bit_for_bit(
     make_toy: Callable, choose: Callable, train: Callable, tokens: Tensor
 ) -> None:
     model = make_toy(dtype=torch.float32)
@@ -95,7 +95,7 @@ def test_unloading_gives_the_base_model_back_bit_for_bit(
     assert same(state(unload(model)), base)
 
 
-def test_refresh_writes_every_layer_but_those_that_rewrite_at_each_use(
+def test_refresh_skips_layers_that_rewrite_at_each_use(
     make_toy: Callable, choose: Callable
 ) -> None:
     model = make_toy()
@@ -123,7 +123,7 @@ def test_trainable_parameters_count_tied_weights_once_and_blocks_not_twice(
 
 
 def saved_bytes(run: Callable, model: nn.Module) -> int:
-    """Bytes kept for backward, parameters aside, each storage once."""
+    """The bytes of all storages kept for backward, except those of parameters."""
     storages: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ def saved_bytes(run: Callable, model: nn.Module) -> int:
 
 
 def sparse_at(model: nn.Module, columns: dict[str, list[int]]) -> list[nn.Module]:
-    """Blocks of the first block row, at these block columns."""
+    """The blocks of the first block row at some block columns."""
     shapes = {name: tuple(model.get_submodule(name).weight.shape) for name in columns}
     indices = {name: torch.tensor([[0, c] for c in chosen]) for name, chosen in columns.items()}
     make_sparse(model, 4, shapes, indices, {})
@@ -152,7 +152,7 @@ def sparse_at(model: nn.Module, columns: dict[str, list[int]]) -> list[nn.Module
     [([0], [0], [0], 1), ([0], [2], [0, 2], 2), ([0, 1], [1, 2], [3], 4)],
     ids=["the same", "their union", "all of the input"],
 )
-def test_siblings_keep_the_union_of_their_columns_once(
+def test_layers_with_one_input_keep_the_union_of_their_columns_once(
     make_toy: Callable, q: list[int], k: list[int], v: list[int], num_columns: int
 ) -> None:
     model = make_toy()
@@ -163,7 +163,7 @@ def test_siblings_keep_the_union_of_their_columns_once(
     assert found == 2 * 5 * 8 * 4 * num_columns
 
 
-def test_siblings_that_share_a_copy_have_the_gradients_of_layers_alone(
+def test_layers_that_share_a_copy_have_the_gradients_of_single_layers(
     make_toy: Callable,
 ) -> None:
     columns = {"layers.1.q_proj": [0, 2], "layers.1.v_proj": [2, 3]}
@@ -177,7 +177,7 @@ def test_siblings_that_share_a_copy_have_the_gradients_of_layers_alone(
 
 
 @pytest.mark.parametrize("change", ["another tensor", "in place"])
-def test_a_copy_is_not_taken_for_another_inputs(make_toy: Callable, change: str) -> None:
+def test_a_copy_is_not_used_for_another_input(make_toy: Callable, change: str) -> None:
     columns = {"layers.1.q_proj": [0], "layers.1.v_proj": [2]}
     first, second = sparse_at(make_toy(), columns)
     (alone,) = sparse_at(make_toy(), {"layers.1.v_proj": [2]})
@@ -193,7 +193,7 @@ def test_a_copy_is_not_taken_for_another_inputs(make_toy: Callable, change: str)
     held.sum().backward()
 
 
-def test_a_copied_model_shares_inputs_among_its_own_layers(make_toy: Callable) -> None:
+def test_a_copied_model_shares_inputs_only_among_its_own_layers(make_toy: Callable) -> None:
     model = make_toy()
     layers = sparse_at(model, {"layers.1.q_proj": [0], "layers.1.v_proj": [2]})
     layers[0](torch.randn(5, 16, dtype=torch.float64))
@@ -202,7 +202,7 @@ def test_a_copied_model_shares_inputs_among_its_own_layers(make_toy: Callable) -
     assert copied[0].kept_input is not layers[0].kept_input
 
 
-def test_layers_of_a_parent_with_other_inputs_are_no_siblings(make_toy: Callable) -> None:
+def test_layers_of_one_parent_with_different_inputs_share_nothing(make_toy: Callable) -> None:
     model = nn.ModuleDict(
         {"up": nn.Linear(8, 16), "down": nn.Linear(16, 8), "o_proj": nn.Linear(8, 8)}
     )
@@ -210,7 +210,7 @@ def test_layers_of_a_parent_with_other_inputs_are_no_siblings(make_toy: Callable
     assert [layer.kept_input.columns for layer in (up, down, output)] == [(0,), (0,), (1,)]
 
 
-def test_a_model_that_does_not_fit_is_refused_and_left_untouched(
+def test_a_model_that_does_not_fit_is_an_error_and_stays_unchanged(
     make_toy: Callable, choose: Callable
 ) -> None:
     class Conv1D(nn.Module):
@@ -235,9 +235,7 @@ def test_a_model_that_does_not_fit_is_refused_and_left_untouched(
         assert model.head.weight.requires_grad
 
 
-def test_a_subclass_of_linear_is_refused_since_it_may_compute_something_else(
-    make_toy: Callable, choose: Callable
-) -> None:
+def test_a_subclass_of_linear_is_an_error(make_toy: Callable, choose: Callable) -> None:
     class Linear4bit(nn.Linear):
         pass
 
@@ -248,7 +246,7 @@ def test_a_subclass_of_linear_is_refused_since_it_may_compute_something_else(
         apply_selection(model, selection)
 
 
-def test_a_tied_weight_is_refused(make_toy: Callable, choose: Callable) -> None:
+def test_a_tied_weight_is_an_error(make_toy: Callable, choose: Callable) -> None:
     model = make_toy()
     selection = choose(model)
     model.layers[1].q_proj = model.layers[0].q_proj
@@ -257,7 +255,7 @@ def test_a_tied_weight_is_refused(make_toy: Callable, choose: Callable) -> None:
         apply_selection(model, selection)
 
 
-def test_a_second_selection_needs_the_first_to_be_taken_out(
+def test_a_second_selection_needs_the_first_to_be_unloaded(
     make_toy: Callable, choose: Callable
 ) -> None:
     model = make_toy()
@@ -273,7 +271,7 @@ def test_a_second_selection_needs_the_first_to_be_taken_out(
     }
 
 
-def test_a_selection_with_wrong_shapes_in_one_module_changes_none(
+def test_a_selection_with_one_wrong_shape_changes_no_module(
     make_toy: Callable, choose: Callable
 ) -> None:
     model = make_toy()

@@ -26,7 +26,7 @@ def table(block_size: int, seed: int = 0) -> ScoreTable:
 
 
 def direct(gradient: Tensor, weight: Tensor, score: str) -> Tensor:
-    """The score of one block, straight from its definition."""
+    """The score of one block by its definition."""
     g, w = gradient.double(), weight.double()
     return {
         "mean_of_abs": g.abs().mean(),
@@ -69,28 +69,28 @@ def test_a_bfloat16_weight_gives_the_saliency_of_its_own_values() -> None:
     )
 
 
-def test_subset_keeps_the_order_of_the_table_and_refuses_what_was_not_warmed_up() -> None:
+def test_a_subset_keeps_the_order_of_the_table_and_unknown_modules_are_errors() -> None:
     whole = table(6)
     assert list(whole.subset(["a.k_proj", "b.q_proj"]).statistics) == ["b.q_proj", "a.k_proj"]
     assert whole.subset(["a.k_proj"]).shapes == {"a.k_proj": (12, 48)}
-    with pytest.raises(UserError, match=r"warmed up; got 'v_proj'"):
+    with pytest.raises(UserError, match=r"of the warm-up; got 'v_proj'"):
         whole.subset(["v_proj"])
 
 
 @pytest.mark.parametrize(
     ("block_size", "rule"), [(4, "multiple of 6"), (18, "b.q_proj is 24 x 48")]
 )
-def test_sizes_that_the_table_cannot_answer_for_are_refused(block_size: int, rule: str) -> None:
+def test_block_sizes_without_scores_are_errors(block_size: int, rule: str) -> None:
     with pytest.raises(UserError, match=f"{rule}.*use one of 6, 12"):
         table(6).scores(block_size)
 
 
-def test_an_unknown_score_is_refused_with_the_known_ones() -> None:
+def test_the_error_for_an_unknown_score_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match="mean_of_abs, abs_of_mean, l2, saliency; got 'l1'"):
         table(6).scores(score="l1")
 
 
-def test_a_saved_table_loads_as_it_was(tmp_path: Path) -> None:
+def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     before = table(6)
     path = tmp_path / "new folder" / "score_table.safetensors"
     before.save(path)
@@ -106,7 +106,7 @@ def test_a_saved_table_loads_as_it_was(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "new folder").iterdir()] == ["score_table.safetensors"]
 
 
-def test_a_truncated_missing_or_foreign_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_the_error_for_a_bad_file_names_it(tmp_path: Path) -> None:
     path = tmp_path / "score_table.safetensors"
     with pytest.raises(UserError, match=r"score_table.safetensors: must be a score table; got 'no"):
         ScoreTable.load(path)

@@ -17,7 +17,7 @@ from smt_ray.smt.selection import (
 
 
 def table_of(scores: dict[str, list[list[float]]], block_size: int = 2) -> ScoreTable:
-    """A table whose mean_of_abs is ``scores``, of a base model with 1,000 parameters."""
+    """A table whose mean_of_abs is ``scores``; the base model has 1,000 parameters."""
     statistics = {}
     for name, rows in scores.items():
         values = torch.tensor(rows, dtype=torch.float64) * block_size**2
@@ -53,7 +53,7 @@ def test_the_highest_blocks_of_a_hand_computed_example_are_chosen() -> None:
     assert selection.provenance == {"seed": 7}
 
 
-def test_a_selection_at_a_coarser_size_adds_up_the_finest_blocks() -> None:
+def test_a_selection_at_a_larger_size_adds_the_finest_blocks() -> None:
     selection = select_blocks(BY_HAND, num_blocks=1, block_size=4)
     assert indices(selection) == {"x.q_proj": [], "x.v_proj": [[0, 0]]}
     assert selection.modules["x.v_proj"].scores.tolist() == [6]
@@ -67,12 +67,12 @@ def test_per_module_takes_the_same_number_from_each() -> None:
     assert "fewer" not in selection.summary()
 
 
-def test_per_module_says_its_shortfall() -> None:
+def test_the_summary_of_per_module_states_missing_blocks() -> None:
     table = table_of({"q": [[1, 2], [3, 4]], "k": [[5, 6]], "v": [[7, 8], [1, 2]]})
     selection = select_blocks(table, num_blocks=10, scope="per_module", block_size=2)
     assert selection.counts() == {"q": 3, "k": 2, "v": 3}
     assert (selection.num_requested, selection.num_blocks) == (10, 8)
-    assert "2 fewer than the 10 blocks asked for" in selection.summary()
+    assert "2 fewer than the 10 requested blocks" in selection.summary()
     with pytest.raises(UserError, match="at least one block for each of 3 modules; got '2 blocks'"):
         select_blocks(table, num_blocks=2, scope="per_module", block_size=2)
 
@@ -107,7 +107,7 @@ def test_budgets_of_the_paper_give_its_numbers_of_blocks(budget: float, blocks: 
     assert selection.budget == pytest.approx(budget, abs=0.5 * 256**2 / 6_738_415_616)
 
 
-def test_the_eligible_blocks_of_llama_7b_are_the_papers() -> None:
+def test_llama_7b_has_the_eligible_blocks_of_the_paper() -> None:
     everything = select_blocks(llama_7b(), num_blocks=24_576)
     assert everything.num_blocks == 24_576
     assert everything.margin is None
@@ -116,14 +116,14 @@ def test_the_eligible_blocks_of_llama_7b_are_the_papers() -> None:
 
 
 @pytest.mark.parametrize("budget", [0.0019, 0.5, -0.01, float("nan")])
-def test_a_budget_out_of_range_says_the_range(budget: float) -> None:
+def test_the_error_for_a_budget_out_of_range_states_the_range(budget: float) -> None:
     with pytest.raises(UserError, match=r"1 to 8 blocks of 2 x 2, which are 0.004 to 0.032") as e:
         select_blocks(BY_HAND, block_size=2, budget=budget)
     assert e.value.field == "selection.budget"
 
 
 @pytest.mark.parametrize("num_blocks", [0, 9, 2.5])
-def test_a_number_of_blocks_out_of_range_says_the_range(num_blocks: float) -> None:
+def test_the_error_for_a_number_of_blocks_out_of_range_states_the_range(num_blocks: float) -> None:
     with pytest.raises(UserError, match="1 to 8 blocks") as error:
         select_blocks(BY_HAND, block_size=2, num_blocks=num_blocks)  # type: ignore[arg-type]
     assert error.value.field == "selection.num_blocks"
@@ -147,14 +147,14 @@ def test_target_modules_choose_by_last_parts_of_names() -> None:
         match_modules(names, ["o_proj"], field="mine", fix="say v_proj")
 
 
-def test_scores_that_mean_nothing_are_refused() -> None:
+def test_infinite_scores_and_zero_scores_are_errors() -> None:
     with pytest.raises(UserError, match=r"finite; those of x.v_proj are not"):
         select_blocks(table_of({"x.q_proj": [[1]], "x.v_proj": [[float("inf")]]}), num_blocks=1)
     with pytest.raises(UserError, match="must not all be zero"):
         select_blocks(table_of({"x.q_proj": [[0, 0]]}), num_blocks=1)
 
 
-def test_unknown_words_are_refused() -> None:
+def test_unknown_scores_and_scopes_are_errors() -> None:
     with pytest.raises(UserError, match="global, per_module; got 'local'"):
         select_blocks(BY_HAND, num_blocks=1, scope="local")
     with pytest.raises(UserError, match="got 'l1'"):
@@ -172,7 +172,7 @@ def test_any_scores_can_be_ranked_as_a_control() -> None:
     assert selection.score == "random"
 
 
-def test_groups_with_budgets_of_their_own_are_joined() -> None:
+def test_groups_with_their_own_budgets_are_joined() -> None:
     q, v = (
         select_blocks(BY_HAND, num_blocks=n, block_size=2, target_modules=[t])
         for n, t in ((1, "q_proj"), (2, "v_proj"))
@@ -184,7 +184,7 @@ def test_groups_with_budgets_of_their_own_are_joined() -> None:
         join_selections([q, q])
 
 
-def test_groups_are_ranked_apart_and_stay_in_the_models_order() -> None:
+def test_groups_have_separate_rankings_and_the_models_order() -> None:
     scores = {"0.self_attn.v": [[9, 8], [7, 6]], "0.mlp.up": [[1, 2], [3, 4]],
               "1.self_attn.v": [[5, 1], [1, 1]]}  # fmt: skip
     budgets = {"mlp": 0.008, "attention": 0.012}  # two and three blocks of 2 x 2 in 1,000
@@ -198,7 +198,7 @@ def test_groups_are_ranked_apart_and_stay_in_the_models_order() -> None:
     assert selection.margin == pytest.approx(min((3 - 2) / 3, (7 - 6) / 7))
 
 
-def test_a_group_is_a_part_of_a_name_and_the_rest_is_not_chosen_from() -> None:
+def test_a_group_is_a_part_of_a_name_and_other_modules_are_not_eligible() -> None:
     names = ["0.attn.q", "0.attn.v", "0.mlp.up", "0.mlp.v_up"]
     assert match_groups(names, ["attention", "up"]) == {"attention": names[:2], "up": [names[2]]}
     table = table_of({"x.q_proj": [[1, 9]], "x.v_proj": [[8, 3]]})
@@ -215,7 +215,7 @@ def test_a_group_is_a_part_of_a_name_and_the_rest_is_not_chosen_from() -> None:
         ({"q_proj": 0.004}, 0.004, "selection.groups", "the only one of groups, budget"),
     ],
 )
-def test_groups_that_cannot_be_met_are_refused(
+def test_impossible_groups_are_errors(
     groups: dict[str, float], budget: float | None, field: str, words: str
 ) -> None:
     with pytest.raises(UserError, match=words) as caught:
@@ -229,7 +229,7 @@ def test_summary_counts_blocks_by_kind_of_module() -> None:
     assert lines[-1] == "  v_proj: 3 blocks (75.0%) in 1 of 1 modules"
 
 
-def test_a_saved_selection_loads_as_it_was(tmp_path: Path) -> None:
+def test_a_selection_is_read_as_it_was_written(tmp_path: Path) -> None:
     before = select_blocks(BY_HAND, num_blocks=3, block_size=2, target_modules=["q_proj"])
     empty = select_blocks(BY_HAND, num_blocks=1, block_size=4)  # q_proj gets none
     for selection in (before, empty):
