@@ -1,14 +1,14 @@
-"""How a config field says what it is: semantic or execution.
+"""The base class of config sections, and the two roles of their fields.
 
-A *semantic* field changes results and stands in the fingerprints of the stages that it touches; an
-*execution* field (ranks, resources, storage, tracking, how rows are batched) changes none, so that
-a run may go on with another value.
+A *semantic* field changes results, and is part of the fingerprints of the stages that it affects.
+An *execution* field (ranks, resources, storage, tracking, batching) changes no result, so a run can
+be resumed with another value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -17,14 +17,14 @@ _ROLE = "role"
 
 
 class Section(BaseModel):
-    """Base of every part of the config: frozen, strict about names and types."""
+    """A section of the config: frozen, and strict about names and types."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
     )
 
     def semantic(self) -> dict[str, Any]:
-        """The section's semantic fields alone, as plain JSON values."""
+        """The semantic fields of the section, as plain JSON values."""
         dumped = self.model_dump(mode="json")
         return {
             name: dumped[name]
@@ -44,7 +44,7 @@ def execution(default: Any = ..., **constraints: Any) -> Any:
 
 
 def role_of(field: FieldInfo) -> Any:
-    """``semantic`` or ``execution``; None of a field that is no part of a config."""
+    """The role of a field, ``semantic`` or ``execution``; None for a field of another model."""
     extra = field.json_schema_extra
     return extra.get(_ROLE) if isinstance(extra, dict) else None
 
@@ -62,3 +62,30 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+def fields_along(location: Sequence[int | str], root: type[BaseModel]) -> list[FieldInfo]:
+    """The fields that a location leads through; empty if the location does not exist.
+
+    Args:
+        location: The keys, and the indices of list items.
+        root: The section at which the location starts.
+    """
+    found: list[FieldInfo] = []
+    section: type[BaseModel] | None = root
+    for part in location:
+        if isinstance(part, int):
+            continue
+        if section is None or part not in section.model_fields:
+            return []
+        found.append(section.model_fields[part])
+        section = next(sections_in(found[-1].annotation), None)
+    return found
+
+
+def sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections that a field may hold, such as HubSource for ``list[str | HubSource]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from sections_in(argument)

@@ -1,23 +1,21 @@
-"""YAML + ``key=value`` overrides -> one validated, frozen :class:`RunConfig`."""
+"""Loading of configs: a YAML file and overrides become one validated, frozen config."""
 
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
-from smt_ray.config.fields import Section, role_of
+from smt_ray.config.explain import explain
+from smt_ray.config.fields import Section, fields_along, role_of
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 
@@ -27,24 +25,20 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
-    """Reads one run's configuration.
+    """Loads the configuration of one run.
 
     Args:
-        path: A YAML file; None for the built-in quickstart.
-        overrides: ``key.sub=value`` items, the value in YAML, applied in order.
+        path: The YAML file; None for the built-in quickstart.
+        overrides: The ``key.sub=value`` items, whose values are YAML, applied in order.
 
     Raises:
-        UserError: The file cannot be read, is no mapping, or has a bad key or value.
+        UserError: The file cannot be read, it is not a mapping, or it has a bad key or value.
     """
     if path is None:
-        text, stem = (
-            resources.files("smt_ray.config").joinpath("quickstart.yaml").read_text(),
-            QUICKSTART,
-        )
-        source = "the quickstart config"
+        text = resources.files("smt_ray.config").joinpath("quickstart.yaml").read_text()
+        values, stem = _parse(text, "the quickstart config"), QUICKSTART
     else:
-        text, stem, source = _read(Path(path)), Path(path).stem, str(path)
-    values = _parse(text, source)
+        values, stem = read_values(path), Path(path).stem
     apply_overrides(values, overrides)
     if values.get("name") is not None:
         return validate_config(values)
@@ -53,7 +47,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
 
 
 def semantic_digest(values: Mapping[str, Any]) -> str:
-    """A hash for names: another config makes another run, and the same one is found again.
+    """A hash of the semantic keys, for the name of a run.
 
     Raises:
         UserError: A key is unknown or a value breaks its rule.
@@ -63,10 +57,10 @@ def semantic_digest(values: Mapping[str, Any]) -> str:
 
 
 def read_values(path: str | Path) -> dict[str, Any]:
-    """The plain values of a YAML file.
+    """Reads the plain values of a YAML file.
 
     Raises:
-        UserError: It cannot be read or is no mapping.
+        UserError: The file cannot be read, or it is not a mapping.
     """
     return _parse(_read(Path(path)), str(path))
 
@@ -75,7 +69,7 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
     """Sets ``key.sub=value`` items in a plain config, in place and in order.
 
     Raises:
-        UserError: An item is no ``key=value``, or its key leads through a value.
+        UserError: An item is not ``key=value``, or a part of its key names a value.
     """
     for override in overrides:
         _apply(values, override)
@@ -92,7 +86,7 @@ def validate_config(values: Mapping[str, Any]) -> RunConfig:
 
 
 def validate_section(section: type[S], values: Mapping[str, Any]) -> S:
-    """Plain values as a section of its own, such as a comparison.
+    """Validates plain values as a section, such as a comparison.
 
     Raises:
         UserError: A key is unknown or a value breaks its rule.
@@ -100,21 +94,21 @@ def validate_section(section: type[S], values: Mapping[str, Any]) -> S:
     try:
         return section.model_validate(dict(values))
     except ValidationError as error:
-        raise _explain(error, section) from None
+        raise explain(error, section) from None
 
 
 def with_settings(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a plain config in which dotted keys are set to values.
 
     Raises:
-        UserError: A key leads through a value.
+        UserError: A part of a key names a value.
     """
     items = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     return apply_overrides(copy.deepcopy(dict(values)), items)
 
 
 def validate_member(values: Mapping[str, Any], group: str) -> RunConfig:
-    """A run of a comparison or a search, named after the group, its method and what it is.
+    """A run of a comparison or a search; its name has the group, the method and a hash.
 
     Raises:
         UserError: A key is unknown or a value breaks its rule.
@@ -124,12 +118,12 @@ def validate_member(values: Mapping[str, Any], group: str) -> RunConfig:
 
 
 def load_named(section: type[S], path: str | Path, overrides: Iterable[str]) -> S:
-    """Reads a section that has a file of its own, such as a comparison; its name is the file's.
+    """Loads a section that has a file of its own, such as a comparison.
 
     Args:
-        section: The pydantic model; it has a field ``name``.
+        section: The pydantic model, which has a field ``name``. The default is the file's name.
         path: The YAML file.
-        overrides: ``key.sub=value`` items, such as ``run.storage=...``.
+        overrides: The ``key.sub=value`` items, such as ``run.storage=...``.
 
     Raises:
         UserError: The file cannot be read, or has a bad key or value.
@@ -140,8 +134,8 @@ def load_named(section: type[S], path: str | Path, overrides: Iterable[str]) -> 
 
 
 def is_execution_key(key: str) -> bool:
-    """Whether a dotted key of a run changes none of its results; False of one that there is not."""
-    return any(role_of(field) == "execution" for field in _fields(key.split("."), RunConfig))
+    """Whether a dotted key of a run changes no result; False for an unknown key."""
+    return any(role_of(field) == "execution" for field in fields_along(key.split("."), RunConfig))
 
 
 def to_yaml(config: Section) -> str:
@@ -171,7 +165,7 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         values = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())  # it comes with line breaks and a pointer
+        reason = " ".join(str(error).split())  # on one line
         raise UserError(source, f"must be valid YAML ({reason})") from None
     if not isinstance(values, dict):
         raise UserError(source, "must hold a mapping of config keys", got=type(values).__name__)
@@ -179,15 +173,18 @@ def _parse(text: str, source: str) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats and unique keys: PyYAML reads 1e-4 as a string and keeps the last key."""
+    """Reads YAML 1.2's floats and refuses repeated keys.
+
+    PyYAML would read 1e-4 as a string, and keep the last value of a repeated key.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping; a key that stands in it twice is an error."""
+        """Reads a mapping, whose keys must be unique."""
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value} stands there twice", key.start_mark
+                    None, None, f"the key {key.value} is repeated", key.start_mark
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -225,81 +222,3 @@ def _parse_value(key: str, text: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         raise UserError(key, "must be a YAML value", got=text) from None
-
-
-def _explain(error: ValidationError, root: type[BaseModel]) -> UserError:
-    first, num_others = _choose(error)
-    if isinstance(said := first.get("ctx", {}).get("error"), UserError):
-        return said  # by a section's own check, which names the field
-    location = _location(first)
-    field = ".".join(str(part) for part in location) or "config"
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1], root)
-        near = difflib.get_close_matches(str(location[-1]), known, n=1)
-        fix = f"did you mean {near[0]}?" if near else f"known keys here: {', '.join(known)}"
-        return UserError(field, "unknown key", got=first["input"], fix=fix)
-    if first["type"] == "missing":
-        return UserError(field, "must be set", got=None, fix=f"add {field} to the config")
-    message = first["msg"].removeprefix("Value error, ")
-    others = f"; {num_others} more" if num_others else ""
-    if first["type"] == "value_error" and isinstance(first["input"], dict):
-        return UserError(field, message + others)  # the message names its own fields and values
-    return UserError(field, message + others, got=first["input"], fix=_hint(location, root))
-
-
-def _choose(error: ValidationError) -> tuple[ErrorDetails, int]:
-    """The first error, and how many there are elsewhere.
-
-    A union reports each of its branches: the one that led furthest in is what was meant.
-    """
-    errors = error.errors()
-    place = _location(errors[0])
-    here = [other for other in errors if _location(other)[: len(place)] == place]
-    elsewhere = {tuple(_location(other)) for other in errors if other not in here}
-    return max(here, key=lambda e: len(_location(e))), len(elsewhere)
-
-
-def _location(error: ErrorDetails) -> list[int | str]:
-    """The keys that lead to an error, without pydantic's names of a union's branches."""
-    branches = ("int", "str", "bool", "HubSource")
-    return [
-        part
-        for part in error["loc"]
-        if isinstance(part, int) or ("[" not in part and part not in branches)
-    ]
-
-
-def _known_keys(location: list[int | str], root: type[BaseModel]) -> list[str]:
-    """The keys of the section at a location."""
-    section = root
-    for field in _fields(location, root):
-        section = next(_sections(field.annotation), section)
-    return list(section.model_fields)
-
-
-def _hint(location: list[int | str], root: type[BaseModel]) -> str:
-    """The field's own description, which says its unit and what it is for."""
-    fields = _fields(location, root)
-    return " ".join((fields[-1].description or "").split()) if fields else ""
-
-
-def _fields(location: Sequence[int | str], root: type[BaseModel]) -> list[FieldInfo]:
-    """The fields that a location leads through; places in lists are none."""
-    found: list[FieldInfo] = []
-    section: type[BaseModel] | None = root
-    for part in location:
-        if isinstance(part, int):
-            continue
-        if section is None or part not in section.model_fields:
-            return []
-        found.append(section.model_fields[part])
-        section = next(_sections(found[-1].annotation), None)
-    return found
-
-
-def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The sections that a field may hold, such as HubSource in ``list[str | HubSource]``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _sections(argument)

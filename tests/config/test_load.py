@@ -8,12 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from smt_ray.config.load import (
-    apply_overrides,
-    load_config,
-    to_yaml,
-    validate_config,
-)
+from smt_ray.config.fields import flatten
+from smt_ray.config.load import apply_overrides, load_config, to_yaml, validate_config
 from smt_ray.errors import UserError
 
 MINIMAL = "model: {builtin: tiny}\ndata: {train: ['builtin:tiny_arithmetic']}\n"
@@ -112,9 +108,9 @@ def test_reading_exponents_leaves_yaml_itself_alone() -> None:
     assert yaml.safe_load("1e-4") == "1e-4"
 
 
-def test_a_key_that_stands_twice_is_refused(write: Any) -> None:
+def test_a_repeated_key_is_refused(write: Any) -> None:
     error = refusal(path=write(MINIMAL + "seed: 1\nseed: 2\n"))
-    assert "seed stands there twice" in error.rule
+    assert "the key seed is repeated" in error.rule
 
 
 @pytest.mark.parametrize(
@@ -261,3 +257,12 @@ def test_overrides_apply_to_plain_values_in_place() -> None:
     values: dict[str, Any] = {"a": {"b": 1}}
     assert apply_overrides(values, ["a.c=2", "d=x"]) is values
     assert values == {"a": {"b": 1, "c": 2}, "d": "x"}
+
+
+def test_flattening_keeps_every_value_and_does_not_flatten_lists() -> None:
+    tree = {"selection": {"budget": 0.0084, "groups": {}}, "data": {"train": ["a", "b"]}}
+    assert flatten(tree) == {
+        "selection.budget": 0.0084,
+        "selection.groups": {},
+        "data.train": ["a", "b"],
+    }

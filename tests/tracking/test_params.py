@@ -8,18 +8,8 @@ from smt_ray.tracking.params import (
     as_text,
     clean_key,
     config_params,
-    flatten,
     shorten,
 )
-
-
-def test_flattening_keeps_every_leaf_and_lists_whole() -> None:
-    tree = {"selection": {"budget": 0.0084, "groups": {}}, "data": {"train": ["a", "b"]}}
-    assert flatten(tree) == {
-        "selection.budget": 0.0084,
-        "selection.groups": {},
-        "data.train": ["a", "b"],
-    }
 
 
 def test_parameters_are_without_what_the_page_says_by_itself() -> None:
