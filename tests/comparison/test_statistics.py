@@ -1,4 +1,4 @@
-"""Claims about paired differences and their intervals."""
+"""Claims about accuracies, paired differences and their intervals."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from smt_ray.comparison.statistics import (
-    Estimate,
     accuracies,
     mean_over_seeds,
     paired_difference,
     verdict,
 )
+from smt_ray.documents.comparison import Interval
 from smt_ray.evaluation.metrics import wilson_interval
 
 
@@ -21,6 +21,10 @@ def draw_rows(seed: int, share: float, number: int) -> np.ndarray:
 
 def answers(seed: int, share: float, num_rows: int = 400, num_seeds: int = 3) -> np.ndarray:
     return np.random.default_rng(seed).random((num_seeds, num_rows)) < share
+
+
+def numbers(found: Interval) -> tuple[float, float, float]:
+    return found.value, found.low, found.high
 
 
 def test_the_average_is_over_tasks_not_rows() -> None:
@@ -37,13 +41,13 @@ def test_each_task_has_an_interval_and_their_mean_is_the_average() -> None:
     assert found.average.value == pytest.approx(np.mean([e.value for e in found.tasks.values()]))
 
 
-def test_fewer_rows_say_less() -> None:
+def test_fewer_rows_have_a_wider_interval() -> None:
     found = accuracies({"a": answers(0, 0.5, 400, 1), "b": answers(1, 0.5, 50, 1)})
     widths = {task: estimate.high - estimate.low for task, estimate in found.tasks.items()}
     assert widths["b"] > 2 * widths["a"]
 
 
-def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_an_interval_of_one_seed_covers_the_truth_in_about_95_percent_of_cases() -> None:
     hits = 0
     for seed in range(200):
         found = accuracies({"a": answers(seed, 0.7, 200, 1)}).average
@@ -53,8 +57,10 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 
 @pytest.mark.parametrize("num_seeds", [3, 5])
 @pytest.mark.parametrize("spread", [0.0, 0.02, 0.1])
-def test_so_it_does_where_seeds_differ_by_chance(num_seeds: int, spread: float) -> None:
-    """Three seeds of one sign alone say little: their range covers the truth in 75% of cases."""
+def test_intervals_of_several_seeds_cover_the_truth_in_about_95_percent_of_cases(
+    num_seeds: int, spread: float
+) -> None:
+    """The range of three seeds alone would cover the truth in 75% of cases only."""
     draw = np.random.default_rng(0)
 
     def trained() -> np.ndarray:
@@ -78,21 +84,21 @@ def test_the_interval_of_one_seed_and_one_task_is_wilsons() -> None:
     assert (found.low, found.high) == pytest.approx(expected, abs=1e-4)
 
 
-def test_answers_that_are_all_right_have_an_interval_that_ends_at_one() -> None:
+def test_the_interval_of_correct_answers_only_ends_at_one() -> None:
     found = accuracies({"a": np.ones((3, 50), dtype=bool)}).average
-    assert found == Estimate(1.0, pytest.approx(wilson_interval(50, 50)[0]), 1.0)
+    assert numbers(found) == (1.0, pytest.approx(wilson_interval(50, 50)[0]), 1.0)
 
 
-def test_answers_that_never_differ_leave_the_difference_that_as_many_rows_may_hide() -> None:
+def test_the_interval_of_equal_answers_is_as_wide_as_wilsons_for_a_share_of_zero() -> None:
     right = {"a": np.ones((3, 40), dtype=bool), "b": np.ones((3, 10), dtype=bool)}
     hidden = 1 - wilson_interval(50, 50)[0]
-    assert paired_difference(right, right) == pytest.approx((0.0, -hidden, hidden))
+    assert numbers(paired_difference(right, right)) == pytest.approx((0.0, -hidden, hidden))
     wrong = {task: ~rows for task, rows in right.items()}
-    assert paired_difference(right, wrong) == pytest.approx((1.0, 1 - hidden, 1.0))
+    assert numbers(paired_difference(right, wrong)) == pytest.approx((1.0, 1 - hidden, 1.0))
 
 
 def test_three_seeds_make_a_t_interval_of_two_degrees_of_freedom() -> None:
-    """The number itself: 4.303 standard errors, where rows have no say."""
+    """Its half width is 4.303 standard errors; the rows add no variance here."""
     rows = np.zeros((3, 100_000), dtype=bool)
     for seed, share in enumerate((0.4, 0.5, 0.6)):
         rows[seed, draw_rows(seed, share, rows.shape[1])] = True
@@ -100,11 +106,12 @@ def test_three_seeds_make_a_t_interval_of_two_degrees_of_freedom() -> None:
     assert (found.high - found.value) / (0.1 / 3**0.5) == pytest.approx(4.303, rel=0.01)
     alone = mean_over_seeds([0.4, 0.5, 0.6])
     reach = 4.3027 * 0.1 / 3**0.5
-    assert alone == pytest.approx((0.5, 0.5 - reach, 0.5 + reach), rel=1e-4)
+    assert alone
+    assert numbers(alone) == pytest.approx((0.5, 0.5 - reach, 0.5 + reach), rel=1e-4)
     assert mean_over_seeds([0.5]) is None
 
 
-def test_a_paired_difference_is_surer_than_the_accuracies_where_rows_agree() -> None:
+def test_a_paired_difference_has_a_narrower_interval_than_accuracies_if_rows_agree() -> None:
     worse = {"a": answers(0, 0.6)}
     better = {"a": worse["a"] | answers(1, 0.1)}
     found = paired_difference(better, worse)
@@ -115,7 +122,7 @@ def test_a_paired_difference_is_surer_than_the_accuracies_where_rows_agree() -> 
     assert verdict(paired_difference(worse, better)) == "reversed"
 
 
-def test_equal_ways_are_not_resolved_and_seeds_that_disagree_widen_the_interval() -> None:
+def test_equal_answers_are_not_resolved_and_different_seeds_widen_the_interval() -> None:
     same = {"a": answers(0, 0.6)}
     assert verdict(paired_difference(same, same)) == "not resolved"
     steady = {"a": np.concatenate([answers(seed, 0.5, 400, 1) for seed in range(3)])}
@@ -134,5 +141,7 @@ def test_the_same_answers_have_the_same_interval() -> None:
     [(0.1, 0.2, "held"), (-0.2, -0.1, "reversed"), (-0.1, 0.1, "not resolved"),
      (0.0, 0.0, "not resolved")],
 )  # fmt: skip
-def test_a_verdict_is_where_the_interval_lies(low: float, high: float, expected: str) -> None:
-    assert verdict(Estimate((low + high) / 2, low, high)) == expected
+def test_a_verdict_follows_from_the_ends_of_the_interval(
+    low: float, high: float, expected: str
+) -> None:
+    assert verdict(Interval(value=(low + high) / 2, low=low, high=high)) == expected
