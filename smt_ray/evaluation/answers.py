@@ -1,7 +1,7 @@
 """Reads an answer from a text, and compares it with the expected one.
 
 The rules are those of LLM-Adapters with all their faults, so that results can be compared with
-published ones. The rule of AQuA takes the first letter from A to E wherever it is, also in
+published ones. The rule of AQuA takes the first letter from A to E anywhere, also in
 "A: Let the...". It disagrees with the stated "The answer is (C)" in about one of five reference
 outputs. :func:`stated_letter` reads what is stated; both results are reported.
 """

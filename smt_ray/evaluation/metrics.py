@@ -1,4 +1,4 @@
-"""What a task's predictions add up to."""
+"""The predictions of a task in numbers: accuracy, its interval, and throughput."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class RankTraining:
         training: The tokenised rows that are trained on.
         validation: The tokenised rows that are held out; None for no validation.
         settings: See :class:`TrainingSettings`.
-        callbacks: What the loop calls.
+        callbacks: The functions that the loop calls.
         device: This rank's device.
         after_prepare: A function that is called with the prepared model before the engine takes
             its parameters.

@@ -42,7 +42,7 @@ def choose_mode(model: nn.Module, mode: str, *, training: bool) -> BatchingMode:
     if obstacle := packing_obstacle(model):
         return BatchingMode(PADDED, obstacle)
     if mode == PREFIX_PACKED and training and has_dropout(model):
-        return BatchingMode(PACKED, "with dropout each row draws its own, so no prefix is shared")
+        return BatchingMode(PACKED, "the dropout of rows differs, so they cannot share a prefix")
     return BatchingMode(mode)
 
 
@@ -56,7 +56,7 @@ def packing_obstacle(model: nn.Module) -> str | None:
     text = config.get_text_config()
     kind = type(model).__name__
     if not getattr(model, "_supports_attention_backend", False):
-        return f"{kind} does not let its attention be exchanged"
+        return f"{kind} does not support another attention kernel"
     others = set(getattr(text, "layer_types", None) or ()) - _LAYER_TYPES
     if others:
         return f"{kind} has layers of {', '.join(sorted(others))}"
@@ -66,7 +66,7 @@ def packing_obstacle(model: nn.Module) -> str | None:
         return f"{kind} has attention sinks"
     scaling: Mapping[str, Any] = getattr(text, "rope_parameters", None) or {}
     if any(rope_type in str(scaling) for rope_type in ("dynamic", "longrope")):
-        return "its rotary embedding depends on the length of what it is given"
+        return "its rotary embedding depends on the length of the input"
     return None
 
 

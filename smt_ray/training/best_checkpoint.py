@@ -1,4 +1,4 @@
-"""The checkpoint with the lowest validation loss, in a folder of its own."""
+"""The checkpoint with the lowest validation loss, which has its own folder."""
 
 from __future__ import annotations
 

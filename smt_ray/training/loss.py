@@ -18,8 +18,7 @@ class SupervisedLoss(nn.Module):
     With a large vocabulary the head costs as much as several layers, and most positions have no
     target. So the head computes logits only for positions that predict a target: either the last
     layer computes no other hidden states (:mod:`smt_ray.training.last_layer`), or a hook before the
-    head picks those. The model itself still does whatever it does to its logits (soft-capping,
-    scaling).
+    head picks those. The model itself still transforms its logits (soft-capping, scaling).
 
     Args:
         model: A transformers causal language model with the method's layers in place.

@@ -15,7 +15,7 @@ READ = [
     ("boolq", "the correct answer is true", "true"),
     ("boolq", "the correct answer is false.", "false"),
     ("boolq", "it is not true, so false", "true"),  # the first one counts
-    ("boolq", "untrue", "true"),  # wherever it stands
+    ("boolq", "untrue", "true"),  # part of a word
     ("boolq", "The answer is True", None),  # in lower case only
     ("boolq", "yes", None),
     ("piqa", "the correct answer is solution2", "solution2"),

@@ -13,7 +13,7 @@ from tests.evaluation.made import prediction
 ODD = 'ends\u2028\u0085\x1d\r\nin many ways: \u00fc, \u4f60, \U0001f600, "quoted" and \\ \0'
 
 
-def test_predictions_are_read_as_they_were_written_whatever_their_texts_hold() -> None:
+def test_predictions_with_any_texts_are_read_as_they_were_written() -> None:
     predictions = [
         prediction(0, ODD),
         prediction(1, None),

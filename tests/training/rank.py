@@ -141,7 +141,7 @@ class Rank:
         """Waits for the checkpoint of another group."""
         place, deadline = self.folder / "states" / name, time.monotonic() + 400
         while not (place / "ready").exists():
-            assert time.monotonic() < deadline, f"nobody wrote {name}"
+            assert time.monotonic() < deadline, f"{name} was not written"
             time.sleep(0.1)
         return place
 

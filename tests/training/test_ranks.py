@@ -1,6 +1,6 @@
-"""Claims about training on two ranks, at every ZeRO stage; see harness.py for how it is measured.
+"""Claims about training on two ranks, at every ZeRO stage; harness.py makes the measurements.
 
-One folder of measurements, made by three processes side by side, serves all of them.
+Three processes make all measurements in one folder, at the same time.
 """
 
 from __future__ import annotations
