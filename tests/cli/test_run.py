@@ -128,7 +128,7 @@ def test_a_bad_config_is_refused(refused: Refused, overrides: list[str], parts: 
     [
         ("- a list", ["must hold a mapping", "got 'list'"]),
         ("model: {builtin: tiny", ["must be valid YAML"]),
-        ("seed: 1\nseed: 2", ["must be valid YAML", "seed stands there twice"]),
+        ("seed: 1\nseed: 2", ["must be valid YAML", "the key seed is repeated"]),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "config"])
