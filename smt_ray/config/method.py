@@ -1,4 +1,4 @@
-"""The method: the warm-up, what is selected from it, and how it is trained."""
+"""The sections of the method: warm-up, selection, LoRA and training."""
 
 from __future__ import annotations
 
@@ -16,29 +16,34 @@ DEFAULT_RANK = 32
 
 
 class WarmupConfig(Section):
-    """Gradients summed over a number of steps, by which blocks are scored (paper section 3.2)."""
+    """The warm-up: gradients are summed over some steps, to score blocks (paper section 3.2)."""
 
     mode: Literal["base", "trained"] = semantic("base")
-    """base: the gradients of the base model, as the paper has it. trained: those of full
-    fine-tuning, whose updated weights are kept and gone on from, as the published code has it."""
+    """The weights whose gradients are summed. base: the base model's, as in the paper. trained:
+    those of full fine-tuning, which updates the weights in each step; training then continues from
+    the updated weights, as in the published code."""
     num_steps: int = semantic(100, ge=1)
-    """Global batches whose gradient is added to the sum."""
+    """The number of global batches whose gradients are summed."""
     learning_rate: float | None = semantic(None, gt=0)
-    """Of mode trained, constant after a ramp of ``training.lr_warmup_steps``; null for
-    ``training.learning_rate``. No effect with mode base."""
+    """The learning rate of mode trained, which stays constant after a ramp of
+    ``training.lr_warmup_steps``; null for ``training.learning_rate``. It has no effect with mode
+    base."""
     target_modules: list[str] = semantic(list(DEFAULT_TARGET_MODULES), min_length=1)
-    """Eligible linears, by the last parts of their names; the table covers all of them."""
+    """The linears whose blocks are scored, by the last parts of their names."""
     table_block_size: int | Literal["auto"] = semantic(AUTO)
-    """The finest block size kept; auto is the largest common divisor up to 32."""
+    """The finest block size that can be selected later; auto is the largest size up to 32 that
+    divides every dimension of the linears."""
     reduction: Literal["gradient", "score"] = semantic("gradient")
-    """What shards send: signed sums (exact), or block statistics (l^2 times less traffic)."""
+    """What shards send. gradient: sums of gradients, which is exact. score: statistics of blocks of
+    l x l weights, which is l^2 times less traffic."""
     num_shards: int = execution(1, ge=1)
-    """Tasks that the steps are divided over; 1 with mode trained, whose ranks are training's.
-    Semantic where ``reduction`` is score."""
+    """The number of tasks that share the steps; it changes results only if ``reduction`` is score.
+    Mode trained needs 1: its steps follow each other, and the ranks of training carry them out."""
     gpus_per_shard: int = execution(1, ge=1)
-    """GPUs of a shard; above 1 the layers of a model that one cannot hold are spread over them."""
+    """The number of GPUs of a shard. If it is above 1, the layers of the model are spread over
+    them, for models that do not fit one GPU."""
     accumulate_on: Literal["device", "host"] = execution("device")
-    """Where the fp32 sums are kept."""
+    """The memory that holds the fp32 sums: the GPU's or the host's."""
 
     @model_validator(mode="after")
     def _a_step_each(self) -> WarmupConfig:
@@ -50,24 +55,25 @@ class WarmupConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _trained_in_one_piece(self) -> WarmupConfig:
+    def _trained_without_shards(self) -> WarmupConfig:
         if self.mode == "trained" and (self.num_shards > 1 or self.reduction == "score"):
             raise ValueError(
-                "mode trained needs num_shards 1 and reduction gradient, as each step goes on from"
-                f" the one before (ranks are resources.num_workers); got {self.num_shards} and"
-                f" {self.reduction}"
+                "mode trained needs num_shards 1 and reduction gradient, since each step continues"
+                f" from the one before; got {self.num_shards} and {self.reduction} (set"
+                " resources.num_workers to use more processes)"
             )
         if self.mode == "trained" and self.gpus_per_shard > 1:
             raise ValueError(
-                "gpus_per_shard has no effect with mode trained, whose ranks are training's: set"
-                " resources.num_workers and deepspeed.zero_stage"
+                "gpus_per_shard has no effect with mode trained, which uses the ranks of training:"
+                " set resources.num_workers and deepspeed.zero_stage"
             )
         return self
 
     def semantic(self) -> dict[str, Any]:
-        """The declared fields, and ``num_shards`` if absolute values are summed over shards.
+        """The semantic fields that have an effect.
 
-        The learning rate has no effect with ``mode: base``.
+        The learning rate has none with ``mode: base``. The number of shards has one if
+        ``reduction`` is score, since the absolute values of each shard are then summed.
         """
         values = super().semantic()
         if self.mode == "base":
@@ -78,27 +84,31 @@ class WarmupConfig(Section):
 
 
 class SelectionConfig(Section):
-    """Which blocks are trained (paper section 3.2, appendix B)."""
+    """The selection of the blocks that are trained (paper section 3.2, appendix B)."""
 
     block_size: int | Literal["auto"] = semantic(AUTO)
-    """Side of a block; auto is the largest size up to 256 that divides every eligible dimension."""
+    """The number of rows and columns of a block; auto is the largest size up to 256 that divides
+    every dimension of the eligible linears."""
     budget: float | None = semantic(None, gt=0, le=1)
-    """Trainable parameters as a fraction of the base model's; default 0.0084."""
+    """The trained parameters as a fraction of the base model's; the default is 0.0084."""
     num_blocks: int | None = semantic(None, ge=1)
-    """The other way to say it."""
+    """The number of selected blocks, instead of ``budget``."""
     groups: dict[str, Annotated[float, Field(gt=0, le=1)]] | None = semantic(None, min_length=1)
-    """Budgets of groups of modules, ranked apart, instead of ``budget``; a group is a part of its
-    modules' names (self_attn, v_proj) or attention or mlp. All others are not chosen from."""
+    """The budgets of groups of modules, instead of ``budget``. Each group has a ranking of its own.
+    Its name is attention, mlp, or a part of its modules' names such as self_attn or v_proj. No
+    blocks of modules outside the groups are selected."""
     score: Literal["mean_of_abs", "abs_of_mean", "l2", "saliency", "random", "magnitude"] = (
         semantic("mean_of_abs")
     )
-    """How a block is scored; mean_of_abs is the paper's. The controls random (by ``seed``) and
-    magnitude (of the weights) need no gradient: there is no warm-up, but that of mode trained,
-    whose weights are gone on from all the same."""
+    """The score by which blocks are ranked; mean_of_abs is the paper's. The controls random (drawn
+    by ``seed``) and magnitude (of the weights) need no gradients. With them the warm-up is skipped,
+    unless its mode is trained, since training continues from its weights."""
     scope: Literal["global", "per_module"] = semantic("global")
-    """One ranking over the model, or the same number from each module."""
+    """Whether blocks of the whole model are ranked together, or the same number of blocks is
+    selected in each module."""
     target_modules: list[str] | None = semantic(None, min_length=1)
-    """A subset of ``warmup.target_modules``; null for all of them."""
+    """The linears whose blocks may be selected, a subset of ``warmup.target_modules``; null for all
+    of them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -121,22 +131,22 @@ class SelectionConfig(Section):
 
 
 class LoraConfig(Section):
-    """LoRA's and DoRA's settings; no effect with other methods.
+    """The settings of LoRA and DoRA, which have no effect with other methods.
 
-    The defaults are those of the published baselines (LLM-Adapters, DoRA), not peft's.
+    The defaults are those of the published baselines (LLM-Adapters, DoRA) instead of peft's.
     """
 
     rank: int | None = semantic(None, ge=1)
-    """Rank of the two factors; default 32."""
+    """The rank of the two factors; the default is 32."""
     budget: float | None = semantic(None, gt=0, le=1)
-    """The other way to say it: trainable parameters as a fraction of the base model's, DoRA's
-    magnitudes included; the rank is the nearest."""
+    """The trained parameters as a fraction of the base model's, instead of ``rank``. The rank that
+    comes nearest is used; DoRA's magnitudes count, too."""
     alpha: int | None = semantic(None, ge=1)
-    """The update is scaled by alpha / rank; null for twice the rank."""
+    """The numerator of the update's scale alpha / rank; null for twice the rank."""
     dropout: float = semantic(0.05, ge=0, lt=1)
-    """Dropout before the first factor, in training."""
+    """The dropout rate before the first factor, in training."""
     target_modules: list[str] = semantic(list(LORA_TARGET_MODULES), min_length=1)
-    """Adapted linears, by the last parts of their names."""
+    """The adapted linears, by the last parts of their names."""
 
     @model_validator(mode="before")
     @classmethod
@@ -151,20 +161,21 @@ class LoraConfig(Section):
 
 
 class TrainingConfig(Section):
-    """The optimisation: what the paper and its baselines report."""
+    """The optimisation, with the settings that the paper and its baselines report."""
 
     batch_size: int = semantic(16, ge=1)
-    """Rows per optimizer step over all ranks."""
+    """The number of rows of an optimizer step, over all ranks."""
     num_epochs: int | None = semantic(None, ge=1)
-    """Passes over the training rows; default 3 where ``max_steps`` is not set."""
+    """The number of passes over the training rows; the default is 3 if ``max_steps`` is not set."""
     max_steps: int | None = semantic(None, ge=1)
-    """Optimizer steps, instead of ``num_epochs``."""
+    """The number of optimizer steps, instead of ``num_epochs``."""
     learning_rate: float = semantic(1e-4, gt=0)
-    """Peak learning rate."""
+    """The peak learning rate."""
     lr_schedule: Literal["linear", "cosine", "constant"] = semantic("linear")
-    """From the peak to 0 over the steps after the ramp; constant stays."""
+    """How the learning rate falls from the peak to 0 after the ramp; with constant it stays at the
+    peak."""
     lr_warmup_steps: int = semantic(0, ge=0)
-    """Steps of the linear ramp from 0 to the peak."""
+    """The number of steps in which the learning rate rises linearly from 0 to the peak."""
     weight_decay: float = semantic(0.0, ge=0)
     """AdamW's decoupled weight decay."""
     adam_betas: tuple[float, float] = semantic((0.9, 0.999), strict=False)
@@ -172,18 +183,21 @@ class TrainingConfig(Section):
     adam_epsilon: float = semantic(1e-8, gt=0)
     """AdamW's epsilon."""
     max_grad_norm: float = semantic(1.0, ge=0)
-    """Global gradient norm that larger gradients are scaled to; 0 for none."""
+    """The largest global gradient norm, to which larger gradients are scaled; 0 for no limit."""
     validate_every_steps: int | None = execution(None, ge=1)
-    """Steps between validation losses; null for one at the end. Needs ``data.validation_rows``."""
+    """The number of steps between validation losses; null for only one at the end. It needs
+    ``data.validation_rows``."""
     checkpoint_every_steps: int | None = execution(None, ge=1)
-    """Steps between checkpoints; null for one at the end. One more before a node is preempted."""
+    """The number of steps between checkpoints; null for only one at the end. A further checkpoint
+    is written before a node is preempted."""
     keep_checkpoints: int = execution(2, ge=1)
-    """Latest checkpoints kept, besides the best: the lowest validation loss at a checkpoint."""
+    """The number of latest checkpoints that are kept. The checkpoint with the lowest validation
+    loss is kept, too."""
     activation_checkpointing: bool = execution(False)
-    """Whether layers keep their input alone and run once more in backward: less memory, about a
-    third more time."""
+    """Whether layers keep their inputs only and are computed again in the backward pass. It needs
+    less memory and about a third more time."""
     log_every_steps: int = execution(1, ge=1)
-    """Steps between records of the loss."""
+    """The number of steps between records of the loss."""
 
     @model_validator(mode="before")
     @classmethod
@@ -200,7 +214,7 @@ class TrainingConfig(Section):
 
 
 def _with_default(values: Any, name: str, default: Any, *, unless: str) -> Any:
-    """A default for one of two fields of which exactly one is set."""
+    """Sets the default of one of two fields if neither is given."""
     if isinstance(values, dict) and values.get(name) is None and values.get(unless) is None:
         return {**values, name: default}
     return values

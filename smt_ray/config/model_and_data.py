@@ -1,4 +1,4 @@
-"""Which base model, and which rows it learns from."""
+"""The sections of the base model and of the rows that it learns from."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ class ModelConfig(Section):
     """The base model: a folder, a hub name, or the built-in one."""
 
     path: str | None = semantic(None)
-    """A local folder or a name on the Hugging Face hub."""
+    """A local folder, a URI of an object store, or a name on the Hugging Face hub."""
     builtin: Literal["tiny"] | None = semantic(None)
-    """The model that ships with the package; needs no network."""
+    """The model that ships with the package and needs no network."""
     revision: str | None = semantic(None)
-    """Hub revision (branch, tag or commit); no effect on folders."""
+    """The branch, tag or commit on the hub; it has no effect on folders."""
     gguf_file: str | None = semantic(None)
-    """File name of GGUF weights inside ``path``; they are dequantised on load."""
+    """The name of the file with GGUF weights in ``path``; the weights are dequantised on load."""
     dtype: Literal["float32", "bfloat16"] = semantic("float32")
-    """What weights are loaded as, and what training computes in."""
+    """The type in which weights are loaded and training computes."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = execution("sdpa")
-    """The attention kernel of padded batches and of evaluation, by transformers' name; packed rows
-    have their own, on torch's sdpa."""
+    """The attention kernel of padded batches and of evaluation, by the name that transformers gives
+    it. Packed rows use a kernel of their own, which is built on torch's sdpa."""
     trust_remote_code: bool = execution(False)
     """Whether code that comes with the model may run."""
     architecture: dict[str, Any] | None = semantic(None)
-    """A bare transformers config (``model_type: llama``, ...) for counting on the meta device."""
+    """A transformers config (``model_type: llama``, ...) without weights, to plan and count."""
 
     def resolved(self) -> ModelConfig:
         """The section with an absolute path, if it names a local folder.
@@ -69,39 +69,42 @@ class ModelConfig(Section):
 
 
 class HubSource(Section):
-    """Training rows from the Hugging Face hub, in LLM-Adapters' fields."""
+    """A dataset of training rows on the Hugging Face hub, with the fields of LLM-Adapters."""
 
     hub: str = semantic()
-    """Dataset name, owner/name."""
+    """The name of the dataset, owner/name."""
     config: str | None = semantic(None)
-    """The dataset's configuration (subset)."""
+    """The configuration (subset) of the dataset."""
     split: str = semantic("train")
-    """The dataset's split."""
+    """The split of the dataset."""
     revision: str | None = semantic(None)
-    """Branch, tag or commit."""
+    """The branch, tag or commit."""
 
 
 class DataConfig(Section):
-    """Training and test rows, and how a row becomes tokens."""
+    """The training and test rows, and how a row becomes tokens."""
 
     dir: str | None = semantic(None)
-    """A folder laid out like LLM-Adapters: ft-training_set/*.json, dataset/<task>/test.json; or the
-    word hub: test rows are then the original datasets', in LLM-Adapters' form."""
+    """The folder of the rows, laid out like LLM-Adapters: ft-training_set/*.json and
+    dataset/<task>/test.json. With the word hub, test rows come from the original datasets on the
+    hub, in the form of LLM-Adapters."""
     train: list[str | HubSource] = semantic()
-    """Sources: a JSON or JSONL file (relative to dir), builtin:<task>, hub:<task> (such as
-    hub:boolq, the original dataset in LLM-Adapters' form), or {hub: owner/name}."""
+    """The sources of training rows: a JSON or JSONL file (relative to dir), builtin:<task>,
+    hub:<task> (such as hub:boolq, the original dataset in the form of LLM-Adapters), or
+    {hub: owner/name}."""
     max_rows: int | None = semantic(None, ge=1)
-    """Use only this many training rows, drawn by the seed; null for all."""
+    """The number of training rows to use, drawn by the seed; null for all."""
     validation_rows: int = semantic(0, ge=0)
-    """Rows held out of training for the validation loss, drawn by the seed."""
+    """The number of rows that are held out of training for the validation loss, drawn by the
+    seed."""
     prompt: Literal["clean", "legacy"] = semantic("clean")
-    """The clean prompt, or the published one with its stray spaces."""
+    """The form of the prompt: clean, or the published one (legacy) with its superfluous spaces."""
     train_on_inputs: bool = semantic(False)
-    """Whether prompt tokens are targets of the loss too."""
+    """Whether prompt tokens are targets of the loss, too."""
     max_length: int = semantic(512, ge=2)
-    """Tokens a row may have."""
+    """The largest number of tokens of a row."""
     overlong: Literal["truncate", "drop"] = semantic("truncate")
-    """What happens to longer rows; both are counted and reported."""
+    """What happens to longer rows. Their number is reported."""
 
     @model_validator(mode="after")
     def _some_rows(self) -> DataConfig:

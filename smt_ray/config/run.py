@@ -1,4 +1,4 @@
-"""The whole configuration of one run."""
+"""The configuration of one run."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from smt_ray.config.running import (
     TrackingConfig,
 )
 
-# The sections that are some methods' alone. They may stand in any config, so that a comparison is
-# one key apart, and have no effect where the method is another.
+# The methods that a section is for. It may be set with every method, so that the runs of a
+# comparison differ in one key, and it has no effect with other methods.
 _SECTIONS_OF = {"warmup": ("smt",), "selection": ("smt",), "lora": ("lora", "dora")}
 
 
 class RunConfig(Section):
-    """One complete run; one YAML file is one of these."""
+    """The configuration of one run, which is the content of one YAML file."""
 
     name: str = execution()
-    """The run's folder under ``<storage>/runs`` and its MLflow run name; by default made of the
-    config file's name and a hash of the semantic keys."""
+    """The name of the run in MLflow and of its folder in ``<storage>/runs``. By default it is made
+    of the config file's name and a hash of the semantic keys."""
     storage: str = execution("smt_ray_storage")
-    """A local folder or a pyarrow/fsspec URI such as s3://bucket/prefix."""
+    """The place of all results: a local folder, or a URI of pyarrow or fsspec such as
+    s3://bucket/prefix."""
     seed: int = semantic(0, ge=0, lt=2**16)
-    """Order of rows, held-out rows and dropout."""
+    """The seed of the order of rows, of the held-out rows and of dropout."""
     method: Literal["smt", "lora", "dora", "full"] = semantic("smt")
-    """What is trained: selected blocks, peft's LoRA or DoRA factors, or every weight."""
+    """What is trained: selected blocks (smt), peft's LoRA or DoRA factors, or every weight."""
     model: ModelConfig = semantic()
     data: DataConfig = semantic()
     warmup: WarmupConfig = semantic(WarmupConfig())
@@ -48,7 +49,7 @@ class RunConfig(Section):
     tracking: TrackingConfig = execution(TrackingConfig())
 
     def semantic_tree(self) -> dict[str, Any]:
-        """All semantic keys, by section; another method's sections change nothing."""
+        """The semantic keys by section, without sections that have no effect."""
         tree: dict[str, Any] = {"seed": self.seed, "method": self.method}
         for name in type(self).model_fields:
             section = getattr(self, name)
@@ -60,7 +61,7 @@ class RunConfig(Section):
 
     @property
     def idle_sections(self) -> tuple[str, ...]:
-        """The sections that are other methods' alone."""
+        """The sections that are for other methods only."""
         return tuple(name for name, methods in _SECTIONS_OF.items() if self.method not in methods)
 
     @property
@@ -92,7 +93,7 @@ class RunConfig(Section):
     @classmethod
     def _a_file_name(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
-            raise ValueError("must be letters, digits, '.', '_' and '-', as it names a folder")
+            raise ValueError("must be letters, digits, '.', '_' and '-', since it names a folder")
         return value
 
     @model_validator(mode="after")
@@ -101,8 +102,8 @@ class RunConfig(Section):
         outside = [name for name in wanted if name not in self.warmup.target_modules]
         if outside:
             raise ValueError(
-                f"selection.target_modules must be warmed up; got {outside} outside"
-                f" warmup.target_modules {self.warmup.target_modules}"
+                f"selection.target_modules must be among warmup.target_modules"
+                f" {self.warmup.target_modules}; got {outside}"
             )
         return self
 
@@ -110,6 +111,6 @@ class RunConfig(Section):
     def _validation_has_rows(self) -> RunConfig:
         if self.training.validate_every_steps and not self.data.validation_rows:
             raise ValueError(
-                "training.validate_every_steps has no effect: set data.validation_rows"
+                "training.validate_every_steps has no effect without data.validation_rows: set both"
             )
         return self

@@ -1,4 +1,4 @@
-"""How and where a run is executed, evaluated and tracked."""
+"""The sections that say how and where a run is executed, evaluated and tracked."""
 
 from __future__ import annotations
 
@@ -11,97 +11,104 @@ from smt_ray.config.fields import Section, execution, semantic
 
 
 class BatchingConfig(Section):
-    """How the rows of a step become micro-batches; changes no result."""
+    """How the rows of a step become micro-batches. It changes no result."""
 
     mode: Literal["prefix_packed", "packed", "padded"] = execution("prefix_packed")
-    """packed: rows one after the other, no padding, attention within each; prefix_packed: and what
-    a pack's rows begin with alike computed once; padded: rows of like length, padded to the
-    longest. Where a model or dropout does not allow packing exactly, the run says so and does the
-    next best."""
+    """How rows share a micro-batch. packed: one after the other without padding, each with its own
+    attention. prefix_packed: packed, and a prefix that several rows share is computed once. padded:
+    rows of similar length, padded to the longest. If packing would not be exact, because of the
+    model or dropout, the run falls back to another mode and says so."""
     max_tokens: int = execution(1024, ge=1)
-    """Tokens of a micro-batch, after packing or with padding; a longer row stands alone."""
+    """The largest number of tokens of a micro-batch, padding included. A longer row has a
+    micro-batch of its own."""
 
 
 class DeepSpeedConfig(Section):
-    """What DeepSpeed is asked for."""
+    """The settings of DeepSpeed."""
 
     zero_stage: Literal[0, 1, 2, 3] = execution(2)
-    """ZeRO stage: 1 shards optimizer states, 2 gradients too, 3 weights too."""
+    """The ZeRO stage: 0 partitions nothing, 1 partitions optimizer states, 2 also gradients, and
+    3 also weights."""
     extra: dict[str, Any] = semantic({})
-    """Further keys of DeepSpeed's own configuration, merged over ours; they may change results."""
+    """Keys of DeepSpeed's own configuration, which take precedence over those that are set here.
+    They may change results."""
 
 
 class ResourcesConfig(Section):
-    """What processes get. Every value is per process."""
+    """The processes of a run, and the resources of each."""
 
     num_workers: int = execution(1, ge=1)
-    """Training ranks, and evaluation workers."""
+    """The number of training ranks, and of evaluation workers."""
     use_gpu: bool | Literal["auto"] = execution("auto")
-    """One GPU a process; auto uses them where the cluster has any."""
+    """Whether each process uses a GPU; auto uses GPUs if the cluster has any."""
     cpus_per_worker: float = execution(1, gt=0)
-    """CPUs that a process asks Ray for; also its threads."""
+    """The number of CPUs of a process, which is also its number of threads."""
     accelerator_type: str | None = execution(None)
-    """Ray accelerator type such as H100; null for any."""
+    """Ray's accelerator type, such as H100; null for any."""
     max_failures: int = execution(3, ge=0)
-    """How often lost training workers are replaced."""
+    """The number of times that lost training workers are replaced."""
     wait_timeout_s: float = execution(3600, ge=0)
-    """Seconds that a stage waits for CPUs or GPUs which other work on the cluster holds."""
+    """The most seconds that a stage waits for CPUs or GPUs that other work on the cluster holds."""
     autoscale_timeout_s: float = execution(0, ge=0)
-    """Seconds that a cluster's autoscaler is given to start the nodes that the workers need; they
-    stay until the run's end. 0 takes the cluster as it is."""
+    """The most seconds to wait for nodes that the autoscaler of the cluster starts for the workers.
+    The nodes are kept until the end of the run. 0 uses the nodes that are there."""
 
     @model_validator(mode="after")
     def _known_what_to_ask_for(self) -> ResourcesConfig:
         if self.autoscale_timeout_s and self.use_gpu == "auto":
             raise ValueError(
-                "autoscale_timeout_s needs use_gpu to be true or false, as auto goes by what is"
-                f" there already; got {self.autoscale_timeout_s:g}"
+                "autoscale_timeout_s needs use_gpu to be true or false, since auto depends on the"
+                f" nodes that are there already; got {self.autoscale_timeout_s:g}"
             )
         return self
 
 
 class EvaluationConfig(Section):
-    """Test tasks and the published protocol."""
+    """The test tasks, and how they are evaluated."""
 
     tasks: list[str] = semantic([])
-    """Task names; empty skips evaluation."""
+    """The names of the tasks; without any, there is no evaluation."""
     max_rows: int | None = semantic(None, ge=1)
-    """Use only the first rows of each task; null for all."""
+    """The number of rows of each task, from its beginning; null for all."""
     num_beams: int = semantic(1, ge=1)
-    """1 is greedy; the published protocol has 4."""
+    """The number of beams; 1 is greedy decoding, and the published protocol uses 4."""
     repetition_penalty: float = semantic(1.0, gt=0)
-    """What scores of tokens that are there already are divided by; 1 is none, SMT's authors have
+    """The penalty of tokens that the text already contains. 1 is none, and SMT's authors use
     1.1."""
     max_new_tokens: int | None = semantic(None, ge=1)
-    """Most tokens to generate; null for the task's: 32 of commonsense, 256 of math."""
+    """The largest number of tokens to generate; null for the task's own limit, which is 32 for
+    commonsense and 256 for math."""
     lower_case: bool = semantic(False)
-    """Whether generated texts are read in lower case, as SMT's authors do; letters never are."""
+    """Whether answers are read from the lower-cased text, as SMT's authors do. Answers that are
+    letters are read from the text as it is."""
     base: bool = semantic(True)
-    """Whether the base model is evaluated too."""
+    """Whether the base model is evaluated, too."""
     base_likelihood: bool = semantic(False)
-    """Whether the base is also scored by likelihood, which needs no format learning."""
+    """Whether the base model is also evaluated by likelihood, for which it need not know the format
+    of answers."""
     tuned_likelihood: bool = semantic(False)
-    """Whether the tuned model is scored by likelihood too, beside what it generates."""
+    """Whether the tuned model is also evaluated by likelihood."""
     batch_tokens: int = execution(8192, ge=1)
-    """Tokens of a generation batch, padding and new tokens included."""
+    """The largest number of tokens of a generation batch, padding and new tokens included."""
 
 
 class TrackingConfig(Section):
-    """MLflow."""
+    """Tracking with MLflow."""
 
     enabled: bool = execution(True)
-    """Whether runs are tracked."""
+    """Whether the run is tracked."""
     uri: str | None = execution(None)
-    """Tracking URI; null takes MLFLOW_TRACKING_URI, else an sqlite file in the storage."""
+    """The tracking URI; null for MLFLOW_TRACKING_URI or else an sqlite file in the storage."""
     experiment: str = execution("smt_ray")
-    """Experiment name."""
+    """The name of the experiment."""
 
     @model_validator(mode="after")
     def _no_password(self) -> TrackingConfig:
         if self.uri and urlsplit(self.uri).password is not None:
-            raise ValueError(  # of the section, so that the message does not repeat the value
-                "uri must not hold a password, for it is kept and shown with every run; set"
-                " MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the whole of it as"
+            # An error of the field instead of the section would show the value.
+            raise ValueError(
+                "uri must not hold a password, because it is stored and shown with every run; set"
+                " MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the whole URI as"
                 " MLFLOW_TRACKING_URI, in the environment"
             )
         return self
