@@ -80,18 +80,31 @@ def packed_attention(
             keys, values = _prepend(prefix_keys, keys), _prepend(prefix_values, values)
         for i in parents.intersection(range(run.first, run.first + run.num_segments)):
             seen_by[i] = keys[:, :, i - run.first], values[:, :, i - run.first]
-        output = F.scaled_dot_product_attention(
-            _fold(own, groups),
-            keys[0].transpose(0, 1),
-            values[0].transpose(0, 1),
-            attn_mask=_mask(
-                run.segment.start, run.segment.length, sliding_window, groups, query.device
-            ),
-            scale=scaling,
-            dropout_p=dropout,
-        )
-        outputs.append(_unfold(output, groups))
+        start, length = run.segment.start, run.segment.length
+        mask = _mask(start, length, sliding_window, groups, query.device)
+        outputs.append(_attend(own, keys, values, mask, groups, scaling, dropout))
     return torch.cat(outputs)[None], None
+
+
+def _attend(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    groups: int,
+    scaling: float | None,
+    dropout: float,
+) -> Tensor:
+    """Queries (1, H, R, S, D) with keys and values (1, K, R, P + S, D), to (R * S, H, D)."""
+    output = F.scaled_dot_product_attention(
+        _fold(query, groups),
+        keys[0].transpose(0, 1),
+        values[0].transpose(0, 1),
+        attn_mask=mask,
+        scale=scaling,
+        dropout_p=dropout,
+    )
+    return _unfold(output, groups)
 
 
 def _prepend(prefix: Tensor, own: Tensor) -> Tensor:
