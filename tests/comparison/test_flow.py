@@ -1,4 +1,4 @@
-"""A comparison through Ray: shared stages, tables, MLflow's parent and children."""
+"""Claims about a comparison through Ray: shared stages, tables, and MLflow's parent run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from smt_ray.artifacts.storage import Storage
 from smt_ray.comparison.flow import compare
 from smt_ray.config.comparison import ComparisonConfig
 from smt_ray.config.load import validate_section
-from smt_ray.grid import runs as grid
+from smt_ray.documents.comparison import CellResult, ComparisonDocument, Interval
+from smt_ray.run.flow import Flow
 from tests.runs import ONE_WORKER, QUICK
 
 pytestmark = pytest.mark.slow
@@ -47,31 +48,42 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> ComparisonConfig:
 
 
 @pytest.fixture(scope="module")
-def compared(cluster: None, comparison: ComparisonConfig) -> dict[str, Any]:
+def compared(cluster: None, comparison: ComparisonConfig) -> ComparisonDocument:
     return compare(comparison)
 
 
-def test_cells_hold_what_their_runs_measured(compared: dict[str, Any]) -> None:
-    rows = compared["tables"]["rates"]["rows"]
-    chosen = compared["learning_rates"]["smt"]["chosen"]
-    losses = compared["learning_rates"]["smt"]["validation_loss"]
-    assert losses[f"{chosen:g}"] == min(losses.values())
-    assert rows["chosen"][""]["learning_rate"] == chosen
-    for row in rows.values():
-        cell = row[""]
-        assert cell["errors"] == []
-        assert 0 <= cell["average"]["low"] <= cell["average"]["value"] <= cell["average"]["high"]
-        assert cell["by_seed"] == [cell["average"]["value"]]
-        assert cell["step_seconds"] > 0
-    (claim,) = compared["tables"]["rates"]["claims"]
-    values = [rows[row][""]["average"]["value"] for row in ("high", "low")]
-    assert claim["difference"]["value"] == pytest.approx(values[0] - values[1])
+def average(cell: CellResult) -> Interval:
+    assert cell.average is not None
+    return cell.average
 
 
-def test_runs_share_what_they_have_in_common(
-    compared: dict[str, Any], comparison: ComparisonConfig
+def cells(compared: ComparisonDocument) -> dict[str, CellResult]:
+    return {row: cell for row, _, cell in compared.tables["rates"].cells()}
+
+
+def test_cells_show_the_measurements_of_their_runs(compared: ComparisonDocument) -> None:
+    rates = compared.learning_rates["smt"]
+    losses = {rate: loss for rate, loss in rates.validation_loss.items() if loss is not None}
+    assert len(losses) == 2
+    assert losses[f"{rates.chosen:g}"] == min(losses.values())
+    assert cells(compared)["chosen"].learning_rate == rates.chosen
+    for cell in cells(compared).values():
+        assert cell.errors == []
+        found = average(cell)
+        assert 0 <= found.low <= found.value <= found.high
+        assert cell.by_seed == [found.value]
+        assert cell.step_seconds
+        assert cell.step_seconds > 0
+    (claim,) = compared.tables["rates"].claims
+    high, low = (average(cells(compared)[row]).value for row in ("high", "low"))
+    assert claim.difference
+    assert claim.difference.value == pytest.approx(high - low)
+
+
+def test_runs_share_their_common_stages(
+    compared: ComparisonDocument, comparison: ComparisonConfig
 ) -> None:
-    assert len(compared["runs"]) == 2, "each learning rate's, which are the cells' too"
+    assert len(compared.runs) == 2, "the cells share the runs of the learning rates"
     storage = Storage(comparison.run["storage"])
     stages = storage.list_folders("stages")
     kinds = [stage.partition("-")[0] for stage in stages]
@@ -79,19 +91,20 @@ def test_runs_share_what_they_have_in_common(
     assert kinds.count("training") == 2
 
 
-def test_a_second_time_nothing_is_run_again(
-    compared: dict[str, Any], comparison: ComparisonConfig, monkeypatch: pytest.MonkeyPatch
+def test_a_finished_comparison_starts_no_run_again(
+    compared: ComparisonDocument, comparison: ComparisonConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> Any:
         raise AssertionError("a finished run was started")
 
-    monkeypatch.setattr(grid, "_carry_out", refuse)
+    monkeypatch.setattr(Flow, "run", refuse)
     again = compare(comparison)
-    assert again["tables"] == compared["tables"]
+    assert again.tables == compared.tables
+    assert all(run.reused for run in again.runs.values())
 
 
 def test_mlflow_shows_the_runs_under_the_comparison(
-    compared: dict[str, Any], comparison: ComparisonConfig
+    compared: ComparisonDocument, comparison: ComparisonConfig
 ) -> None:
     from mlflow import MlflowClient
 
@@ -103,13 +116,13 @@ def test_mlflow_shows_the_runs_under_the_comparison(
     parent = runs.pop("mine (comparison)")
     assert len(runs) == 2
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
-    value = compared["tables"]["rates"]["rows"]["low"][""]["average"]["value"]
+    value = average(cells(compared)["low"]).value
     assert parent.data.metrics["accuracy/rates/low"] == value
-    assert compared["tables"]["rates"]["title"] in parent.data.tags["mlflow.note.content"]
+    assert compared.tables["rates"].title in parent.data.tags["mlflow.note.content"]
     names = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"comparison.md", "comparison.json", "rates.csv", "rates.png", "report.html"} <= names
     assert parent.info.status == "FINISHED"
     folder = Path(comparison.run["storage"]) / "comparisons" / "mine"
     assert (folder / "comparison.md").read_text().startswith("# mine")
     page = (folder / "report.html").read_text()
-    assert all(f'href="../../runs/{name}/report.html"' in page for name in compared["runs"])
+    assert all(f'href="../../runs/{name}/report.html"' in page for name in compared.runs)

@@ -1,9 +1,10 @@
-"""A search through Ray Tune: one warm-up, failed trials noted, killed and gone on with."""
+"""Claims about searches through Ray Tune: one warm-up, failed trials, interrupted searches."""
 
 from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,16 +17,21 @@ from typing import Any
 import pytest
 import yaml
 
+from smt_ray.artifacts.layout import BEST_CONFIG, MANIFEST, SEARCH, TRIALS, search_folder
+from smt_ray.artifacts.runs import RunFolder
+from smt_ray.artifacts.storage import Storage
 from smt_ray.config.load import load_config, validate_section
 from smt_ray.config.search import SearchConfig
+from smt_ray.documents.search import FAILED, FINISHED, SearchDocument, TrialList, TrialResult
 from smt_ray.errors import UserError
 from smt_ray.search.flow import search
 from tests import processes
 from tests.runs import ONE_WORKER, QUICK
 
 RATES = [5e-3, 1e-3, 1e30]
-"""The last one diverges."""
+"""Learning rates of the trials; the last one diverges."""
 KEY = "training.learning_rate"
+FOLDER = search_folder("mine")
 
 
 def make(storage: Path, **changes: Any) -> dict[str, Any]:
@@ -39,7 +45,7 @@ def make(storage: Path, **changes: Any) -> dict[str, Any]:
     return {**values, "scheduler": "none", **changes}
 
 
-def test_an_impossible_point_is_refused_by_name_before_anything_starts(tmp_path: Path) -> None:
+def test_a_point_that_cannot_work_is_refused_by_name_before_anything_starts(tmp_path: Path) -> None:
     space = {"selection.block_size": {"grid_search": [16, 24]}}
     with pytest.raises(UserError, match=r"selection\.block_size.*24"):
         search(validate_section(SearchConfig, make(tmp_path, space=space)))
@@ -61,8 +67,8 @@ def test_a_scheduler_that_does_not_fit_the_training_is_refused_before_anything_s
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The storage of a search that was killed after its first trial, started again, terminated as a
-    batch system does it, and started once more. Its paths are relative."""
+    """The storage of a search that was killed after its first trial, started again, terminated by
+    SIGTERM, and started once more. Its paths are relative."""
     folder = tmp_path_factory.mktemp("searched")
     storage = folder / "kept"
     storage.mkdir()
@@ -72,15 +78,15 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     driver = processes.start(command, storage / "killed.log", folder=folder)
     try:
         _wait_until("trial 2 of 3", driver, storage / "killed.log")
-        assert not (storage / "searches/mine/search.json").exists()
+        assert not (storage / FOLDER / SEARCH).exists()
     finally:
         processes.kill(driver)
-    (finished,) = storage.glob("stages/training-*/manifest.json")
+    (finished,) = storage.glob(f"stages/training-*/{MANIFEST}")
     shutil.copy(finished, storage / "first_trial.json")
     driver = processes.start(command, storage / "interrupted.log", folder=folder)
     try:
         _wait_until("trial 2 of 3", driver, storage / "interrupted.log")
-        os.kill(driver.pid, signal.SIGTERM)  # as a job that is stopped
+        os.kill(driver.pid, signal.SIGTERM)  # as batch systems stop a job
         (storage / "exit_code.txt").write_text(str(driver.wait(timeout=60)))
     finally:
         processes.kill(driver)
@@ -101,27 +107,32 @@ def _wait_until(said: str, driver: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @pytest.fixture
-def trials(searched: Path) -> dict[float, dict[str, Any]]:
-    found = json.loads((searched / "searches/mine/search.json").read_text())["trials"]
-    return {trial["point"][KEY]: trial for trial in found}
+def results(searched: Path) -> SearchDocument:
+    return Storage(str(searched)).read_document(SearchDocument, f"{FOLDER}/{SEARCH}", fix="")
+
+
+@pytest.fixture
+def trials(results: SearchDocument) -> dict[Any, TrialResult]:
+    """Learning rate -> its trial."""
+    return {trial.point[KEY]: trial for trial in results.trials}
 
 
 @pytest.mark.slow
-def test_a_search_that_was_killed_keeps_its_finished_trials_and_goes_on(
-    searched: Path, trials: dict[float, dict[str, Any]]
+def test_a_killed_search_resumes_and_keeps_its_finished_trials(
+    searched: Path, trials: dict[Any, TrialResult]
 ) -> None:
-    assert "goes on: 1 of 3 trials are done" in (searched / "again.log").read_text()
+    assert "resumed: 1 of 3 trials are finished" in (searched / "again.log").read_text()
     before = json.loads((searched / "first_trial.json").read_text())
-    after = searched / "stages" / before["stage"] / "manifest.json"
+    after = searched / "stages" / before["stage"] / MANIFEST
     assert json.loads(after.read_text()) == before, "trained once"
-    assert {rate: trial["status"] for rate, trial in trials.items()} == {
-        5e-3: "finished", 1e-3: "finished", 1e30: "failed",
+    assert {rate: trial.status for rate, trial in trials.items()} == {
+        5e-3: FINISHED, 1e-3: FINISHED, 1e30: FAILED,
     }  # fmt: skip
-    assert [step for step, _ in trials[1e-3]["history"]] == [4, 8]
+    assert [step for step, _ in trials[1e-3].history] == [4, 8]
 
 
 @pytest.mark.slow
-def test_sigterm_ends_a_search_as_an_interrupt_does_and_says_how_to_go_on(searched: Path) -> None:
+def test_sigterm_ends_a_search_like_an_interrupt_and_says_how_to_resume(searched: Path) -> None:
     assert (searched / "exit_code.txt").read_text() == "130"
     assert (
         (searched / "interrupted.log")
@@ -131,7 +142,7 @@ def test_sigterm_ends_a_search_as_an_interrupt_does_and_says_how_to_go_on(search
 
 
 @pytest.mark.slow
-def test_one_warm_up_serves_all_trials_and_the_start_after_the_kill(searched: Path) -> None:
+def test_one_warm_up_serves_all_trials_of_all_starts(searched: Path) -> None:
     kinds = [path.name.partition("-")[0] for path in (searched / "stages").iterdir()]
     assert (kinds.count("tokens"), kinds.count("warmup")) == (1, 1)
     logs = [(searched / f"{name}.log").read_text() for name in ("killed", "interrupted", "again")]
@@ -139,32 +150,32 @@ def test_one_warm_up_serves_all_trials_and_the_start_after_the_kill(searched: Pa
 
 
 @pytest.mark.slow
-def test_a_trial_that_diverges_says_why_and_ends_no_search(
-    trials: dict[float, dict[str, Any]],
+def test_a_trial_that_diverges_says_why_and_the_search_continues(
+    trials: dict[Any, TrialResult],
 ) -> None:
-    assert "must be finite" in trials[1e30]["error"]
+    assert "must be finite" in trials[1e30].error
 
 
 @pytest.mark.slow
-def test_the_winner_has_the_lowest_loss_and_alone_was_evaluated(
-    searched: Path, trials: dict[float, dict[str, Any]]
+def test_the_winner_has_the_lowest_loss_and_only_the_winner_was_evaluated(
+    searched: Path, results: SearchDocument
 ) -> None:
-    results = json.loads((searched / "searches/mine/search.json").read_text())
-    finished = [trial for trial in trials.values() if trial["status"] == "finished"]
-    best = min(finished, key=lambda trial: float(trial["loss"]))
-    assert results["trials"][0] == best
-    assert results["winner"]["name"] == best["run"]
-    assert set(results["winner"]["tasks"]) == {"tiny_commonsense", "tiny_arithmetic"}
+    finished = [trial for trial in results.trials if trial.status == FINISHED]
+    best = min(finished, key=lambda trial: trial.loss or math.inf)
+    assert results.trials[0] == best
+    assert results.winner.name == best.run
+    assert set(results.winner.tasks) == {"tiny_commonsense", "tiny_arithmetic"}
     for trial in finished:
-        stages = json.loads((searched / "runs" / trial["run"] / "run.json").read_text())["stages"]
-        assert any(kind.startswith("evaluation") for kind in stages) == (trial is best)
-    run = load_config(searched / "searches/mine/best.yaml")
-    assert (run.name, run.training.learning_rate) == (best["run"], best["point"][KEY])
+        assert trial.run
+        stages = RunFolder(Storage(str(searched)), trial.run).manifest().stages
+        assert any(key.startswith("evaluation") for key in stages) == (trial is best)
+    run = load_config(searched / FOLDER / BEST_CONFIG)
+    assert (run.name, run.training.learning_rate) == (best.run, best.point[KEY])
 
 
 @pytest.mark.slow
 def test_mlflow_shows_one_parent_with_a_child_for_each_trial(
-    searched: Path, trials: dict[float, dict[str, Any]]
+    searched: Path, trials: dict[Any, TrialResult]
 ) -> None:
     from mlflow import MlflowClient
 
@@ -173,27 +184,27 @@ def test_mlflow_shows_one_parent_with_a_child_for_each_trial(
     client = MlflowClient(resolve_tracking_uri(None, str(searched)))
     (experiment,) = [e for e in client.search_experiments() if e.name == "smt_ray"]
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert set(runs) == {"mine (search)", *(trial["run"] for trial in trials.values())}
+    assert set(runs) == {"mine (search)", *(trial.run for trial in trials.values())}
     parent = runs.pop("mine (search)")
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["best/validation/loss"] == min(
-        trial["loss"] for trial in trials.values() if trial["status"] == "finished"
+        trial.loss for trial in trials.values() if trial.status == FINISHED
     )
     assert parent.data.metrics[f"best/{KEY}"] in RATES
     assert (parent.data.metrics["trials/finished"], parent.data.metrics["trials/failed"]) == (2, 1)
     assert "best/eval/average/tuned" in parent.data.metrics
     assert "the winner" in parent.data.tags["mlflow.note.content"]
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert {"best.yaml", "trials.csv", "trials.png", f"loss_over_{KEY}.png"} <= files
+    assert {BEST_CONFIG, "trials.csv", "trials.png", f"loss_over_{KEY}.png"} <= files
     for trial in trials.values():
-        run = runs[trial["run"]]
+        run = runs[trial.run]
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert float(run.data.params[KEY]) == trial["point"][KEY]
-        assert run.info.status == ("FAILED" if trial["status"] == "failed" else "FINISHED")
+        assert float(run.data.params[KEY]) == trial.point[KEY]
+        assert run.info.status == ("FAILED" if trial.status == FAILED else "FINISHED")
 
 
 @pytest.mark.slow
-def test_another_search_of_the_name_is_refused(searched: Path) -> None:
+def test_another_search_with_the_same_name_is_refused(searched: Path) -> None:
     other = make(searched, space={KEY: {"grid_search": [1e-3]}})
     before = (searched / "mlflow.db").read_bytes()
     with pytest.raises(UserError, match="another search made"):
@@ -202,7 +213,7 @@ def test_another_search_of_the_name_is_refused(searched: Path) -> None:
 
 
 @pytest.mark.slow
-def test_optuna_goes_on_after_a_kill_and_trains_a_point_that_it_draws_twice_once(
+def test_optuna_resumes_after_a_kill_and_trains_a_point_that_it_draws_twice_once(
     tmp_path: Path,
 ) -> None:
     storage = tmp_path / "kept"
@@ -222,8 +233,9 @@ def test_optuna_goes_on_after_a_kill_and_trains_a_point_that_it_draws_twice_once
         assert again.wait(timeout=240) == 0, (tmp_path / "again.log").read_text()
     finally:
         processes.kill(again)
-    (trial,) = json.loads((storage / "searches/mine/search.json").read_text())["trials"]
-    assert (trial["status"], trial["point"], trial["step"]) == ("finished", {KEY: 5e-3}, 8)
-    entries = json.loads((storage / "searches/mine/trials.json").read_text())
-    assert [entry["status"] for entry in entries] == ["finished", "finished"]
+    kept = Storage(str(storage))
+    (trial,) = kept.read_document(SearchDocument, f"{FOLDER}/{SEARCH}", fix="").trials
+    assert (trial.status, trial.point, trial.step) == (FINISHED, {KEY: 5e-3}, 8)
+    entries = kept.read_document(TrialList, f"{FOLDER}/{TRIALS}", fix="").trials
+    assert [entry.status for entry in entries] == [FINISHED, FINISHED]
     assert len(list(storage.glob("stages/training-*"))) == 1

@@ -1,4 +1,4 @@
-"""Claims about what a search makes before its trials start."""
+"""Claims about the stages that a search makes before its trials start."""
 
 from __future__ import annotations
 
@@ -7,50 +7,43 @@ from typing import Any
 
 import pytest
 
-from smt_ray.config.run import RunConfig
-from smt_ray.config.search import SearchConfig
-from smt_ray.methods.blocks import check_model, skeleton_of
+from smt_ray.artifacts.layout import SELECTION, SELECTION_PICTURE
+from smt_ray.methods.blocks import check_blocks
+from smt_ray.models.load import shared_skeleton
 from smt_ray.run.flow import Flow
 from smt_ray.search import shared as search_shared
-from smt_ray.search.space import draw_points
-from smt_ray.stages import warmup as warmup_graph
-from smt_ray.stages.plan import make_plan
-from tests.search.searches import KEY, leave_run, make_search
+from smt_ray.search.planned import plan_search
+from smt_ray.search.shared import make_shared
+from smt_ray.stages import selection as selection_stage
+from smt_ray.stages.plan import RunPlan, Until, make_plan
+from tests.finished_runs import publish_stage
+from tests.search.searches import KEY, leave_trained, make_search
 
-SIZES = {"selection.block_size": {"grid_search": [16, 32]}}
+SIZES = {"selection.block_size": {"grid_search": [32, 64]}}
 RATES = {KEY: {"grid_search": [1e-3, 2e-3]}}
 STEPS = {"warmup.num_steps": {"grid_search": [5, 10]}}
 
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is made, of which nothing is computed."""
+    """The stages that are made; nothing is computed."""
     found: list[str] = []
 
-    def publish(name: str, flow: Flow) -> None:
-        stage = flow.plan.stages[name]
-        if stage.manifest() is None:
-            found.append(name)
-            stage.publish([], {}, 0.0)
+    def make(plan: RunPlan, key: str) -> None:
+        if not plan.stages[key].is_done():
+            found.append(key)
+            publish_stage(plan, key)
 
-    def run(flow: Flow, until: str) -> None:
-        publish("tokens", flow)
+    def run(flow: Flow, until: Until) -> None:
+        make(flow.plan, "tokens")
         if flow.needs_warmup():
-            publish("warmup", flow)
+            make(flow.plan, "warmup")
         if until == "selection":
-            publish("selection", flow)
-
-    def make_tokens(plan: Any) -> None:
-        found.append("tokens")
-        plan.tokens.publish([], {}, 0.0)
+            make(flow.plan, "selection")
 
     monkeypatch.setattr(Flow, "run", run)
-    monkeypatch.setattr(search_shared, "make_tokens", make_tokens)
+    monkeypatch.setattr(search_shared, "make_tokens", lambda plan: make(plan, "tokens"))
     return found
-
-
-def runs_of(config: SearchConfig) -> list[RunConfig]:
-    return [config.make_run(point) for point in draw_points(config)]
 
 
 @pytest.mark.parametrize(
@@ -64,40 +57,38 @@ def runs_of(config: SearchConfig) -> list[RunConfig]:
         ({"method": {"grid_search": ["lora", "full"]}}, {"tokens": 1, "warmup": 0, "selection": 0}),
     ],
 )
-def test_what_trials_share_is_made_once_and_the_rest_is_left_to_them(
+def test_shared_stages_are_made_once_and_the_others_are_left_to_the_trials(
     tmp_path: Path, made: list[str], space: dict[str, Any], expected: dict[str, int]
 ) -> None:
-    search_shared.make_shared(runs_of(make_search(tmp_path, space=space)), None)
+    make_shared(plan_search(make_search(tmp_path, space=space)), None)
     assert {stage: made.count(stage) for stage in expected} == expected
 
 
-def test_a_search_that_draws_as_it_goes_leaves_a_warm_up_of_one_corner_to_its_trial(
+def test_a_warm_up_that_optuna_may_not_need_is_left_to_its_trial(
     tmp_path: Path, made: list[str]
 ) -> None:
-    runs = runs_of(make_search(tmp_path, space=STEPS))
-    search_shared.make_shared(runs, None, all_are_trials=False)
+    space = {"warmup.num_steps": {"choice": [5, 10]}}
+    make_shared(plan_search(make_search(tmp_path, space=space, algorithm="optuna")), None)
     assert made == ["tokens"]
 
 
-def test_nothing_is_made_for_trials_that_are_trained_already(
-    tmp_path: Path, made: list[str]
-) -> None:
-    config = make_search(tmp_path, space=RATES)
-    for point in draw_points(config):
-        leave_run(config, point, {8: 0.5})
-    search_shared.make_shared(runs_of(config), None)
+def test_nothing_is_made_if_all_trials_are_trained(tmp_path: Path, made: list[str]) -> None:
+    search = plan_search(make_search(tmp_path, space=RATES))
+    for point in search.points:
+        leave_trained(search.config, point, {8: 0.5})
+    make_shared(search, None)
     assert made == []
 
 
-def test_a_selection_is_the_same_bytes_whichever_run_makes_it(tmp_path: Path) -> None:
+def test_a_selection_has_the_same_bytes_whichever_run_makes_it(tmp_path: Path) -> None:
     found = []
     for place, rate in (("one", 1e-3), ("other", 2e-3)):
         config = make_search(tmp_path / place, run={"selection": {"score": "random"}})
         plan = make_plan(config.make_run({KEY: rate}))
         assert plan.selection
-        preflight = check_model(plan.config, skeleton_of(plan))
-        warmup_graph._select(warmup_graph.selection_job(plan, plan.selection, preflight))
+        blocks = check_blocks(plan.config, shared_skeleton(plan.model, plan.identity))
+        selection_stage._select(selection_stage.selection_job(plan, blocks))
         folder = tmp_path / place / plan.selection.folder
         found.append({file.name: file.read_bytes() for file in folder.iterdir()})
     assert found[0] == found[1]
-    assert set(found[0]) == {"selection.safetensors", "selection.png"}
+    assert set(found[0]) == {SELECTION, SELECTION_PICTURE}

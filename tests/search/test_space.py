@@ -1,8 +1,7 @@
-"""Claims about a search's points, and how many trials a cluster holds at once."""
+"""Claims about the domains and points of a search."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,20 +9,14 @@ import pytest
 from smt_ray.config.load import validate_section
 from smt_ray.config.search import SearchConfig
 from smt_ray.errors import UserError
-from smt_ray.search.space import (
-    corner_points,
-    distinct_trainings,
-    draw_points,
-    tune_domains,
-)
-from tests.search.searches import make_search
+from smt_ray.search.space import corner_points, draw_points, tune_domains
 
 
 def make(space: dict[str, Any], **changes: Any) -> SearchConfig:
     return validate_section(SearchConfig, {"name": "s", "run": {}, "space": space, **changes})
 
 
-def test_every_kind_of_domain_is_ray_tunes_of_that_name() -> None:
+def test_every_domain_is_ray_tunes_domain_of_that_name() -> None:
     space = {
         "choice": {"choice": [1, 2]},
         "uniform": {"uniform": [0, 1]},
@@ -47,14 +40,14 @@ def test_every_kind_of_domain_is_ray_tunes_of_that_name() -> None:
     assert {type(point["qlograndint"]) for point in points} == {int}
 
 
-def test_points_are_the_same_at_every_call_and_others_with_another_seed() -> None:
+def test_equal_seeds_draw_equal_points_and_other_seeds_draw_others() -> None:
     space = {"a": {"uniform": [0, 1]}, "b": {"choice": [1, 2, 3]}}
     search = make(space, num_samples=5)
     assert draw_points(search) == draw_points(search)
     assert draw_points(search) != draw_points(make(space, num_samples=5, seed=1))
 
 
-def test_grids_are_crossed_and_each_combination_is_drawn_as_often_as_asked() -> None:
+def test_each_combination_of_the_grids_is_drawn_num_samples_times() -> None:
     space = {"a": {"grid_search": [1, 2]}, "b": {"uniform": [0, 1]}, "c": {"grid_search": [3, 4]}}
     points = draw_points(make(space, num_samples=2))
     assert [(point["a"], point["c"]) for point in points] == [(1, 3), (1, 4), (2, 3), (2, 4)] * 2
@@ -62,48 +55,23 @@ def test_grids_are_crossed_and_each_combination_is_drawn_as_often_as_asked() -> 
     assert list(points[0]) == ["a", "b", "c"]
 
 
-def test_a_point_that_is_drawn_twice_is_one_trial() -> None:
+def test_equal_points_are_deduplicated() -> None:
     assert len(draw_points(make({"a": {"choice": [1, 2]}}, num_samples=20))) == 2
 
 
-def test_points_of_one_training_are_one_trial_the_first(tmp_path: Path) -> None:
-    space = {"method": {"grid_search": ["smt", "lora"]}, "lora.rank": {"grid_search": [8, 16]}}
-    search = make_search(tmp_path, space=space)
-    points = draw_points(search)
-    kept, runs = distinct_trainings(points, [search.make_run(point) for point in points])
-    assert kept == [
-        {"method": "smt", "lora.rank": 8},
-        {"method": "lora", "lora.rank": 8},
-        {"method": "lora", "lora.rank": 16},
-    ]
-    assert [run.name for run in runs] == [search.make_run(point).name for point in kept]
-
-
-def test_points_that_differ_in_what_their_selection_does_not_read_are_one_trial(
-    tmp_path: Path,
-) -> None:
-    space = {"warmup.num_steps": {"grid_search": [5, 10]}}
-    run = {"selection": {"score": "magnitude"}}
-    search = make_search(tmp_path, space=space, run=run)
-    points = draw_points(search)
-    runs = [search.make_run(point) for point in points]
-    assert runs[0].name != runs[1].name
-    assert distinct_trainings(points, runs) == (points[:1], runs[:1])
-
-
-def test_numbers_that_ray_tune_refuses_are_a_users_error_with_the_key() -> None:
+def test_arguments_that_ray_tune_refuses_are_an_error_that_names_the_key() -> None:
     with pytest.raises(UserError, match=r"space\.a.*divisible"):
         draw_points(make({"a": {"quniform": [0.1, 1.0, 0.3]}}))
     with pytest.raises(UserError, match=r"space\.a.*greater than 0"):
         tune_domains(make({"a": {"loguniform": [0, 1]}}))
 
 
-def test_corners_have_every_value_of_a_list_and_both_ends_of_a_range() -> None:
+def test_corner_points_have_every_value_of_a_list_and_both_ends_of_a_range() -> None:
     points = corner_points(make({"a": {"choice": [1, 2, 3]}, "b": {"uniform": [0.0, 1.0]}}))
     assert points == [{"a": 1, "b": 0.0}, {"a": 2, "b": 1.0}, {"a": 3, "b": 1.0}]
 
 
-def test_optuna_takes_the_domains_as_they_are() -> None:
+def test_optuna_accepts_the_domains() -> None:
     from ray.tune.search.optuna import OptunaSearch
 
     space = {
