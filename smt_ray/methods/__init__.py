@@ -1,1 +1,1 @@
-"""Methods: what is trained, each behind the same small protocol."""
+"""The methods, SMT and its baselines, behind one small protocol."""

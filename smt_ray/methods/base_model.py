@@ -1,8 +1,8 @@
-"""Which base model an adapter is of: its name, its architecture, and a few rows of its weights.
+"""The record of an adapter's base model: its name, its architecture and a hash of a few rows.
 
-SMT's adapters know the weights that their blocks were cut from; the other methods' write this
-record beside their own files. Rows are compared as bfloat16, so that a base that is loaded in
-float32 or bfloat16 is recognised.
+Adapters of SMT hold the original values of their blocks. The other methods write this record beside
+their files instead. Rows are compared as bfloat16, so a base model is recognised whether it is
+loaded in float32 or bfloat16.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _NUM_ROWS = 4
 
 
 def record_base(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
-    """What tells a plain base model from others, as JSON values.
+    """The record of a plain base model, as JSON values.
 
     Args:
-        model: The base model, its weights whole.
-        names: The parameters whose rows are looked at.
+        model: The base model, whose weights must be whole.
+        names: The names of the parameters whose rows are hashed.
     """
     names = list(names)
     return {
@@ -41,21 +41,21 @@ def record_base(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
 
 
 def write_base(record: dict[str, Any], directory: Path) -> None:
-    """Writes a record into an adapter's folder."""
+    """Writes a record into the folder of an adapter."""
     (directory / FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def check_base(model: nn.Module, directory: Path) -> None:
-    """Refuses a model that is not the one that an adapter was trained on, where that can be told.
+    """Refuses a model on which an adapter was not trained.
 
-    An adapter without a record, such as one that peft alone wrote, is taken on trust.
+    An adapter without a record, such as one that peft wrote, is accepted.
 
     Args:
-        model: A plain model.
-        directory: The adapter's.
+        model: The plain model.
+        directory: The folder of the adapter.
 
     Raises:
-        UserError: The architecture or the weights are another's, or the record is damaged.
+        UserError: The architecture or the weights differ, or the record is damaged.
     """
     path = directory / FILE
     if not path.exists():
@@ -84,11 +84,11 @@ def _has(model: nn.Module, name: str) -> bool:
 
 
 def _rows_sha256(model: nn.Module, names: Iterable[str]) -> str:
-    """Of evenly spaced rows of each parameter; a few megabytes of a large model."""
+    """The hash of evenly spaced rows of each parameter, a few megabytes of a large model."""
     digest = hashlib.sha256()
     for name in names:
         weight = model.get_parameter(name).detach()
-        if weight.is_meta:  # a skeleton, of which nothing is ever saved
+        if weight.is_meta:  # a skeleton, from which no adapter is saved
             continue
         rows = weight[:: max(1, len(weight) // _NUM_ROWS)][:_NUM_ROWS]
         bits = rows.to(torch.bfloat16).contiguous().view(torch.int16).cpu()

@@ -1,4 +1,4 @@
-"""What a config asks of the blocks of its model, checked on the meta device."""
+"""The blocks that a config may select, found and checked on a model without weights."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Shapes = dict[str, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Ranking:
-    """The modules that are ranked together.
+    """Modules whose blocks are ranked together.
 
     Attributes:
-        modules: Their names.
-        num_blocks: The number of blocks that the budget allows.
+        modules: The names of the modules.
+        num_blocks: The number of blocks that are selected in them.
     """
 
     modules: tuple[str, ...]
@@ -36,11 +36,11 @@ class EligibleBlocks:
     """The blocks that a config may select in its model.
 
     Attributes:
-        shapes: The (O, I) of the eligible modules, in the model's order.
-        num_parameters: The parameters of the base model, tied ones once.
-        table_block_size: The finest block size that the score table will hold.
+        shapes: The (O, I) of the eligible modules, in the order of the model.
+        num_parameters: The number of parameters of the base model, tied ones once.
+        table_block_size: The finest block size of the score table.
         block_size: The size of the blocks that are trained.
-        rankings: One for each group of ``selection.groups``; a single one without groups.
+        rankings: The ranking of each group of ``selection.groups``; a single one without groups.
     """
 
     shapes: Shapes
@@ -51,14 +51,14 @@ class EligibleBlocks:
 
 
 def check_blocks(config: RunConfig, skeleton: nn.Module) -> EligibleBlocks:
-    """Checks target modules, block sizes and the budget.
+    """Finds the blocks that a config may select, and checks its block sizes and budgets.
 
     Args:
         config: The configuration of a run that selects blocks.
         skeleton: The base model on the meta device.
 
     Raises:
-        UserError: One of them cannot be met; the message names what can.
+        UserError: The model has no such modules, blocks or number of blocks.
     """
     eligible = find_eligible(skeleton, config.warmup.target_modules)
     shapes = {name: (m.out_features, m.in_features) for name, m in eligible.items()}
@@ -101,6 +101,6 @@ def _rankings(
             group=group,
         )
         if selection.scope == "per_module":
-            share_of_each(count, len(names))
+            share_of_each(count, len(names))  # it refuses fewer blocks than modules
         found.append(Ranking(tuple(names), count))
     return tuple(found)

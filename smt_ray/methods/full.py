@@ -1,4 +1,4 @@
-"""Full fine-tuning as a method: training changes every weight."""
+"""Full fine-tuning, which trains every weight."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TENSORS_FILE = "tuned_model.safetensors"
 
 @dataclass(frozen=True)
 class FullSettings:
-    """Full fine-tuning has no settings of its own."""
+    """The settings of full fine-tuning, which has none of its own."""
 
     is_whole_model: ClassVar[bool] = True
 
@@ -31,16 +31,16 @@ class FullSettings:
     def check(
         cls, config: RunConfig, skeleton: Callable[[], nn.Module], selection: str | None
     ) -> FullSettings:
-        """Every model can be trained."""
+        """Accepts every model."""
         return cls()
 
     @staticmethod
     def stage_inputs(config: RunConfig) -> dict[str, Any]:
-        """Nothing besides the training settings."""
+        """No inputs besides the training settings."""
         return {}
 
     def describe(self) -> dict[str, Any]:
-        """Nothing."""
+        """No settings."""
         return {}
 
     def make(self, fetch: Fetch) -> FullMethod:
@@ -52,22 +52,22 @@ class FullMethod:
     """Trains all parameters, tied ones once."""
 
     def prepare(self, model: nn.Module, *, zero_stage: int) -> None:
-        """Makes everything trainable."""
+        """Makes every parameter trainable."""
         model.requires_grad_(True)
         self._base = record_base(model, [name for name, _ in model.named_parameters()])
 
     def count(self, model: nn.Module) -> Counts:
-        """All parameters of the base model; there is no adapter."""
+        """Counts all parameters of the base model; there is no adapter."""
         total = sum(parameter.numel() for parameter in model.parameters())
         return Counts(total, total, total)
 
     def refresh(self, model: nn.Module) -> None:
-        """Nothing is derived from the parameters."""
+        """Does nothing, as nothing is derived from the parameters."""
 
     def save(
         self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path
     ) -> None:
-        """Writes the tuned weights in the base model's dtype."""
+        """Writes the tuned weights in the dtype of the base model."""
         tensors = {
             name: parameters[name].to(parameter.dtype).contiguous()
             for name, parameter in model.named_parameters()
@@ -76,7 +76,7 @@ class FullMethod:
         write_base(self._base, directory)
 
     def load(self, model: nn.Module, directory: Path) -> None:
-        """Writes the tuned weights over the base model's."""
+        """Replaces the weights of the base model by the tuned ones."""
         path = directory / TENSORS_FILE
         check_base(model, directory)
         with reading(path, "file of tuned weights"), safe_open(path, framework="pt") as file:
@@ -85,7 +85,7 @@ class FullMethod:
             if shapes != {name: tuple(parameter.shape) for name, parameter in ours.items()}:
                 raise UserError(
                     str(path),
-                    "must hold exactly the model's parameters",
+                    "must hold exactly the parameters of the model",
                     got=f"{len(shapes)} tensors for {len(ours)} parameters",
                     fix="load the base model that was tuned",
                 )
@@ -94,4 +94,4 @@ class FullMethod:
         model.requires_grad_(False)
 
     def merge(self, model: nn.Module) -> None:
-        """Nothing: the tuned model is already a plain one."""
+        """Does nothing, as the tuned model is already a plain one."""

@@ -1,4 +1,4 @@
-"""LoRA and DoRA as methods: peft's layers, peft's files; ranks by budget are ours."""
+"""LoRA and DoRA, with peft's layers and files; the rank may also be chosen by a budget."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ from smt_ray.smt.tensorfile import reading
 
 CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
-_PREFIX = "base_model.model."  # of the model's names in peft's files
+_PREFIX = "base_model.model."  # begins the names of parameters in peft's files
 _ALPHA_OVER_RANK = 2
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """The settings of LoRA and DoRA; names and meanings are the config's.
+    """The settings of LoRA and DoRA; names and meanings are those of the config.
 
     Attributes:
         rank: The rank of the two factors.
-        alpha: The numerator of the scale alpha / rank of the update.
-        dropout: The dropout before the first factor.
+        alpha: The numerator of the update's scale alpha / rank.
+        dropout: The dropout rate before the first factor.
         target_modules: The last parts of the names of the adapted linears.
-        use_dora: Whether it is DoRA.
-        seed: The seed of the factors' initial values, which are the same on every rank, whatever
-            the device and dtype.
+        use_dora: Whether the method is DoRA.
+        seed: The seed of the initial factors, which do not depend on rank, device and dtype.
     """
 
     is_whole_model: ClassVar[bool] = False
@@ -53,10 +52,10 @@ class LoraSettings:
     def check(
         cls, config: RunConfig, skeleton: Callable[[], nn.Module], selection: str | None
     ) -> LoraSettings:
-        """Checks the target modules, and turns a budget into a rank.
+        """Checks the target modules, and chooses the rank if a budget is given.
 
         Raises:
-            UserError: A target matches no linear, or the budget comes to no rank.
+            UserError: A target matches no linear, or no rank comes near the budget.
         """
         lora, model, use_dora = config.lora, skeleton(), config.method == "dora"
         shapes = target_shapes(find_targets(model, lora.target_modules))
@@ -73,7 +72,7 @@ class LoraSettings:
         return {"lora": config.lora.semantic()}
 
     def describe(self) -> dict[str, Any]:
-        """The rank, the scale, the dropout and the targets."""
+        """The rank, alpha, the dropout rate and the target modules."""
         return {
             "rank": self.rank,
             "alpha": self.alpha,
@@ -87,17 +86,17 @@ class LoraSettings:
 
 
 class LoraMethod:
-    """Trains low-rank factors beside frozen linears; with DoRA, their magnitudes too.
+    """Trains low-rank factors beside frozen linears and, with DoRA, magnitudes.
 
     Args:
-        settings: The settings; not needed to load an adapter, which holds its own.
+        settings: The settings; None to load an adapter, which has its own.
     """
 
     def __init__(self, settings: LoraSettings | None = None) -> None:
         self._settings = settings
 
     def prepare(self, model: nn.Module, *, zero_stage: int) -> None:
-        """Puts in peft's layers, their parameters in the base model's dtype."""
+        """Replaces linears by peft's layers, with parameters in the dtype of the base model."""
         from peft import LoraConfig, get_peft_model
 
         settings = self._settings
@@ -113,26 +112,26 @@ class LoraMethod:
             task_type="CAUSAL_LM",
             fan_in_fan_out=any(is_transposed(module) for module in linears.values()),
         )
-        # peft draws on the CPU, in float32.
+        # peft draws the factors on the CPU, in float32.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            # The engine keeps fp32 copies of what is trained: casting is not peft's to do.
+            # peft must not cast them to fp32, as the engine keeps fp32 copies.
             self._peft = get_peft_model(model, config, autocast_adapter_dtype=False)
-        model.train(model.training)  # new layers begin in training mode: their dropout is on
+        model.train(model.training)  # new layers are in training mode, with active dropout
 
     def count(self, model: nn.Module) -> Counts:
-        """The factors, and the model without them."""
+        """Counts the factors, and the model without them."""
         total = sum(parameter.numel() for parameter in model.parameters())
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         return Counts(trained, total - trained, total)
 
     def refresh(self, model: nn.Module) -> None:
-        """Nothing is derived from the factors."""
+        """Does nothing, as nothing is derived from the factors."""
 
     def save(
         self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path
     ) -> None:
-        """Writes what ``PeftModel.from_pretrained`` reads, and which base it is of."""
+        """Writes the files that ``PeftModel.from_pretrained`` reads, and our record of the base."""
         from peft import get_peft_model_state_dict
 
         trained = {
@@ -140,7 +139,7 @@ class LoraMethod:
             for name, parameter in model.named_parameters()
             if parameter.requires_grad
         }
-        # What it would look up on the hub is whether the vocabulary was resized: never here.
+        # Otherwise peft asks the hub whether the vocabulary was resized, which it never is here.
         tensors = get_peft_model_state_dict(
             self._peft, state_dict=trained, save_embedding_layers=False
         )
@@ -152,7 +151,7 @@ class LoraMethod:
         write_base(self._base, directory)
 
     def load(self, model: nn.Module, directory: Path) -> None:
-        """Puts an adapter of peft's on its base: ours, or one that peft alone wrote."""
+        """Puts an adapter in peft's format on its base model."""
         from peft import LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_dict
 
         check_base(model, directory)
@@ -165,41 +164,41 @@ class LoraMethod:
         config.inference_mode, config.base_model_name_or_path = True, None
         try:
             self._peft = get_peft_model(model, config, autocast_adapter_dtype=False)
-        except ValueError as error:  # it names modules that the model has not
+        except ValueError as error:  # the adapter names modules that the model does not have
             raise _misfit(directory, str(error)) from error
         try:
             result: Any = set_peft_model_state_dict(self._peft, tensors)
             missing = [name for name in result.missing_keys if "lora_" in name]
             if missing or result.unexpected_keys:
                 raise RuntimeError((missing + result.unexpected_keys)[0])
-        except RuntimeError as error:  # torch's, where sizes differ
+        except RuntimeError as error:  # raised above, or by torch if sizes differ
             self._peft.unload()
             _forget(model)
             raise _misfit(directory, str(error)) from error
         model.train(model.training)
 
     def merge(self, model: nn.Module) -> None:
-        """Adds the factors' product to the weights, by peft's own arithmetic."""
+        """Adds the product of the factors to the weights, as peft computes it."""
         self._peft.merge_and_unload()
         _forget(model)
 
 
 def find_targets(model: nn.Module, target_modules: Sequence[str]) -> dict[str, nn.Module]:
-    """The linears that LoRA adapts, GPT-2's among them, in the model's own order.
+    """The linears that LoRA adapts, including GPT-2's, in the order of the model.
 
     Args:
-        model: A plain model.
-        target_modules: Last parts of module names, or full names.
+        model: The plain model.
+        target_modules: The names of the linears, or the last parts of their names.
 
     Raises:
-        UserError: A name matches nothing, something that is no linear, or a linear whose weight
-            another module uses too.
+        UserError: A name matches no module, a module that is not a linear, or a linear whose weight
+            another module uses, too.
     """
     return find_linears(model, target_modules, field="lora.target_modules", transposed=True)
 
 
 def target_shapes(linears: Mapping[str, nn.Module]) -> dict[str, tuple[int, int]]:
-    """Name -> (out_features, in_features)."""
+    """The (out_features, in_features) of each linear, by name."""
     shapes = {}
     for name, module in linears.items():
         first, second = module.get_parameter("weight").shape
@@ -214,18 +213,18 @@ def choose_rank(
     *,
     use_dora: bool,
 ) -> int:
-    """The rank whose parameters are nearest to a budget.
+    """The rank whose number of parameters is nearest to a budget.
 
-    A module has rank x (out + in) parameters, with DoRA ``out`` magnitudes more.
+    A linear has rank x (out + in) trained parameters, and ``out`` magnitudes more with DoRA.
 
     Args:
-        shapes: (out_features, in_features) of the adapted linears.
-        budget: Trainable parameters as a fraction of the base model's.
-        num_base_parameters: Parameters of the base model, tied ones once.
-        use_dora: Whether magnitudes count.
+        shapes: The (out_features, in_features) of the adapted linears.
+        budget: The trained parameters as a fraction of the base model's.
+        num_base_parameters: The number of parameters of the base model, tied ones once.
+        use_dora: Whether there are magnitudes.
 
     Raises:
-        UserError: The budget comes to less than rank 1, or to more than full rank.
+        UserError: The nearest rank is less than 1, or more than full rank.
     """
     each = sum(o + i for o, i in shapes.values())
     magnitudes = sum(o for o, _ in shapes.values()) if use_dora else 0
@@ -244,7 +243,7 @@ def choose_rank(
 
 
 def default_alpha(rank: int) -> int:
-    """Twice the rank, as the published baselines have it."""
+    """Twice the rank, as in the published baselines."""
     return _ALPHA_OVER_RANK * rank
 
 
@@ -253,17 +252,17 @@ def _misfit(directory: Path, problem: str) -> UserError:
         str(directory),
         "must fit the model that it is put on",
         got=problem.strip().rpartition("\n")[2].strip(),
-        fix="load the base model that it was trained on",
+        fix="load the base model on which it was trained",
     )
 
 
 def _forget(model: nn.Module) -> None:
-    """A model whose layers were taken out is a plain one."""
+    """Removes peft's mark from a model without peft's layers."""
     model.__dict__.pop("peft_config", None)
 
 
 def _sort_lists(path: Path) -> None:
-    """Peft writes sets in whatever order they have; equal adapters must be equal bytes."""
+    """Sorts the lists that peft writes in random order, so that equal adapters have equal bytes."""
     config = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(config.get("target_modules"), list):
         config["target_modules"].sort()

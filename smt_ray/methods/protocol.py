@@ -1,8 +1,8 @@
-"""What a method is: the settings that cross processes, and the work on a model.
+"""The protocol of methods: the settings that cross processes, and the work on a model.
 
-A method has two halves. Its *settings* are plain values: they are made from the config before
-anything is computed, name what the training stage depends on, and travel to the ranks. There they
-make the *method*, which prepares, counts, saves, loads and merges.
+A method has two parts. Its *settings* are plain values. They are made from the config before
+anything is computed, they say what the training stage depends on, and they are sent to the ranks.
+There they make the *method*, which prepares, counts, saves, loads and merges.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from smt_ray.config.run import RunConfig
 from smt_ray.documents.run import Trainable
 
 Fetch = Callable[[str], AbstractContextManager[Path]]
-"""Opens a local path of a file, such as :meth:`smt_ray.artifacts.storage.Storage.local`."""
+"""A function that opens a local path of a file, such as ``Storage.local``."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How much is trained.
+    """The numbers of parameters.
 
     Attributes:
-        num_trainable: The parameters that are trained.
-        num_base: The parameters of the base model, tied ones once.
-        num_total: The parameters of base and adapter together, which peft's percentage divides by;
-            SMT's blocks count as an adapter, full fine-tuning has none.
+        num_trainable: The number of trained parameters.
+        num_base: The number of parameters of the base model, tied ones once.
+        num_total: The number of parameters of base model and adapter together, by which peft's
+            percentage divides. SMT's blocks count as an adapter; full fine-tuning has none.
     """
 
     num_trainable: int
@@ -49,37 +49,37 @@ class Counts:
 
 
 class Method(Protocol):
-    """Prepares a base model for training, and writes down what training changed."""
+    """The work on a model: it is prepared for training, and its adapter is saved and loaded."""
 
     def prepare(self, model: nn.Module, *, zero_stage: int) -> None:
-        """Makes exactly the trained parameters require gradients, in place.
+        """Changes the model so that exactly the trained parameters require gradients.
 
-        The weights of the model are whole, and every rank does the same.
+        The weights of the model must be whole, and every rank does the same.
         """
         ...
 
     def count(self, model: nn.Module) -> Counts:
-        """How much of the prepared model is trained; its weights are still whole."""
+        """Counts the parameters of the prepared model, whose weights must be whole."""
         ...
 
     def refresh(self, model: nn.Module) -> None:
-        """Updates what is derived from the trained parameters, after an optimizer step."""
+        """Updates everything that is derived from the trained parameters, after a step."""
         ...
 
     def save(
         self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path
     ) -> None:
-        """Writes the adapter; the prepared model cannot be used afterwards.
+        """Writes the adapter. The prepared model cannot be used afterwards.
 
         Args:
-            model: The prepared model; its own trainable parameters may be partitioned.
-            parameters: The trained values by the model's parameter names, whole, on the CPU.
-            directory: An existing folder.
+            model: The prepared model, whose trained parameters may be partitioned.
+            parameters: The whole trained parameters on the CPU, by their names in the model.
+            directory: The folder, which must exist.
         """
         ...
 
     def load(self, model: nn.Module, directory: Path) -> None:
-        """Puts an adapter on its base model, in place.
+        """Puts an adapter on its base model, which is changed in place.
 
         Raises:
             UserError: The adapter is damaged, or it belongs to another base model.
@@ -87,7 +87,7 @@ class Method(Protocol):
         ...
 
     def merge(self, model: nn.Module) -> None:
-        """Turns the adapted model into a plain one with the tuned weights, in place."""
+        """Turns a model with an adapter into a plain one with the tuned weights, in place."""
         ...
 
 
@@ -101,11 +101,12 @@ class MethodSettings(Protocol):
     def check(
         cls, config: RunConfig, skeleton: Callable[[], nn.Module], selection: str | None
     ) -> MethodSettings:
-        """What the model makes of the config's settings.
+        """Makes the settings of a run, and checks them on its model.
 
         Args:
             config: The configuration of the run.
-            skeleton: Gives the base model on the meta device; only called if it is needed.
+            skeleton: A function that loads the base model on the meta device; it is only called
+                if the model is needed.
             selection: The file of the selected blocks, as the storage names it, for a method that
                 selects blocks.
 
@@ -116,17 +117,17 @@ class MethodSettings(Protocol):
 
     @staticmethod
     def stage_inputs(config: RunConfig) -> dict[str, Any]:
-        """What the training stage depends on besides rows, selection and training settings."""
+        """The inputs of the training stage besides rows, selection and training settings."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What tables and trackers say of the settings, as JSON values."""
+        """The settings that tables and trackers show, as JSON values."""
         ...
 
     def make(self, fetch: Fetch) -> Method:
-        """The method.
+        """Makes the method.
 
         Args:
-            fetch: Opens a local path of a file that the settings name.
+            fetch: A function that opens a local path of a file that the settings name.
         """
         ...

@@ -1,4 +1,4 @@
-"""Methods: by their name in the config to train, by the files of a folder to use an adapter."""
+"""The methods, found by their name in a config or by the files of an adapter."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _SETTINGS: dict[str, type[MethodSettings]] = {
 
 
 def settings_of(config: RunConfig) -> type[MethodSettings]:
-    """The settings' type of the method that a config trains with."""
+    """The type of the settings of the config's method."""
     return _SETTINGS[config.method]
 
 
 def find_method(directory: Path) -> Method:
-    """The method that can load an adapter, by its files.
+    """The method that loads the adapter in a folder.
 
     Raises:
-        UserError: The folder holds no known adapter.
+        UserError: The folder holds no adapter of a known method.
     """
     if (directory / SMT_CONFIG).exists():
         return smt.SmtMethod()
@@ -38,7 +38,7 @@ def find_method(directory: Path) -> Method:
     known = ", ".join((SMT_CONFIG, lora.CONFIG_FILE, full.TENSORS_FILE))
     raise UserError(
         str(directory),
-        f"must be an adapter's folder, which has one of {known}",
+        f"must be an adapter's folder, which holds one of {known}",
         got=", ".join(sorted(file.name for file in directory.glob("*"))) or "no files",
         fix="name the folder that holds them",
     )

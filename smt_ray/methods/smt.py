@@ -1,4 +1,4 @@
-"""Sparse Matrix Tuning as a method."""
+"""Sparse Matrix Tuning, which trains selected blocks of the weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from smt_ray.smt.selection import Selection
 
 @dataclass(frozen=True)
 class SmtSettings:
-    """The settings of SMT: its selection.
+    """The settings of SMT.
 
     Attributes:
         selection: The file of the selected blocks, as the storage names it.
@@ -39,21 +39,21 @@ class SmtSettings:
     def check(
         cls, config: RunConfig, skeleton: Callable[[], nn.Module], selection: str | None
     ) -> SmtSettings:
-        """The selection was checked on the model when it was made."""
+        """Names the selection, which was checked on the model when it was made."""
         assert selection is not None
         return cls(selection)
 
     @staticmethod
     def stage_inputs(config: RunConfig) -> dict[str, Any]:
-        """Nothing besides the selection."""
+        """No inputs besides the selection."""
         return {}
 
     def describe(self) -> dict[str, Any]:
-        """Nothing: the selection has a summary of its own."""
+        """No settings, as the selection has a summary of its own."""
         return {}
 
     def make(self, fetch: Fetch) -> SmtMethod:
-        """The method with its selection."""
+        """Makes the method, and reads its selection."""
         with fetch(self.selection) as file:
             return SmtMethod(Selection.load(file))
 
@@ -62,21 +62,21 @@ class SmtMethod:
     """Trains the selected blocks.
 
     Args:
-        selection: The selected blocks; not needed to load an adapter, which holds its own.
+        selection: The selected blocks; None to load an adapter, which has its own.
     """
 
     def __init__(self, selection: Selection | None = None) -> None:
         self._selection = selection
 
     def prepare(self, model: nn.Module, *, zero_stage: int) -> None:
-        """Replaces linears by sparse layers; under ZeRO-3 these write their blocks at every use."""
+        """Replaces linears by sparse layers, which write their blocks at every use under ZeRO-3."""
         assert self._selection is not None
         apply_selection(model, self._selection)
         for layer in sparse_modules(model).values():
             layer.rewrite = zero_stage == 3
 
     def count(self, model: nn.Module) -> Counts:
-        """The blocks, counted as an adapter beside the base."""
+        """Counts the blocks, as an adapter beside the base model."""
         found = trainable_parameters(model)
         return Counts(found.trainable, found.base, found.base + found.trainable)
 
@@ -94,7 +94,7 @@ class SmtMethod:
         save_adapter(model, directory)
 
     def load(self, model: nn.Module, directory: Path) -> None:
-        """Puts the saved blocks on their base."""
+        """Puts the saved blocks on their base model."""
         load_adapter(model, directory)
 
     def merge(self, model: nn.Module) -> None:

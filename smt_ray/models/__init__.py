@@ -1,1 +1,1 @@
-"""Models: loading a base model and its tokenizer, its eligible linears, its size, its identity."""
+"""Base models: loading and saving them, their tokenizers, linears, sizes and identities."""

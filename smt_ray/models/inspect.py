@@ -1,4 +1,4 @@
-"""What a model holds: eligible linears, parameter counts, and what it is (its identity)."""
+"""Properties of a model: its eligible linears, its number of parameters and its identity."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cachetools import LRUCache, cached
 from torch import nn
 
-from smt_ray.artifacts.versions import kept_per_version
+from smt_ray.artifacts.versions import versioned
 from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.errors import UserError
 from smt_ray.models.load import explained, hub_options, model_place
@@ -21,15 +22,15 @@ _HASHED_SUFFIXES = (".safetensors", ".bin", ".gguf", ".json", ".model", ".txt", 
 
 
 def find_eligible(model: nn.Module, target_modules: Sequence[str]) -> dict[str, nn.Linear]:
-    """The linears whose blocks may be chosen, in the model's own order.
+    """The linears whose blocks may be selected, in the order of the model.
 
     Args:
-        model: Any model; its output head is never eligible by a bare suffix match of another name.
-        target_modules: Last parts of module names (``v_proj``), or full names.
+        model: The base model.
+        target_modules: The names of the linears, or the last parts of their names (``v_proj``).
 
     Raises:
-        UserError: A name matches nothing, something that is no plain ``nn.Linear``, or a linear
-            whose weight another module uses too.
+        UserError: A name matches no module, a module that is not a plain ``nn.Linear``, or a linear
+            whose weight another module uses, too.
     """
     found: dict[str, Any] = find_linears(model, target_modules, field="warmup.target_modules")
     return found
@@ -38,17 +39,17 @@ def find_eligible(model: nn.Module, target_modules: Sequence[str]) -> dict[str, 
 def find_linears(
     model: nn.Module, target_modules: Sequence[str], *, field: str, transposed: bool = False
 ) -> dict[str, nn.Module]:
-    """The linears that targets name, in the model's own order.
+    """The linears with given names, in the order of the model.
 
     Args:
-        model: A plain model.
-        target_modules: Last parts of module names, or full names.
-        field: What an error calls them.
-        transposed: Whether GPT-2's ``Conv1D``, whose weight is (in, out), will do too.
+        model: The base model.
+        target_modules: The names of the linears, or the last parts of their names.
+        field: The config key of the names, for the error.
+        transposed: Whether GPT-2's ``Conv1D``, whose weight is (in, out), counts as a linear.
 
     Raises:
-        UserError: A name matches nothing, something that is no such linear, or one whose weight
-            another module uses too.
+        UserError: A name matches no module, a module that is not a linear, or a linear whose weight
+            another module uses, too.
     """
     modules = dict(model.named_modules())
     linears = {
@@ -59,7 +60,7 @@ def find_linears(
     ties = find_ties(model, linears)
     fix = propose_modules(name for name in linears if name not in ties)
     if not transposed:
-        fix += _say_of_transposed(modules)
+        fix += _explain_transposed(modules)
     names = match_modules(modules, target_modules, field=field, fix=fix)
     for name in names:
         if name not in linears:
@@ -76,12 +77,12 @@ def find_linears(
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Whether it is GPT-2's linear, whose weight is (in, out)."""
+    """Whether a module is GPT-2's linear, whose weight is (in, out)."""
     return type(module).__name__ == "Conv1D"
 
 
-def _say_of_transposed(modules: Mapping[str, nn.Module]) -> str:
-    """Why the linears of GPT-2 are not among those proposed."""
+def _explain_transposed(modules: Mapping[str, nn.Module]) -> str:
+    """Says why the linears of GPT-2 are not proposed; empty for other models."""
     others = [name.rpartition(".")[2] for name, m in modules.items() if is_transposed(m)]
     if not others:
         return ""
@@ -92,7 +93,7 @@ def _say_of_transposed(modules: Mapping[str, nn.Module]) -> str:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """All parameters, tied ones once."""
+    """The number of all parameters, tied ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -103,7 +104,7 @@ def model_identity(model: ModelConfig) -> dict[str, str | None]:
         model: The ``model`` section of a config.
 
     Raises:
-        UserError: The model is no folder and is not found on the hub.
+        UserError: The model is not a folder and is not found on the hub.
     """
     chosen = {"gguf_file": model.gguf_file, "dtype": model.dtype}
     with model_place(model) as path:
@@ -119,7 +120,10 @@ def _folder_hash(folder: Path, gguf_file: str | None) -> str:
     if gguf_file and not (folder / gguf_file).is_file():
         there = ", ".join(sorted(file.name for file in folder.glob("*.gguf"))) or "none"
         raise UserError(
-            "model.gguf_file", f"must be in {folder}", got=gguf_file, fix=f"files there: {there}"
+            "model.gguf_file",
+            f"must be a file in {folder}",
+            got=gguf_file,
+            fix=f"GGUF files there: {there}",
         )
     total = hashlib.sha256()
     for file in sorted(folder.iterdir()):
@@ -129,7 +133,7 @@ def _folder_hash(folder: Path, gguf_file: str | None) -> str:
     return total.hexdigest()
 
 
-@kept_per_version(maxsize=256)
+@cached(LRUCache(maxsize=256), key=versioned)  # runs of one model hash its gigabytes once
 def _file_hash(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

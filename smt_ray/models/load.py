@@ -30,11 +30,11 @@ _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5", ".msgpack", "
 def model_place(model: ModelConfig, *, weights: bool = True) -> Iterator[str]:
     """The local folder or the hub name of a model.
 
-    A folder in a remote storage is copied to this machine while the context is open.
+    A remote folder is copied to this machine; the copy exists while the context is open.
 
     Args:
         model: The ``model`` section of a config.
-        weights: Whether the weights are needed too.
+        weights: Whether the weights are needed, too.
 
     Raises:
         UserError: The model is a bare architecture, or the remote folder does not exist.
@@ -51,6 +51,16 @@ def model_place(model: ModelConfig, *, weights: bool = True) -> Iterator[str]:
         yield str(folder)
 
 
+def located(model: ModelConfig) -> ModelConfig:
+    """The section with an absolute path, if it names a local folder.
+
+    It can then be used in other processes, whose working directories differ.
+    """
+    if model.path and (folder := Path(model.path).expanduser()).is_dir():
+        return model.at(str(folder.absolute()))
+    return model
+
+
 def _named_place(model: ModelConfig) -> str:
     if model.architecture:
         raise UserError(
@@ -59,11 +69,11 @@ def _named_place(model: ModelConfig) -> str:
             got=model.architecture.get("model_type"),
             fix="set model.path or model.builtin",
         )
-    return str(MODEL_DIR) if model.builtin else str(model.path)
+    return str(MODEL_DIR) if model.builtin else str(located(model).path)
 
 
 def import_transformers() -> None:
-    """Imports what every model and tokenizer needs, which takes seconds."""
+    """Imports the part of transformers that every model and tokenizer needs, for some seconds."""
     with large_imports():
         import transformers.modeling_utils  # noqa: F401
 
@@ -76,8 +86,8 @@ def load_model(
     Args:
         model: The ``model`` section of a config.
         device: The device of its weights.
-        num_devices: The number of devices of that kind, which must be all that this process sees.
-            Above 1, the layers are spread over them; inputs and outputs are on the first.
+        num_devices: The number of devices, which must be all that this process sees. If it is above
+            1, the layers are spread over them; inputs and outputs are on the first.
 
     Raises:
         UserError: The model cannot be found or read, or has no causal language model class.
@@ -97,7 +107,7 @@ def load_model(
         )
     _forget_gguf(loaded)
     if "://" in str(model.path):
-        loaded.config._name_or_path = model.path  # not the folder that it was copied to
+        loaded.config._name_or_path = model.path  # instead of the folder of the copy
     placed: nn.Module = (loaded if num_devices > 1 else loaded.to(device)).eval()
     return placed
 
@@ -115,7 +125,7 @@ def load_tokenizer(model: ModelConfig) -> Any:
             model, lambda: AutoTokenizer.from_pretrained(path, **hub_options(model))
         )
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # padding is always masked
+        tokenizer.pad_token = tokenizer.eos_token  # any token will do, as padding is always masked
     return tokenizer
 
 
@@ -146,17 +156,17 @@ def load_skeleton(model: ModelConfig) -> nn.Module:
     return found
 
 
-@lru_cache(maxsize=1)  # reading a GGUF file takes seconds, and every run of a comparison needs it
+@lru_cache(maxsize=1)  # every run of a comparison needs it, and reading a GGUF file takes seconds
 def _kept_skeleton(model: str, _identity: str) -> nn.Module:
     return load_skeleton(ModelConfig.model_validate_json(model))
 
 
 def shared_skeleton(model: ModelConfig, identity: Mapping[str, Any]) -> nn.Module:
-    """The skeleton of a model, loaded once for the runs that share the model; not to be changed.
+    """The skeleton of a model, loaded once for all runs of the model. Callers must not change it.
 
     Args:
         model: The ``model`` section of a config.
-        identity: What :func:`smt_ray.models.inspect.model_identity` says of it.
+        identity: The identity of the model; see :func:`smt_ray.models.inspect.model_identity`.
 
     Raises:
         UserError: Its configuration cannot be found or read.
@@ -165,14 +175,14 @@ def shared_skeleton(model: ModelConfig, identity: Mapping[str, Any]) -> nn.Modul
 
 
 def hub_options(model: ModelConfig) -> dict[str, Any]:
-    """The arguments of ``from_pretrained`` besides the place."""
+    """The keyword arguments of ``from_pretrained`` that a model section sets."""
     given = {"revision": model.revision, "gguf_file": model.gguf_file}
     chosen = {name: value for name, value in given.items() if value}
     return {**chosen, "trust_remote_code": model.trust_remote_code}
 
 
 def _forget_gguf(model: nn.Module) -> None:
-    """Removes the marks of GGUF: dequantised weights are plain weights and may be saved."""
+    """Removes the marks of GGUF, since dequantised weights are plain weights and can be saved."""
     quantizer = getattr(model, "hf_quantizer", None)
     method = getattr(getattr(quantizer, "quantization_config", None), "quant_method", "")
     if "gguf" not in str(getattr(method, "value", method)):
@@ -187,7 +197,11 @@ def _forget_gguf(model: nn.Module) -> None:
 
 
 def explained(model: ModelConfig, load: Callable[[], Any]) -> Any:
-    """The result of ``load()``; a failure becomes a UserError that names the model."""
+    """Returns ``load()``.
+
+    Raises:
+        UserError: It failed; the error names the model.
+    """
     bare = model.architecture
     path = "" if bare else _named_place(model)
     if _looks_local(path) and "://" not in path and not Path(path).is_dir():

@@ -1,4 +1,4 @@
-"""Writing tuned weights as a plain model folder."""
+"""The writing of tuned weights as a plain model folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def save_model(base: ModelConfig, parameters: Mapping[str, torch.Tensor], direct
         base: The ``model`` section of the base model.
         parameters: All parameters by the model's names, tied ones once; they are written in the
             dtype of the base model.
-        directory: The folder, which gets the tokenizer too.
+        directory: The folder, which gets the tokenizer, too.
     """
     model: Any = load_model(base)
     ours = dict(model.named_parameters())
