@@ -16,6 +16,7 @@ from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.load import apply_overrides, validate_config
 from smt_ray.config.run import RunConfig
+from smt_ray.documents.run import RunManifest, RunMetrics
 
 NUM_STEPS = 40
 QUICK: dict[str, Any] = {
@@ -93,16 +94,16 @@ class Run:
 
     storage: Path
     name: str
-    metrics: dict[str, Any]
+    metrics: RunMetrics
 
     @property
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> RunManifest:
         """run.json."""
         return RunFolder.open(Storage(str(self.storage)), self.name).manifest()
 
     def stage(self, kind: str) -> Path:
         """A finished stage's folder."""
-        return self.storage / "stages" / self.manifest["stages"][kind]["stage"]
+        return self.storage / "stages" / self.manifest.stages[kind].stage
 
     @property
     def adapter(self) -> dict[str, bytes]:

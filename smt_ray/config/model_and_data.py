@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import model_validator
@@ -30,15 +29,6 @@ class ModelConfig(Section):
     """Whether code that comes with the model may run."""
     architecture: dict[str, Any] | None = semantic(None)
     """A transformers config (``model_type: llama``, ...) without weights, to plan and count."""
-
-    def resolved(self) -> ModelConfig:
-        """The section with an absolute path, if it names a local folder.
-
-        It can then be used in other processes, whose working directories differ.
-        """
-        if self.path and (folder := Path(self.path).expanduser()).is_dir():
-            return self.at(str(folder.absolute()))
-        return self
 
     def at(self, place: str) -> ModelConfig:
         """The section for the same files at another path or URI."""

@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from smt_ray.artifacts.versions import Version, file_version, kept_per_version
+from cachetools import LRUCache, cached
+
+from smt_ray.artifacts.versions import Version, file_version, versioned
 from smt_ray.config.model_and_data import HubSource
 from smt_ray.data.hub import read_hub_source, read_hub_task
 from smt_ray.data.rows import Row, parse_rows
@@ -83,7 +85,7 @@ def read_file(path: Path) -> list[Row]:
         ) from None
 
 
-@kept_per_version(maxsize=32)
+@cached(LRUCache(maxsize=32), key=versioned)
 def _parse_file(path: Path) -> list[Row]:
     text = path.read_text(encoding="utf-8")
     records = _parse_lines(text, path) if path.suffix == ".jsonl" else _parse_list(text, path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+
+from cachetools import LRUCache, cached
 
 from smt_ray.config.model_and_data import DataConfig
 from smt_ray.data.rows import Row
@@ -35,10 +36,16 @@ class Split:
         return any(row.messages for row in (*self.training, *self.validation))
 
 
+def _key(data: DataConfig, seed: int) -> tuple[object, ...]:
+    versions = tuple(source_version(source, data.dir) for source in data.train)
+    return data.model_dump_json(include=_KEYS), seed, versions
+
+
+@cached(LRUCache(maxsize=8), key=_key)
 def read_split(data: DataConfig, seed: int) -> Split:
     """Reads, draws and fingerprints the rows of a data section.
 
-    A process reads the same rows once, until a file changes.
+    A process does this once for the runs that share the rows, until a file changes.
 
     Args:
         data: The ``data`` section of a config.
@@ -47,14 +54,6 @@ def read_split(data: DataConfig, seed: int) -> Split:
     Raises:
         UserError: A source cannot be read, or no row is left to train on.
     """
-    key = data.model_dump_json(include=_KEYS)
-    versions = tuple(source_version(source, data.dir) for source in data.train)
-    return _read_split(key, seed, versions)
-
-
-@lru_cache(maxsize=8)
-def _read_split(key: str, seed: int, _versions: tuple[object, ...]) -> Split:
-    data = DataConfig.model_validate_json(key)
     training, validation = split_rows(
         read_training_rows(data.train, data.dir),
         max_rows=data.max_rows,

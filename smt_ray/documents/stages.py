@@ -12,6 +12,8 @@ from smt_ray.documents.run import Reading, Result, Trainable
 Protocol = Literal["generate", "likelihood"]
 """How a model is evaluated: by the text that it writes, or by the most likely candidate."""
 
+PROTOCOLS: tuple[Protocol, Protocol] = ("generate", "likelihood")
+
 
 class FileDigest(Document):
     """The size and hash of a file."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
+
+from cachetools import LRUCache, cached
 
 from smt_ray.config.run import RunConfig
 from smt_ray.data.rows import Row
@@ -21,12 +22,14 @@ class TestRows:
     Attributes:
         rows: The rows.
         digest: Their fingerprint.
+        max_new_tokens: The most tokens that are generated for a row.
     """
 
     __test__ = False  # no class of pytest's
 
     rows: Sequence[Row]
     digest: str
+    max_new_tokens: int
 
 
 def read_tests(config: RunConfig) -> dict[str, TestRows]:
@@ -36,17 +39,15 @@ def read_tests(config: RunConfig) -> dict[str, TestRows]:
         UserError: A task is unknown, its file is missing or bad, or it cannot be scored by the
             protocol that the config asks for.
     """
-    evaluation, found = config.evaluation, {}
-    for task in find_tasks(evaluation.tasks):
-        for key in ("base_likelihood", "tuned_likelihood"):
-            if getattr(evaluation, key):
+    evaluation, tasks = config.evaluation, find_tasks(config.evaluation.tasks)
+    for key in ("base_likelihood", "tuned_likelihood"):
+        if getattr(evaluation, key):
+            for task in tasks:
                 check_candidates(task, f"evaluation.{key}", got=True, fix="set it to false")
-        is_builtin, directory = task.suite == "builtin", config.data.dir
-        version = task_version(task.name, directory, builtin=is_builtin)
-        found[task.name] = _read_task(
-            task.name, directory, is_builtin, evaluation.max_rows, version
-        )
-    return found
+    return {
+        task.name: _read_task(task, config.data.dir, evaluation.max_rows, evaluation.max_new_tokens)
+        for task in tasks
+    }
 
 
 def check_candidates(task: Task, field: str, *, got: Any, fix: str) -> None:
@@ -69,9 +70,16 @@ def check_candidates(task: Task, field: str, *, got: Any, fix: str) -> None:
         )
 
 
-@lru_cache(maxsize=64)
+def _key(
+    task: Task, directory: str | None, max_rows: int | None, limit: int | None
+) -> tuple[object, ...]:
+    version = task_version(task.name, directory, builtin=task.suite == "builtin")
+    return task.name, directory, max_rows, limit, version
+
+
+@cached(LRUCache(maxsize=64), key=_key)
 def _read_task(
-    name: str, directory: str | None, builtin: bool, max_rows: int | None, _version: object
+    task: Task, directory: str | None, max_rows: int | None, limit: int | None
 ) -> TestRows:
-    rows = read_task_rows(name, directory, builtin=builtin)[:max_rows]
-    return TestRows(rows, digest_rows(rows))
+    rows = read_task_rows(task.name, directory, builtin=task.suite == "builtin")[:max_rows]
+    return TestRows(rows, digest_rows(rows), limit or task.max_new_tokens)

@@ -21,7 +21,7 @@ from smt_ray.methods.protocol import Counts, Method, MethodSettings
 from smt_ray.methods.registry import settings_of
 from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.inspect import find_eligible
-from smt_ray.models.load import DTYPES, load_skeleton, load_tokenizer
+from smt_ray.models.load import DTYPES, load_skeleton, load_tokenizer, located
 from smt_ray.planning.activations import DryRun
 from smt_ray.planning.curve import ActivationCurve
 from smt_ray.planning.memory import RankBytes, rank_bytes
@@ -175,7 +175,7 @@ class MemoryNeeds:
 
     def _skeleton(self) -> nn.Module:
         spec = self.config.model
-        model: Any = load_skeleton(spec.resolved())
+        model: Any = load_skeleton(located(spec))
         if spec.attn_implementation == "eager":
             model.config._attn_implementation = "eager"
         prepared: nn.Module = model.to(DTYPES[spec.dtype])
@@ -205,7 +205,7 @@ class MemoryNeeds:
     @cached_property
     def _encoded(self) -> EncodedRows | None:
         """Some of the run's rows, if they and the tokenizer are on this machine."""
-        data, spec = self.config.data, self.config.model.resolved()
+        data, spec = self.config.data, located(self.config.model)
         local = spec.builtin or (spec.path and Path(spec.path).is_dir())
         if not local or not all(map(is_local, data.train)):
             return None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from smt_ray.artifacts.runs import RunFolder
-from smt_ray.artifacts.stages import Stage, fingerprint
+from smt_ray.artifacts.stages import EVALUATION, Stage, fingerprint
 from smt_ray.artifacts.storage import Storage
 from smt_ray.cluster.board import make_board
 from smt_ray.cluster.nodes import ray_for
@@ -16,18 +16,18 @@ from smt_ray.cluster.shared_places import check_shared
 from smt_ray.config.load import apply_overrides, validate_config
 from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.config.run import RunConfig
+from smt_ray.config.stage_keys import stage_keys
 from smt_ray.documents.evaluation import EvaluationReport
-from smt_ray.documents.stages import EvaluationSummary, Protocol
+from smt_ray.documents.stages import PROTOCOLS, EvaluationSummary, Protocol
 from smt_ray.errors import UserError
 from smt_ray.evaluation.tasks import find_tasks
 from smt_ray.evaluation.test_rows import TestRows, check_candidates, read_tests
 from smt_ray.models.inspect import model_identity
+from smt_ray.models.load import located
 from smt_ray.reporting.text.progress import say
 from smt_ray.run.merge import starting_model, trained_adapter
 from smt_ray.stages.evaluation import evaluation_pool, publish_predictions
-from smt_ray.stages.plan import evaluation_stage
-
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+from smt_ray.stages.plan import evaluation_inputs
 
 
 def evaluate_run(
@@ -84,7 +84,7 @@ def evaluate_model(
     config = _with_tasks(values, tasks, data, overrides)
     digest = None if adapter is None else _digest(Path(adapter))
     place = None if adapter is None else str(Path(adapter).absolute())
-    return _evaluate(config, config.model.resolved(), place, digest, protocol)
+    return _evaluate(config, located(config.model), place, digest, protocol)
 
 
 def _with_tasks(
@@ -105,9 +105,9 @@ def _evaluate(
     chosen = _check_protocol(protocol, config.evaluation.tasks)
     storage, tests = Storage(config.storage), read_tests(config)
     storage.check_writable()
-    identity = model_identity(config.model.resolved())
-    digests = {task: test.digest for task, test in tests.items()}
-    stage = evaluation_stage(config, storage, identity, tuned, digests, chosen)
+    identity = model_identity(config.model)
+    inputs = evaluation_inputs(identity, tests, stage_keys(config), chosen)
+    stage = Stage(storage, EVALUATION, {**inputs, "tuned": tuned})
     if stage.verify():
         say(f"evaluation: reused ({stage.name})")
     else:

@@ -17,7 +17,7 @@ from smt_ray.config.load import validate_config
 from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.errors import UserError
 from smt_ray.methods.registry import find_method
-from smt_ray.models.load import load_model, load_tokenizer
+from smt_ray.models.load import load_model, load_tokenizer, located
 from smt_ray.stages.plan import kept_model
 
 
@@ -106,7 +106,7 @@ def starting_model(run: RunFolder) -> ModelConfig:
     """
     manifest = run.manifest()
     config = validate_config(manifest.config)
-    base = config.model.resolved()
+    base = located(config.model)
     if not config.trained_warmup:
         return base
     return kept_model(base, Stage.open(run.storage, manifest.stages["warmup"].stage))

@@ -11,9 +11,12 @@ from smt_ray.artifacts.stages import EVALUATION, SELECTION, TOKENS, TRAINING, WA
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.config.run import RunConfig
+from smt_ray.config.running import EvaluationConfig
+from smt_ray.config.stage_keys import StageKeys, stage_keys
 from smt_ray.data.splits import Split, read_split
 from smt_ray.documents.run import Who
 from smt_ray.documents.stages import (
+    PROTOCOLS,
     EvaluationSummary,
     Protocol,
     SelectionSummary,
@@ -24,14 +27,10 @@ from smt_ray.documents.stages import (
 from smt_ray.evaluation.test_rows import TestRows, read_tests
 from smt_ray.methods.registry import settings_of
 from smt_ray.models.inspect import model_identity
-from smt_ray.stages.inputs import (
-    Identity,
-    evaluation_inputs,
-    selection_inputs,
-    tokens_inputs,
-    training_inputs,
-    warmup_inputs,
-)
+from smt_ray.models.load import located
+
+Identity = Mapping[str, str | None]
+"""What :func:`smt_ray.models.inspect.model_identity` says of a model."""
 
 Until = Literal["warmup", "selection", "training", "evaluation"]
 """The last stage that a run carries out."""
@@ -70,7 +69,7 @@ class RunPlan:
     @property
     def model(self) -> ModelConfig:
         """The base model; the path of a local folder is absolute."""
-        return self.config.model.resolved()
+        return located(self.config.model)
 
     @property
     def starting_model(self) -> ModelConfig:
@@ -113,88 +112,82 @@ def evaluation_key(who: Who) -> str:
 def make_plan(config: RunConfig) -> RunPlan:
     """Reads the rows and names the stages.
 
+    The inputs of a stage are the semantic keys that change its artifacts, the identities of model
+    and data, and the names of the stages before it. All names therefore follow from the
+    configuration and the rows alone.
+
     Raises:
         UserError: Rows, tasks or the model cannot be found or read.
     """
+    of_method = settings_of(config).stage_inputs(config)
     tests = read_tests(config)
     split = read_split(config.data, config.seed)
-    identity = model_identity(config.model.resolved())
-    return name_stages(config, tests, split, identity)
-
-
-def name_stages(
-    config: RunConfig, tests: dict[str, TestRows], split: Split, identity: Identity
-) -> RunPlan:
-    """The plan of a run whose rows are read and whose model is known.
-
-    Args:
-        config: The configuration.
-        tests: The test rows by task.
-        split: The rows to learn from and the rows that are held out.
-        identity: The identity of the base model.
-    """
-    storage = Storage(config.storage)
-    tokens = Stage(storage, TOKENS, tokens_inputs(config, split, identity))
+    identity = model_identity(config.model)
+    storage, keys = Storage(config.storage), stage_keys(config)
+    asked = _asked(identity, tests, keys, config.evaluation)
+    rows = {"training": split.training_digest, "validation": split.validation_digest}
+    tokens = Stage(storage, TOKENS, {"rows": rows, "model": identity, **keys.tokens})
     warmup = selection = None
-    if config.has_warmup:
-        warmup = Stage(storage, WARMUP, warmup_inputs(config, tokens.name))
-    if config.selects_blocks:
-        before = warmup.name if warmup else None
-        selection = Stage(storage, SELECTION, selection_inputs(config, before, identity))
-    chosen = selection.name if selection else None
-    of_method = settings_of(config).stage_inputs(config)
-    training = Stage(storage, TRAINING, training_inputs(config, tokens.name, chosen, of_method))
-    digests = {task: test.digest for task, test in tests.items()}
-    evaluations: dict[Who, Stage[EvaluationSummary]] = {
-        who: evaluation_stage(
-            config, storage, identity, training.name if tuned else None, digests, protocol
-        )
-        for who, (tuned, protocol) in (_wanted(config).items() if tests else ())
+    if keys.warmup is not None:
+        warmup = Stage(storage, WARMUP, {"tokens": tokens.name, **keys.warmup})
+    if keys.selection is not None:
+        before = {"warmup": warmup.name} if warmup else {"model": identity}
+        selection = Stage(storage, SELECTION, {**before, **keys.selection})
+    chosen = {"selection": selection.name} if selection else {}
+    training = Stage(
+        storage, TRAINING, {"tokens": tokens.name, **chosen, **of_method, **keys.training}
+    )
+    evaluations = {
+        who: Stage(storage, EVALUATION, {**inputs, "tuned": training.name if is_tuned else None})
+        for who, (is_tuned, inputs) in asked.items()
     }
     return RunPlan(
         config, storage, identity, split, tests, tokens, warmup, selection, training, evaluations
     )
 
 
-def evaluation_stage(
-    config: RunConfig,
-    storage: Storage,
+def _asked(
     identity: Identity,
-    tuned: str | None,
-    tasks: Mapping[str, str],
-    protocol: Protocol,
-) -> Stage[EvaluationSummary]:
-    """The stage of one model's predictions by one protocol.
-
-    Args:
-        config: The configuration, for the prompt and for decoding.
-        storage: The storage that keeps the stage.
-        identity: The identity of the base model.
-        tuned: The name of the training stage, or the digest of an adapter; None for the base.
-        tasks: Task -> the digest of its test rows.
-        protocol: ``generate`` or ``likelihood``.
-    """
-    inputs = evaluation_inputs(
-        identity, tuned, tasks, protocol, config.data.prompt, config.evaluation
-    )
-    return Stage(storage, EVALUATION, inputs)
-
-
-def _wanted(config: RunConfig) -> dict[Who, tuple[bool, Protocol]]:
-    """What is evaluated: whether with the adapter, and by which protocol.
+    tests: Mapping[str, TestRows],
+    keys: StageKeys,
+    evaluation: EvaluationConfig,
+) -> dict[Who, tuple[bool, dict[str, Any]]]:
+    """What is evaluated: whether with the adapter, and the other inputs of the stage.
 
     The base model comes first, since taking an adapter off means loading the base again.
     """
-    evaluation = config.evaluation
-    wanted: dict[Who, tuple[bool, Protocol]] = {}
-    if evaluation.base:
-        wanted["base"] = (False, "generate")
-    if evaluation.base_likelihood:
-        wanted["base_likelihood"] = (False, "likelihood")
-    wanted["tuned"] = (True, "generate")
-    if evaluation.tuned_likelihood:
-        wanted["tuned_likelihood"] = (True, "likelihood")
-    return wanted
+    generate, likelihood = (
+        evaluation_inputs(identity, tests, keys, protocol) for protocol in PROTOCOLS
+    )
+    asked: dict[Who, tuple[bool, dict[str, Any]]] = {}
+    if tests and evaluation.base:
+        asked["base"] = (False, generate)
+    if tests and evaluation.base_likelihood:
+        asked["base_likelihood"] = (False, likelihood)
+    if tests:
+        asked["tuned"] = (True, generate)
+    if tests and evaluation.tuned_likelihood:
+        asked["tuned_likelihood"] = (True, likelihood)
+    return asked
+
+
+def evaluation_inputs(
+    identity: Identity, tests: Mapping[str, TestRows], keys: StageKeys, protocol: Protocol
+) -> dict[str, Any]:
+    """The inputs of an evaluation stage, except for what tells the tuned model apart.
+
+    Args:
+        identity: The identity of the base model.
+        tests: The test rows by task.
+        keys: The semantic keys of the configuration.
+        protocol: ``generate`` or ``likelihood``.
+    """
+    tasks = {task: test.digest for task, test in tests.items()}
+    inputs = {"model": identity, "tasks": tasks, "protocol": protocol}
+    if protocol == "likelihood":
+        return {**inputs, **keys.likelihood}
+    limits = {task: test.max_new_tokens for task, test in tests.items()}
+    return {**inputs, "max_new_tokens": limits, **keys.generate}
 
 
 def kept_model(base: ModelConfig, warmup: Stage[WarmupSummary]) -> ModelConfig:

@@ -1,4 +1,4 @@
-"""A file is read once for as long as it stays as it is."""
+"""Claims about caches of file contents: a file is read once, until it changes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from cachetools import LRUCache, cached
 
-from smt_ray.artifacts.versions import kept_per_version
+from smt_ray.artifacts.versions import versioned
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def reads() -> list[Path]:
 def test_a_file_is_read_again_when_it_changed_and_not_before(
     tmp_path: Path, reads: list[Path]
 ) -> None:
-    @kept_per_version(maxsize=2)
+    @cached(LRUCache(2), key=versioned)
     def read(path: Path) -> str:
         reads.append(path)
         return path.read_text()
@@ -32,10 +33,8 @@ def test_a_file_is_read_again_when_it_changed_and_not_before(
     assert len(reads) == 2
 
 
-def test_a_file_in_the_place_of_another_of_its_size_and_time_is_read(
-    tmp_path: Path, reads: list[Path]
-) -> None:
-    read = kept_per_version(maxsize=2)(lambda path: (reads.append(path), path.read_text())[1])
+def test_a_file_that_replaces_one_of_equal_size_and_time_is_read(tmp_path: Path) -> None:
+    read = cached(LRUCache(2), key=versioned)(Path.read_text)
     file, other = tmp_path / "rows.json", tmp_path / "other"
     file.write_text("one")
     other.write_text("two")
@@ -46,8 +45,8 @@ def test_a_file_in_the_place_of_another_of_its_size_and_time_is_read(
     assert read(file) == "two"
 
 
-def test_what_cannot_be_read_is_not_kept(tmp_path: Path) -> None:
-    read = kept_per_version(maxsize=2)(Path.read_text)
+def test_a_failed_read_is_not_kept(tmp_path: Path) -> None:
+    read = cached(LRUCache(2), key=versioned)(Path.read_text)
     file = tmp_path / "rows.json"
     with pytest.raises(FileNotFoundError):
         read(file)

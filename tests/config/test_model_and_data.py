@@ -8,6 +8,7 @@ import pytest
 
 from smt_ray.config.load import load_config
 from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.models.load import located
 
 
 @pytest.mark.parametrize("path", ["models/mine", "./models/mine", "~/models/mine"])
@@ -19,13 +20,13 @@ def test_a_local_model_is_handed_to_workers_by_its_absolute_path(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     config = load_config(None, [f"model.path={path}", "model.builtin=null"])
-    assert config.model.resolved().path == str(tmp_path / "models" / "mine")
+    assert located(config.model).path == str(tmp_path / "models" / "mine")
     assert config.semantic_tree()["model"]["path"] == path  # names are the same on every machine
 
 
 def test_a_model_that_is_no_local_folder_is_handed_on_as_it_is() -> None:
     config = load_config(None, ["model.path=owner/name", "model.builtin=null"])
-    assert config.model.resolved() == config.model
+    assert located(config.model) == config.model
 
 
 def test_other_weights_of_the_same_architecture_keep_how_a_model_is_loaded() -> None:

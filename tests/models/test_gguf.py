@@ -11,7 +11,7 @@ import torch
 
 from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.models.inspect import count_parameters, find_eligible
-from smt_ray.models.load import load_model, load_skeleton, load_tokenizer
+from smt_ray.models.load import load_model, load_skeleton, load_tokenizer, located
 from smt_ray.models.save import save_model
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -25,7 +25,7 @@ def gguf() -> ModelConfig:
     folder = os.environ.get(VARIABLE)
     if folder is None or not (Path(folder) / FILE).is_file():
         pytest.skip(f"needs {FILE}: set {VARIABLE} to the folder that holds it")
-    return ModelConfig(path=folder, gguf_file=FILE).resolved()
+    return located(ModelConfig(path=folder, gguf_file=FILE))
 
 
 def test_the_skeleton_of_gguf_weights_has_the_known_shapes(gguf: ModelConfig) -> None:

@@ -14,6 +14,7 @@ from smt_ray.artifacts.storage import Storage
 from smt_ray.builtin import MODEL_DIR
 from smt_ray.config.method import LORA_TARGET_MODULES
 from smt_ray.config.run import RunConfig
+from smt_ray.documents.run import RunMetrics
 from smt_ray.methods.registry import find_method
 from smt_ray.run.merge import merge_run
 from smt_ray.smt.controls import magnitude_scores, random_scores
@@ -21,35 +22,35 @@ from smt_ray.smt.selection import Selection, select_by_scores
 
 pytestmark = pytest.mark.slow
 
-SHARED = ("tokens", "evaluation of base", "evaluation of base_likelihood")
+SHARED = ("tokens", "evaluation_base", "evaluation_base_likelihood")
 SHORT = ("training.max_steps=10", "training.learning_rate=1e-3", "training.lr_warmup_steps=2")
 
 
 def run_with(
     method: str, whole: Any, stages_of: Callable[[Sequence[str]], Path],
     quick: Callable[..., RunConfig], *overrides: str,
-) -> tuple[dict[str, Any], Path]:  # fmt: skip
+) -> tuple[RunMetrics, Path]:  # fmt: skip
     """A short run on what smt's has made already: its metrics, and its storage."""
     from smt_ray.run import flow
 
     storage = stages_of(SHARED)
     config = quick(storage, f"method={method}", f"name={method}", *SHORT, *overrides)
     metrics = flow.run(config)
-    assert set(metrics["stages"]) == {*SHARED, "training", "evaluation of tuned"}
+    assert set(metrics.stages) == {*SHARED, "training", "evaluation_tuned"}
     for kind in SHARED:
-        assert metrics["stages"][kind]["reused"]
-        assert metrics["stages"][kind]["stage"] == whole.stage(kind).name
-    assert metrics["training"]["num_steps"] == 10
-    for task, results in metrics["tasks"].items():
-        assert results["base"] == whole.metrics["tasks"][task]["base"]
-        assert 0 <= results["tuned"]["accuracy"] <= 1
+        assert metrics.stages[kind].reused
+        assert metrics.stages[kind].stage == whole.stage(kind).name
+    assert metrics.training.num_steps == 10
+    for task, results in metrics.tasks.items():
+        assert results.base == whole.metrics.tasks[task].base
+        assert 0 <= results.tuned.accuracy <= 1
     return metrics, storage
 
 
-def check_merged(metrics: dict[str, Any], storage: Path, out: Path) -> set[str]:
+def check_merged(metrics: RunMetrics, storage: Path, out: Path) -> set[str]:
     """The adapter moves the base, and the merged model alone predicts the same; its files."""
-    merge_run(Storage(str(storage)), metrics["name"], out)
-    adapter = storage / "stages" / metrics["stages"]["training"]["stage"] / "adapter"
+    merge_run(Storage(str(storage)), metrics.name, out)
+    adapter = storage / "stages" / metrics.stages["training"].stage / "adapter"
     model, ids = AutoModelForCausalLM.from_pretrained(MODEL_DIR), torch.arange(3, 43).view(2, 20)
     with torch.no_grad():
         before = model(ids).logits
@@ -71,11 +72,11 @@ def test_lora_by_budget_through_ray(
 ) -> None:  # fmt: skip
     budget = ("lora.budget=0.05", "deepspeed.zero_stage=3")
     metrics, storage = run_with("lora", whole, stages_of, quick, *budget)
-    trainable, lora = metrics["trainable"], metrics["lora"]
+    trainable, lora = metrics.trainable, metrics.method_settings
     assert (lora["rank"], lora["alpha"]) == (7, 14)
-    assert trainable["percent_of_base"] == pytest.approx(5, abs=1)
-    assert trainable["percent_of_total"] < trainable["percent_of_base"]
-    assert trainable["num_base"] == whole.metrics["trainable"]["num_base"]
+    assert trainable.percent_of_base == pytest.approx(5, abs=1)
+    assert trainable.percent_of_total < trainable.percent_of_base
+    assert trainable.num_base == whole.metrics.trainable.num_base
     files = check_merged(metrics, storage, tmp_path / "merged")
     assert files == {"adapter_config.json", "adapter_model.safetensors", "base_model.json"}
 
@@ -85,9 +86,9 @@ def test_full_through_ray(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     metrics, storage = run_with("full", whole, stages_of, quick, "resources.num_workers=1")
-    trainable = metrics["trainable"]
-    assert trainable["num_trainable"] == whole.metrics["trainable"]["num_base"]
-    assert trainable["percent_of_base"] == trainable["percent_of_total"] == 100
+    trainable = metrics.trainable
+    assert trainable.num_trainable == whole.metrics.trainable.num_base
+    assert trainable.percent_of_base == trainable.percent_of_total == 100
     files = check_merged(metrics, storage, tmp_path / "merged")
     assert files == {"tuned_model.safetensors", "base_model.json"}
 
@@ -101,11 +102,11 @@ def test_dora_through_ray(
     storage = stages_of(("tokens",))
     overrides = ("method=dora", "name=dora", *SHORT, "lora.rank=4", "deepspeed.zero_stage=2")
     metrics = flow.run(quick(storage, *overrides), "training")
-    assert set(metrics["stages"]) == {"tokens", "training"}
+    assert set(metrics.stages) == {"tokens", "training"}
     model: Any = AutoModelForCausalLM.from_pretrained(MODEL_DIR)
     shapes = [m.weight.shape for n, m in model.named_modules() if n.endswith(LORA_TARGET_MODULES)]
     expected = sum(4 * (o + i) + o for o, i in shapes)  # two factors and a magnitude
-    assert metrics["trainable"]["num_trainable"] == expected
+    assert metrics.trainable.num_trainable == expected
     files = check_merged(metrics, storage, tmp_path / "merged")
     assert files == {"adapter_config.json", "adapter_model.safetensors", "base_model.json"}
 
@@ -121,12 +122,12 @@ def test_the_random_control_trains_as_many_blocks_without_a_warm_up(
         storage, "name=random", "selection.score=random", "resources.num_workers=1", *SHORT
     )
     metrics = flow.run(config, "training")
-    assert set(metrics["stages"]) == {"tokens", "selection", "training"}
-    assert metrics["trainable"] == whole.metrics["trainable"]
+    assert set(metrics.stages) == {"tokens", "selection", "training"}
+    assert metrics.trainable == whole.metrics.trainable
     found, gradients = (
         Selection.load(folder / "selection.safetensors")
         for folder in (
-            storage / "stages" / metrics["stages"]["selection"]["stage"], whole.stage("selection")
+            storage / "stages" / metrics.stages["selection"].stage, whole.stage("selection")
         )
     )  # fmt: skip
     shapes = {name: module.shape for name, module in gradients.modules.items()}
@@ -152,8 +153,8 @@ def test_a_control_selects_without_a_warm_up_by_groups_too(
         "warmup.target_modules=[q_proj, k_proj, v_proj, o_proj, up_proj]",
     )  # fmt: skip
     metrics = flow.run(quick(storage, *overrides), "selection")
-    assert set(metrics["stages"]) == {"tokens", "selection"}
-    place = storage / "stages" / metrics["stages"]["selection"]["stage"]
+    assert set(metrics.stages) == {"tokens", "selection"}
+    place = storage / "stages" / metrics.stages["selection"].stage
     found = Selection.load(place / "selection.safetensors")
     model: Any = AutoModelForCausalLM.from_pretrained(MODEL_DIR)
     weights = {
@@ -168,4 +169,4 @@ def test_a_control_selects_without_a_warm_up_by_groups_too(
     assert blocks(found) == blocks(expected)
     mlp = sum(n for name, n in found.counts().items() if ".mlp." in name)
     assert mlp * 256 / model.num_parameters() == pytest.approx(0.01, abs=2e-4)
-    assert metrics["selection"]["projections"].keys() >= {"up_proj"}
+    assert metrics.selection.projections.keys() >= {"up_proj"}

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 STAGES = (
     "tokens", "warmup", "selection", "training",
-    "evaluation of base", "evaluation of base_likelihood", "evaluation of tuned",
+    "evaluation_base", "evaluation_base_likelihood", "evaluation_tuned",
 )  # fmt: skip
 
 
@@ -58,8 +58,8 @@ def test_a_tracking_actor_that_dies_takes_no_run_with_it(
 
     monkeypatch.setattr(flow.tracking, "finish", die)
     metrics = flow.run("evaluation")
-    assert metrics["tasks"] == whole.metrics["tasks"]
-    assert flow.folder.manifest()["status"] == "FINISHED"
+    assert metrics.tasks == whole.metrics.tasks
+    assert flow.folder.manifest().status == "FINISHED"
     assert "smt-ray log quick" in capsys.readouterr().err
 
 
@@ -74,7 +74,7 @@ def test_ranks_that_the_cluster_cannot_hold_cost_no_warm_up(
         exit_with(lambda: flow.run("training"))
     assert stop.value.code == 2
     assert "resources.num_workers" in capsys.readouterr().err
-    assert flow.plan.warmup.manifest() is None
+    assert not flow.plan.warmup.is_done()
 
 
 def test_ranks_wait_for_what_other_work_on_the_cluster_holds(
@@ -117,4 +117,4 @@ def test_a_stage_for_which_there_is_no_place_in_time_is_named(
     finally:
         remove_placement_group(other)
     assert raised.value.field == "resources.wait_timeout_s"
-    assert flow.folder.manifest()["status"] == "FAILED"
+    assert flow.folder.manifest().status == "FAILED"

@@ -62,8 +62,8 @@ class BucketRun:
 
     def stage(self, kind: str) -> Stage:
         """A finished stage."""
-        stages = RunFolder.open(self.storage, "quick").manifest()["stages"]
-        return Stage.open(self.storage, stages[kind]["stage"])
+        stages = RunFolder.open(self.storage, "quick").manifest().stages
+        return Stage.open(self.storage, stages[kind].stage)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def bucket_run(
         _wait_for_checkpoint(storage, driver, logs[0])
     finally:
         processes.kill(driver)
-    assert RunFolder.open(storage, "quick").manifest()["status"] == "RUNNING"
+    assert RunFolder.open(storage, "quick").manifest().status == "RUNNING"
     driver = processes.start(command, logs[1], environment)
     try:
         assert driver.wait(timeout=400) == 0, logs[1].read_text()
@@ -126,8 +126,8 @@ def test_a_killed_run_goes_on_from_the_bucket_to_the_undisturbed_adapter(
     whole: Any, bucket_run: BucketRun
 ) -> None:
     training = bucket_run.stage("training")
-    summary = (training.manifest() or {})["summary"]
-    assert 0 < summary["resumed_from"] < summary["num_steps"]
+    summary = training.read().summary
+    assert 0 < summary.outcome.resumed_from < summary.num_steps
     with training.local("adapter") as adapter:
         assert {p.name: p.read_bytes() for p in adapter.iterdir()} == whole.adapter
 
@@ -142,7 +142,7 @@ def test_all_that_a_run_leaves_is_in_the_bucket(whole: Any, bucket_run: BucketRu
         "runs/quick/metrics.json"
     )["tasks"]
     assert {t: r["tuned"]["accuracy"] for t, r in accuracies.items()} == {
-        t: r["tuned"]["accuracy"] for t, r in whole.metrics["tasks"].items()
+        t: r.accuracy("tuned") for t, r in whole.metrics.tasks.items()
     }
 
 
@@ -163,7 +163,7 @@ def test_commands_on_a_run_read_it_from_the_bucket(
     assert all(found[name].equal(tensor) for name, tensor in expected.items())
 
     answer = evaluate_run(ROOT, "quick", TASKS, None, ["evaluation.max_rows=8"])
-    assert answer["predictions"] == bucket_run.stage("evaluation of tuned").uri
+    assert answer.predictions == bucket_run.stage("evaluation_tuned").uri
 
 
 def test_nothing_of_a_run_stays_in_the_temporary_directory(bucket_run: BucketRun) -> None:

@@ -59,7 +59,7 @@ def test_a_rank_that_is_killed_ends_with_the_undisturbed_adapter(
     flow, killed = Flow(quick(stages_of(BEFORE_TRAINING))), []
 
     def kill() -> None:
-        wait_for_checkpoint(Path(flow.plan.trained.uri) / "checkpoints")
+        wait_for_checkpoint(Path(flow.plan.training.uri) / "checkpoints")
         killed.append(ray.get(flow.board.starts.remote("training"))[0][0])
         os.kill(killed[0], signal.SIGKILL)
 
@@ -70,10 +70,9 @@ def test_a_rank_that_is_killed_ends_with_the_undisturbed_adapter(
     pids = ray.get(flow.board.starts.remote("training"))[0]
     assert killed == pids[:1]
     assert len(pids) == 2
-    manifest = flow.plan.trained.manifest()
-    assert manifest is not None
-    assert 0 < manifest["summary"]["resumed_from"] < NUM_STEPS
-    folder = Path(flow.plan.trained.uri)
+    outcome = flow.plan.training.read().summary.outcome
+    assert 0 < outcome.resumed_from < NUM_STEPS
+    folder = Path(flow.plan.training.uri)
     assert {p.name: p.read_bytes() for p in (folder / "adapter").iterdir()} == whole.adapter
     assert losses(folder) == losses(whole.stage("training"))
 
@@ -152,8 +151,8 @@ def test_a_driver_that_is_killed_and_started_again_ends_with_the_undisturbed_ada
     flow.run(quick(cut_off.storage), "training")
 
     folder = cut_off.storage / "stages" / cut_off.stage
-    summary = json.loads((folder / "manifest.json").read_text())["summary"]
-    assert 0 < summary["resumed_from"] < NUM_STEPS
+    outcome = json.loads((folder / "manifest.json").read_text())["summary"]["outcome"]
+    assert 0 < outcome["resumed_from"] < NUM_STEPS
     assert {p.name: p.read_bytes() for p in (folder / "adapter").iterdir()} == whole.adapter
     assert losses(folder) == losses(whole.stage("training"))
     (after,) = client.search_runs([experiment.experiment_id])
@@ -170,9 +169,9 @@ def test_a_run_goes_on_with_another_number_of_ranks(
 
     flow.run(quick(cut_off.copy, "resources.num_workers=1"), "training")
     folder = cut_off.copy / "stages" / cut_off.stage
-    summary = json.loads((folder / "manifest.json").read_text())["summary"]
-    assert summary["num_ranks"] == 1
-    assert 0 < summary["resumed_from"] < NUM_STEPS
+    outcome = json.loads((folder / "manifest.json").read_text())["summary"]["outcome"]
+    assert outcome["num_ranks"] == 1
+    assert 0 < outcome["resumed_from"] < NUM_STEPS
     expected, found = losses(whole.stage("training")), losses(folder)
     assert found == pytest.approx(expected, rel=1e-3)
     ours, theirs = (
@@ -213,13 +212,13 @@ def test_a_loss_that_diverges_ends_the_run_at_once_and_leaves_the_last_checkpoin
     assert "Traceback" not in "\n".join(said)
     pids = ray.get(flow.board.starts.remote("training"))[0]
     assert len(pids) == 1
-    state, num_steps = load_state(Path(flow.plan.trained.uri) / "checkpoints/step-0000001")
+    state, num_steps = load_state(Path(flow.plan.training.uri) / "checkpoints/step-0000001")
     assert num_steps == 1
     assert state
-    assert losses(Path(flow.plan.trained.uri)).keys() == {1}
+    assert losses(Path(flow.plan.training.uri)).keys() == {1}
     manifest = flow.folder.manifest()
-    assert manifest["status"] == "FAILED"
-    assert "training" not in manifest["stages"]
-    assert flow.plan.trained.manifest() is None
+    assert manifest.status == "FAILED"
+    assert "training" not in manifest.stages
+    assert not flow.plan.training.is_done()
     client = MlflowClient(resolve_tracking_uri(None, flow.storage.root))
-    assert client.get_run(manifest["mlflow_run_id"]).info.status == "FAILED"
+    assert client.get_run(manifest.tracked["mlflow"]).info.status == "FAILED"

@@ -26,7 +26,7 @@ STEPS = list(range(1, NUM_STEPS + 1))
 TASKS = ("tiny_commonsense", "tiny_arithmetic")
 STAGES = (
     "tokens", "warmup", "selection", "training",
-    "evaluation of base", "evaluation of base_likelihood", "evaluation of tuned",
+    "evaluation_base", "evaluation_base_likelihood", "evaluation_tuned",
 )  # fmt: skip
 
 # A notebook's view: torch, transformers and the method alone.
@@ -87,43 +87,43 @@ def validation_losses(run: Any) -> dict[int, float]:
 
 def test_a_run_leaves_its_record(whole: Any) -> None:
     folder = whole.storage / "runs" / whole.name
-    assert json.loads((folder / "metrics.json").read_text()) == whole.metrics
-    assert whole.manifest["status"] == "FINISHED"
-    assert set(whole.manifest["stages"]) == set(STAGES)
-    assert not any(entry["reused"] for entry in whole.manifest["stages"].values())
-    assert load_config(folder / "config.yaml").semantic_tree() == whole.manifest["semantic"]
+    assert json.loads((folder / "metrics.json").read_text()) == whole.metrics.to_json()
+    assert whole.manifest.status == "FINISHED"
+    assert set(whole.manifest.stages) == set(STAGES)
+    assert not any(entry.reused for entry in whole.manifest.stages.values())
+    assert load_config(folder / "config.yaml").semantic_tree() == whole.manifest.semantic
     assert json.loads((folder / "environment.json").read_text())["packages"]["torch"]
 
 
 def test_a_run_leaves_its_page(whole: Any) -> None:
-    place = Path(whole.metrics["paths"]["report"])
+    place = Path(whole.metrics.paths.report)
     assert place == whole.storage / "runs" / whole.name / "report.html"
     page = place.read_text()
     for task in TASKS:
-        tuned = whole.metrics["tasks"][task]["tuned"]
-        low, high = tuned["interval"]
+        tuned = whole.metrics.tasks[task].tuned
+        low, high = tuned.interval
         shown = f"{100 * tuned['accuracy']:.1f} ({100 * low:.1f}-{100 * high:.1f})"
         assert f">{shown}<" in page
     for section in ("accuracy", "loss", "selection", "stages", "versions"):
         assert f'<section id="{section}">' in page
-    num_blocks = whole.metrics["selection"]["num_blocks"]
+    num_blocks = whole.metrics.selection.num_blocks
     assert f"<p>{num_blocks:,} of " in page
     assert "Finished" in page
 
 
 def test_the_metrics_say_what_was_trained_and_what_really_ran(whole: Any) -> None:
     metrics = whole.metrics
-    assert metrics["trainable"]["percent_of_base"] == pytest.approx(5, abs=0.2)
-    assert metrics["selection"]["num_blocks"] * 256 == metrics["trainable"]["num_trainable"]
-    assert metrics["ran"]["devices"].startswith("2 x cpu")
-    assert metrics["ran"]["zero_stage"] == 2
-    assert metrics["training"]["num_steps"] == NUM_STEPS
+    assert metrics.trainable.percent_of_base == pytest.approx(5, abs=0.2)
+    assert metrics.selection.num_blocks * 256 == metrics.trainable.num_trainable
+    assert metrics.ran.devices.startswith("2 x cpu")
+    assert metrics.ran.zero_stage == 2
+    assert metrics.training.num_steps == NUM_STEPS
     for key in ("train/loss", "train/grad_norm", "validation/loss"):
-        assert math.isfinite(metrics["training"][key])
+        assert math.isfinite(metrics.training.metrics[key])
     for task in TASKS:
-        assert metrics["tasks"][task]["num_rows"] == 8
+        assert metrics.tasks[task].num_rows == 8
         for who in ("base", "base_likelihood", "tuned"):
-            assert 0 <= metrics["tasks"][task][who]["accuracy"] <= 1
+            assert 0 <= metrics.tasks[task].accuracy(who) <= 1
 
 
 def test_every_step_and_every_validation_is_on_disk(whole: Any) -> None:
@@ -143,10 +143,10 @@ def test_the_last_checkpoints_and_the_best_are_kept_and_none_else(whole: Any) ->
 def test_every_prediction_is_on_disk(whole: Any) -> None:
     for who in ("base", "base_likelihood", "tuned"):
         for task in TASKS:
-            found = predictions(whole.stage(f"evaluation of {who}"), task)
+            found = predictions(whole.stage(f"evaluation_{who}"), task)
             assert len(found) == 8
             correct = sum(prediction["correct"] for prediction in found)
-            assert correct / 8 == whole.metrics["tasks"][task][who]["accuracy"]
+            assert correct / 8 == whole.metrics.tasks[task].accuracy(who)
 
 
 def test_a_finished_run_is_skipped_and_says_so(
@@ -158,14 +158,14 @@ def test_a_finished_run_is_skipped_and_says_so(
     metrics = flow.run(quick(whole.storage))
     said = capsys.readouterr().err
     after = whole.manifest
-    assert {k: v["stage"] for k, v in after["stages"].items()} == {
-        k: v["stage"] for k, v in before["stages"].items()
+    assert {k: v.stage for k, v in after.stages.items()} == {
+        k: v.stage for k, v in before.stages.items()
     }
-    assert all(entry["reused"] for entry in after["stages"].values())
+    assert all(entry.reused for entry in after.stages.values())
     for kind in STAGES:
         assert f"{kind}: finished before, reused" in said
-    assert metrics["tasks"] == whole.metrics["tasks"]
-    assert after["mlflow_run_id"] == before["mlflow_run_id"]
+    assert metrics.tasks == whole.metrics.tasks
+    assert after.tracked == before.tracked
 
 
 def test_mlflow_has_the_whole_run(whole: Any) -> None:
@@ -174,14 +174,14 @@ def test_mlflow_has_the_whole_run(whole: Any) -> None:
     from smt_ray.tracking.uris import resolve_tracking_uri
 
     client = MlflowClient(resolve_tracking_uri(None, str(whole.storage)))
-    run = client.get_run(whole.manifest["mlflow_run_id"])
+    run = client.get_run(whole.manifest.tracked["mlflow"])
     assert run.info.status == "FINISHED"
     assert run.data.params["training.max_steps"] == str(NUM_STEPS)
     assert run.data.tags["method"] == "smt"
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert sorted(point.step for point in history) == STEPS
     for task in TASKS:
-        tuned = whole.metrics["tasks"][task]["tuned"]["accuracy"]
+        tuned = whole.metrics.tasks[task].tuned.accuracy
         assert run.data.metrics[f"eval/{task}/tuned"] == tuned
     folders = {entry.path for entry in client.list_artifacts(run.info.run_id)}
     assert {"adapter", "selection", "config.yaml", "metrics.json", "report.html"} <= folders
@@ -215,11 +215,11 @@ def test_evaluating_a_run_and_its_adapter_by_hand_gives_the_runs_predictions(
         json.loads(smt_ray("evaluate", "--run", whole.name, *common)),
         json.loads(smt_ray("evaluate", "--model", MODEL_DIR, "--adapter", adapter, *common)),
     ]
-    expected = predictions(whole.stage("evaluation of tuned"), task)
+    expected = predictions(whole.stage("evaluation_tuned"), task)
     for answer in answers:
         assert predictions(Path(answer["predictions"]), task) == expected
         accuracy = answer["tasks"][task]["accuracy"]
-        assert accuracy == whole.metrics["tasks"][task]["tuned"]["accuracy"]
+        assert accuracy == whole.metrics.tasks[task].tuned.accuracy
     assert answers[0]["predictions"] != answers[1]["predictions"]
 
 
@@ -231,13 +231,11 @@ def test_the_tuned_model_is_asked_by_likelihood_where_it_is_wanted_and_by_comman
 ) -> None:
     from smt_ray.run import flow
 
-    storage, likelihood = stages_of(STAGES), "evaluation of tuned_likelihood"
+    storage, likelihood = stages_of(STAGES), "evaluation_tuned_likelihood"
     metrics = flow.run(quick(storage, "evaluation.tuned_likelihood=true"))
-    assert [kind for kind, stage in metrics["stages"].items() if not stage["reused"]] == [
-        likelihood
-    ]
-    folder = Path(metrics["stages"][likelihood]["directory"])
-    tuned, base = predictions(folder, TASKS[0]), whole.stage("evaluation of base_likelihood")
+    assert [kind for kind, stage in metrics.stages.items() if not stage.reused] == [likelihood]
+    folder = Path(metrics.stages[likelihood].directory)
+    tuned, base = predictions(folder, TASKS[0]), whole.stage("evaluation_base_likelihood")
     assert all(prediction["scores"] for prediction in tuned)
     assert [p["scores"] for p in tuned] != [p["scores"] for p in predictions(base, TASKS[0])]
     asked = ["--protocol", "likelihood", "--storage", storage, "--set", "evaluation.max_rows=8"]
@@ -246,7 +244,7 @@ def test_the_tuned_model_is_asked_by_likelihood_where_it_is_wanted_and_by_comman
     answer = json.loads(smt_ray("evaluate", "--run", whole.name, *asked))
     assert Path(answer["predictions"]) == folder  # the run's own: nothing was computed again
     for task in TASKS:
-        shown = metrics["tasks"][task]["tuned_likelihood"]["accuracy"]
+        shown = metrics.tasks[task].tuned_likelihood.accuracy
         assert answer["tasks"][task]["accuracy"] == shown
 
 
@@ -270,7 +268,7 @@ def test_a_tracking_server_that_is_away_fails_no_run_and_gets_it_later(
     monkeypatch.setattr(run_tracking, "_PATIENCE_S", 2.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", closed)
     metrics = flow.run(quick(storage))
-    assert metrics["tasks"] == whole.metrics["tasks"]
+    assert metrics.tasks == whole.metrics.tasks
     said = capsys.readouterr().err
     assert "WARNING tracking" in said
     assert "smt-ray log quick" in said
@@ -281,7 +279,7 @@ def test_a_tracking_server_that_is_away_fails_no_run_and_gets_it_later(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     smt_ray("log", "quick", "--storage", storage)
     record = json.loads((storage / "runs" / "quick" / "run.json").read_text())
-    run = MlflowClient(store).get_run(record["mlflow_run_id"])
+    run = MlflowClient(store).get_run(record["tracked"]["mlflow"])
     history = MlflowClient(store).get_metric_history(run.info.run_id, "train/loss")
     assert sorted(point.step for point in history) == STEPS
     assert run.info.status == "FINISHED"

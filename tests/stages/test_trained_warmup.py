@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from smt_ray.artifacts.storage import Storage
 from smt_ray.builtin import MODEL_DIR
 from smt_ray.config.run import RunConfig
+from smt_ray.documents.run import RunMetrics
 from smt_ray.errors import UserError
 from smt_ray.methods.registry import find_method
 from smt_ray.run.evaluate import evaluate_run
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 Quick = Callable[..., RunConfig]
 TABLE = "score_table.safetensors"
-SHARED = ("tokens", "evaluation of base", "evaluation of base_likelihood")
+SHARED = ("tokens", "evaluation_base", "evaluation_base_likelihood")
 TRAINED = (
     "warmup.mode=trained", "warmup.num_shards=1", "warmup.num_steps=6", "warmup.learning_rate=1e-3",
     "training.max_steps=10", "training.learning_rate=1e-3", "training.lr_warmup_steps=2",
@@ -42,12 +43,12 @@ TRAINED = (
 class Trained:
     """A run whose warm-up trains, in a storage that had the undisturbed run's rows and base."""
 
-    def __init__(self, storage: Path, metrics: dict[str, Any]) -> None:
+    def __init__(self, storage: Path, metrics: RunMetrics) -> None:
         self.storage, self.metrics = storage, metrics
 
     def stage(self, kind: str) -> Path:
         """A finished stage's folder."""
-        return self.storage / "stages" / self.metrics["stages"][kind]["stage"]
+        return self.storage / "stages" / self.metrics.stages[kind].stage
 
     def manifest(self, kind: str) -> dict[str, Any]:
         """A finished stage's manifest."""
@@ -81,17 +82,18 @@ def logits(model: Any) -> torch.Tensor:
 
 def test_a_run_keeps_what_its_warm_up_trained_and_says_so(trained: Trained, whole: Any) -> None:
     for kind in SHARED:
-        assert trained.metrics["stages"][kind]["reused"]
-    for task, results in trained.metrics["tasks"].items():
-        assert results["base"] == whole.metrics["tasks"][task]["base"]
-        assert 0 <= results["tuned"]["accuracy"] <= 1
+        assert trained.metrics.stages[kind].reused
+    for task, results in trained.metrics.tasks.items():
+        assert results.base == whole.metrics.tasks[task].base
+        assert 0 <= results.tuned.accuracy <= 1
     summary = trained.manifest("warmup")["summary"]
-    assert (summary["mode"], summary["num_steps"], summary["num_ranks"]) == ("trained", 6, 2)
+    assert (summary["num_steps"], summary["outcome"]["num_ranks"]) == (6, 2)
+    assert summary["kept_model"] == "model"
     files = trained.manifest("warmup")["files"]
     assert {TABLE, "metrics.jsonl", "model/model.safetensors", "model/tokenizer.json"} <= set(files)
     stage = trained.stage("warmup").name
     assert trained.manifest("training")["summary"]["starts_from"] == f"stages/{stage}/model"
-    assert trained.metrics["paths"]["adapter's base"] == str(trained.kept)
+    assert trained.metrics.paths.adapter_base == str(trained.kept)
     table = (trained.storage / "runs" / "trained" / "table.md").read_text()
     assert f"adapter's base: {trained.kept}" in table
     base = json.loads((trained.adapter / "smt_config.json").read_text())["base"]
@@ -145,8 +147,8 @@ def test_the_merged_model_alone_predicts_as_the_adapter_on_the_kept_one(
 def test_the_tuned_model_is_evaluated_from_its_run_alone(trained: Trained, cluster: None) -> None:
     task = "tiny_commonsense"
     found = evaluate_run(str(trained.storage), "trained", [task], None, ["evaluation.max_rows=8"])
-    tuned = trained.metrics["tasks"][task]["tuned"]
-    assert found["tasks"][task]["accuracy"] == tuned["accuracy"]
+    tuned = trained.metrics.tasks[task].tuned
+    assert found.tasks[task].accuracy == tuned.accuracy
 
 
 def test_the_same_run_makes_nothing_anew_and_another_schedule_shares_the_warm_up(
@@ -155,12 +157,12 @@ def test_the_same_run_makes_nothing_anew_and_another_schedule_shares_the_warm_up
     from smt_ray.run import flow
 
     again = flow.run(quick(trained.storage, "name=trained", *TRAINED))
-    assert all(stage["reused"] for stage in again["stages"].values())
-    assert again["tasks"] == trained.metrics["tasks"]
+    assert all(stage.reused for stage in again.stages.values())
+    assert again.tasks == trained.metrics.tasks
     other = quick(trained.storage, "name=other", *TRAINED, "training.lr_schedule=cosine")
     metrics = flow.run(other, "selection")
     for kind in ("warmup", "selection"):
-        assert metrics["stages"][kind] == again["stages"][kind]
+        assert metrics.stages[kind] == again.stages[kind]
 
 
 def test_a_control_chooses_by_the_kept_models_weights(trained: Trained, quick: Quick) -> None:
@@ -168,8 +170,8 @@ def test_a_control_chooses_by_the_kept_models_weights(trained: Trained, quick: Q
 
     control = quick(trained.storage, "name=control", *TRAINED, "selection.score=magnitude")
     metrics = flow.run(control, "selection")
-    assert metrics["stages"]["warmup"]["reused"]
-    place = trained.storage / "stages" / metrics["stages"]["selection"]["stage"]
+    assert metrics.stages["warmup"].reused
+    place = trained.storage / "stages" / metrics.stages["selection"].stage
     found = Selection.load(place / "selection.safetensors")
     kept: Any = AutoModelForCausalLM.from_pretrained(trained.kept)
     weights = {name: kept.get_submodule(name).weight for name in found.modules}
@@ -207,11 +209,11 @@ def test_a_rank_that_is_killed_in_the_warm_up_changes_neither_table_nor_model(
     flow.run("warmup")
     watcher.join(timeout=5)
     assert flow.plan.warmup is not None
-    manifest = flow.plan.warmup.manifest()
-    assert manifest is not None
-    assert 0 < manifest["summary"]["resumed_from"] < 6
+    finished = flow.plan.warmup.read()
+    assert finished.summary.outcome is not None
+    assert 0 < finished.summary.outcome.resumed_from < 6
     expected = trained.manifest("warmup")["files"]
-    assert {name: file["sha256"] for name, file in manifest["files"].items()
+    assert {name: file.sha256 for name, file in finished.files.items()
             if name in (TABLE, "model/model.safetensors")} == {
         name: expected[name]["sha256"] for name in (TABLE, "model/model.safetensors")
     }  # fmt: skip

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,24 +62,27 @@ def test_any_number_of_shards_gives_the_same_table_and_selection_and_the_driver_
     whole: Any, cluster: None, reference: ScoreTable, quick: Callable[..., RunConfig],
     fetched: list[int], num_shards: int,
 ) -> None:  # fmt: skip
+    import ray
+
     from smt_ray.cluster.board import make_board
     from smt_ray.cluster.resources import ProcessResources
-    from smt_ray.methods.blocks import check_model, skeleton_of
+    from smt_ray.methods.blocks import check_blocks
+    from smt_ray.models.load import load_skeleton
     from smt_ray.stages.plan import make_plan
-    from smt_ray.stages.warmup import run_warmup, warmup_job
+    from smt_ray.stages.warmup import run_graph, warmup_job
 
     plan = make_plan(quick(whole.storage, f"warmup.num_shards={num_shards}"))
-    preflight = check_model(plan.config, skeleton_of(plan))
+    blocks = check_blocks(plan.config, load_skeleton(plan.model))
     # Four shards take turns on two CPUs.
     resources = ProcessResources(num_cpus=1, num_gpus=0, accelerator_type=None)
-    job = warmup_job(plan, preflight, resources) | {"table": f"scratch/{num_shards}/{TABLE}"}
+    job = replace(warmup_job(plan, blocks, resources), table=f"scratch/{num_shards}/{TABLE}")
     board = make_board()
     fetched.clear()
-    summary = run_warmup(job, list(preflight.shapes), resources, board)
-    assert summary["num_shards"] == num_shards
-    gradients = sum(4 * rows * columns for rows, columns in preflight.shapes.values())
+    run_graph(job, board)
+    assert len(ray.get(board.starts.remote("warm-up"))) == num_shards
+    gradients = sum(4 * rows * columns for rows, columns in blocks.shapes.values())
     assert sum(fetched) < 4096 < gradients / 50
-    table = ScoreTable.load(whole.storage / job["table"])
+    table = ScoreTable.load(whole.storage / job.table)
     for name, sums in reference.statistics.items():
         torch.testing.assert_close(table.statistics[name], sums, rtol=1e-4, atol=1e-6)
         distance = (table.statistics[name] - sums).norm() / sums.norm()
@@ -118,9 +122,7 @@ def test_a_shard_that_is_killed_is_run_again_and_changes_nothing(
     pids = ray.get(flow.board.starts.remote("warm-up"))[1]
     assert killed == pids[:1]
     assert len(pids) == 2
-    manifest = flow.plan.warmup.manifest()
-    assert manifest is not None
-    assert manifest["summary"]["attempts"] == {"0": 1, "1": 2}
+    assert flow.plan.warmup.read().summary.attempts == {"0": 1, "1": 2}
     assert same_table(ScoreTable.load(Path(flow.plan.warmup.uri) / TABLE), reference)
     ours, theirs = (
         (stage / "selection.safetensors").read_bytes()

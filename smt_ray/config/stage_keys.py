@@ -1,0 +1,85 @@
+"""Which semantic keys of a configuration change the artifacts of which stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from smt_ray.config.run import RunConfig
+
+Keys = dict[str, Any]
+
+# The keys of the data section that decide which rows there are; the rows' digest stands for them.
+_ROW_KEYS = ("dir", "train", "max_rows", "validation_rows")
+# The keys of the training section that change a trained warm-up, whose learning rate may be its own
+# and does not decay.
+_WARMUP_KEYS = ("lr_warmup_steps", "weight_decay", "adam_betas", "adam_epsilon", "max_grad_norm")
+
+
+@dataclass(frozen=True)
+class StageKeys:
+    """The semantic keys of each stage, as JSON values.
+
+    Attributes:
+        tokens: The keys of the tokens stage.
+        warmup: The keys of the warm-up; None without one.
+        selection: The keys of the selection; None for methods that select no blocks.
+        training: The keys of the training, except the method's own.
+        generate: The keys of predictions that are generated.
+        likelihood: The keys of predictions by likelihood.
+    """
+
+    tokens: Keys
+    warmup: Keys | None
+    selection: Keys | None
+    training: Keys
+    generate: Keys
+    likelihood: Keys
+
+
+def stage_keys(config: RunConfig) -> StageKeys:
+    """The semantic keys of each stage of a run."""
+    data, evaluation = config.data.semantic(), config.evaluation
+    likelihood = {"prompt": config.data.prompt}
+    return StageKeys(
+        tokens={"data": {key: data[key] for key in data if key not in _ROW_KEYS}},
+        warmup=_warmup(config) if config.has_warmup else None,
+        selection=_selection(config) if config.selects_blocks else None,
+        training={
+            "method": config.method,
+            "seed": config.seed,
+            "training": config.training.semantic(),
+            "deepspeed": config.deepspeed.semantic(),
+        },
+        generate={
+            **likelihood,
+            "num_beams": evaluation.num_beams,
+            "repetition_penalty": evaluation.repetition_penalty,
+            "lower_case": evaluation.lower_case,
+        },
+        likelihood=likelihood,
+    )
+
+
+def _warmup(config: RunConfig) -> Keys:
+    settings, training = config.warmup.semantic(), config.training.semantic()
+    # Warm-up steps have the batches and the order of training.
+    keys: Keys = {"seed": config.seed, "batch_size": training["batch_size"], "warmup": settings}
+    if config.trained_warmup:
+        del settings["learning_rate"]  # its value counts, whichever key sets it
+        keys["training"] = {
+            "learning_rate": config.warmup_learning_rate,
+            **{key: training[key] for key in _WARMUP_KEYS},
+        }
+        keys["deepspeed"] = config.deepspeed.semantic()
+    return keys
+
+
+def _selection(config: RunConfig) -> Keys:
+    keys: Keys = {"selection": config.selection.semantic()}
+    if config.selection.score == "random":
+        keys["seed"] = config.seed
+    if not config.has_warmup:
+        settings = config.warmup.semantic()
+        keys["warmup"] = {key: settings[key] for key in ("target_modules", "table_block_size")}
+    return keys
