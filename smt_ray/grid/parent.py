@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from smt_ray.cluster.writer import TrackedRun
 from smt_ray.config.comparison import ComparisonConfig
@@ -51,7 +51,7 @@ class ParentRun:
             " the rest",
         )
         if settings:
-            self._tracked.start(RunStart(**self._start_fields()))
+            self._tracked.start(self._start())
 
     def __enter__(self) -> Self:
         return self
@@ -87,30 +87,28 @@ class ParentRun:
     def _snapshot(
         self, status: Status, metrics: dict[str, float], summary: str
     ) -> Iterator[RunSnapshot]:
-        fields = self._start_fields()
-        if summary:
-            fields["tags"]["mlflow.note.content"] = as_description(summary)
+        start = self._start({"mlflow.note.content": as_description(summary)} if summary else None)
         storage = self.folder.storage
         with ExitStack() as copies:  # the process of the writer reads them
             files = [copies.enter_context(storage.local(file)) for file in self.folder.files]
             yield RunSnapshot(
-                **fields,
-                run_id=self.run_id,
+                **{**vars(start), "run_id": self.run_id},
                 status=status,
                 ended_ms=now_ms(),
                 final_metrics=metrics,
                 artifacts=[(str(file), None) for file in files],
             )
 
-    def _start_fields(self) -> dict[str, Any]:
-        return {
-            "name": f"{self._config.name} ({self._kind})",  # a search may share a comparison's name
-            "key": self.folder.uri(),
-            "params": config_params(self._config.model_dump(mode="json")),
-            "tags": {
+    def _start(self, tags: Mapping[str, str] | None = None) -> RunStart:
+        return RunStart(
+            name=f"{self._config.name} ({self._kind})",  # a search may share a comparison's name
+            key=self.folder.uri(),
+            started_ms=self._started_ms,
+            params=config_params(self._config.model_dump(mode="json")),
+            tags={
                 "kind": self._kind,
                 "mlflow.source.name": "smt-ray",
                 "mlflow.user": user_name(),
+                **(tags or {}),
             },
-            "started_ms": self._started_ms,
-        }
+        )
