@@ -10,7 +10,7 @@ from smt_ray.artifacts.storage import Storage
 from smt_ray.cluster.nodes import ray_for
 from smt_ray.cluster.shared_places import check_shared
 from smt_ray.config.search import SearchConfig
-from smt_ray.documents.run import VALIDATION_LOSS
+from smt_ray.documents.run import VALIDATION_LOSS, RunMetrics
 from smt_ray.documents.search import FAILED, FINISHED, STOPPED, SearchDocument, TrialResult
 from smt_ray.errors import UserError
 from smt_ray.grid.folder import GroupFolder
@@ -56,15 +56,7 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> SearchDocume
             trials = run_trials(planned, parent)
             best = _best(trials)
             winner = Flow(config.make_run(best.point), parent.run_id).run("evaluation")
-            results = SearchDocument(
-                name=config.name,
-                started_ms=started_ms,
-                ended_ms=now_ms(),
-                trials=trials,
-                log_keys=[key for key, domain in config.domains.items() if domain.is_log],
-                winner=winner,
-                best_yaml=best_yaml(config, best, len(trials)),
-            )
+            results = _collect_results(config, started_ms, trials, winner)
             write_search(folder, config, results)
             parent.end("FINISHED", final_metrics(results), to_markdown(results))
     if merge_into is not None:
@@ -84,6 +76,20 @@ def final_metrics(results: SearchDocument) -> dict[str, float]:
         **{f"best/{key}": value for key, value in winner.items() if key.startswith("eval/")},
         **{f"trials/{s}": float(statuses.count(s)) for s in (FINISHED, STOPPED, FAILED)},
     }
+
+
+def _collect_results(
+    config: SearchConfig, started_ms: int, trials: list[TrialResult], winner: RunMetrics
+) -> SearchDocument:
+    return SearchDocument(
+        name=config.name,
+        started_ms=started_ms,
+        ended_ms=now_ms(),
+        trials=trials,
+        log_keys=[key for key, domain in config.domains.items() if domain.is_log],
+        winner=winner,
+        best_yaml=best_yaml(config, trials[0], len(trials)),
+    )
 
 
 def _best(trials: Sequence[TrialResult]) -> TrialResult:
