@@ -25,6 +25,7 @@ from smt_ray.methods.protocol import MethodSettings
 from smt_ray.methods.registry import settings_of
 from smt_ray.models.load import import_transformers, shared_skeleton
 from smt_ray.reporting.text.progress import say
+from smt_ray.reporting.text.values import stage_text
 from smt_ray.run import record
 from smt_ray.run.report import try_to_write_report
 from smt_ray.run.snapshot import read_snapshot, read_start
@@ -217,11 +218,11 @@ class Flow:
             assert make is not None
             make()
         seconds = stage.read().seconds
-        kind = key.replace("_", " ")
+        name = stage_text(key)
         say(
-            f"{kind}: reused ({stage.name})"
+            f"{name}: reused ({stage.name})"
             if reused
-            else f"{kind}: done in {seconds:.1f} s ({stage.name})"
+            else f"{name}: done in {seconds:.1f} s ({stage.name})"
         )
         self.folder.add_stage(key, stage.name, seconds=seconds, reused=reused)
 

@@ -27,7 +27,7 @@ from smt_ray.reporting.text.comparison import legend_text, table_cells, task_int
 from smt_ray.reporting.text.learning_rates import rates_text
 from smt_ray.reporting.text.run import format_seconds
 from smt_ray.reporting.text.tables import Cells
-from smt_ray.reporting.text.values import settings_text
+from smt_ray.reporting.text.values import settings_text, stage_text
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -247,6 +247,7 @@ def _times(stages: Iterable[Mapping[str, StageEntry]]) -> TimeTable | None:
         for kind, stage in of_run.items():
             kinds.setdefault(kind, {})[stage.stage] = stage.seconds or 0.0
     rows = [
-        TimeRow(kind, math.fsum(made.values()), f"{len(made):,}") for kind, made in kinds.items()
+        TimeRow(stage_text(kind), math.fsum(made.values()), f"{len(made):,}")
+        for kind, made in kinds.items()
     ]
     return TimeTable("number of stages", rows) if rows else None

@@ -23,6 +23,7 @@ from smt_ray.reporting.pages.weight_grid import Weight
 from smt_ray.reporting.pages.wrong_answers import Predictions, WrongAnswers, wrong_answers
 from smt_ray.reporting.text.run import LEGEND, accuracy_cells, facts, task_rows
 from smt_ray.reporting.text.tables import Cells
+from smt_ray.reporting.text.values import stage_text
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -228,7 +229,7 @@ def _loss_points(records: Sequence[Record], key: str) -> list[LossPoint]:
 
 def _stages(metrics: RunMetrics) -> TimeTable | None:
     rows = [
-        TimeRow(kind, stage.seconds, stage.stage, stage.reused)
-        for kind, stage in metrics.stages.items()
+        TimeRow(stage_text(key), stage.seconds, stage.stage, stage.reused)
+        for key, stage in metrics.stages.items()
     ]
     return TimeTable("folder", rows) if rows else None

@@ -25,7 +25,13 @@ from smt_ray.documents.run import (
 )
 from smt_ray.reporting.text.console import facts_grid, plain_text, rich_table, show
 from smt_ray.reporting.text.tables import Cells, escape, markdown_table
-from smt_ray.reporting.text.values import MISSING, number_text, settings_text, value_text
+from smt_ray.reporting.text.values import (
+    MISSING,
+    number_text,
+    settings_text,
+    stage_text,
+    value_text,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -183,11 +189,11 @@ def stage_cells(metrics: RunMetrics) -> Cells | None:
     has_folders = any(stage.directory for stage in stages.values())
     rows = [
         (
-            name,
+            stage_text(key),
             "reused" if stage.reused else format_seconds(stage.seconds),
             *([stage.directory or MISSING] if has_folders else []),
         )
-        for name, stage in stages.items()
+        for key, stage in stages.items()
     ]
     head = ("stage", "time", "directory") if has_folders else ("stage", "time")
     return Cells(head, tuple(rows), 1) if rows else None

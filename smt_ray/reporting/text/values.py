@@ -9,6 +9,16 @@ MISSING = "-"
 """The text of a value that is not known."""
 
 
+def stage_text(key: str) -> str:
+    """The name of a stage, from its key in the documents of a run.
+
+    >>> [stage_text(key) for key in ("training", "evaluation_base_likelihood")]
+    ['training', 'evaluation of base by likelihood']
+    """
+    kind, _, who = key.partition("_")
+    return f"{kind} of {who.replace('_', ' by ')}" if who else kind
+
+
 def number_text(value: float | None, template: str, factor: int = 1) -> str:
     """A number by a format template; ``MISSING`` for None and for NaN or infinity.
 
