@@ -1,1 +1,1 @@
-"""Memory and cost of a run, by arithmetic and by runs on tensors that hold nothing."""
+"""The memory of a run before it is started, from arithmetic and from runs on empty tensors."""

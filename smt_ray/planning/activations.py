@@ -1,8 +1,9 @@
-"""What one micro-batch keeps and needs besides parameters: its forward and backward, run for real
-on tensors that have shapes and no contents.
+"""The memory of one micro-batch besides parameters, measured by a dry run.
 
-So whatever the model, the method's layers, the loss and autograd do is counted as they do it, and
-nothing is derived twice. Kernels are those of the CPU; CUDA's attention keeps the same tensors.
+A dry run executes the real forward and backward passes on tensors that have shapes but no contents.
+So the model, the layers of the method, the loss and autograd are counted as they are, and no
+formula must be kept in step with them. The kernels are those of the CPU; CUDA's attention keeps the
+same tensors.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.packed_attention import forget_masks
 from smt_ray.training.recompute import recompute_activations
 
-_UNMASKED = "smt_ray_unmasked"  # an attention kernel's name among transformers'
+_UNMASKED = "smt_ray_unmasked"  # the name of our attention kernel among those of transformers
 
 
 @dataclass(frozen=True)
 class BatchShape:
-    """A micro-batch without its tokens.
+    """The shape of a micro-batch.
 
     Attributes:
-        num_rows: Rows of equal length.
-        row_length: Tokens of each.
-        num_targets: Positions that the head and the loss are computed at.
-        packed: Whether they lie in one sequence.
+        num_rows: The number of rows, which have the same length.
+        row_length: The number of tokens of each row.
+        num_targets: The number of positions at which the head and the loss are computed.
+        packed: Whether all rows are in one sequence.
     """
 
     num_rows: int
@@ -45,11 +46,11 @@ class BatchShape:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all rows."""
+        """The number of tokens of all rows."""
         return self.num_rows * self.row_length
 
     def fill(self) -> MicroBatch:
-        """A micro-batch of this shape, of zeros."""
+        """A micro-batch of this shape, filled with zeros."""
         zeros = torch.zeros(self.num_targets, dtype=torch.int64)
         weights = torch.zeros(self.num_targets)
         if not self.packed:
@@ -61,10 +62,11 @@ class BatchShape:
 
 
 class DryRun:
-    """Forward and backward of a model without weights.
+    """The forward and backward passes of a model without weights.
 
     Args:
-        model: On the meta device, its trainable parameters those that require gradients; used up.
+        model: The model on the meta device, whose trained parameters require gradients. It cannot
+            be used elsewhere afterwards.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -75,19 +77,19 @@ class DryRun:
         self._model: Any = model
         self._loss = SupervisedLoss(model)
         for parameter in model.parameters():
-            if parameter.requires_grad:  # gradients are counted apart
+            if parameter.requires_grad:  # gradients are not activations
                 parameter.register_post_accumulate_grad_hook(_drop_gradient)
 
     def peak_bytes(self, shape: BatchShape, *, training: bool, checkpointing: bool) -> int:
-        """The most that is alive at once besides parameters and their gradients.
+        """The largest number of bytes in use besides parameters and their gradients.
 
         Args:
-            shape: Of the micro-batch.
+            shape: The shape of the micro-batch.
             training: Whether dropout is active.
-            checkpointing: Whether each layer keeps its input alone and is computed once more.
+            checkpointing: Whether layers keep their inputs only and are computed again.
         """
         self._model.train(training)
-        forget_masks()  # those of real runs, and afterwards our own
+        forget_masks()  # real runs and dry runs must not share the masks that are kept
         try:
             with self._recomputing(checkpointing), self._mode:
                 batch = shape.fill()
@@ -108,7 +110,7 @@ class DryRun:
             yield
             return
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of the older name, known to all of 5.x
+            warnings.simplefilter("ignore", FutureWarning)  # about a name that all of 5.x accepts
             recompute_activations(self._model)
             yield
             self._model.gradient_checkpointing_disable()
@@ -119,7 +121,7 @@ def _drop_gradient(parameter: Tensor) -> None:
 
 
 def _hollow(model: nn.Module) -> None:
-    """Puts fake tensors on the CPU in the place of meta ones, tied ones once."""
+    """Replaces meta tensors by fake tensors on the CPU; tied tensors stay tied."""
     made: dict[int, Tensor] = {}
     for module in model.modules():
         held: tuple[MutableMapping[str, Any], ...] = (module._parameters, module._buffers)
@@ -138,8 +140,10 @@ def _hollow(model: nn.Module) -> None:
 
 
 def _let_attention_need_no_mask(model: nn.Module) -> None:
-    """Padded rows need no mask; but transformers would look at positions, which fake tensors hide,
-    and make one to be safe.
+    """Makes padded rows use an attention kernel without a mask, which they do not need.
+
+    Transformers would look at the positions to decide that, but fake tensors have no values, and it
+    would make a mask to be safe.
     """
     from transformers import AttentionInterface
 

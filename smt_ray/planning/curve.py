@@ -1,4 +1,4 @@
-"""Activation bytes by the size of a micro-batch, from two dry runs."""
+"""The memory of activations by the size of a micro-batch, from two dry runs."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from functools import cached_property
 from smt_ray.planning.activations import BatchShape, DryRun
 from smt_ray.planning.rows import RowStatistics
 
-_MEASURED_ROWS = 4  # more take longer and say no more
+_MEASURED_ROWS = 4  # more rows take longer and give the same line
 
 
 @dataclass(frozen=True)
 class ActivationCurve:
-    """What a micro-batch of so many tokens needs at most, parameters and gradients apart.
+    """The memory that a micro-batch needs besides parameters and gradients.
 
-    Measured at one row and at a few, elsewhere on the line through both: rows do not attend to each
-    other, so that what is alive at a moment is a line, but for the one weight gradient at a time.
+    It is measured for one row and for a few rows; other sizes lie on the line through both. Rows do
+    not attend to each other, so the memory grows linearly with their number.
 
     Attributes:
-        run: Of the prepared model.
-        rows: How long they are, and how many positions have a target.
-        packed: Whether rows lie in one sequence.
+        run: The dry run of the prepared model.
+        rows: The length of the rows, and their number of targets.
+        packed: Whether all rows are in one sequence.
         training: Whether dropout is active.
-        checkpointing: Whether layers are computed once more rather than kept.
+        checkpointing: Whether layers keep their inputs only and are computed again.
     """
 
     run: DryRun
@@ -33,13 +33,13 @@ class ActivationCurve:
     checkpointing: bool = False
 
     def bytes_at(self, max_tokens: int) -> int:
-        """Bytes with micro-batches of at most so many tokens."""
+        """The bytes of the largest micro-batch under a limit of tokens."""
         least, each = self._line
         return round(least + each * (self.rows.largest(max_tokens) - self.rows.row_length))
 
     @cached_property
     def _line(self) -> tuple[int, float]:
-        """Bytes of one row, and of each further token."""
+        """The bytes of one row, and of each further token."""
         most = min(max(self.rows.step_tokens // self.rows.row_length, 2), _MEASURED_ROWS)
         least = self._measure(1)
         return least, (self._measure(most) - least) / ((most - 1) * self.rows.row_length)

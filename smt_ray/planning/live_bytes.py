@@ -1,4 +1,4 @@
-"""How many bytes of tensors are alive, and their peak: of a real run, or of one on fake tensors."""
+"""A counter of the bytes of live tensors, in runs on real or on fake tensors."""
 
 from __future__ import annotations
 
@@ -12,42 +12,43 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-_FRESH = torch.ops.aten.lift_fresh.default  # how torch.tensor and from_numpy show what they made
+_FRESH = torch.ops.aten.lift_fresh.default  # called on the results of torch.tensor and from_numpy
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors while the context is open, above those alive when it opened.
+    """Counts the bytes of tensors that are made while the context is open.
 
-    It sees the result of every operation that reaches torch's dispatcher, inside backward and
-    custom autograd functions too, and counts a storage once however many views it has. A storage
-    that was there before is not counted; where it dies meanwhile, what it held is taken off.
-    What a kernel allocates and frees within one call is not seen, nor what is no tensor, and
-    tensors on the meta device hold nothing.
+    It sees the result of every operation of torch's dispatcher, also in the backward pass and in
+    custom autograd functions, and counts a storage once even if it has several views. Storages from
+    before the context are not counted, but their bytes are subtracted if they are freed in it.
+    Memory that a kernel allocates and frees within one call is not seen. Tensors on the meta device
+    have no bytes.
 
-    On CUDA ask ``torch.cuda.max_memory_allocated`` instead: its backward runs in other threads.
+    On CUDA, use ``torch.cuda.max_memory_allocated`` instead, as the backward pass runs in other
+    threads there.
 
     >>> with LiveBytes() as live:
     ...     loss(batch).backward()
     >>> live.peak
 
     Attributes:
-        now: Bytes alive, above those at entry; below zero where more was freed than made.
+        now: The live bytes, less those at entry; negative if more were freed than made.
         peak: The highest ``now`` since entry, or since :meth:`reset_peak`.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
-        # id of a storage -> (reference that tells its end; bytes, None where they do not count).
-        # The object stays the same one for as long as the storage lives.
+        # The id of a storage -> a reference that reports its end, and its bytes, or None if they do
+        # not count. The id is valid as long as the storage lives.
         self._known: dict[int, tuple[weakref.ref[Any], int | None]] = {}
         self._open = False
 
     def __enter__(self) -> LiveBytes:
         self.now = self.peak = 0
         self._known.clear()
-        gc.collect()  # else the end of what is garbage already would be taken off meanwhile
+        gc.collect()  # otherwise the bytes of earlier garbage would be subtracted later
         for storage in _storages(o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)):
             self._watch(storage, storage.nbytes())
         self._open = True
@@ -64,7 +65,7 @@ class LiveBytes(TorchDispatchMode):
         self._open = False
 
     def reset_peak(self) -> None:
-        """Begins a new peak at what is alive now."""
+        """Starts a new peak at the bytes that are live now."""
         self.peak = self.now
 
     def __torch_dispatch__(
@@ -74,13 +75,13 @@ class LiveBytes(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Runs one operation and counts what it made."""
+        """Runs one operation and counts the bytes of its results."""
         kwargs = kwargs or {}
         if func is not _FRESH:
             for storage in _storages(tree_leaves((args, kwargs))):
                 if id(storage) not in self._known:
-                    # Held by nobody but a graph since before, or made in a library's own thread:
-                    # neither counted nor taken off.
+                    # Only an earlier autograd graph held it, or a thread of a library made it. It
+                    # is neither counted nor subtracted.
                     self._watch(storage, None)
         result = func(*args, **kwargs)
         for storage in _storages(tree_leaves(result)):
@@ -103,7 +104,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def _storages(values: Iterable[Any]) -> list[torch.UntypedStorage]:
-    """The storages of the tensors among some values: strided ones alone, that hold bytes."""
+    """The storages of the strided tensors among some values, without those of meta tensors."""
     return [
         value.untyped_storage()
         for value in values

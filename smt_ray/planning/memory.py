@@ -1,14 +1,15 @@
-"""What a rank holds for its parameters: DeepSpeed's own arithmetic, found by watching it.
+"""The memory that a rank needs for its parameters, gradients and optimizer with DeepSpeed.
 
-Each figure below was read off real engines (tests/planning holds them to that): where a tensor is
-partitioned, which copies there are while gradients are reduced, what a step needs for a moment.
+The formulas come from measurements of real engines, and tests/planning compares them with such
+engines: which tensors are partitioned, which copies exist while gradients are reduced, and what an
+optimizer step needs for a moment.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# DeepSpeed's defaults for ZeRO-3: elements that may be gathered, and that are fetched ahead.
+# DeepSpeed's defaults for ZeRO-3, in elements: the most that are gathered, and those prefetched.
 _MAX_GATHERED = 1_000_000_000
 _PREFETCHED = 50_000_000
 _FP32 = 4
@@ -16,15 +17,15 @@ _FP32 = 4
 
 @dataclass(frozen=True)
 class RankBytes:
-    """Bytes on one GPU, activations apart.
+    """The bytes on one GPU, without activations.
 
     Attributes:
-        weights: Of base and adapter; under ZeRO-3 this rank's part.
-        gradients: Kept between micro-batches.
-        optimizer: Master copies and Adam's moments.
-        buffers: Beside activations: the buffers of reductions, and gathered weights.
-        reduction: Instead of both, when backward has come to its end.
-        step: Instead of all three, in the optimizer's step.
+        weights: The weights of base model and adapter; under ZeRO-3, this rank's part of them.
+        gradients: The gradients that are kept between micro-batches.
+        optimizer: The master copies and Adam's moments.
+        buffers: What is needed beside activations: buffers of reductions, and gathered weights.
+        reduction: What is needed at the end of the backward pass, when there are no activations.
+        step: What is needed in the optimizer step, when there are no activations.
     """
 
     weights: int
@@ -35,7 +36,7 @@ class RankBytes:
     step: int
 
     def peak(self, activations: int) -> int:
-        """The most that is alive at once, with activations of one micro-batch."""
+        """The largest number of bytes in use, given the activations of one micro-batch."""
         held = self.weights + self.gradients + self.optimizer
         return held + max(self.buffers + activations, self.reduction, self.step)
 
@@ -49,15 +50,15 @@ def rank_bytes(
     bytes_per_value: int,
     bucket: int,
 ) -> RankBytes:
-    """What a rank holds under a ZeRO stage.
+    """The memory of a rank under a ZeRO stage.
 
     Args:
-        zero_stage: 0 to 3.
-        num_gpus: Ranks that share what the stage partitions.
-        num_parameters: Of base and adapter, tied ones once.
-        num_trainable: Those of them that are trained.
-        bytes_per_value: 4 for float32, 2 for bfloat16: of weights and of what is computed.
-        bucket: Elements of a reduction's buffer.
+        zero_stage: The stage, 0 to 3.
+        num_gpus: The number of ranks, which share what the stage partitions.
+        num_parameters: The number of parameters of base model and adapter, tied ones once.
+        num_trainable: The number of trained parameters.
+        bytes_per_value: The bytes of a weight: 4 for float32 and 2 for bfloat16.
+        bucket: The number of elements of a reduction's buffer.
     """
     values, buffer = bytes_per_value * num_trainable, bytes_per_value * bucket
     whole = _FP32 * num_trainable
@@ -65,19 +66,19 @@ def rank_bytes(
     weights = bytes_per_value * num_parameters
     low = bytes_per_value < _FP32
     if zero_stage == 0:
-        # In bf16 a wrapper keeps fp32 masters, and makes fp32 gradients of the bf16 ones in a step.
+        # In bf16, a wrapper keeps fp32 master copies, and makes fp32 gradients in a step.
         optimizer = (3 if low else 2) * whole
         return RankBytes(weights, values, optimizer, 0, 0, whole if low else buffer)
     optimizer = 3 * part
     if zero_stage == 1:
-        # In bf16 gradients are added up in fp32 beside those of autograd; none is partitioned.
+        # In bf16, gradients are summed in fp32, in addition to those of autograd.
         if low:
             return RankBytes(weights, values + whole, optimizer, 0, 0, values)
         return RankBytes(weights, whole, optimizer, buffer, buffer, buffer)
     if zero_stage == 2:
         return RankBytes(weights, part, optimizer, buffer, 2 * buffer, part)
     gathered = 0
-    if num_gpus > 1:  # alone, a rank's part is the weight
+    if num_gpus > 1:  # the part of a single rank is the whole weight
         gathered = bytes_per_value * (
             min(num_parameters, _MAX_GATHERED) + min(num_parameters, _PREFETCHED)
         )

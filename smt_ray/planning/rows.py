@@ -1,26 +1,35 @@
-"""How large micro-batches become: by the run's rows where they can be read, else by its limits."""
+"""The sizes of micro-batches: from the rows of a run if they can be read, else from its limits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.config.run import RunConfig
 from smt_ray.data.batches import PADDED, StepPlan, step_micro_batches
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding import EncodedRows, encode_rows
+from smt_ray.data.sources import is_local
+from smt_ray.data.splits import read_split
+from smt_ray.errors import UserError
+from smt_ray.models.load import load_tokenizer, located
 
 ASSUMED_TARGET_SHARE = 0.5
-"""Of the positions, those with a target, where prompts are not trained on and no rows are known."""
+"""The assumed fraction of positions with a target, if prompts are not trained on."""
+
+_READ_STEPS = 64  # whose rows are tokenised
 
 
 @dataclass(frozen=True)
 class RowStatistics:
-    """What decides the size of a rank's micro-batches.
+    """What the sizes of a rank's micro-batches depend on.
 
     Attributes:
-        row_length: Tokens that the longest row feeds to the model.
-        step_tokens: Tokens of a whole step's rows on one rank: no micro-batch is larger.
-        target_share: Of a micro-batch's positions, those with a target; the highest.
-        source: Where this is known from, in words.
+        row_length: The number of tokens that the longest row feeds to the model.
+        step_tokens: The number of tokens of a step on one rank; no micro-batch is larger.
+        target_share: The largest fraction of a micro-batch's positions with a target.
+        source: Where the sizes are known from, in words.
     """
 
     row_length: int
@@ -29,20 +38,23 @@ class RowStatistics:
     source: str
 
     def largest(self, max_tokens: int) -> int:
-        """Tokens of the largest micro-batch under a limit; a longer row stands alone."""
+        """The number of tokens of the largest micro-batch under a limit.
+
+        A row that is longer than the limit has a micro-batch of its own.
+        """
         return max(min(max_tokens, self.step_tokens), self.row_length)
 
 
 def assumed_rows(
     max_length: int, batch_size: int, num_ranks: int, *, mode: str, train_on_inputs: bool
 ) -> RowStatistics:
-    """All rows as long as they may be.
+    """The statistics if every row has the largest allowed length.
 
     Args:
-        max_length: Tokens a row may have.
-        batch_size: Rows of a step over all ranks.
-        num_ranks: Ranks that share them.
-        mode: Of batching. A row's last token is only a target: a pack leaves it out.
+        max_length: The largest number of tokens of a row.
+        batch_size: The number of rows of a step over all ranks.
+        num_ranks: The number of ranks that share them.
+        mode: The batching mode. The last token of a row is only a target, so packs leave it out.
         train_on_inputs: Whether every token is a target.
     """
     length = max(max_length - (mode != PADDED), 1)
@@ -61,15 +73,15 @@ def seen_rows(
     max_tokens: int,
     train_on_inputs: bool,
 ) -> RowStatistics:
-    """The statistics of some steps' real micro-batches, which no rank is spared.
+    """The statistics of the actual micro-batches of some steps, over all ranks.
 
     Args:
         encoded: The tokenised rows.
-        plan: Which of them make a step.
-        steps: Those that are looked at.
-        num_ranks: Ranks that share a step.
-        mode: Of batching.
-        max_tokens: Of a micro-batch.
+        plan: The plan of which rows make a step.
+        steps: The steps.
+        num_ranks: The number of ranks that share a step.
+        mode: The batching mode.
+        max_tokens: The largest number of tokens of a micro-batch.
         train_on_inputs: Whether prompt tokens are targets.
     """
     row_length, step_tokens, share = 1, 1, 0.0
@@ -91,3 +103,67 @@ def seen_rows(
             shares = [len(b.positions) / size for b, size in zip(batches, sizes, strict=True)]
             share = max(share, *shares)
     return RowStatistics(row_length, step_tokens, min(share, 1.0), "as in the run's rows")
+
+
+class PlannedRows:
+    """The rows of a run. They are read here if they and the tokenizer are on this machine.
+
+    Args:
+        config: The configuration of the run.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._encoded = _read_rows(config)
+
+    def statistics(self, mode: str, num_ranks: int) -> RowStatistics:
+        """The statistics of the micro-batches.
+
+        Args:
+            mode: The batching mode.
+            num_ranks: The number of ranks that share a step.
+        """
+        batch_size, data = self._config.training.batch_size, self._config.data
+        if self._encoded is None:
+            return assumed_rows(
+                data.max_length,
+                batch_size,
+                num_ranks,
+                mode=mode,
+                train_on_inputs=data.train_on_inputs,
+            )
+        plan = StepPlan(len(self._encoded), batch_size, self._config.seed)
+        return seen_rows(
+            self._encoded,
+            plan,
+            range(plan.steps_per_epoch),
+            num_ranks,
+            mode=mode,
+            max_tokens=self._config.batching.max_tokens,
+            train_on_inputs=data.train_on_inputs,
+        )
+
+
+def _read_rows(config: RunConfig) -> EncodedRows | None:
+    """The rows of the first steps; None if they or the tokenizer are not on this machine."""
+    data, model = config.data, located(config.model)
+    if not _has_files(model) or not all(map(is_local, data.train)):
+        return None
+    try:
+        rows = read_split(data, config.seed).training
+        order = StepPlan(len(rows), len(rows), config.seed).rows(0)
+        encoded, _ = encode_rows(
+            load_tokenizer(model),
+            [rows[position] for position in order[: _READ_STEPS * config.training.batch_size]],
+            prompt_form=data.prompt,
+            max_length=data.max_length,
+            overlong=data.overlong,
+            train_on_inputs=data.train_on_inputs,
+        )
+    except UserError:  # a plan does not need rows, and the run will report the error
+        return None
+    return encoded
+
+
+def _has_files(model: ModelConfig) -> bool:
+    return bool(model.builtin or (model.path and Path(model.path).is_dir()))

@@ -1,4 +1,4 @@
-"""The cheapest setting that fits: what may change without changing a result, in order of cost."""
+"""The search for the cheapest setting that fits, among settings that change no result."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """How a training may be carried out; no choice changes its result beyond rounding.
+    """Settings that affect memory and time, but no result beyond rounding.
 
     Attributes:
-        zero_stage: 0 to 3.
-        checkpointing: Whether activations are computed once more rather than kept.
-        max_tokens: Of a micro-batch.
-        accumulate_on: Where the warm-up's sums are kept, ``device`` or ``host``.
+        zero_stage: The ZeRO stage, 0 to 3.
+        checkpointing: Whether layers keep their inputs only and are computed again.
+        max_tokens: The largest number of tokens of a micro-batch.
+        accumulate_on: The memory that holds the sums of the warm-up, ``device`` or ``host``.
     """
 
     zero_stage: int
@@ -36,18 +36,18 @@ def settings_by_cost(
 ) -> Iterator[Setting]:
     """All settings, the cheapest first.
 
-    What is left out of account costs next to nothing: the warm-up's sums on the host (one transfer
-    a weight and micro-batch, in the warm-up alone). Then, each only where all before it do not fit:
+    Each change is made only if all changes before it are not enough:
 
-    1. ZeRO stages 0, 1, 2 (the same gradients travel; a rank alone has nobody to share with)
-    2. half the micro-batch, again and again down to the longest row (the same products, smaller)
-    3. activation checkpointing (the forward once more)
-    4. ZeRO stage 3 (every weight gathered at each use)
+    1. the sums of the warm-up on the host, which costs next to nothing
+    2. ZeRO stages 0, 1 and 2, which send the same gradients; a single rank has nothing to share
+    3. smaller micro-batches, halved down to the longest row, which makes the products smaller
+    4. activation checkpointing, which repeats the forward pass
+    5. ZeRO stage 3, which gathers every weight at each use
 
     Args:
-        max_tokens: Of a micro-batch, at most.
-        row_length: Tokens of the longest row, which a micro-batch cannot be smaller than.
-        num_gpus: Ranks of the training.
+        max_tokens: The largest number of tokens of a micro-batch.
+        row_length: The number of tokens of the longest row, which is the smallest micro-batch.
+        num_gpus: The number of training ranks.
         can_recompute: Whether the model supports activation checkpointing.
     """
     sizes = list(_halved(max_tokens, row_length))
@@ -62,15 +62,15 @@ def settings_by_cost(
 def cheapest(
     settings: Iterable[Setting], needed: Callable[[Setting], int], available: int
 ) -> Setting | None:
-    """The first setting that needs no more than there is."""
+    """The first setting that needs no more bytes than are available."""
     return next((setting for setting in settings if needed(setting) <= available), None)
 
 
 def parse_memory(text: str, field: str = "--gpu-memory") -> int:
-    """Bytes of a size such as ``24GiB``, ``40GB`` or ``80``, which are GiB.
+    """The bytes of a size such as ``24GiB``, ``40GB`` or ``80``, which means GiB.
 
     Raises:
-        UserError: It is no positive size.
+        UserError: The text is not a positive size.
     """
     letters = text.strip().lstrip("0123456789.").strip()
     number = text.strip()[: len(text.strip()) - len(letters)].strip()

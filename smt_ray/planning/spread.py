@@ -1,4 +1,4 @@
-"""A selection before there is a warm-up: as many blocks, at the places that cost the most."""
+"""A selection before the warm-up: the right number of blocks, where they need the most memory."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from smt_ray.smt.selection import ModuleSelection, Selection
 
 
 def spread_selection(blocks: EligibleBlocks, scope: str) -> Selection:
-    """Spreads each ranking's blocks evenly over its modules, in as many input columns as possible.
+    """Spreads the blocks of each ranking over its modules, in as many input columns as possible.
 
-    Every layer is then trained and keeps the most inputs that so many blocks can ask for. A real
-    selection needs no more.
+    Every layer is then trained and keeps as many inputs as possible, so a real selection of the
+    same size does not need more memory.
 
     Args:
         blocks: The blocks that a config may select in its model.
-        scope: ``global``, or ``per_module`` for the same whole number of blocks in each module.
+        scope: The scope of the selection; ``per_module`` gives each module the same number.
     """
     modules: dict[str, ModuleSelection] = {}
     for ranking in blocks.rankings:
@@ -46,12 +46,12 @@ def spread_selection(blocks: EligibleBlocks, scope: str) -> Selection:
 
 
 def _shares(grids: Mapping[str, BlockGrid], wanted: int, scope: str) -> dict[str, int]:
-    """The blocks of each module: equal numbers, or all blocks of a module that has fewer."""
+    """The number of blocks of each module: equal shares, or all blocks of a module with fewer."""
     if scope == "per_module":
         each = share_of_each(wanted, len(grids))
         return {name: min(each, grid.num_blocks) for name, grid in grids.items()}
     shares = dict.fromkeys(grids, 0)
-    # Small modules first: the others take what these cannot hold.
+    # Small modules come first, since the others take the blocks that these cannot hold.
     for place, name in enumerate(sorted(grids, key=lambda name: grids[name].num_blocks)):
         equal = -(-(wanted - sum(shares.values())) // (len(grids) - place))
         shares[name] = min(equal, grids[name].num_blocks)
@@ -59,7 +59,7 @@ def _shares(grids: Mapping[str, BlockGrid], wanted: int, scope: str) -> dict[str
 
 
 def _diagonal(grid: BlockGrid, count: int, start: int) -> torch.Tensor:
-    """Distinct indices (count, 2), each in a new column as long as there is one."""
+    """Distinct block indices (count, 2), which use every column before they repeat one."""
     step = torch.arange(count)
     cols = (step + start) % grid.num_cols
     rows = (step // grid.num_cols + cols) % grid.num_rows

@@ -19,7 +19,7 @@ from smt_ray.data.batches import step_micro_batches
 from smt_ray.data.encoding import EncodedRows
 from smt_ray.models.load import DTYPES
 from smt_ray.planning.live_bytes import LiveBytes
-from smt_ray.planning.needs import MemoryNeeds
+from smt_ray.planning.prepared import prepare_model
 from smt_ray.training.engine import Engine
 from smt_ray.training.engine_settings import EngineSettings
 from smt_ray.training.loss import SupervisedLoss
@@ -48,7 +48,7 @@ def measure(values: dict[str, Any]) -> int:
         model: Any = AutoModelForCausalLM.from_config(
             AutoConfig.for_model(architecture.pop("model_type"), **architecture)
         ).to(DTYPES[dtype])
-        method = MemoryNeeds(config, 1).method
+        method = prepare_model(config).method
         method.prepare(model, zero_stage=stage)
         if config.training.activation_checkpointing:
             recompute_activations(model)

@@ -14,7 +14,7 @@ from smt_ray.methods.full import FullMethod
 from smt_ray.methods.lora import LoraMethod, LoraSettings
 from smt_ray.planning.activations import BatchShape, DryRun
 from smt_ray.planning.live_bytes import LiveBytes
-from smt_ray.planning.needs import MemoryNeeds
+from smt_ray.planning.prepared import prepare_model
 from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.recompute import recompute_activations
 
@@ -31,8 +31,8 @@ def prepare(model: Any, method: str, small_config: Callable[..., RunConfig]) -> 
         )
         heads = ("model.architecture.num_attention_heads=4", "selection.block_size=16")
         keys = ("model.architecture.num_key_value_heads=2", "selection.budget=0.08")
-        needs = MemoryNeeds(small_config(*overrides, *shape, *heads, *keys), 1)
-        needs.method.prepare(model, zero_stage=0)
+        config = small_config(*overrides, *shape, *heads, *keys)
+        prepare_model(config).method.prepare(model, zero_stage=0)
     elif method == "full":
         FullMethod().prepare(model, zero_stage=0)
     else:

@@ -17,7 +17,7 @@ from smt_ray.documents.memory import Verdict
 from smt_ray.errors import UserError
 from smt_ray.methods.blocks import check_blocks
 from smt_ray.models.load import load_skeleton
-from smt_ray.planning.needs import MemoryNeeds
+from smt_ray.planning.prepared import prepare_model
 from smt_ray.planning.report import plan_memory
 from smt_ray.warmup.shard import stream_shard
 
@@ -49,10 +49,10 @@ def llama_7b() -> RunConfig:
 
 
 def test_llama_7b_has_the_papers_blocks_and_percentages(llama_7b: RunConfig) -> None:
-    needs = MemoryNeeds(llama_7b, 1)
-    assert needs.counts.num_base == 6_738_415_616
-    assert needs.counts.num_trainable == 864 * 256**2
-    assert needs.counts.summary().percent_of_base == pytest.approx(0.84, abs=0.005)
+    counts = prepare_model(llama_7b).counts
+    assert counts.num_base == 6_738_415_616
+    assert counts.num_trainable == 864 * 256**2
+    assert counts.summary().percent_of_base == pytest.approx(0.84, abs=0.005)
     blocks = check_blocks(llama_7b, load_skeleton(llama_7b.model))
     assert sum(o * i for o, i in blocks.shapes.values()) == 24_576 * 256**2
 
@@ -64,8 +64,8 @@ def test_llama_7bs_factors_have_the_published_percentages(
     llama_7b: RunConfig, method: str, percent_of_total: float
 ) -> None:
     """LLM-Adapters' and DoRA's r = 32 (the papers print LoRA's as 0.83)."""
-    needs = MemoryNeeds(llama_7b.model_copy(update={"method": method}), 1)
-    assert needs.counts.summary().percent_of_total == pytest.approx(percent_of_total, abs=5e-4)
+    counts = prepare_model(llama_7b.model_copy(update={"method": method})).counts
+    assert counts.summary().percent_of_total == pytest.approx(percent_of_total, abs=5e-4)
 
 
 @pytest.mark.slow
@@ -88,6 +88,7 @@ def test_parts_add_up_and_higher_stages_partition_more(small: Callable[..., RunC
         assert stage.checkpointed_total is not None
         assert stage.checkpointed_total <= stage.total
     assert report.num_gpus == 4
+    assert report.verdict is None
 
 
 def test_a_shard_sends_what_the_plan_says(
@@ -120,11 +121,11 @@ def test_an_adapter_is_as_large_as_its_trained_values(
 ) -> None:
     config = small("model={builtin: tiny}", "selection.budget=0.05")
     report = plan_memory(config)
-    needs = MemoryNeeds(config, 1)
+    method = prepare_model(config).method
     model = load_skeleton(config.model).to_empty(device="cpu")
-    needs.method.prepare(model, zero_stage=0)
+    method.prepare(model, zero_stage=0)
     trained = {n: p.detach().float() for n, p in model.named_parameters() if p.requires_grad}
-    needs.method.save(model, trained, tmp_path)
+    method.save(model, trained, tmp_path)
     written = sum(file.stat().st_size for file in tmp_path.iterdir())
     assert report.adapter_bytes == pytest.approx(written, rel=0.1)
 

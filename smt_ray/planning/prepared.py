@@ -1,0 +1,84 @@
+"""The model of a run without weights, prepared for training by the run's method."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from smt_ray.config.run import RunConfig
+from smt_ray.methods.blocks import EligibleBlocks, check_blocks
+from smt_ray.methods.protocol import Counts, Method
+from smt_ray.methods.registry import settings_of
+from smt_ray.methods.smt import SmtMethod
+from smt_ray.models.load import DTYPES, load_skeleton, located
+from smt_ray.planning.spread import spread_selection
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A model on the meta device, as training starts with it.
+
+    Attributes:
+        model: The model with the layers of the method.
+        method: The method.
+        method_settings: The settings of the method that tables show.
+        counts: The numbers of parameters.
+        blocks: The blocks that may be selected; None for methods that select none.
+        value_bytes: The bytes of a weight.
+    """
+
+    model: nn.Module
+    method: Method
+    method_settings: dict[str, Any]
+    counts: Counts
+    blocks: EligibleBlocks | None
+    value_bytes: int
+
+    @property
+    def adapter_bytes(self) -> int:
+        """The bytes of the trained parameters."""
+        return self.value_bytes * self.counts.num_trainable
+
+
+def prepare_model(config: RunConfig) -> PreparedModel:
+    """Prepares the model of a run.
+
+    No blocks are selected yet, so a method that selects blocks gets a selection of the same size.
+
+    Raises:
+        UserError: The model cannot be found, or it does not allow what the config asks for.
+    """
+    model = model_without_weights(config)
+    blocks, settings = None, {}
+    method: Method
+    if config.selects_blocks:
+        blocks = check_blocks(config, model)
+        method = SmtMethod(spread_selection(blocks, config.selection.scope))
+    else:
+        found = settings_of(config).check(config, lambda: model, None)
+        method, settings = found.make(_no_files), found.describe()
+    method.prepare(model, zero_stage=config.deepspeed.zero_stage)
+    counts = method.count(model)
+    return PreparedModel(model, method, settings, counts, blocks, value_bytes(config))
+
+
+def model_without_weights(config: RunConfig) -> nn.Module:
+    """The base model of a run on the meta device, in its dtype and with its attention kernel."""
+    model: Any = load_skeleton(located(config.model))
+    if config.model.attn_implementation == "eager":
+        model.config._attn_implementation = "eager"
+    skeleton: nn.Module = model.to(DTYPES[config.model.dtype])
+    return skeleton
+
+
+def value_bytes(config: RunConfig) -> int:
+    """The bytes of a weight."""
+    return DTYPES[config.model.dtype].itemsize
+
+
+def _no_files(name: str) -> AbstractContextManager[Path]:
+    raise AssertionError(f"a plan has no file {name}")

@@ -1,0 +1,68 @@
+"""The memory of a run's training on one GPU."""
+
+from __future__ import annotations
+
+from smt_ray.config.run import RunConfig
+from smt_ray.data.batches import PADDED
+from smt_ray.planning.activations import DryRun
+from smt_ray.planning.curve import ActivationCurve
+from smt_ray.planning.memory import RankBytes, rank_bytes
+from smt_ray.planning.prepared import prepare_model
+from smt_ray.planning.rows import PlannedRows
+from smt_ray.planning.settings import Setting
+from smt_ray.training.batching_mode import choose_mode
+from smt_ray.training.engine import LARGEST_BUCKET
+
+
+class TrainingNeeds:
+    """The memory of a training rank.
+
+    Args:
+        config: The configuration of the run.
+        num_gpus: The number of ranks, each with one GPU.
+        rows: The rows of the run.
+
+    Attributes:
+        prepared: The prepared model.
+        mode: How the rows are batched, and why if it is not as configured.
+        rows: The sizes of the micro-batches.
+        can_recompute: Whether the model supports activation checkpointing.
+
+    Raises:
+        UserError: The model cannot be found, or it does not allow what the config asks for.
+    """
+
+    def __init__(self, config: RunConfig, num_gpus: int, rows: PlannedRows) -> None:
+        self.num_gpus = num_gpus
+        self.prepared = prepare_model(config)
+        self.mode = choose_mode(self.prepared.model, config.batching.mode, training=True)
+        self.rows = rows.statistics(self.mode.mode, num_gpus)
+        run, packed = DryRun(self.prepared.model), self.mode.mode != PADDED
+        self.can_recompute = run.can_recompute
+        self._curves = {
+            checkpointing: ActivationCurve(
+                run, self.rows, packed, training=True, checkpointing=checkpointing
+            )
+            for checkpointing in (False, True)
+        }
+
+    def bytes_with(self, setting: Setting) -> int:
+        """The largest number of bytes that a GPU holds."""
+        activations = self.activations(setting.max_tokens, checkpointing=setting.checkpointing)
+        return self.rank(setting.zero_stage).peak(activations)
+
+    def activations(self, max_tokens: int, *, checkpointing: bool) -> int:
+        """The bytes that a micro-batch needs besides parameters and gradients."""
+        return self._curves[checkpointing].bytes_at(max_tokens)
+
+    def rank(self, zero_stage: int) -> RankBytes:
+        """The bytes that a rank holds besides activations."""
+        counts = self.prepared.counts
+        return rank_bytes(
+            zero_stage,
+            self.num_gpus,
+            num_parameters=counts.num_total,
+            num_trainable=counts.num_trainable,
+            bytes_per_value=self.prepared.value_bytes,
+            bucket=min(counts.num_trainable, LARGEST_BUCKET),
+        )
