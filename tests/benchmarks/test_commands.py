@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import evaluation, linear, step
+from benchmarks import evaluation, linear, planning, step
 from benchmarks.configurations import NAMES, PHASES
 from tests.benchmarks.answers import assert_spread, read
 
@@ -75,3 +75,13 @@ def test_evaluation_gives_the_answers_that_asking_row_by_row_gives(tmp_path: Pat
         assert case["num_rows"] == 3
         assert case["same_outputs"] == 1
         assert_spread(case["times_as_fast"])
+
+
+@pytest.mark.slow
+def test_planning_checks_every_point_of_a_grid(tmp_path: Path) -> None:
+    arguments = ["--rounds", "1", "--threads", "1", "--rows", "400", "--points", "1", "3"]
+    planning.main([*arguments, "--json", str(tmp_path / "planning.json")])
+    summary = read(tmp_path / "planning.json", "planning")["summary"]
+    assert [case["num_points"]["median"] for case in summary.values()] == [1, 3]
+    for case in summary.values():
+        assert_spread(case["seconds"])
