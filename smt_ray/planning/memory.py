@@ -77,16 +77,11 @@ def rank_bytes(
         return RankBytes(weights, whole, optimizer, buffer, buffer, buffer)
     if zero_stage == 2:
         return RankBytes(weights, part, optimizer, buffer, 2 * buffer, part)
-    gathered = 0
-    if num_gpus > 1:  # the part of a single rank is the whole weight
-        gathered = bytes_per_value * (
-            min(num_parameters, _MAX_GATHERED) + min(num_parameters, _PREFETCHED)
-        )
-    return RankBytes(
-        weights=-(-weights // num_gpus),
-        gradients=part,
-        optimizer=optimizer,
-        buffers=buffer + gathered,
-        reduction=2 * _FP32 * bucket + gathered,
-        step=buffer + part,
-    )
+    # The part of a single rank is the whole weight.
+    gathered = bytes_per_value * _num_gathered(num_parameters) if num_gpus > 1 else 0
+    weights, reduction = -(-weights // num_gpus), 2 * _FP32 * bucket + gathered
+    return RankBytes(weights, part, optimizer, buffer + gathered, reduction, buffer + part)
+
+
+def _num_gathered(num_parameters: int) -> int:
+    return min(num_parameters, _MAX_GATHERED) + min(num_parameters, _PREFETCHED)

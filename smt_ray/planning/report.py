@@ -16,7 +16,7 @@ from smt_ray.documents.memory import (
 from smt_ray.documents.module_names import parse_module_name
 from smt_ray.planning.needs import RunNeeds
 from smt_ray.planning.prepared import PreparedModel
-from smt_ray.planning.settings import Setting, cheapest, settings_by_cost
+from smt_ray.planning.settings import Setting, cheapest, configured_setting, settings_by_cost
 from smt_ray.planning.training import TrainingNeeds
 
 RESERVED_BYTES = 2**30
@@ -37,16 +37,7 @@ def plan_memory(
         UserError: The model cannot be found, or it does not allow what the config asks for.
     """
     needs = RunNeeds(config, num_gpus or config.resources.num_workers)
-    setting = Setting(
-        config.deepspeed.zero_stage,
-        config.training.activation_checkpointing,
-        config.batching.max_tokens,
-        config.warmup.accumulate_on,
-    )
-    configured, prepared = needs.with_setting(setting), needs.training.prepared
-    verdict = None
-    if gpu_memory is not None:
-        verdict = _verdict(needs, setting, gpu_memory)
+    setting, prepared = configured_setting(config), needs.training.prepared
     return MemoryReport(
         name=config.name,
         method=config.method,
@@ -62,8 +53,8 @@ def plan_memory(
         batch=_batch(needs.training, setting.max_tokens),
         stages=[_stage(needs.training, stage, setting.max_tokens) for stage in range(4)],
         warmup=needs.warmup.report(setting) if needs.warmup else None,
-        configured=configured,
-        verdict=verdict,
+        configured=needs.with_setting(setting),
+        verdict=None if gpu_memory is None else _verdict(needs, setting, gpu_memory),
     )
 
 

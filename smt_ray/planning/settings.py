@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 
 _UNITS = {
@@ -29,6 +30,16 @@ class Setting:
     checkpointing: bool
     max_tokens: int
     accumulate_on: str
+
+
+def configured_setting(config: RunConfig) -> Setting:
+    """The setting of a run's configuration."""
+    return Setting(
+        config.deepspeed.zero_stage,
+        config.training.activation_checkpointing,
+        config.batching.max_tokens,
+        config.warmup.accumulate_on,
+    )
 
 
 def settings_by_cost(
