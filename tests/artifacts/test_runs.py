@@ -25,14 +25,14 @@ def test_a_new_run_has_an_empty_manifest_and_no_folder(storage: Storage) -> None
     assert storage.list_folders("runs") == []
 
 
-def test_entries_are_merged_and_kept(storage: Storage) -> None:
+def test_an_update_keeps_the_other_fields(storage: Storage) -> None:
     RunFolder(storage, "mine").update(status="RUNNING", started_ms=1)
     updated = RunFolder(storage, "mine").update(status="FINISHED")
     assert updated == RunManifest(name="mine", status="FINISHED", started_ms=1)
     assert RunFolder.open(storage, "mine").manifest() == updated
 
 
-def test_stages_are_noted_by_kind_and_the_latest_counts(storage: Storage) -> None:
+def test_a_stage_replaces_an_earlier_stage_of_its_kind(storage: Storage) -> None:
     run = RunFolder(storage, "mine")
     run.add_stage("warmup", "warmup-1", seconds=2.0, reused=False)
     run.add_stage("selection", "selection-1", seconds=1.0, reused=False)
@@ -43,7 +43,7 @@ def test_stages_are_noted_by_kind_and_the_latest_counts(storage: Storage) -> Non
     }
 
 
-def test_an_unknown_run_lists_those_there_are(storage: Storage) -> None:
+def test_an_unknown_run_is_refused_and_existing_runs_are_listed(storage: Storage) -> None:
     for name in ("b", "a"):
         RunFolder(storage, name).update()
     with pytest.raises(UserError) as caught:

@@ -23,7 +23,7 @@ def _environment(addresses: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(name, value)
 
 
-def test_what_is_written_is_listed_and_read_and_makes_no_folders() -> None:
+def test_written_files_are_listed_and_read_and_make_no_folders() -> None:
     storage = Storage(f"s3://{BUCKET}/one")
     storage.check_writable()
     assert storage.list_files("") == []
@@ -53,7 +53,7 @@ def test_the_store_is_the_one_that_the_usual_variables_name(
     assert storage.read_bytes("file") == b"x"
 
 
-def test_the_store_may_be_named_in_the_uri_which_every_place_keeps(
+def test_every_uri_keeps_the_settings_of_the_store(
     addresses: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL")
@@ -66,7 +66,7 @@ def test_the_store_may_be_named_in_the_uri_which_every_place_keeps(
     assert Storage(storage.root).list_files("") == ["stages/file"]
 
 
-def test_a_bucket_that_is_not_there_is_said_to_be_missing() -> None:
+def test_a_missing_bucket_is_reported() -> None:
     with pytest.raises(UserError, match="specified bucket does not exist"):
         Storage("s3://nobodys-bucket/x").check_writable()
 

@@ -21,7 +21,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_it_is_gone_after_its_block_whatever_happened(temporary: Path) -> None:
+def test_a_folder_is_removed_after_its_context_even_after_an_error(temporary: Path) -> None:
     with scratch_folder() as folder:
         (folder / "deep").mkdir()
         (folder / "deep" / "file").write_text("x")
@@ -31,7 +31,7 @@ def test_it_is_gone_after_its_block_whatever_happened(temporary: Path) -> None:
     assert not list(temporary.iterdir())
 
 
-def test_several_stand_beside_each_other(temporary: Path) -> None:
+def test_several_folders_exist_side_by_side(temporary: Path) -> None:
     with scratch_folder() as outer:
         (outer / "file").write_text("x")
         with scratch_folder() as inner:
@@ -39,7 +39,7 @@ def test_several_stand_beside_each_other(temporary: Path) -> None:
         assert (outer / "file").read_text() == "x"
 
 
-def test_what_a_killed_process_left_goes_at_the_next_use_and_what_a_living_one_has_stays(
+def test_the_folder_of_a_killed_process_is_removed_and_that_of_a_living_one_is_kept(
     temporary: Path,
 ) -> None:
     program = (

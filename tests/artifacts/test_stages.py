@@ -53,7 +53,7 @@ def test_a_fingerprint_is_the_same_in_any_order_and_any_process() -> None:
     assert answer.stdout.strip() == fingerprint(INPUTS)
 
 
-def test_a_fingerprint_is_known_by_heart() -> None:
+def test_a_fingerprint_never_changes() -> None:
     """Whoever changes how it is made orphans every stage that anybody has kept."""
     assert fingerprint({"a": [1, 2.5, None, "é"], "b": {"c": True}}) == "41f8aebed0c6"
 
@@ -85,7 +85,7 @@ def test_a_stage_is_finished_by_its_manifest_and_not_by_its_files(storage: Stora
     assert make(storage).verify()
 
 
-def test_a_finished_stage_says_what_it_made(done: Stage[TokensSummary]) -> None:
+def test_a_finished_stage_is_read_from_its_manifest(done: Stage[TokensSummary]) -> None:
     found = done.read()
     assert (found.summary, found.seconds) == (SUMMARY, 1.23)
     assert {file: digest.bytes for file, digest in found.files.items()} == {
@@ -93,7 +93,7 @@ def test_a_finished_stage_says_what_it_made(done: Stage[TokensSummary]) -> None:
     }  # fmt: skip
 
 
-def test_a_stage_says_what_it_made_where_it_was_made(storage: Storage) -> None:
+def test_the_process_that_made_a_stage_reads_the_same(storage: Storage) -> None:
     stage = make(storage)
     storage.write_bytes(stage.path("a.bin"), b"x")
     published = stage.publish(["a.bin"], SUMMARY, 0.5)
@@ -101,7 +101,7 @@ def test_a_stage_says_what_it_made_where_it_was_made(storage: Storage) -> None:
     assert make(storage).read() == published
 
 
-def test_an_unfinished_stage_says_nothing_and_is_named(storage: Storage) -> None:
+def test_an_unfinished_stage_cannot_be_read(storage: Storage) -> None:
     with pytest.raises(UserError, match="must be a finished stage") as caught:
         make(storage).read()
     assert caught.value.field == make(storage).uri
@@ -153,7 +153,7 @@ def test_a_harmed_artifact_is_noticed_and_named(
     assert done.uri in caught.value.fix
 
 
-def test_reading_a_stage_looks_at_none_of_its_files(done: Stage[Any]) -> None:
+def test_reading_a_stage_does_not_check_its_files(done: Stage[Any]) -> None:
     remove(done)
     assert done.is_done()
     assert done.read().summary == SUMMARY
@@ -199,7 +199,7 @@ def test_a_truncated_manifest_is_noticed_and_named(done: Stage[Any], cut: int) -
     ["{}", "[]", "null", "3", '{"stage": 3}', "[" * 5000, '{"a":' * 5000, "\xff"],
     ids=lambda text: text[:10],
 )
-def test_a_manifest_that_is_none_is_noticed_and_named(done: Stage[Any], text: str) -> None:
+def test_a_file_that_is_not_a_manifest_is_noticed_and_named(done: Stage[Any], text: str) -> None:
     done.storage.write_bytes(done.path(MANIFEST), text.encode("latin-1"))
     check_refused(done)
 

@@ -74,7 +74,7 @@ def test_a_folder_is_fetched_to_a_local_path(storage: Storage) -> None:
         assert (local / "deep" / "weights").read_bytes() == b"w"
 
 
-def test_a_copy_is_gone_after_its_block_and_what_lies_here_stays(storage: Storage) -> None:
+def test_a_copy_is_removed_after_its_context_and_a_local_folder_is_kept(storage: Storage) -> None:
     storage.write_bytes("adapter/config.json", b"{}")
     storage.write_bytes("adapter/deep/weights", b"w")
     with pytest.raises(RuntimeError), storage.local("adapter") as local:  # noqa: PT012
@@ -84,7 +84,7 @@ def test_a_copy_is_gone_after_its_block_and_what_lies_here_stays(storage: Storag
     assert not list(Path(tempfile.gettempdir()).iterdir())
 
 
-def test_a_copy_may_be_of_some_files_alone(storage: Storage) -> None:
+def test_a_copy_may_leave_files_out(storage: Storage) -> None:
     storage.write_bytes("model/config.json", b"{}")
     storage.write_bytes("model/model.safetensors", b"large")
     with storage.local("model", without=(".safetensors",)) as local:
@@ -92,7 +92,7 @@ def test_a_copy_may_be_of_some_files_alone(storage: Storage) -> None:
         assert (local / "model.safetensors").exists() == storage.is_local
 
 
-def test_what_was_mapped_from_a_copy_outlives_it() -> None:
+def test_a_mapped_file_can_be_read_after_its_copy_is_removed() -> None:
     storage = Storage(f"memory://bucket-{uuid.uuid4().hex}")
     storage.write_bytes("file", b"content")
     with storage.local("file") as local, local.open("rb") as file:
@@ -101,7 +101,7 @@ def test_what_was_mapped_from_a_copy_outlives_it() -> None:
     assert mapped[:] == b"content"
 
 
-def test_a_local_file_is_put_in(storage: Storage, tmp_path: Path) -> None:
+def test_a_local_file_is_copied_into_the_storage(storage: Storage, tmp_path: Path) -> None:
     (tmp_path / "made").write_bytes(b"content")
     storage.put_file(tmp_path / "made", "x/there")
     assert storage.read_bytes("x/there") == b"content"
@@ -115,12 +115,12 @@ def test_a_writable_storage_is_left_as_it_was(storage: Storage) -> None:
     assert storage.list_files("") == []
 
 
-def test_the_uri_of_a_place_leads_back_to_it(storage: Storage) -> None:
+def test_the_uri_of_a_folder_opens_it(storage: Storage) -> None:
     storage.write_bytes("a/b", b"x")
     assert Storage(storage.uri("a")).read_bytes("b") == b"x"
 
 
-def test_the_files_of_memory_are_where_fsspec_has_them() -> None:
+def test_a_memory_uri_uses_the_file_system_of_fsspec() -> None:
     Storage("memory://here/runs").write_bytes("a.txt", b"x")
     assert fsspec.filesystem("memory").cat("/here/runs/a.txt") == b"x"
 
@@ -131,7 +131,7 @@ def test_a_file_uri_is_the_folder(tmp_path: Path) -> None:
     assert storage.root == Storage(str(tmp_path)).root == str(tmp_path)
 
 
-def test_a_relative_root_stays_where_it_was(
+def test_a_relative_root_does_not_follow_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -141,13 +141,13 @@ def test_a_relative_root_stays_where_it_was(
     assert (tmp_path / "here" / "a").read_bytes() == b"x"
 
 
-def test_a_root_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_root_may_start_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Storage("~/runs").root == str(tmp_path / "runs")
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
-def test_a_local_write_that_breaks_off_leaves_the_old_content(
+def test_a_local_write_that_fails_keeps_the_old_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
     storage = Storage(f"{scheme}{tmp_path}")
@@ -177,7 +177,7 @@ def test_a_local_write_that_breaks_off_leaves_the_old_content(
     assert storage.read_bytes("file") == b"old"
 
 
-def test_a_local_file_appears_by_one_renaming(
+def test_a_local_file_is_renamed_when_it_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -204,7 +204,7 @@ def test_a_storage_below_a_regular_file_is_refused(tmp_path: Path, below: str) -
     assert "storage=" in caught.value.fix
 
 
-def test_a_scheme_that_nothing_serves_is_refused() -> None:
+def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(UserError, match="no file system serves this URI") as caught:
         Storage("gopher://hole/x")
     assert (caught.value.field, caught.value.got) == ("storage", "gopher://hole/x")

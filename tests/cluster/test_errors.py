@@ -73,7 +73,7 @@ def test_a_defect_of_ours_keeps_its_traceback(error: Exception) -> None:
         exit_with(command)
 
 
-def test_an_error_survives_a_process_border() -> None:
+def test_an_error_can_be_pickled() -> None:
     for error in (MISTAKE, UserError("a", "b"), UserError("a", "b", got=None)):
         copy = pickle.loads(pickle.dumps(error))
         assert type(copy) is UserError

@@ -51,7 +51,7 @@ def asked(*overrides: str, num_ranks: int = 3) -> tuple[dict[ProcessResources, i
 RANK = ProcessResources(1, 1, None)
 
 
-def test_ranks_are_asked_for_one_by_one_and_a_shard_of_several_gpus_in_one_piece() -> None:
+def test_each_rank_has_a_bundle_and_a_shard_of_several_gpus_has_one() -> None:
     assert asked() == ({RANK: 3}, [RANK.bundle] * 3)
     # Two of the three ranks train where the shard was.
     shard = ProcessResources(1, 2, None)
@@ -66,7 +66,7 @@ def test_ranks_are_asked_for_one_by_one_and_a_shard_of_several_gpus_in_one_piece
 
 
 @pytest.mark.parametrize("without", ["method=lora", "selection.score=random"])
-def test_what_warms_nothing_up_asks_for_no_shard(without: str) -> None:
+def test_a_run_without_a_sharded_warm_up_asks_for_no_shard(without: str) -> None:
     assert asked("warmup.gpus_per_shard=2", without) == asked()
 
 
@@ -75,7 +75,7 @@ def test_an_accelerator_type_is_asked_for_by_name() -> None:
     assert bundles == [{"CPU": 1, "GPU": 1, "accelerator_type:A100": 0.001}] * 3
 
 
-def test_what_is_there_already_does_not_say_what_to_ask_for() -> None:
+def test_autoscaling_needs_use_gpu_to_be_true_or_false() -> None:
     with pytest.raises(UserError, match="use_gpu"):
         load_config(None, ["resources.autoscale_timeout_s=600", "resources.use_gpu=auto"])
 
@@ -97,7 +97,7 @@ class Cluster:
             self.nodes = [*self.nodes, {"CPU": 4.0, "GPU": 2.0}]
 
 
-def test_all_ranks_and_the_shard_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_for_nodes_covers_all_ranks_and_the_shard(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch)
     run = load_config(None, [*ASKS, "resources.num_workers=3", "warmup.gpus_per_shard=2"])
     smaller = load_config(None, [*ASKS, "resources.num_workers=1"])
@@ -106,7 +106,7 @@ def test_all_ranks_and_the_shard_are_waited_for(monkeypatch: pytest.MonkeyPatch)
     assert cluster.requests[:-1] == [cluster.requests[0]] * 3
 
 
-def test_what_does_not_come_is_waited_for_no_longer_than_asked(
+def test_the_wait_for_nodes_ends_at_its_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cluster = Cluster(monkeypatch, most=1)
@@ -115,7 +115,7 @@ def test_what_does_not_come_is_waited_for_no_longer_than_asked(
         assert len(cluster.nodes) == 2
 
 
-def test_what_was_asked_for_is_asked_for_no_more_at_the_end_however_that_comes(
+def test_the_request_is_withdrawn_even_after_an_interrupt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cluster = Cluster(monkeypatch)
@@ -124,7 +124,7 @@ def test_what_was_asked_for_is_asked_for_no_more_at_the_end_however_that_comes(
     assert cluster.requests[-1] == []
 
 
-def test_a_cluster_that_is_gone_hides_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_cannot_be_withdrawn_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch)
     with nodes.nodes_for([load_config(None, ASKS)]):
         monkeypatch.setattr(nodes, "request_resources", None)
@@ -172,5 +172,5 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
 
 
 @pytest.mark.slow
-def test_an_autoscaler_brings_what_a_run_needs(found: dict[str, int]) -> None:
+def test_an_autoscaler_starts_the_nodes_of_a_run(found: dict[str, int]) -> None:
     assert found == {"before": 0, "within": 2}

@@ -29,25 +29,25 @@ def plan(*nodes: dict[str, float], num_at_once: int = 2, **config: Any) -> Proce
         (NODE, False, 0, "cpu"),
     ],
 )
-def test_a_process_gets_one_gpu_where_there_are_any_and_they_are_wanted(
+def test_a_process_gets_one_gpu_if_there_are_any_and_they_are_wanted(
     cluster: dict[str, float], use_gpu: bool | str, num_gpus: int, device: str
 ) -> None:
     found = plan(cluster, use_gpu=use_gpu)
     assert (found.num_gpus, found.device) == (num_gpus, device)
 
 
-def test_an_accelerator_type_is_asked_for_with_a_gpu_alone() -> None:
+def test_an_accelerator_type_is_asked_for_only_with_a_gpu() -> None:
     wanted = {"accelerator_type": "H100"}
     assert plan(NODE, **wanted).options() == {"num_cpus": 1, "num_gpus": 1, **wanted}
     assert plan(NODE, use_gpu=False, **wanted).options() == {"num_cpus": 1, "num_gpus": 0}
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.25, 1), (1, 1), (1.4, 1), (4, 4)])
-def test_threads_follow_cpus_and_are_never_none(cpus: float, threads: int) -> None:
+def test_the_number_of_threads_follows_cpus_and_is_never_zero(cpus: float, threads: int) -> None:
     assert plan(NODE, cpus_per_worker=cpus).num_threads == threads
 
 
-def test_exactly_as_many_as_fit_are_allowed() -> None:
+def test_as_many_processes_as_fit_are_allowed() -> None:
     assert plan(LAPTOP).num_cpus == 1
     assert plan(LAPTOP, num_at_once=4, cpus_per_worker=0.5).num_cpus == 0.5
     assert plan(NODE, num_at_once=8).num_gpus == 1
@@ -65,7 +65,7 @@ def test_exactly_as_many_as_fit_are_allowed() -> None:
         ([LAPTOP, {"GPU": 2.0}], 1, {}, "1 processes of 1 CPU and a GPU", "change resources"),
     ],
 )
-def test_what_ray_would_wait_for_for_ever_is_refused_with_what_would_do(
+def test_processes_that_do_not_fit_are_refused_with_the_number_that_fits(
     nodes: list[dict[str, float]], num_at_once: int, config: dict[str, Any], rule: str, fix: str
 ) -> None:
     with pytest.raises(UserError) as raised:
@@ -83,7 +83,7 @@ def test_what_ray_would_wait_for_for_ever_is_refused_with_what_would_do(
         ({"cpus_per_worker": 3.0}, "must fit the 2 CPUs of a node"),
     ],
 )
-def test_what_no_single_process_can_get_is_named_itself(config: dict[str, Any], rule: str) -> None:
+def test_resources_that_no_node_has_are_named(config: dict[str, Any], rule: str) -> None:
     with pytest.raises(UserError) as raised:
         plan(LAPTOP, num_at_once=1, **config)
     key, value = next(iter(config.items()))
@@ -103,7 +103,7 @@ HEAD = {"memory": 1e9}
         ({"use_gpu": True}, "use_gpu", "needs a GPU, and the cluster has none"),
     ],
 )
-def test_a_cluster_without_workers_is_told_how_to_ask_for_some(
+def test_the_error_for_a_cluster_without_workers_says_how_to_ask_for_some(
     config: dict[str, Any], field: str, rule: str
 ) -> None:
     with pytest.raises(UserError) as raised:
@@ -115,7 +115,7 @@ def test_a_cluster_without_workers_is_told_how_to_ask_for_some(
 
 
 @pytest.mark.parametrize("use_gpu", [True, False])
-def test_workers_that_did_not_come_in_time_are_named_as_late(use_gpu: bool) -> None:
+def test_workers_that_came_too_late_are_reported(use_gpu: bool) -> None:
     with pytest.raises(UserError, match="none came within 90 s") as raised:
         plan(HEAD, use_gpu=use_gpu, autoscale_timeout_s=90.0)
     assert "wait longer" in raised.value.fix
@@ -141,7 +141,7 @@ def test_a_shard_needs_its_gpus_on_one_node() -> None:
     assert (raised.value.field, raised.value.got) == ("warmup.gpus_per_shard", 2)
 
 
-def test_an_accelerator_type_that_no_node_has_is_refused_with_those_there_are() -> None:
+def test_an_accelerator_type_that_no_node_has_is_refused_and_existing_types_are_listed() -> None:
     other = {"CPU": 8.0, "GPU": 8.0, "accelerator_type:A100": 1.0}
     assert plan(NODE, other, num_at_once=8, accelerator_type="A100").num_gpus == 1
     with pytest.raises(UserError, match="types there: A100, H100") as raised:

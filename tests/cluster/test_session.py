@@ -23,7 +23,7 @@ from smt_ray.cluster.session import worker_environment
 from smt_ray.errors import UserError
 
 
-def test_what_a_submitted_job_sets_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_a_submitted_job_are_not_set_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", "/cache")
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     alone = worker_environment()
@@ -82,7 +82,7 @@ def test_a_ray_that_started_too_slowly_is_started_again(start: Callable[..., Ray
         start(TOO_LATE, TOO_LATE, TOO_LATE, None)
 
 
-def test_another_failure_to_start_is_nobodys_but_ours(start: Callable[..., Ray]) -> None:
+def test_other_errors_at_the_start_are_not_user_errors(start: Callable[..., Ray]) -> None:
     with pytest.raises(ValueError, match="a defect"):
         start(ValueError("a defect"), None)
 
@@ -96,13 +96,13 @@ def test_a_cluster_that_does_not_answer_is_named(
     assert (raised.value.field, raised.value.got) == ("RAY_ADDRESS", "10.0.0.1:6379")
 
 
-def test_secrets_are_not_put_into_what_ray_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_not_in_the_environment_that_ray_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "canary")
     assert "canary" not in worker_environment().values()
     assert "canary" not in str(setup_hook())
 
 
-def test_secrets_are_set_by_what_ray_calls_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_set_by_the_setup_hook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     monkeypatch.setenv("HF_TOKEN", "canary")
     hook = setup_hook()["worker_process_setup_hook"]
@@ -121,7 +121,7 @@ def environment_of_a_trial() -> dict[str, str]:
     return variables
 
 
-def test_secrets_are_not_put_into_what_ray_shows_of_a_trial(
+def test_secrets_are_not_in_the_environment_of_a_trial(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in class_cache.ENV_VARS_TO_PROPAGATE:
@@ -142,7 +142,7 @@ def test_a_job_with_a_hook_of_its_own_keeps_it(monkeypatch: pytest.MonkeyPatch) 
     assert setup_hook() == {}
 
 
-def test_what_is_carried_names_no_credentials_that_are_a_nodes_own() -> None:
+def test_credentials_of_a_node_itself_are_not_carried() -> None:
     carried = {
         "HF_TOKEN": "a",
         "AWS_SESSION_TOKEN": "b",

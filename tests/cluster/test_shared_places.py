@@ -39,7 +39,7 @@ def test_a_local_storage_and_an_sqlite_file_outside_it_are_local_places(
     assert local_places(make_config(database, "tracking.enabled=false")) == {"storage": storage}
 
 
-def test_an_object_store_and_a_server_are_nowhere_local(make_config: MakeConfig) -> None:
+def test_an_object_store_and_a_server_are_not_local_places(make_config: MakeConfig) -> None:
     remote = "storage=memory://bucket/runs"
     assert not local_places(make_config(remote, "tracking.uri=http://there:5000"))
     assert not local_places(make_config(remote, "tracking.enabled=false"))
@@ -65,7 +65,7 @@ def test_places_that_all_nodes_see_are_accepted() -> None:
     ("overrides", "name"),
     [((), "storage/mlflow.db"), (("tracking.uri=sqlite:////shared/m.db",), "/shared/m.db")],
 )
-def test_an_sqlite_file_is_refused_for_a_search_on_several_nodes_even_where_all_see_it(
+def test_an_sqlite_file_is_refused_for_a_search_on_several_nodes_even_if_all_see_it(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], name: str
 ) -> None:
     monkeypatch.setattr(shared_places, "_other_nodes", lambda: ["node-b"])
@@ -81,7 +81,7 @@ def test_an_sqlite_file_is_refused_for_a_search_on_several_nodes_even_where_all_
         check_shared(make_config(*remote, other), searches=True)
 
 
-def test_an_sqlite_file_that_the_drivers_node_alone_writes_is_accepted(
+def test_an_sqlite_file_that_only_the_drivers_node_writes_is_accepted(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared_places, "find_missed", lambda nodes, probes: {})
@@ -114,7 +114,7 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_another_node_gets_the_drivers_variables_unlogged_and_says_what_it_does_not_see(
+def test_another_node_gets_the_drivers_secrets_without_logs_and_reports_files_it_does_not_see(
     folder: Path,
 ) -> None:
     script, log = Path(__file__).with_name("two_nodes.py"), folder / "driver.log"

@@ -57,7 +57,7 @@ class Cluster:
         self.given_back += 1
 
 
-def test_a_place_that_is_free_is_given_back_to_be_trained_on_without_a_word(
+def test_a_free_place_is_released_for_training_without_a_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cluster = Cluster(monkeypatch, busy_s=0)
@@ -66,7 +66,7 @@ def test_a_place_that_is_free_is_given_back_to_be_trained_on_without_a_word(
     assert (cluster.given_back, cluster.said) == (1, [])
 
 
-def test_a_training_that_waits_says_so_once_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_waits_says_so_once_and_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch, busy_s=900)
     waiting.wait_for_place("training", 2, EACH, 3600)
     (line,) = cluster.said
@@ -75,7 +75,7 @@ def test_a_training_that_waits_says_so_once_and_goes_on(monkeypatch: pytest.Monk
     assert (cluster.now, cluster.given_back) == (900, 1)
 
 
-def test_a_wait_ends_in_time_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_ends_at_its_timeout_with_a_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch, busy_s=900)
     with pytest.raises(UserError, match="2 x 1 CPU and a GPU") as raised:
         waiting.wait_for_place("training", 2, EACH, 60)
@@ -84,7 +84,7 @@ def test_a_wait_ends_in_time_with_what_to_do(monkeypatch: pytest.MonkeyPatch) ->
     assert (cluster.now, cluster.given_back) == (60, 1)
 
 
-def test_an_interrupt_of_a_wait_takes_the_request_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_of_a_wait_releases_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch, busy_s=900)
 
     def interrupted(line: str) -> None:

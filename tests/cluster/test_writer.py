@@ -107,7 +107,7 @@ def test_the_actor_says_that_the_store_lacks_something_and_shows_no_password(
     assert sent.error == "http://me:***@there refused"
 
 
-def test_a_run_that_the_store_takes_is_sent_without_a_word(
+def test_a_run_that_the_store_takes_is_sent_without_a_message(
     tracker: Tracker, said: list[str]
 ) -> None:
     tracked = TrackedRun(SETTINGS, RESEND)
@@ -118,7 +118,7 @@ def test_a_run_that_the_store_takes_is_sent_without_a_word(
     assert said == []
 
 
-def test_a_store_that_does_not_take_all_is_warned_of_once_with_what_to_do(
+def test_one_warning_says_how_to_send_what_the_store_did_not_take(
     tracker: Tracker, said: list[str]
 ) -> None:
     tracker.takes_all, tracker.last_error = False, ConnectionError("refused")
@@ -133,16 +133,14 @@ def test_a_store_that_does_not_take_all_is_warned_of_once_with_what_to_do(
     ]  # fmt: skip
 
 
-def test_a_store_that_stays_silent_is_warned_of_with_the_time(
-    tracker: Tracker, said: list[str]
-) -> None:
+def test_the_warning_about_a_silent_store_gives_the_time(tracker: Tracker, said: list[str]) -> None:
     tracker.takes_all = False
     TrackedRun(SETTINGS, RESEND).finish(snapshot(), 3.0)
     (line,) = said
     assert "(no answer within 3 s)" in line
 
 
-def test_files_that_cannot_be_read_are_warned_of_in_one_line(
+def test_the_warning_about_an_unreadable_file_is_one_line(
     tracker: Tracker, said: list[str]
 ) -> None:
     sent = TrackedRun(SETTINGS, RESEND).finish(unreadable(), 3.0)

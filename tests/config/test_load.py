@@ -55,14 +55,14 @@ def test_an_override_is_yaml_and_may_hold_equals_signs(write: Any) -> None:
     assert config.tracking.uri == "http://h:1/?a=b"
 
 
-def test_an_override_opens_a_section_that_the_file_has_not_or_leaves_empty(write: Any) -> None:
+def test_an_override_adds_a_section_that_is_missing_or_empty(write: Any) -> None:
     path = write(MINIMAL + "resources:\n")
     config = load_config(path, ["resources.num_workers=2", "deepspeed.extra.steps_per_print=5"])
     assert config.resources.num_workers == 2
     assert config.deepspeed.extra == {"steps_per_print": 5}
 
 
-def test_an_override_may_take_a_default_away() -> None:
+def test_an_override_may_remove_a_default() -> None:
     config = load_config(None, ["selection.budget=null", "selection.num_blocks=64"])
     assert (config.selection.budget, config.selection.num_blocks) == (None, 64)
 
@@ -84,13 +84,13 @@ def test_an_override_without_key_or_value_is_refused(item: str) -> None:
     assert "training.max_steps=10" in error.fix
 
 
-def test_an_override_through_a_value_names_the_value_in_its_way() -> None:
+def test_an_override_below_a_value_names_the_value() -> None:
     error = refusal("model.builtin.deeper=1")
     assert (error.field, error.got) == ("model.builtin.deeper", "tiny")
     assert error.rule == "model.builtin is a value, not a section"
 
 
-def test_an_override_that_is_no_yaml_names_its_key() -> None:
+def test_an_override_that_is_not_yaml_names_its_key() -> None:
     error = refusal("data.train=[")
     assert (error.field, error.got) == ("data.train", "[")
 
@@ -104,7 +104,7 @@ def test_a_number_with_an_exponent_is_a_float(write: Any, text: str, value: floa
     assert load_config(None, [f"training.learning_rate={text}"]).training.learning_rate == value
 
 
-def test_reading_exponents_leaves_yaml_itself_alone() -> None:
+def test_reading_exponents_does_not_change_pyyaml_itself() -> None:
     assert yaml.safe_load("1e-4") == "1e-4"
 
 
@@ -154,7 +154,7 @@ def test_a_hub_source_without_a_name_says_so() -> None:
     assert (error.field, error.rule) == ("data.train.0.hub", "must be set")
 
 
-def test_whole_numbers_are_taken_for_floats() -> None:
+def test_whole_numbers_are_accepted_as_floats() -> None:
     assert load_config(None, ["training.weight_decay=1"]).training.weight_decay == 1.0
 
 
@@ -167,18 +167,18 @@ def test_whole_numbers_are_taken_for_floats() -> None:
         ("data.train=[{hub: a/b, splitt: c}]", "data.train.0.splitt", "split"),
     ],
 )
-def test_an_unknown_key_suggests_the_near_name(override: str, field: str, near: str) -> None:
+def test_an_unknown_key_suggests_a_similar_one(override: str, field: str, near: str) -> None:
     error = refusal(override)
     assert (error.field, error.rule) == (field, "unknown key")
     assert error.fix == f"did you mean {near}?"
 
 
-def test_an_unknown_key_like_no_other_lists_the_known_ones() -> None:
+def test_an_unknown_key_without_a_similar_one_lists_the_known_keys() -> None:
     assert "num_workers" in refusal("resources.zzz=1").fix
 
 
 @pytest.mark.parametrize("key", ["model", "data"])
-def test_what_has_no_default_must_be_set(write: Any, key: str) -> None:
+def test_a_key_without_a_default_must_be_set(write: Any, key: str) -> None:
     values = yaml.safe_load(MINIMAL)
     del values[key]
     error = refusal(path=write(yaml.safe_dump(values)))
@@ -189,7 +189,9 @@ def test_what_has_no_default_must_be_set(write: Any, key: str) -> None:
     ("text", "rule"),
     [("", "mapping"), ("- a\n", "mapping"), ("a: [1\nb: 2", "valid YAML"), ("a: 1\n\tb", "YAML")],
 )
-def test_a_file_that_is_no_mapping_is_refused_by_its_path(write: Any, text: str, rule: str) -> None:
+def test_a_file_that_is_not_a_mapping_is_refused_by_its_path(
+    write: Any, text: str, rule: str
+) -> None:
     path = write(text)
     error = refusal(path=path)
     assert error.field == str(path)
@@ -207,7 +209,7 @@ def test_a_file_that_cannot_be_read_is_refused_by_its_path(tmp_path: Path, kind:
     assert (error.field, error.got) == ("CONFIG", str(path))
 
 
-def test_a_name_says_file_and_content_and_is_the_same_every_time(write: Any) -> None:
+def test_a_name_depends_on_the_file_name_and_the_content(write: Any) -> None:
     path = write(MINIMAL, "my run.yaml")
     names = {load_config(path).name, load_config(str(path)).name}
     assert len(names) == 1
@@ -215,7 +217,7 @@ def test_a_name_says_file_and_content_and_is_the_same_every_time(write: Any) -> 
     assert load_config().name.startswith("quickstart-")
 
 
-def test_a_name_changes_with_semantic_keys_alone() -> None:
+def test_a_name_changes_with_semantic_keys_only() -> None:
     name = load_config().name
     assert load_config(None, ["resources.num_workers=7", "storage=elsewhere"]).name == name
     assert load_config(None, ["training.max_steps=7"]).name != name
@@ -225,7 +227,7 @@ def test_a_name_that_is_given_is_kept() -> None:
     assert load_config(None, ["name=mine", "seed=3"]).name == "mine"
 
 
-def test_a_default_said_aloud_changes_no_name(write: Any) -> None:
+def test_a_default_that_is_written_out_changes_no_name(write: Any) -> None:
     aloud = MINIMAL + "selection: {budget: 0.0084}\ntraining: {num_epochs: 3, batch_size: 16}\n"
     assert load_config(write(MINIMAL)).name == load_config(write(aloud)).name
 

@@ -130,7 +130,7 @@ def test_every_field_has_a_role_and_a_description(name: str) -> None:
     assert LEAVES[name].description
 
 
-def test_every_field_has_another_value_to_be_tried_with() -> None:
+def test_every_field_has_another_value_in_these_tests() -> None:
     changeable = {name for name in LEAVES if name in OTHER or name not in SINGLE}
     assert changeable == set(OTHER)
 
@@ -148,7 +148,9 @@ def test_the_semantic_tree_changes_with_semantic_fields_and_with_no_other(name: 
     ("method", "has"),
     [("smt", {"warmup", "selection"}), ("lora", {"lora"}), ("dora", {"lora"}), ("full", set())],
 )
-def test_another_methods_sections_may_be_set_and_change_nothing(method: str, has: set[str]) -> None:
+def test_sections_of_other_methods_may_be_set_and_change_nothing(
+    method: str, has: set[str]
+) -> None:
     def tree(*overrides: str) -> dict[str, Any]:
         return load_config(None, [f"method={method}", *overrides]).semantic_tree()
 
@@ -158,7 +160,7 @@ def test_another_methods_sections_may_be_set_and_change_nothing(method: str, has
         assert (tree(f"{section}.{change}") != tree()) == (section in has)
 
 
-def test_num_shards_is_semantic_where_shards_are_scored_apart() -> None:
+def test_num_shards_is_semantic_if_shards_send_scores() -> None:
     def tree(reduction: str, num_shards: int) -> dict[str, Any]:
         overrides = [f"warmup.reduction={reduction}", f"warmup.num_shards={num_shards}"]
         return load_config(None, overrides).semantic_tree()
@@ -201,12 +203,12 @@ def test_a_run_knows_whether_it_selects_blocks_and_which_warm_up_it_has(
 
 
 @pytest.mark.parametrize("method", ["smt", "lora", "dora", "full"])
-def test_only_smt_has_a_warm_up_that_trains(method: str) -> None:
+def test_only_smt_has_a_trained_warm_up(method: str) -> None:
     config = load_config(None, ["warmup.mode=trained", "warmup.num_shards=1", f"method={method}"])
     assert config.trained_warmup == (method == "smt")
 
 
-def test_a_warm_up_trains_at_trainings_learning_rate_unless_it_has_its_own() -> None:
+def test_a_trained_warm_up_uses_the_learning_rate_of_training_unless_it_has_its_own() -> None:
     rates = ("training.learning_rate=3e-4", "warmup.learning_rate=1e-5")
     assert load_config(None, rates[:1]).warmup_learning_rate == 3e-4
     assert load_config(None, rates).warmup_learning_rate == 1e-5
@@ -258,14 +260,16 @@ def test_the_fields_of_a_hub_source_are_semantic() -> None:
         (["training.validate_every_steps=2"], ["validate_every_steps", "data.validation_rows"]),
     ],
 )
-def test_values_that_do_not_go_together_are_refused(overrides: list[str], names: list[str]) -> None:
+def test_values_that_contradict_each_other_are_refused(
+    overrides: list[str], names: list[str]
+) -> None:
     with pytest.raises(UserError) as caught:
         load_config(None, overrides)
     for name in names:
         assert name in str(caught.value)
 
 
-def test_one_of_two_ways_to_say_a_length_or_a_budget_has_a_default() -> None:
+def test_one_of_two_fields_has_a_default_if_neither_is_given() -> None:
     quiet = load_config(None, ["training.max_steps=null", "selection.budget=null"])
     assert (quiet.lora.rank, quiet.lora.budget) == (32, None)
     by_budget = load_config(None, ["lora.budget=0.01"]).lora

@@ -51,7 +51,7 @@ def test_everything_is_trained_tied_weights_once(make_llama: Make) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tied", [True, False])
-def test_saved_loaded_and_merged_is_the_tuned_model(
+def test_tuned_weights_are_saved_and_loaded_and_merged(
     make_llama: Make, tmp_path: Path, dtype: torch.dtype, tied: bool
 ) -> None:
     before = logits(make_llama(tie_word_embeddings=tied).to(dtype))

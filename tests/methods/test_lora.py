@@ -47,7 +47,7 @@ def test_the_counts_are_those_that_peft_prints(name: str, make_llama: Make) -> N
     assert (counts.num_trainable, counts.num_total) == (trained, total)
 
 
-def test_an_untrained_adapter_changes_nothing_and_dropout_is_on_in_training_alone(
+def test_an_untrained_adapter_changes_nothing_and_dropout_is_active_only_in_training(
     name: str, make_llama: Make
 ) -> None:
     model = make_llama()
@@ -60,7 +60,7 @@ def test_an_untrained_adapter_changes_nothing_and_dropout_is_on_in_training_alon
     assert not torch.equal(logits(model), logits(model))
 
 
-def test_the_factors_begin_as_the_seed_says_and_the_global_generator_stands_still(
+def test_the_seed_determines_the_factors_and_the_global_generator_is_not_used(
     name: str, make_llama: Make
 ) -> None:
     def begin(seed: int, noise: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -111,7 +111,7 @@ def test_gradients_through_our_batches_equal_pefts_on_whole_logits(
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_an_untied_head_may_be_adapted_and_still_sees_supervised_positions_alone(
+def test_an_untied_head_may_be_adapted_and_sees_only_supervised_positions(
     name: str, make_llama: Make, make_encoded: Callable[..., EncodedRows]
 ) -> None:
     model, encoded, shapes = make_llama(tie_word_embeddings=False), make_encoded(), []
@@ -125,7 +125,7 @@ def test_an_untied_head_may_be_adapted_and_still_sees_supervised_positions_alone
     assert shapes == [(1, int(encoded.num_targets(False)[:2].sum()), 100)]
 
 
-def test_gpt2s_conv1d_is_a_linear_whose_weight_stands_the_other_way(name: str) -> None:
+def test_gpt2s_conv1d_is_adapted_as_a_transposed_linear(name: str) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)

@@ -26,7 +26,7 @@ def adapter(name: str, make_llama: Make, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_saved_loaded_and_merged_is_the_tuned_model_whatever_the_engine_left_behind(
+def test_an_adapter_is_saved_from_partitioned_parameters_and_loaded_and_merged(
     name: str, make_llama: Make, tmp_path: Path, dtype: torch.dtype
 ) -> None:
     method, model = make_method(name), make_llama().to(dtype)
@@ -73,9 +73,7 @@ def test_peft_alone_loads_the_adapter(adapter: Path, make_llama: Make) -> None:
     assert torch.equal(logits(theirs), logits(ours))
 
 
-def test_an_adapter_that_peft_alone_wrote_is_loaded_too(
-    name: str, make_llama: Make, tmp_path: Path
-) -> None:
+def test_an_adapter_that_peft_wrote_is_loaded(name: str, make_llama: Make, tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=2, target_modules=".*v_proj", use_dora=name == "dora")
@@ -135,7 +133,7 @@ def test_another_base_is_refused_and_left_as_it_was(
         (None, "not found in the base model"),
     ],
 )
-def test_an_adapter_without_a_record_of_its_base_must_fit_all_the_same(
+def test_an_adapter_without_a_record_must_fit_the_model_too(
     adapter: Path, make_llama: Make, changes: dict[str, int] | None, what: str
 ) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -154,7 +152,7 @@ def test_an_adapter_without_a_record_of_its_base_must_fit_all_the_same(
     assert not any("lora" in n for n, _ in model.named_parameters())
 
 
-def test_the_same_base_in_another_dtype_is_taken(adapter: Path, make_llama: Make) -> None:
+def test_the_same_base_in_another_dtype_is_accepted(adapter: Path, make_llama: Make) -> None:
     find_method(adapter).load(make_llama().bfloat16(), adapter)
 
 

@@ -42,7 +42,7 @@ def test_targets_that_cannot_be_adapted_are_refused(
         (83 / 1000, True, 2),  # 2.46
     ],
 )
-def test_a_budget_is_the_rank_that_is_nearest(budget: float, use_dora: bool, rank: int) -> None:
+def test_a_budget_gives_the_nearest_rank(budget: float, use_dora: bool, rank: int) -> None:
     assert choose_rank(SHAPES, budget, 1000, use_dora=use_dora) == rank
 
 

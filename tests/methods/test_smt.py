@@ -41,7 +41,7 @@ def test_exactly_the_chosen_blocks_are_trained(make_llama: Make, selection: Sele
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_blocks_are_written_at_every_use_under_zero_3_alone(
+def test_blocks_are_written_at_every_use_only_under_zero_3(
     make_llama: Make, selection: Selection, zero_stage: int
 ) -> None:
     model = make_llama()
@@ -60,7 +60,7 @@ def test_settings_name_the_selection_and_make_the_method_that_reads_it(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_saved_loaded_and_merged_is_the_tuned_model_whatever_the_engine_left_behind(
+def test_an_adapter_is_saved_from_partitioned_parameters_and_loaded_and_merged(
     make_llama: Make, selection: Selection, tmp_path: Path, dtype: torch.dtype
 ) -> None:
     method, model = SmtMethod(selection), make_llama().to(dtype)

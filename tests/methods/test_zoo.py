@@ -168,7 +168,7 @@ def check_changes(model: Any, before: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.parametrize(("family", "name"), WORKING)
-def test_training_changes_what_it_should_and_the_adapter_and_the_merged_model_say_the_same(
+def test_training_changes_only_trained_weights_and_adapter_and_merged_model_agree(
     family: str, name: str, encoded: EncodedRows, tmp_path: Path
 ) -> None:
     method, model = prepared(family, name)
@@ -195,7 +195,7 @@ def test_training_changes_what_it_should_and_the_adapter_and_the_merged_model_sa
 
 
 @pytest.mark.parametrize("family", SPARSE_FAMILIES)
-def test_the_warm_ups_sum_is_that_of_dense_gradients(family: str, encoded: EncodedRows) -> None:
+def test_the_warm_up_sums_dense_gradients(family: str, encoded: EncodedRows) -> None:
     plan, model = StepPlan(len(encoded), 5, 3), FAMILIES[family]()
     found = {
         part.module: torch.tensor(part.gradient)
@@ -232,7 +232,7 @@ def refused(find: Callable[..., Any], family: str, targets: Any) -> str:
         (find_targets, LORA_TARGET_MODULES, "lora.target_modules"),
     ],
 )
-def test_where_q_k_and_v_are_one_linear_the_error_names_the_linears_that_there_are(
+def test_the_error_for_fused_q_k_and_v_names_the_linears_of_the_model(
     find: Callable[..., Any], defaults: tuple[str, ...], field: str
 ) -> None:
     assert refused(find, "phi3", defaults) == (
@@ -248,7 +248,7 @@ def test_lora_names_gpt2s_linears() -> None:
 
 
 @pytest.mark.parametrize("targets", [DEFAULT_TARGET_MODULES, ["c_attn"]])
-def test_smt_says_why_gpt2s_linears_are_none_and_what_trains_them(targets: list[str]) -> None:
+def test_smt_explains_why_it_cannot_train_gpt2_and_which_methods_can(targets: list[str]) -> None:
     line = refused(find_eligible, "gpt2", targets)
     assert line.endswith(
         "there are none; c_attn, c_proj, c_fc are Conv1D modules, whose weights are (in, out):"
@@ -256,7 +256,7 @@ def test_smt_says_why_gpt2s_linears_are_none_and_what_trains_them(targets: list[
     )
 
 
-def test_blocks_are_not_put_into_conv1d_either() -> None:
+def test_conv1d_cannot_become_a_sparse_layer() -> None:
     name = "transformer.h.0.attn.c_attn"
     with pytest.raises(UserError, match=r"must be a plain torch\.nn\.Linear; got 'Conv1D'"):
         make_sparse(

@@ -48,7 +48,7 @@ def test_a_target_matches_whole_parts_of_names_only(make_llama: Callable[..., An
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_target_that_matches_nothing_is_refused_though_others_match(
+def test_a_target_that_matches_nothing_is_refused_even_if_others_match(
     make_llama: Callable[..., Any], tied: bool
 ) -> None:
     error = refused(make_llama(tie_word_embeddings=tied), "q_proj", "query")
@@ -72,7 +72,7 @@ def test_a_target_that_is_no_linear_is_refused(
     assert "q_proj" in error.fix
 
 
-def test_a_subclass_of_linear_is_refused_here_as_it_is_where_blocks_are_put_in(
+def test_a_subclass_of_linear_is_refused_as_eligible_and_as_a_sparse_layer(
     make_llama: Callable[..., Any],
 ) -> None:
     class Linear4bit(nn.Linear):
@@ -127,7 +127,9 @@ def test_a_models_files_are_hashed_once(folder: Path, monkeypatch: pytest.Monkey
     assert model_identity(ModelConfig(path=str(folder))) == before
 
 
-def test_identity_is_the_content_and_neither_place_nor_time(folder: Path, tmp_path: Path) -> None:
+def test_identity_depends_on_the_content_but_not_on_place_or_time(
+    folder: Path, tmp_path: Path
+) -> None:
     before = model_identity(ModelConfig(path=str(folder)))
     (folder / "model.safetensors").touch()
     os.utime(folder / "config.json", (0, 0))
@@ -139,14 +141,14 @@ def test_identity_is_the_content_and_neither_place_nor_time(folder: Path, tmp_pa
     assert model_identity(ModelConfig(path=str(moved))) == before
 
 
-def test_identity_tells_dtypes_apart_and_kernels_not(folder: Path) -> None:
+def test_identity_depends_on_the_dtype_but_not_on_the_kernel(folder: Path) -> None:
     path = str(folder)
     found = model_identity(ModelConfig(path=path))
     assert found != model_identity(ModelConfig(path=path, dtype="bfloat16"))
     assert found == model_identity(ModelConfig(path=path, attn_implementation="eager"))
 
 
-def test_the_identity_of_gguf_weights_is_their_file_alone(folder: Path) -> None:
+def test_the_identity_of_gguf_weights_depends_on_their_file_only(folder: Path) -> None:
     (folder / "a.gguf").write_bytes(b"one")
     (folder / "b.gguf").write_bytes(b"two")
     a, b = (ModelConfig(path=str(folder), gguf_file=f"{name}.gguf") for name in "ab")

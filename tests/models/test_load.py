@@ -74,7 +74,7 @@ def _flags_of_mapping(address: int, file: Path) -> str | None:
     return None
 
 
-def test_a_folder_in_a_remote_storage_loads_and_is_called_by_its_place_there(folder: Path) -> None:
+def test_a_remote_folder_loads_and_keeps_its_name(folder: Path) -> None:
     storage = Storage("memory://models")
     for file in folder.iterdir():
         storage.put_file(file, f"mine/{file.name}")
@@ -91,7 +91,7 @@ def test_a_folder_in_a_remote_storage_loads_and_is_called_by_its_place_there(fol
     assert (error.field, error.got) == ("model.path", "memory://models/theirs")
 
 
-def test_a_dtype_is_what_the_weights_are_loaded_as(folder: Path) -> None:
+def test_weights_are_loaded_in_the_configured_dtype(folder: Path) -> None:
     model = load_model(ModelConfig(path=str(folder), dtype="bfloat16"))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
@@ -133,7 +133,7 @@ def test_a_bare_architecture_is_counted_without_weights() -> None:
     assert skeleton.model.layers[31].self_attn.q_proj.weight.shape == (4096, 4096)
 
 
-def test_an_architectures_values_are_its_own() -> None:
+def test_the_values_of_an_architecture_are_used() -> None:
     small = {"model_type": "llama", "num_hidden_layers": 1, "tie_word_embeddings": True}
     whole = load_skeleton(ModelConfig(architecture={**small, "tie_word_embeddings": False}))
     tied = load_skeleton(ModelConfig(architecture=small))

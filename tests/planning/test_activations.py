@@ -68,7 +68,7 @@ def real_peak(model: Any, shape: BatchShape, checkpointing: bool) -> int:
         ("full", "padded", True, torch.float32),
     ],
 )
-def test_a_dry_run_holds_what_the_real_step_holds(
+def test_a_dry_run_needs_as_much_memory_as_the_real_step(
     make_llama: Make, small_config: Callable[..., RunConfig],
     method: str, shape: str, checkpointing: bool, dtype: torch.dtype,
 ) -> None:  # fmt: skip
@@ -86,7 +86,7 @@ def test_a_dry_run_holds_what_the_real_step_holds(
     assert planned == pytest.approx(real_peak(model, SHAPES[shape], checkpointing), rel=0.02)
 
 
-def test_a_dry_run_leaves_nothing_behind_for_real_ones(make_llama: Make) -> None:
+def test_a_dry_run_does_not_affect_real_runs(make_llama: Make) -> None:
     with torch.device("meta"):
         skeleton = make_llama()
     shape = SHAPES["packed"]

@@ -57,7 +57,7 @@ def test_a_storage_counts_once_and_as_long_as_it_lives() -> None:
     assert live.peak == KIB
 
 
-def test_views_of_what_was_there_before_cost_nothing_and_its_end_is_taken_off() -> None:
+def test_views_of_an_earlier_storage_cost_nothing_and_its_end_is_subtracted() -> None:
     before = [torch.zeros(KIB, dtype=torch.uint8)]
     with LiveBytes() as live:
         before[0].view(2, -1).add_(1)
@@ -82,7 +82,7 @@ def test_tensors_on_the_meta_device_hold_nothing() -> None:
         assert live.now == 0 < held.numel()
 
 
-def test_what_python_makes_and_what_is_resized_count_too() -> None:
+def test_tensors_from_python_values_and_resized_tensors_count() -> None:
     with LiveBytes() as live:
         x = torch.tensor([1.0] * KIB)
         assert live.now == 4 * KIB
@@ -104,7 +104,7 @@ def test_a_trained_linear_keeps_its_input_and_a_frozen_one_does_not() -> None:
         del x, y
 
 
-def test_backward_is_seen() -> None:
+def test_the_backward_pass_is_seen() -> None:
     (layer,) = linears(1)
     x = torch.randn(NUM_TOKENS, WIDTH, requires_grad=True)
     with LiveBytes() as live:
@@ -115,7 +115,7 @@ def test_backward_is_seen() -> None:
     assert live.peak == pytest.approx(ACTIVATION + WEIGHT, abs=64)
 
 
-def test_what_a_custom_function_saves_and_makes_in_backward_is_seen() -> None:
+def test_a_custom_function_is_seen_in_forward_and_backward() -> None:
     x = torch.randn(NUM_TOKENS, WIDTH, requires_grad=True)
     with LiveBytes() as live:
         y = Doubled.apply(x)
@@ -128,7 +128,7 @@ def test_what_a_custom_function_saves_and_makes_in_backward_is_seen() -> None:
         assert live.now == ACTIVATION
 
 
-def test_checkpointing_keeps_the_inputs_of_its_parts_alone() -> None:
+def test_checkpointing_keeps_only_the_inputs_of_its_parts() -> None:
     layers = [nn.Sequential(*linears(4), nn.Tanh()) for _ in range(8)]
     x = torch.randn(NUM_TOKENS, WIDTH)
 
@@ -143,7 +143,7 @@ def test_checkpointing_keeps_the_inputs_of_its_parts_alone() -> None:
     assert run(True) == 8 * ACTIVATION
 
 
-def test_a_fake_run_says_what_the_real_one_does() -> None:
+def test_a_run_on_fake_tensors_has_the_peak_of_the_real_one() -> None:
     def work() -> None:
         model = nn.Sequential(*linears(3), nn.GELU(), nn.LayerNorm(WIDTH))
         x = torch.zeros(NUM_TOKENS, WIDTH)

@@ -17,7 +17,7 @@ def rank(stage: int, num_gpus: int, dtype_bytes: int = 2, **changes: Any) -> Ran
 
 
 @pytest.mark.parametrize("dtype_bytes", [2, 4])
-def test_stages_share_the_optimizer_then_gradients_then_weights(dtype_bytes: int) -> None:
+def test_stages_partition_the_optimizer_then_gradients_then_weights(dtype_bytes: int) -> None:
     alone = [rank(stage, 1, dtype_bytes) for stage in range(4)]
     four = [rank(stage, 4, dtype_bytes) for stage in range(4)]
     shared = {
@@ -31,13 +31,13 @@ def test_stages_share_the_optimizer_then_gradients_then_weights(dtype_bytes: int
     }
 
 
-def test_bf16_has_fp32_masters_beside_two_moments_and_fp32_without_partitions_has_none() -> None:
+def test_bf16_has_fp32_master_copies_and_unpartitioned_fp32_has_none() -> None:
     assert rank(0, 1, 2).optimizer == 12 * TRAINED
     assert rank(0, 1, 4).optimizer == 8 * TRAINED
     assert rank(2, 1, 4).optimizer == 12 * TRAINED
 
 
-def test_gathered_weights_are_as_many_as_deepspeed_lets_live() -> None:
+def test_deepspeed_limits_the_gathered_weights() -> None:
     gathered = rank(3, 2).buffers - rank(2, 2).buffers
     assert gathered == 2 * (1_000_000_000 + 50_000_000)
     few = rank(3, 2, num_parameters=1000, num_trainable=10, bucket=10).buffers

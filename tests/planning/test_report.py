@@ -130,7 +130,7 @@ def test_an_adapter_is_as_large_as_its_trained_values(
     assert report.adapter_bytes == pytest.approx(written, rel=0.1)
 
 
-def test_a_warm_up_that_trains_is_full_fine_tuning_and_the_sums(
+def test_a_trained_warm_up_needs_full_fine_tuning_and_the_sums(
     small: Callable[..., RunConfig],
 ) -> None:
     trained = "warmup={mode: trained, num_shards: 1}"
@@ -164,7 +164,7 @@ def test_rows_that_can_be_read_decide_the_size_of_a_micro_batch() -> None:
     assert seen.row_length < assumed.row_length == 127
 
 
-def test_what_fits_nowhere_gets_the_smallest_setting_there_is(
+def test_the_smallest_setting_is_reported_if_none_fits(
     small: Callable[..., RunConfig],
 ) -> None:
     found = verdict(small("method=full"), 2, GIB + 1000)
@@ -184,7 +184,7 @@ def test_a_setting_that_fits_is_found_by_halving(small: Callable[..., RunConfig]
     assert found.cheapest.bytes <= enough * 6 // 10
 
 
-def test_a_model_whose_layers_cannot_be_recomputed_is_planned_without(
+def test_a_model_without_activation_checkpointing_is_planned_without_it(
     small: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -205,7 +205,7 @@ def test_a_model_whose_layers_cannot_be_recomputed_is_planned_without(
         ("model={architecture: {model_type: lama}}", "model.architecture"),
     ],
 )
-def test_what_a_run_would_refuse_a_plan_refuses(
+def test_a_plan_refuses_what_a_run_would_refuse(
     small: Callable[..., RunConfig], override: str, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):

@@ -15,7 +15,7 @@ MAX_TOKENS = 60
 
 @pytest.mark.parametrize("mode", ["padded", "packed", "prefix_packed"])
 @pytest.mark.parametrize("num_ranks", [1, 2])
-def test_no_micro_batch_is_larger_than_what_was_seen(
+def test_no_micro_batch_is_larger_than_the_statistics_say(
     make_encoded: Callable[..., EncodedRows], mode: str, num_ranks: int
 ) -> None:
     encoded = make_encoded()
@@ -40,7 +40,7 @@ def test_no_micro_batch_is_larger_than_what_was_seen(
     assert max(shares) == pytest.approx(seen.target_share)
 
 
-def test_without_rows_all_are_as_long_as_they_may_be() -> None:
+def test_without_rows_every_row_has_the_largest_length() -> None:
     rows = assumed_rows(100, 6, 4, mode="packed", train_on_inputs=False)
     assert (rows.row_length, rows.step_tokens, rows.target_share) == (99, 2 * 99, 0.5)
     assert rows.largest(150) == 150

@@ -27,12 +27,12 @@ def test_a_size_is_read_as_it_is_written(text: str, size: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "GiB", "24GiBs", "-3", "0", "1.2.3", "24 G i B", "nan", "1e3"]
 )
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_a_text_that_is_not_a_size_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--gpu-memory: must be a size"):
         parse_memory(text)
 
 
-def test_stages_come_before_smaller_micro_batches_and_these_before_recomputing() -> None:
+def test_stages_come_before_smaller_micro_batches_and_both_before_checkpointing() -> None:
     order = list(settings_by_cost(1000, 300, num_gpus=4))
     assert order[0] == Setting(0, False, 1000, "device")
     assert order[1] == Setting(0, False, 1000, "host")
@@ -51,12 +51,12 @@ def test_one_gpu_partitions_nothing() -> None:
     assert {setting.zero_stage for setting in settings_by_cost(1000, 300, num_gpus=1)} == {0}
 
 
-def test_a_model_that_cannot_recompute_is_not_asked_to() -> None:
+def test_checkpointing_is_not_tried_if_the_model_does_not_support_it() -> None:
     order = settings_by_cost(1000, 300, num_gpus=2, can_recompute=False)
     assert not any(setting.checkpointing for setting in order)
 
 
-def test_the_first_that_fits_is_taken_or_none() -> None:
+def test_the_first_setting_that_fits_is_chosen() -> None:
     order = list(settings_by_cost(1000, 300, num_gpus=2))
     needed = {setting: 1000 - place for place, setting in enumerate(order)}
     assert cheapest(order, needed.__getitem__, 990) == order[10]

@@ -41,7 +41,7 @@ def test_modules_share_evenly_and_small_ones_leave_the_rest_to_others() -> None:
     assert {counts["0.q"], counts["1.q"]} == {12}
 
 
-def test_siblings_see_as_many_columns_as_their_blocks_can() -> None:
+def test_blocks_of_siblings_use_as_many_columns_as_possible() -> None:
     modules = spread(5).modules
     columns = [set(modules[name].indices[:, 1].tolist()) for name in ("0.q", "0.k", "0.v")]
     assert len(set.union(*columns)) == 3

@@ -79,7 +79,7 @@ def test_a_table_is_what_mlflow_itself_would_write(tracker: MlflowTracker) -> No
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["by its id", "by its key"])
-def test_replaying_twice_is_replaying_once(
+def test_replaying_twice_changes_nothing(
     tracker: MlflowTracker, make_snapshot: Callable[..., RunSnapshot], known: bool
 ) -> None:
     odd = make_record(3, {"nan": math.nan, "inf": math.inf, "bad[key]": 1.0}, time_ms=5)
@@ -95,7 +95,7 @@ def test_replaying_twice_is_replaying_once(
     assert len(MlflowClient(tracking_uri=tracker.uri).search_runs([tracker.experiment_id])) == 1
 
 
-def test_sending_the_same_records_live_twice_stores_them_once(
+def test_records_that_are_sent_twice_are_stored_once(
     tracker: MlflowTracker, records: list[Record]
 ) -> None:
     run_id = tracker.start_run("live")
@@ -104,7 +104,7 @@ def test_sending_the_same_records_live_twice_stores_them_once(
     assert [row[1] for row in _everything(tracker, run_id)["history"]["train/lr"]] == [*range(10)]
 
 
-def test_missing_records_alone_are_sent(tracker: MlflowTracker, records: list[Record]) -> None:
+def test_only_missing_records_are_sent(tracker: MlflowTracker, records: list[Record]) -> None:
     tracker.start_run("live")
     tracker.log_records(records[:4] + records[6:])
     sent: list[Any] = []
@@ -122,7 +122,7 @@ def test_more_than_one_batch_of_metrics_and_params_arrives(tracker: MlflowTracke
     assert [row[2] for row in got["history"]["x"]] == [*range(2500)]
 
 
-def test_a_param_keeps_its_first_value_and_the_other_is_mentioned(
+def test_a_param_keeps_its_first_value_and_another_one_is_logged(
     tracker: MlflowTracker, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = {"zero_stage": 2, "long": "v" * 7000, "rank": 8, "seed": None}
@@ -137,7 +137,7 @@ def test_a_param_keeps_its_first_value_and_the_other_is_mentioned(
     ]
 
 
-def test_an_id_that_is_gone_makes_a_new_run_and_says_so(
+def test_an_unknown_id_starts_a_new_run_and_is_logged(
     tracker: MlflowTracker, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="smt_ray.tracking"):
@@ -180,9 +180,7 @@ def test_processes_that_create_one_store_together_all_succeed(tmp_path: Path) ->
     assert experiment.artifact_location == f"file://{tmp_path}/new/mlflow-artifacts"
 
 
-def test_what_the_store_refuses_is_told_from_what_it_misses(
-    tracker: MlflowTracker, tmp_path: Path
-) -> None:
+def test_a_refused_call_raises_a_rejected_error(tracker: MlflowTracker, tmp_path: Path) -> None:
     tracker.start_run("a")
     with pytest.raises(RejectedError, match="nothing-here"):
         tracker.log_artifact(str(tmp_path / "nothing-here"))

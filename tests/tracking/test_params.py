@@ -12,7 +12,7 @@ from smt_ray.tracking.params import (
 )
 
 
-def test_parameters_are_without_what_the_page_says_by_itself() -> None:
+def test_parameters_leave_out_the_names_of_run_and_storage() -> None:
     config = {"name": "a", "storage": "b", "seed": 0, "run": {"storage": "c", "data": {"dir": "d"}}}
     assert config_params(config) == {"seed": 0, "run.data.dir": "d"}
 

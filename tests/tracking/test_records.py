@@ -11,12 +11,12 @@ from smt_ray.errors import UserError
 from smt_ray.tracking.records import decode_record, encode_record, make_record, parse_records
 
 
-def test_a_record_survives_its_line_bit_for_bit() -> None:
+def test_a_record_is_read_bit_for_bit_as_it_was_written() -> None:
     record = make_record(7, {"train/loss": 0.1 + 0.2, "train/tokens": 3}, time_ms=1_700_000_000_123)
     assert decode_record(encode_record(record)) == record
 
 
-def test_values_that_json_cannot_hold_survive_in_lines_that_any_json_reader_reads() -> None:
+def test_nan_and_infinity_are_written_as_valid_json() -> None:
     record = make_record(1, {"a": math.nan, "b": math.inf, "c": -math.inf}, time_ms=1)
     line = encode_record(record)
 
@@ -37,7 +37,7 @@ def test_a_half_written_last_line_is_dropped_and_a_whole_one_is_read() -> None:
 
 
 @pytest.mark.parametrize("bad", ['{"step": 1}', "[]", '{"time_ms": 1, "step": 1, "metrics": 3}'])
-def test_a_finished_line_that_is_no_record_is_named(bad: str) -> None:
+def test_a_finished_line_that_is_not_a_record_is_named(bad: str) -> None:
     with pytest.raises(UserError, match=r"metrics\.jsonl: each line must be") as error:
         parse_records(bad + "\n")
     assert bad in str(error.value)

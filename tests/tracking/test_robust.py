@@ -81,7 +81,7 @@ def test_calls_arrive_in_order_and_nothing_is_lost(robust: RobustTracker, store:
     assert (robust.lost, robust.healthy) == (0, True)
 
 
-def test_callers_do_not_wait_for_the_store_and_small_calls_become_one(
+def test_callers_do_not_wait_and_waiting_records_are_sent_in_one_call(
     robust: RobustTracker, store: Store
 ) -> None:
     robust.start_run("a")
@@ -96,7 +96,7 @@ def test_callers_do_not_wait_for_the_store_and_small_calls_become_one(
     assert sum(call[0] == "log_records" for call in store.calls) <= 2
 
 
-def test_a_failure_that_passes_is_tried_again_in_silence(
+def test_a_temporary_failure_is_tried_again_without_a_warning(
     robust: RobustTracker, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     robust.start_run("a")
@@ -107,7 +107,7 @@ def test_a_failure_that_passes_is_tried_again_in_silence(
     assert _warnings(caplog) == []
 
 
-def test_a_dead_store_costs_one_warning_and_counts_what_is_lost(
+def test_a_dead_store_causes_one_warning_and_lost_calls_are_counted(
     robust: RobustTracker, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     robust.start_run("smt-a")
@@ -146,7 +146,7 @@ def test_records_of_an_outage_are_sent_when_the_store_is_back(
     assert (robust.lost, robust.healthy) == (0, True)
 
 
-def test_the_oldest_records_make_room_and_are_counted(store: Store) -> None:
+def test_the_oldest_records_are_dropped_and_counted(store: Store) -> None:
     robust = RobustTracker(lambda: store, retry_seconds=0.0, probe_seconds=0.0, max_waiting=3)
     robust.start_run("a")
     store.down = True
@@ -195,7 +195,7 @@ def test_a_mistake_in_the_config_reaches_the_user() -> None:
         RobustTracker(open_tracker).start_run("a")
 
 
-def test_a_replay_after_an_outage_goes_on_with_the_same_run_and_completes_it(
+def test_a_replay_after_an_outage_continues_and_completes_the_same_run(
     robust: RobustTracker, store: Store, make_snapshot: Callable[..., RunSnapshot]
 ) -> None:
     robust.start_run("smt-a", key="k")

@@ -70,7 +70,7 @@ def test_how_to_open_is_a_command_for_a_file_and_an_address_for_a_server() -> No
     assert uris.run_url("http://h:5000/", "3", "abc") == page
 
 
-def test_the_environment_handed_on_holds_the_clients_variables_alone() -> None:
+def test_only_the_variables_of_mlflows_client_are_passed_on() -> None:
     environ = {"MLFLOW_TRACKING_TOKEN": "t", "AWS_PROFILE": "p", "HOME": "/root", "MY_MLFLOW_": "x"}
     assert uris.tracking_environment(environ) == {"MLFLOW_TRACKING_TOKEN": "t", "AWS_PROFILE": "p"}
 
