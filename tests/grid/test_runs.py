@@ -90,16 +90,25 @@ def test_a_run_that_cannot_work_is_refused_before_any_run_is_started(
     assert not started
 
 
-def test_rows_are_read_once_for_each_seed_whatever_the_order_of_the_runs(make_config: Make) -> None:
-    splits._read_split.cache_clear()
-    seeds = range(2 * splits._read_split.cache_parameters()["maxsize"])
+def test_rows_are_read_once_for_each_seed_whatever_the_order_of_the_runs(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are more seeds than the cache of rows has places."""
+    read: list[int] = []
+    split_rows = splits.split_rows
+
+    def count(*rows: Any, seed: int, **given: Any) -> Any:
+        read.append(seed)
+        return split_rows(*rows, seed=seed, **given)
+
+    monkeypatch.setattr(splits, "split_rows", count)
     configs = [
-        make_config(f"name={method}-{seed}", f"seed={seed}", f"method={method}")
+        make_config(f"name={method}-{seed}", f"seed={seed}", f"method={method}", "data.max_rows=9")
         for method in ("full", "lora")
-        for seed in seeds
+        for seed in range(20)
     ]
     assert list(check_grid(configs)) == [config.name for config in configs]
-    assert splits._read_split.cache_info().misses == len(seeds)
+    assert sorted(read) == list(range(20))
 
 
 def test_the_files_of_a_stage_that_runs_share_are_hashed_once(
