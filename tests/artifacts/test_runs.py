@@ -1,4 +1,4 @@
-"""A run's folder: a manifest that names its stages."""
+"""The folder of a run has a manifest that names its stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims about a storage in a bucket, served by a real S3 server on loopback."""
+"""A storage in a bucket works with a real S3 server on loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims about folders for what is on its way."""
+"""Temporary folders are removed, even those of killed processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stage is named by its inputs and done by its manifest alone."""
+"""A stage is named by its inputs and finished by its manifest."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make(storage: Storage) -> Stage[TokensSummary]:
 
 @pytest.fixture
 def done(storage: Storage) -> Stage[TokensSummary]:
-    """A finished stage, seen anew."""
+    """A finished stage, as another process sees it."""
     stage = make(storage)
     storage.write_bytes(stage.path("a.bin"), b"0123456789")
     storage.write_bytes(stage.path("deep/b.bin"), b"abc")
@@ -54,7 +54,7 @@ def test_a_fingerprint_is_the_same_in_any_order_and_any_process() -> None:
 
 
 def test_a_fingerprint_never_changes() -> None:
-    """Whoever changes how it is made orphans every stage that anybody has kept."""
+    """A change of how it is made would make every stored stage useless."""
     assert fingerprint({"a": [1, 2.5, None, "é"], "b": {"c": True}}) == "41f8aebed0c6"
 
 

@@ -1,4 +1,4 @@
-"""One interface over a local folder and any URI that fsspec serves."""
+"""A storage is a local folder or any URI of fsspec."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 
 def test_what_is_written_is_read(storage: Storage) -> None:
     storage.write_bytes("a/b/c.bin", b"one")
-    storage.write_bytes("a/b/c.bin", b"two")  # the latest counts
+    storage.write_bytes("a/b/c.bin", b"two")  # replaces the first
     storage.write_json("a/value.json", {"x": [1, None, "é"]})
     assert storage.read_bytes("a/b/c.bin") == b"two"
     assert storage.read_bytes("a", "b", "c.bin") == b"two"
@@ -105,7 +105,7 @@ def test_a_local_file_is_copied_into_the_storage(storage: Storage, tmp_path: Pat
     (tmp_path / "made").write_bytes(b"content")
     storage.put_file(tmp_path / "made", "x/there")
     assert storage.read_bytes("x/there") == b"content"
-    if storage.is_local:  # where it lies already, nothing is done
+    if storage.is_local:  # a file that is already there is not copied
         storage.put_file(storage.uri("x/there"), "x/there")
         assert storage.read_bytes("x/there") == b"content"
 

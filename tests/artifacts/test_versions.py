@@ -1,4 +1,4 @@
-"""Claims about caches of file contents: a file is read once, until it changes."""
+"""A cached file is read again only if it has changed."""
 
 from __future__ import annotations
 

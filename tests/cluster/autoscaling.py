@@ -1,6 +1,6 @@
-"""Sessions on the cluster of RAY_ADDRESS, whose autoscaler has started no worker yet; prints JSON.
+"""A program for test_nodes.py that connects to the cluster of RAY_ADDRESS and prints JSON.
 
-Run as a program, by ``test_nodes.py``.
+The autoscaler of the cluster has started no worker yet.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ ASKING = [
 
 
 def places() -> int:
-    """Ranks that the cluster holds."""
+    """The number of ranks that fit the cluster."""
     return count_places(cluster_nodes(), ProcessResources(CPUS, 0, None))
 
 
 def main() -> dict[str, int]:
-    """How many ranks the cluster holds in a session that asks for none, and in one that does."""
+    """The number of ranks that fit without and with a request for nodes."""
     found = {}
     with ray_session():
         found["before"] = places()

@@ -1,6 +1,6 @@
-"""What a cluster of eight declared GPUs gives to ranks, shards and trials; none computes.
+"""A program that places ranks, shards and trials on a cluster of eight declared GPUs.
 
-A script of its own, for a Ray of its own: ``python -m tests.cluster.gpu_cluster``.
+It starts a Ray of its own (``python -m tests.cluster.gpu_cluster``), and nothing computes on a GPU.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SEARCH: dict[str, Any] = {
 
 
 def _shard() -> list[int]:
-    """Long enough for another to want GPUs at the same time."""
+    """Runs long enough for another shard to need GPUs at the same time."""
     time.sleep(1)
     return _rank()
 
@@ -45,7 +45,7 @@ def _rank() -> list[int]:
 
 
 def main() -> dict[str, Any]:
-    """Places two shards, two ranks and a search; says which GPUs they were given."""
+    """Places two shards, two ranks and a search; returns the GPUs that they get."""
     ray.init(
         address="local", num_cpus=8, num_gpus=8, resources={"accelerator_type:H100": 8},
         include_dashboard=False, log_to_driver=False, logging_level="warning",

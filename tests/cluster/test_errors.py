@@ -1,4 +1,4 @@
-"""Claims about errors on their way to the user."""
+"""A user error reaches the user as one line, however it was raised."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MISTAKE = UserError("selection.block_size", "must divide", got=7, fix="use 8")
 
 
 class WrappedError(Exception):
-    """As Ray's RayTaskError: what was raised elsewhere is its cause."""
+    """Like Ray's RayTaskError, which has the remote error as its cause."""
 
     def __init__(self, cause: BaseException) -> None:
         super().__init__("a remote traceback")
@@ -21,7 +21,7 @@ class WrappedError(Exception):
 
 
 class BothError(UserError, WrappedError):
-    """As Ray's RayTaskError(UserError), which is of both kinds and shows the remote traceback."""
+    """Like Ray's RayTaskError(UserError), which has both types and shows the remote traceback."""
 
     def __init__(self, cause: BaseException) -> None:
         Exception.__init__(self, "a remote traceback")

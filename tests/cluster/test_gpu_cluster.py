@@ -1,4 +1,4 @@
-"""Ranks, shards and trials are placed on a cluster of declared GPUs as its arithmetic says."""
+"""Ranks, shards and trials are placed on a cluster of declared GPUs as planned."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def placed() -> dict[str, Any]:
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    # At once a process for each of the declared CPUs otherwise, most of which are never used.
+    # Otherwise Ray starts a process for each declared CPU at once, and most are never used.
     environment["RAY_prestart_worker_first_driver"] = "0"
     done = subprocess.run(
         [sys.executable, "-m", "tests.cluster.gpu_cluster"], cwd=ROOT, text=True, check=False,

@@ -1,4 +1,4 @@
-"""Nodes are asked of an autoscaler for as long as a session needs them."""
+"""Nodes are requested from an autoscaler as long as a session needs them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from tests.ranks import free_port
 ROOT = Path(__file__).parents[2]
 ASKS = ["resources.use_gpu=true", "resources.autoscale_timeout_s=600"]
 
-# What Ray's own launcher would fill in, for an autoscaler that starts workers on this machine.
+# The configuration of an autoscaler that starts workers on this machine, with the keys that Ray's
+# own launcher would add.
 CLUSTER: dict[str, Any] = {
     "cluster_name": "fake",
     "max_workers": 3,
@@ -81,7 +82,7 @@ def test_autoscaling_needs_use_gpu_to_be_true_or_false() -> None:
 
 
 class Cluster:
-    """Takes the place of one whose autoscaler starts a node of two GPUs each time it is asked."""
+    """Stands in for a cluster whose autoscaler starts a node with two GPUs at each request."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int = 99) -> None:
         self.nodes: list[dict[str, float]] = [{"CPU": 4.0}]
@@ -139,7 +140,7 @@ def test_nothing_is_asked_for_by_default(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
-    """What a driver finds on a cluster of no CPUs, whose autoscaler may start some."""
+    """What a driver finds on a cluster without CPUs, whose autoscaler can start workers."""
     folder, port = tmp_path_factory.mktemp("autoscaler"), free_port()
     address, session = f"127.0.0.1:{port}", Path(tempfile.gettempdir()) / f"smt_ray_scale_{port}"
     provider = {

@@ -1,4 +1,4 @@
-"""Claims about resource arithmetic; no cluster is needed."""
+"""The resources of processes are checked against the nodes of a cluster."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_as_many_processes_as_fit_are_allowed() -> None:
         ([LAPTOP], 2, {"cpus_per_worker": 1.5}, "must fit the cluster's 2 CPUs", "at most 1"),
         ([NODE], 9, {}, "9 processes of 1 CPU and a GPU each must fit", "at most 8"),
         ([NODE], 8, {"cpus_per_worker": 3}, "the cluster's 16 CPUs and 8 GPUs", "at most 5"),
-        # A process does not spread over two nodes.
+        # A process needs its resources on one node.
         ([LAPTOP] * 3, 4, {"cpus_per_worker": 1.5}, "6 CPUs on 3 nodes", "at most 3"),
         ([LAPTOP, {"GPU": 2.0}], 1, {}, "1 processes of 1 CPU and a GPU", "change resources"),
     ],
@@ -92,7 +92,7 @@ def test_resources_that_no_node_has_are_named(config: dict[str, Any], rule: str)
 
 
 HEAD = {"memory": 1e9}
-"""All that a cluster has whose nodes come and go, when none is there."""
+"""The only node of a cluster whose workers an autoscaler starts."""
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_an_accelerator_type_that_no_node_has_is_refused_and_existing_types_are_
     with pytest.raises(UserError, match="types there: A100, H100") as raised:
         plan(NODE, other, accelerator_type="T4")
     assert raised.value.field == "resources.accelerator_type"
-    with pytest.raises(UserError, match="at most 8"):  # the others do not count
+    with pytest.raises(UserError, match="at most 8"):  # nodes of another type do not count
         plan(NODE, other, num_at_once=9, accelerator_type="A100")
 
 
@@ -160,9 +160,9 @@ CPU, GPU = ProcessResources(1, 0, None), ProcessResources(2, 1, None)
         ([{"CPU": 2}], CPU, 2),
         ([{"CPU": 3}, {"CPU": 3}], ProcessResources(2, 0, None), 2),  # not (3 + 3) // 2
         ([{"CPU": 64, "GPU": 8}] * 2, GPU, 16),
-        ([{"CPU": 8, "GPU": 8}] * 2, GPU, 8),  # CPUs are what is scarce
+        ([{"CPU": 8, "GPU": 8}] * 2, GPU, 8),  # limited by the CPUs
         ([{"CPU": 64}, {"CPU": 64, "GPU": 4}], GPU, 4),
-        ([{"CPU": 0.3}], ProcessResources(0.1, 0, None), 3),  # rounding takes no place away
+        ([{"CPU": 0.3}], ProcessResources(0.1, 0, None), 3),  # not fewer because of rounding
     ],
 )
 def test_places_are_counted_node_by_node(

@@ -1,4 +1,4 @@
-"""Claims about the environment that workers get; Ray is not started."""
+"""The start of Ray, and the environment of workers; Ray itself is replaced."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_variables_of_a_submitted_job_are_not_set_again(monkeypatch: pytest.Monk
 
 
 class Ray:
-    """Takes ray's place: each start ends as told."""
+    """Stands in for ray; each start has a given outcome."""
 
     def __init__(self, *outcomes: Exception | None) -> None:
         self.outcomes = list(outcomes)
@@ -63,7 +63,7 @@ TOO_LATE = Exception("The current node timed out during startup. This could happ
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ray]:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(session, "_quieten", lambda: None)  # it sets variables for good
+    monkeypatch.setattr(session, "_quieten", lambda: None)  # it would set variables for later tests
 
     def start(*outcomes: Exception | None) -> Ray:
         ray = Ray(*outcomes)
@@ -77,7 +77,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ray]:
 def test_a_ray_that_started_too_slowly_is_started_again(start: Callable[..., Ray]) -> None:
     ray = start(TOO_LATE, None)
     assert len(set(ray.ports)) == 2
-    assert ray.started[0].wait(timeout=10) < 0, "what the first try had started is ended"
+    assert ray.started[0].wait(timeout=10) < 0, "the processes of the first try are ended"
     with pytest.raises(UserError, match="very busy"):
         start(TOO_LATE, TOO_LATE, TOO_LATE, None)
 
@@ -112,7 +112,7 @@ def test_secrets_are_set_by_the_setup_hook(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def environment_of_a_trial() -> dict[str, str]:
-    """What Ray Tune has Ray set, and log, for each of a search's trials."""
+    """The variables that Ray Tune makes Ray set, and log, for each trial of a search."""
 
     class Trainable: ...
 
@@ -127,12 +127,14 @@ def test_secrets_are_not_in_the_environment_of_a_trial(
     for name in class_cache.ENV_VARS_TO_PROPAGATE:
         monkeypatch.setenv(name, "canary" if name.startswith("AWS_") else "1")
     before = environment_of_a_trial()
-    assert "canary" in before.values(), "Ray Tune does it no more: trials_without_secrets can go"
+    assert "canary" in before.values(), (
+        "Ray Tune does not do it any more: remove trials_without_secrets"
+    )
     with trials_without_secrets():
         inside = environment_of_a_trial()
     assert inside == {name: value for name, value in before.items() if value != "canary"}
     assert "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S" in inside
-    assert environment_of_a_trial() == before, "other users of Ray Tune have what they had"
+    assert environment_of_a_trial() == before, "other users of Ray Tune are not affected"
 
 
 def test_a_job_with_a_hook_of_its_own_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Claims about what other nodes must see, and what reaches them."""
+"""Local files must be visible on every node, and every node gets the driver's variables."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_object_store_and_a_server_are_not_local_places(make_config: MakeConf
     remote = "storage=memory://bucket/runs"
     assert not local_places(make_config(remote, "tracking.uri=http://there:5000"))
     assert not local_places(make_config(remote, "tracking.enabled=false"))
-    assert not local_places(make_config(remote), tracks=False)  # as an evaluation is not
+    assert not local_places(make_config(remote), tracks=False)  # an evaluation is not tracked
 
 
 @pytest.mark.parametrize(
@@ -101,13 +101,13 @@ DRIVERS = {
     "HF_HOME": "/cache",
     "HF_HUB_OFFLINE": "1",
 }
-OF_THE_JOB = {"HF_HOME": "/of/the/job"}  # it wins over the driver's
+OF_THE_JOB = {"HF_HOME": "/of/the/job"}  # it takes precedence over the driver's
 NOT_INHERITED = {*DRIVERS, "RAY_ADDRESS"}
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A short name: sockets of Ray's lie below it."""
+    """A folder with a short name, as the paths of Ray's sockets must be short."""
     path = Path(tempfile.mkdtemp(prefix="smt", dir="/tmp"))
     yield path
     shutil.rmtree(path, ignore_errors=True)

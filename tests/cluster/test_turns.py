@@ -1,4 +1,4 @@
-"""Claims about turns, on a cluster."""
+"""Only one process at a time has the turn of a name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def _hold(name: str, file: Path, seconds: float) -> bool:
-    """Whether nobody else had the turn when this process got it."""
+    """Takes the turn; fails if another process has it, too."""
     with turn(name):
         file.touch(exist_ok=False)
         time.sleep(seconds)

@@ -1,4 +1,4 @@
-"""Claims about trainings that wait for others on a cluster; Ray is not started."""
+"""A training waits for resources that other work holds; Ray itself is replaced."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EACH = ProcessResources(1, 1, None)
 
 
 class Cluster:
-    """Takes Ray's place: other work holds what is asked for until some seconds have gone by."""
+    """Stands in for Ray; other work holds the resources for some seconds."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, busy_s: float) -> None:
         self.busy_s, self.now = busy_s, 0.0
@@ -111,7 +111,7 @@ FAILURES = [
 def fit(
     make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[RankOutcome, Cluster]]:
-    """A training of which each try ends as told, on a cluster that others leave in a moment."""
+    """A training whose tries have given outcomes, on a cluster that is soon free."""
 
     def fit(*ends: Exception | None) -> tuple[RankOutcome, Cluster]:
         left = list(ends)

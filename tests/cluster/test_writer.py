@@ -23,7 +23,7 @@ RESEND = "smt-ray log mine sends it"
 
 
 class Tracker:
-    """Takes the place of the tracker within the actor."""
+    """Stands in for the tracker within the actor."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -56,7 +56,7 @@ def tracker(monkeypatch: pytest.MonkeyPatch) -> Tracker:
 
 @pytest.fixture
 def said(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the user is told; the actor runs in this process."""
+    """The messages to the user. The actor runs in this process."""
     said: list[str] = []
 
     class Handle:

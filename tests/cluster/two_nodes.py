@@ -1,6 +1,6 @@
-"""A driver on a declared cluster of two nodes that do not know its environment; prints JSON.
+"""A program that is the driver of a cluster of two nodes, and prints JSON.
 
-Run as a program: the cluster is its own.
+It starts the cluster, whose nodes do not have the driver's environment.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 def main(folder: Path) -> None:
-    """Says what a task on the other node finds, and which files that node misses."""
-    # The driver's alone: the nodes are started without them.
+    """Prints the variables of a task on the other node, and the files that it does not see."""
+    # The nodes must be started without the driver's variables.
     variables = json.loads(os.environ.pop("OF_THE_DRIVER"))
     asked = json.loads(os.environ.pop("ASKED"))
     cluster = Cluster(

@@ -141,7 +141,7 @@ def test_a_value_of_another_type_or_range_is_refused_by_name(
     error = refusal(override)
     assert error.field == field
     assert (error.got, type(error.got)) == (got, type(got))
-    assert error.fix or field == "training"  # a field's description; sections have none
+    assert error.fix or field == "training"  # sections have no description
 
 
 def test_several_bad_values_are_counted_and_a_union_counts_once() -> None:

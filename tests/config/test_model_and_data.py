@@ -15,7 +15,7 @@ from smt_ray.models.load import located
 def test_a_local_model_is_handed_to_workers_by_its_absolute_path(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Workers of Ray Train run in a folder of their own."""
+    """The workers of Ray Train run in another folder."""
     (tmp_path / "models" / "mine").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))

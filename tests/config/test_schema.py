@@ -1,4 +1,4 @@
-"""What each field is: semantic or execution; and which values do not go together."""
+"""The role of each field, semantic or execution, and the values that contradict each other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smt_ray.config.model_and_data import HubSource
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 
-# Another valid value for each leaf, and what has to be set beside it.
+# Another valid value of each field, and the overrides that it needs.
 OTHER: dict[str, tuple[str, ...]] = {
     "name": ("name=another",),
     "storage": ("storage=elsewhere",),
@@ -96,7 +96,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "tracking.uri": ("tracking.uri=http://h:1",),
     "tracking.experiment": ("tracking.experiment=other",),
 }
-# Values that a neighbour needs in both configs, so that the leaf alone is what differs.
+# Overrides that both configs need, so that they differ in the field only.
 GIVEN: dict[str, tuple[str, ...]] = {
     **{name: ("method=lora",) for name in OTHER if name.startswith("lora.")},
     "model.gguf_file": ("model.path=there", "model.builtin=null"),

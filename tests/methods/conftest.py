@@ -1,4 +1,4 @@
-"""The tests of LoRA are carried out with DoRA, too."""
+"""Tests of LoRA also run with DoRA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A LoRA or DoRA method, and what its tests do with a model."""
+"""A LoRA or DoRA method, and helpers that tune a model and compute its logits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make_method(name: str, **changes: Any) -> LoraMethod:
 
 
 def tuned(method: Any, model: Any, seed: int = 1) -> dict[str, torch.Tensor]:
-    """Moves what is trained, as an engine would; the new values in fp32."""
+    """Changes the trained parameters, as an engine would; returns their values in fp32."""
     generator, values = torch.Generator().manual_seed(seed), {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

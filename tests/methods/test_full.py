@@ -1,4 +1,4 @@
-"""Claims about full fine-tuning as a method: prepared, saved, loaded, merged."""
+"""Full fine-tuning trains, saves and loads every weight."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def save_tuned(model: Any, directory: Path) -> torch.Tensor:
-    """Tunes and saves; the tuned model's logits."""
+    """Tunes a model and saves it; returns the logits of the tuned model."""
     method = FullMethod()
     method.prepare(model, zero_stage=0)
     generator, values = torch.Generator().manual_seed(1), {}

@@ -1,4 +1,4 @@
-"""Claims about smt as a method: prepared, saved, loaded, merged."""
+"""SMT trains, saves and loads the selected blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims about families of models: each works with each method, or the error says why not."""
+"""Each family of models works with each method, or the error says why it does not."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def prepared(family: str, name: str) -> tuple[Method, Any]:
 
 
 def our_loss(model: nn.Module, encoded: EncodedRows, mode: str = "padded") -> torch.Tensor:
-    """The loss of a step as training has it: micro-batches of rows, the head on targets alone."""
+    """The loss of a step as in training: micro-batches, and the head on targets only."""
     loss = SupervisedLoss(model)
     mode = choose_mode(model, mode, training=False).mode
     batches = step_micro_batches(encoded, ROWS, mode=mode, max_tokens=40, train_on_inputs=False)
@@ -89,7 +89,7 @@ def our_loss(model: nn.Module, encoded: EncodedRows, mode: str = "padded") -> to
 
 
 def plain_loss(model: Any, encoded: EncodedRows, rows: list[int]) -> torch.Tensor:
-    """The same from whole logits, row by row."""
+    """The same loss from whole logits, row by row."""
     losses = []
     for row in rows:
         ids, first = encoded.row(row).long(), int(encoded.prompt_lengths[row])
@@ -110,7 +110,7 @@ def trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def check_close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    """Both are of float64 models, whose losses are float32 sums."""
+    """Compares values of float64 models, whose losses are float32 sums."""
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -141,7 +141,7 @@ def test_loss_and_gradient_are_those_of_whole_logits_row_by_row(
 
 
 def train(method: Any, model: nn.Module, encoded: EncodedRows) -> float:
-    """A few steps of plain torch; how much the loss fell."""
+    """Trains a few steps with plain torch; returns by how much the loss fell."""
     optimizer = torch.optim.AdamW([p for _, p in trained(model)], lr=5e-3, weight_decay=0.1)
     losses = []
     for _ in range(4):
@@ -155,7 +155,7 @@ def train(method: Any, model: nn.Module, encoded: EncodedRows) -> float:
 
 
 def check_changes(model: Any, before: dict[str, torch.Tensor]) -> None:
-    """Exactly what is trained has changed; of a sparse layer's weight, the blocks."""
+    """Checks that trained weights changed and others did not, in sparse layers by block."""
     sparse = {f"{name}.weight": layer for name, layer in sparse_modules(model).items()}
     for name, parameter in model.named_parameters():
         changed = parameter.detach() != before[name]

@@ -1,4 +1,4 @@
-"""Small models on disk, made on the spot."""
+"""A small model on disk."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from smt_ray.builtin import MODEL_DIR
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names that are on no disk are refused at once, wherever the tests run."""
+    """Refuses names on the hub at once, with or without a network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture
 def folder(tmp_path: Path, make_llama: Callable[..., Any]) -> Path:
-    """A saved random Llama with the built-in model's tokenizer beside it."""
+    """A saved random Llama with the tokenizer of the built-in model."""
     make_llama().save_pretrained(tmp_path / "llama")
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "llama" / file).write_bytes((MODEL_DIR / file).read_bytes())

@@ -1,4 +1,4 @@
-"""A real model from GGUF weights: loaded, saved, and loaded again as a plain one."""
+"""A real model is loaded from GGUF weights, saved, and loaded again as a plain one."""
 
 from __future__ import annotations
 

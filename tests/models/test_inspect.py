@@ -1,4 +1,4 @@
-"""What a model holds and what it is."""
+"""The linears, the number of parameters and the identity of a model."""
 
 from __future__ import annotations
 

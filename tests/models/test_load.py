@@ -1,4 +1,4 @@
-"""Base models come from a folder, the package, the hub or a bare architecture, or not at all."""
+"""Base models are loaded from a folder, the package, the hub or a bare architecture."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_folder_loads_as_it_was_saved_and_ready_to_evaluate(
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux's own maps")
 def test_weights_are_mapped_from_their_file_copy_on_write(folder: Path) -> None:
-    """Processes on one machine share the pages; what one of them writes, it alone sees."""
+    """Processes on one machine share the pages, and do not see what another one writes."""
     file = folder / "model.safetensors"
     before = file.read_bytes()
     section = ModelConfig(path=str(folder))
@@ -65,7 +65,7 @@ def test_weights_are_mapped_from_their_file_copy_on_write(folder: Path) -> None:
 
 
 def _flags_of_mapping(address: int, file: Path) -> str | None:
-    """The permissions of the part of a file's mapping that an address of this process is in."""
+    """The permissions of the mapping of a file at an address of this process."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         span, flags, _, _, _, *path = line.split(maxsplit=5)
         start, end = (int(bound, 16) for bound in span.split("-"))
@@ -127,7 +127,7 @@ def test_the_skeleton_has_the_models_names_and_shapes_and_no_weights(
 
 
 def test_a_bare_architecture_is_counted_without_weights() -> None:
-    """LLaMA-7B, whose size and shapes the paper's budgets go by."""
+    """The architecture is LLaMA-7B, from which the paper's budgets are computed."""
     skeleton = load_skeleton(ModelConfig(architecture={"model_type": "llama"}))
     assert count_parameters(skeleton) == 6_738_415_616
     assert skeleton.model.layers[31].self_attn.q_proj.weight.shape == (4096, 4096)

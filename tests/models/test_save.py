@@ -1,4 +1,4 @@
-"""Tuned weights become a plain model folder, whatever the base was loaded from."""
+"""Tuned weights are saved as a plain model folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One small architecture, as a config that nothing has to be read for."""
+"""The config of a small architecture, for which no file must be read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LLAMA = {
 
 @pytest.fixture(scope="session")
 def small_run() -> Callable[..., dict[str, Any]]:
-    """Plain values of a run's config; overrides as on the command line."""
+    """Makes the plain values of a config, with overrides as on the command line."""
 
     def make(*overrides: str) -> dict[str, Any]:
         values: dict[str, Any] = {
@@ -40,5 +40,5 @@ def small_run() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def small_config(small_run: Callable[..., dict[str, Any]]) -> Callable[..., RunConfig]:
-    """The same, validated."""
+    """Makes such a config, validated."""
     return lambda *overrides: validate_config(small_run(*overrides))

@@ -1,6 +1,7 @@
-"""Peaks of live bytes of real engines, one after the other in a process of its own.
+"""A program that measures the peak of live bytes of real engines, one after the other.
 
-Started as ``measure_engines.py CONFIGS``, a list of configs as JSON; prints a list of bytes.
+It is started as ``measure_engines.py CONFIGS``, with a JSON list of configs, and prints a list of
+bytes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def measure(values: dict[str, Any]) -> int:
     architecture = dict(config.model.architecture or {})
     stage, dtype = config.deepspeed.zero_stage, config.model.dtype
     rows = make_rows(config.training.batch_size, config.data.max_length, architecture["vocab_size"])
-    gc.collect()  # the engine before has cycles, and must not die in our count
+    gc.collect()  # the cycles of the previous engine must not be freed while bytes are counted
     with LiveBytes() as live:
         torch.manual_seed(0)
         model: Any = AutoModelForCausalLM.from_config(
@@ -68,7 +69,7 @@ def measure(values: dict[str, Any]) -> int:
         engine.train()
         for step in range(NUM_STEPS):
             if step == 1:
-                live.reset_peak()  # of the first step and what came before it
+                live.reset_peak()  # the first step and the start of the engine are not counted
             for batch in step_micro_batches(
                 rows,
                 list(range(len(rows))),

@@ -1,4 +1,4 @@
-"""What a dry run says, against the same step with weights."""
+"""A dry run is compared with the same step on real weights."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def real_peak(model: Any, shape: BatchShape, checkpointing: bool) -> int:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
-    loss(shape.fill()).backward()  # what is kept between steps, such as masks, is there by now
+    loss(shape.fill()).backward()  # makes what is kept between steps, such as masks
     batch = shape.fill()
     with LiveBytes() as live:
         loss(batch).backward()
@@ -105,5 +105,5 @@ def test_more_rows_need_more_and_checkpointing_less(make_llama: Make) -> None:
         return run.peak_bytes(shape, training=True, checkpointing=checkpointing)
 
     assert peak(8, checkpointing=True) < peak(8) / 2
-    # Rows do not attend to each other: each adds the same.
+    # Rows do not attend to each other, so each adds the same.
     assert peak(8) - peak(4) == pytest.approx(4 * (peak(5) - peak(4)), rel=0.05)

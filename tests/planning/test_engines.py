@@ -1,4 +1,4 @@
-"""The plan of a run, against the live bytes of that run."""
+"""The plan of a run is compared with the live bytes of that run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def configs(small_run: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def measured(configs: list[dict[str, Any]]) -> list[int]:
-    """Peaks of all cases, from one process: its imports take longer than they do."""
+    """The peaks of all cases, measured in one process since its imports take long."""
     answer = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("measure_engines.py")), json.dumps(configs)],
         capture_output=True, text=True, check=False, timeout=600,
@@ -65,6 +65,6 @@ def test_a_plan_is_within_5_percent_of_a_real_run(
     configs: list[dict[str, Any]], measured: list[int], index: int
 ) -> None:
     report = plan_memory(validate_config(configs[index]))
-    # Here the host's tensors are on the same device.
+    # The tensors of the host are on the same device here.
     planned = report.configured.training_bytes + (report.host_bytes or 0)
     assert planned == pytest.approx(measured[index], rel=TOLERANCE)

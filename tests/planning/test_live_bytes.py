@@ -1,4 +1,4 @@
-"""Live bytes are those that follow from what autograd must keep."""
+"""The live bytes are those of the tensors that autograd must keep."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WEIGHT = WIDTH * WIDTH * 4
 
 
 class Doubled(torch.autograd.Function):
-    """Saves a tensor that nobody else holds, and makes another in backward."""
+    """Saves a tensor that nothing else refers to, and makes another in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def test_a_trained_linear_keeps_its_input_and_a_frozen_one_does_not() -> None:
             layer.requires_grad_(trained)
         x = torch.randn(NUM_TOKENS, WIDTH, requires_grad=True)
         with LiveBytes() as live:
-            y = x * 2.0  # so that the first input is nobody else's
+            y = x * 2.0  # the first input, which nothing else refers to
             for layer in layers:
                 y = layer(y)
             assert live.now == (kept + 1) * ACTIVATION  # and the last output
@@ -111,7 +111,7 @@ def test_the_backward_pass_is_seen() -> None:
         layer(x).sum().backward()
         assert x.grad is not None
         assert live.now == ACTIVATION + WEIGHT  # both gradients
-    # The output is gone by then; the gradient of the sum is a view of four bytes.
+    # The output is freed by then, and the gradient of the sum is a view of four bytes.
     assert live.peak == pytest.approx(ACTIVATION + WEIGHT, abs=64)
 
 
@@ -122,7 +122,7 @@ def test_a_custom_function_is_seen_in_forward_and_backward() -> None:
         assert live.now == 2 * ACTIVATION
         live.reset_peak()
         y.backward(torch.ones_like(y))
-        # y, the saved ones, the gradient given, its product and the product's double.
+        # y, the saved tensor, the given gradient, their product and its double.
         assert live.peak == 5 * ACTIVATION
         del y
         assert live.now == ACTIVATION

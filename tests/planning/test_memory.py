@@ -1,4 +1,4 @@
-"""DeepSpeed's arithmetic: what is partitioned, and over how many ranks."""
+"""What DeepSpeed partitions over the ranks at each ZeRO stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan says of a run, against published counts and the run's own pieces."""
+"""A plan is compared with published counts and with the parts of a real run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large micro-batches become, against the micro-batches themselves."""
+"""The statistics of rows are compared with actual micro-batches."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ def test_without_rows_every_row_has_the_largest_length() -> None:
     assert (rows.row_length, rows.step_tokens, rows.target_share) == (99, 2 * 99, 0.5)
     assert rows.largest(150) == 150
     assert rows.largest(4096) == 198
-    assert rows.largest(10) == 99  # a longer row stands alone
+    assert rows.largest(10) == 99  # a longer row has a micro-batch of its own
     assert assumed_rows(100, 6, 1, mode="padded", train_on_inputs=True).target_share == 1

@@ -1,4 +1,4 @@
-"""The order in which settings are tried, and sizes as people write them."""
+"""The order in which settings are tried, and the reading of sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A selection before there is one: as many blocks, at distinct places, evenly."""
+"""A planned selection has the right number of blocks, spread evenly over distinct places."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def spread(count: int, scope: str = "global", **groups: int) -> Selection:
     return spread_selection(blocks, scope)
 
 
-@pytest.mark.parametrize("count", [1, 4, 5, 23, 50, 56])  # 56 are all there are
+@pytest.mark.parametrize("count", [1, 4, 5, 23, 50, 56])  # 56 is the number of all blocks
 def test_exactly_as_many_blocks_are_chosen_at_distinct_places_of_the_grid(count: int) -> None:
     selection = spread(count)
     assert selection.num_blocks == count

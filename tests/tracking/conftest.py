@@ -1,4 +1,4 @@
-"""A real sqlite store, made once, and snapshots to send to it."""
+"""A real sqlite store, which the tests share, and snapshots to send to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ START_MS = 1_700_000_000_000
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """URI of an sqlite store; its creation takes seconds, so the tests share it."""
+    """The URI of an sqlite store, which takes seconds to create."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     uri = f"sqlite:///{path}"
     MlflowTracker(uri, "warm")

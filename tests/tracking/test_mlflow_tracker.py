@@ -1,4 +1,4 @@
-"""Claims about the MLflow tracker, against a real sqlite store."""
+"""The MLflow tracker writes to a real sqlite store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from smt_ray.tracking.replay import RunSnapshot, replay
 
 
 def _everything(tracker: MlflowTracker, run_id: str) -> dict[str, Any]:
-    """All that the store holds of a run, in a form that two states can be compared by."""
+    """Everything that the store holds of a run, in a form that can be compared."""
     client = MlflowClient(tracking_uri=tracker.uri)
     run = client.get_run(run_id)
     folders: list[str | None] = [None, "adapter"]

@@ -1,4 +1,4 @@
-"""Claims about the names and values that MLflow takes."""
+"""Names and values are given the form that MLflow accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims about the wire form of metrics."""
+"""Records of metrics are written and read as lines of JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims about the tracker that never fails or slows a run, against a store that can be broken."""
+"""The robust tracker never fails or slows a run, whatever its store does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from smt_ray.tracking.robust import RobustTracker
 
 
 class Store:
-    """A tracker in memory that fails on demand: the next calls, or all of them."""
+    """A tracker in memory, whose next calls, or all calls, can be made to fail."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []

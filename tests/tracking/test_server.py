@@ -1,4 +1,4 @@
-"""Claims about a real ``mlflow server`` that dies under a run and comes back."""
+"""A real ``mlflow server`` dies during a run and is started again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 @contextmanager
 def _server(folder: Path, port: int) -> Iterator[str]:
-    """A server in a process group of its own, so that its workers end with it."""
+    """A server in its own process group, with which its workers end."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{folder}/m.db", "--workers", "1"]
     command += ["--artifacts-destination", str(folder / "artifacts")]

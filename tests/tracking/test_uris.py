@@ -1,4 +1,4 @@
-"""Claims about tracking URIs."""
+"""The tracking URI of a run is chosen, checked and shown."""
 
 from __future__ import annotations
 
