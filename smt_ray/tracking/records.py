@@ -16,6 +16,11 @@ from typing import SupportsFloat, TypedDict
 from smt_ray.errors import UserError
 
 
+_NOT_A_RECORD = (
+    ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError
+)  # fmt: skip
+
+
 class Record(TypedDict):
     """The metrics of one moment.
 
@@ -60,7 +65,7 @@ def decode_record(line: str) -> Record:
     try:
         raw = json.loads(line)
         return make_record(raw["step"], raw["metrics"], time_ms=raw["time_ms"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except _NOT_A_RECORD as error:
         raise UserError(
             "metrics.jsonl",
             "each line must be a JSON object with time_ms, step and metrics",

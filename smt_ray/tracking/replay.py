@@ -1,4 +1,4 @@
-"""Sends all that is on disk for one run, at its end and by ``smt-ray log RUN``."""
+"""Sends everything on disk of a run, at its end and by ``smt-ray log RUN``."""
 
 from __future__ import annotations
 
