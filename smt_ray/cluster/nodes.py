@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.autoscaler.sdk import request_resources
 
-from smt_ray.cluster.resources import ProcessResources, count_places
+from smt_ray.cluster.resources import ProcessResources, count_places, plan_processes
 from smt_ray.cluster.session import ray_session
 from smt_ray.config.run import RunConfig
 from smt_ray.reporting.text.progress import say
@@ -29,6 +29,16 @@ def alive_nodes() -> list[dict[str, Any]]:
 def cluster_nodes() -> list[dict[str, float]]:
     """The resources of each node that is alive, by Ray's names."""
     return [node["Resources"] for node in alive_nodes()]
+
+
+def rank_resources(config: RunConfig) -> ProcessResources:
+    """The resources of each training rank or evaluation worker.
+
+    Raises:
+        UserError: The cluster cannot hold that many of them.
+    """
+    asked = config.resources
+    return plan_processes(asked, asked.num_workers, cluster_nodes(), "resources.num_workers")
 
 
 @contextmanager

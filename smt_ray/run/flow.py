@@ -14,7 +14,7 @@ from smt_ray.artifacts.layout import SELECTION
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.stages import Finished
 from smt_ray.cluster.board import make_board
-from smt_ray.cluster.nodes import ray_for
+from smt_ray.cluster.nodes import rank_resources, ray_for
 from smt_ray.cluster.shared_places import check_shared
 from smt_ray.cluster.writer import TrackedRun
 from smt_ray.config.run import RunConfig
@@ -34,7 +34,7 @@ from smt_ray.stages.plan import UNTIL, RunPlan, Until, evaluation_key, make_plan
 from smt_ray.stages.selection import make_selection
 from smt_ray.stages.tokens import make_tokens
 from smt_ray.stages.trained_warmup import make_trained_warmup
-from smt_ray.stages.training import make_training, rank_resources
+from smt_ray.stages.training import make_training
 from smt_ray.stages.warmup import make_warmup
 from smt_ray.tracking.connect import TRACKER, tracker_settings
 

@@ -5,24 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from smt_ray.artifacts.layout import ADAPTER, EVALUATION_METRICS, predictions_file
 from smt_ray.artifacts.stages import Finished, Stage
 from smt_ray.cluster.board import announce
+from smt_ray.cluster.nodes import rank_resources
 from smt_ray.cluster.waiting import wait_for_place
 from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.prediction import Prediction
 from smt_ray.documents.run import Who
 from smt_ray.documents.stages import EvaluationSummary, Protocol
-from smt_ray.evaluation.test_rows import TestRows
 from smt_ray.reporting.text.progress import progress
 from smt_ray.stages.jobs import Answers, EvaluationJob, TaskShare
-from smt_ray.stages.plan import RunPlan
-from smt_ray.stages.training import rank_resources
+
+if TYPE_CHECKING:  # workers import this file: it must not bring what only the driver needs
+    from smt_ray.evaluation.test_rows import TestRows
+    from smt_ray.stages.plan import RunPlan
 
 
 class EvaluationPool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smt_ray.cluster.resources import ProcessResources
 from smt_ray.config.model_and_data import ModelConfig
@@ -12,8 +12,10 @@ from smt_ray.config.run import RunConfig
 from smt_ray.data.rows import Row
 from smt_ray.documents.prediction import Prediction
 from smt_ray.documents.stages import Protocol
-from smt_ray.methods.blocks import EligibleBlocks
-from smt_ray.methods.protocol import MethodSettings
+
+if TYPE_CHECKING:  # a job brings the classes of its values when it is unpickled
+    from smt_ray.methods.blocks import EligibleBlocks
+    from smt_ray.methods.protocol import MethodSettings
 
 
 @dataclass(frozen=True)

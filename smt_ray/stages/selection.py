@@ -12,13 +12,13 @@ from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.stages import Finished
 from smt_ray.artifacts.storage import Storage
 from smt_ray.documents.stages import SelectionSummary
-from smt_ray.methods.blocks import EligibleBlocks
 from smt_ray.reporting.text.progress import say
 from smt_ray.stages.jobs import SelectionJob
-from smt_ray.stages.plan import RunPlan
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # workers import this file: it must not bring what only the driver needs
+    from smt_ray.methods.blocks import EligibleBlocks
     from smt_ray.smt.selection import Selection
+    from smt_ray.stages.plan import RunPlan
 
 
 def make_selection(plan: RunPlan, blocks: EligibleBlocks) -> Finished[SelectionSummary]:

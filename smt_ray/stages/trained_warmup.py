@@ -17,6 +17,7 @@ import torch
 from smt_ray.artifacts.layout import KEPT_MODEL, RECORDS, SCORE_TABLE, TOKENS
 from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.stages import Finished
+from smt_ray.cluster.nodes import rank_resources
 from smt_ray.data.encoding import EncodedRows
 from smt_ray.documents.stages import RankOutcome, WarmupSummary
 from smt_ray.errors import UserError
@@ -29,7 +30,7 @@ from smt_ray.smt.scores import ScoreTable
 from smt_ray.stages.jobs import TrainedWarmupJob
 from smt_ray.stages.plan import RunPlan
 from smt_ray.stages.rank import TrainingRank
-from smt_ray.stages.training import fit, rank_resources, say_outcome
+from smt_ray.stages.training import fit, say_outcome
 from smt_ray.stages.warmup import PROGRESS
 from smt_ray.training.assembly import TrainingSettings
 from smt_ray.training.settings import warmup_settings

@@ -15,8 +15,8 @@ from ray.train.torch import TorchTrainer
 
 from smt_ray.artifacts.layout import ADAPTER, CHECKPOINTS, KEPT_MODEL, RECORDS, TOKENS
 from smt_ray.artifacts.stages import Finished, Stage
-from smt_ray.cluster.nodes import cluster_nodes
-from smt_ray.cluster.resources import ProcessResources, plan_processes
+from smt_ray.cluster.nodes import rank_resources
+from smt_ray.cluster.resources import ProcessResources
 from smt_ray.cluster.session import is_alone
 from smt_ray.cluster.waiting import PLACEMENT, found_no_place, wait_for_place
 from smt_ray.config.run import RunConfig
@@ -77,16 +77,6 @@ def make_training(
     )
     files = [RECORDS, *(f"{ADAPTER}/{file}" for file in adapter)]
     return stage.publish(files, summary, time.monotonic() - began)
-
-
-def rank_resources(config: RunConfig) -> ProcessResources:
-    """The resources of each training rank or evaluation worker.
-
-    Raises:
-        UserError: The cluster cannot hold that many of them.
-    """
-    asked = config.resources
-    return plan_processes(asked, asked.num_workers, cluster_nodes(), "resources.num_workers")
 
 
 def say_outcome(kind: str, outcome: RankOutcome, config: RunConfig) -> None:

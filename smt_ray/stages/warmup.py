@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -25,12 +25,14 @@ from smt_ray.cluster.nodes import cluster_nodes
 from smt_ray.cluster.resources import ProcessResources, plan_processes
 from smt_ray.cluster.waiting import wait_for_place
 from smt_ray.documents.stages import WarmupSummary
-from smt_ray.methods.blocks import EligibleBlocks
 from smt_ray.reporting.text.progress import progress, say
 from smt_ray.stages.jobs import WarmupJob
-from smt_ray.stages.plan import RunPlan
 from smt_ray.training.metrics_log import write_records
 from smt_ray.warmup.parts import ModuleStatistics, ShardPart
+
+if TYPE_CHECKING:  # workers import this file: it must not bring what only the driver needs
+    from smt_ray.methods.blocks import EligibleBlocks
+    from smt_ray.stages.plan import RunPlan
 
 PROGRESS = "warm-up"
 """The name of the warm-up on the progress board."""

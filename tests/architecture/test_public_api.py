@@ -97,6 +97,14 @@ def test_the_probe_sees_a_heavy_import() -> None:
     assert heavy_after("import numpy") == ["numpy"]
 
 
+@pytest.mark.parametrize("stage", ["warmup", "selection", "evaluation"])
+def test_the_file_of_a_workers_task_brings_no_heavy_library(stage: str) -> None:
+    """Ray's workers import it first; what a task needs is imported within the task."""
+    found = heavy_after(f"import smt_ray.stages.{stage}")
+    assert "ray" in found
+    assert not {"torch", "transformers", "deepspeed", "mlflow"} & set(found)
+
+
 AS_A_RANK = (
     "import torch; from smt_ray.training.engine import import_deepspeed;"
     " import_deepspeed(torch.device('cpu'))"
