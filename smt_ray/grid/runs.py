@@ -67,6 +67,8 @@ def check_grid(configs: Iterable[RunConfig]) -> dict[str, Flow]:
             raise UserError(
                 f"{config.name}: {error.field}", error.rule, got=error.got, fix=error.fix
             ) from None
+    for root in {flow.storage.root for flow in flows.values()}:
+        Storage(root).check_writable()
     return {config.name: flows[config.name] for config in distinct}
 
 

@@ -75,15 +75,16 @@ class Flow:
         self.config, self.parent_run_id, self.callbacks = config, parent_run_id, callbacks
         self.plan: RunPlan = make_plan(config)
         self.storage = self.plan.storage
-        self.storage.check_writable()
         self.folder = RunFolder(self.storage, config.name)
         self.tracker = tracker_settings(config.tracking, self.storage.root)
-        self.began = time.monotonic()
+        self.began = 0.0
         self.board: Any = None  # until Ray is started
 
     def run(self, until: Until) -> RunMetrics:
         """Carries out the run up to a stage; see :func:`run`."""
+        self.began = time.monotonic()
         self._check_until(until)
+        self.storage.check_writable()
         self.check()
         record.begin(self.folder, self.plan, self.parent_run_id)
         status: Status = "FAILED"

@@ -18,7 +18,7 @@ ROW = {"instruction": "Add 1 and 2.", "input": "", "output": "It is 3.", "answer
     [
         (["trainig.max_steps=3"], ["trainig: unknown key", "did you mean training?"]),
         (["training.max_step=3"], ["training.max_step: unknown key", "did you mean max_steps?"]),
-        (["seed='3'"], ["seed: ", "valid integer", "got '3'", "Fix: Order of rows"]),
+        (["seed='3'"], ["seed: ", "valid integer", "got '3'", "Fix: The seed of the order of rows"]),
         (["data.prompt=dirty"], ["data.prompt: ", "'clean' or 'legacy'", "got 'dirty'"]),
         (["selection.budget=0"], ["selection.budget: ", "greater than 0", "got 0"]),
         (["selection.budget=1.5"], ["selection.budget: ", "less than or equal to 1", "got 1.5"]),
