@@ -15,7 +15,6 @@ from typing import SupportsFloat, TypedDict
 
 from smt_ray.errors import UserError
 
-
 _NOT_A_RECORD = (
     ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError
 )  # fmt: skip

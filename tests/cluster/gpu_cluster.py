@@ -62,7 +62,7 @@ def main() -> dict[str, Any]:
             run_config=ray.train.RunConfig(name="ranks", storage_path=folder),
         ).fit()
     search = validate_section(SearchConfig, SEARCH)
-    trials = concurrent_runs(search, [search.make_run({"seed": 0})])
+    trials = concurrent_runs([search.make_run({"seed": 0})], None)
     ray.shutdown()
     return {"shards": shards, "rank": ranks.return_value, "trials": trials}
 
