@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from smt_ray.cli import exit_with
+from smt_ray.cluster.writer import TrackedRun
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 
@@ -50,13 +51,13 @@ def test_a_tracking_actor_that_dies_takes_no_run_with_it(
     from smt_ray.run.flow import Flow
 
     flow = Flow(quick(stages_of(STAGES)))
-    finish = flow.tracking.finish
+    finish = flow._finish_tracking
 
-    def die() -> None:
-        ray.kill(flow.tracking._writer)
-        finish()
+    def die(tracked: TrackedRun) -> str | None:
+        ray.kill(tracked.writer)
+        return finish(tracked)
 
-    monkeypatch.setattr(flow.tracking, "finish", die)
+    monkeypatch.setattr(flow, "_finish_tracking", die)
     metrics = flow.run("evaluation")
     assert metrics.tasks == whole.metrics.tasks
     assert flow.folder.manifest().status == "FINISHED"
@@ -77,7 +78,7 @@ def test_ranks_that_the_cluster_cannot_hold_cost_no_warm_up(
     assert not flow.plan.warmup.is_done()
 
 
-def test_ranks_wait_for_what_other_work_on_the_cluster_holds(
+def test_ranks_wait_for_resources_that_other_work_holds(
     cluster: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from ray.util.placement_group import placement_group, remove_placement_group
@@ -87,7 +88,7 @@ def test_ranks_wait_for_what_other_work_on_the_cluster_holds(
 
     rank, other = ProcessResources(1, 0, None), placement_group([{"CPU": 2}])
     assert other.wait(60)
-    with pytest.raises(UserError, match="held what 2 x 1 CPU need"):
+    with pytest.raises(UserError, match="needs 2 x 1 CPU, which other work"):
         waiting.wait_for_place("training", 2, rank, 1.0)
     monkeypatch.setattr(waiting, "_SAY_AFTER_S", 0.0)
     ends = threading.Timer(3.0, remove_placement_group, [other])
@@ -99,7 +100,7 @@ def test_ranks_wait_for_what_other_work_on_the_cluster_holds(
 
 
 @pytest.mark.parametrize("until", ["warmup", "evaluation"])
-def test_a_stage_for_which_there_is_no_place_in_time_is_named(
+def test_a_stage_that_gets_no_place_in_time_is_named(
     until: str, cluster: None, quick: Callable[..., RunConfig],
     stages_of: Callable[[Sequence[str]], Path],
 ) -> None:  # fmt: skip
@@ -112,7 +113,7 @@ def test_a_stage_for_which_there_is_no_place_in_time_is_named(
     other = placement_group([{"CPU": 2}])
     assert other.wait(60)
     try:
-        with pytest.raises(UserError, match=f"need for {until} all that time") as raised:
+        with pytest.raises(UserError, match=f"{until} needs .* all that time") as raised:
             flow.run(until)
     finally:
         remove_placement_group(other)

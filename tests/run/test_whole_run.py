@@ -17,6 +17,7 @@ from smt_ray import cli
 from smt_ray.builtin import MODEL_DIR
 from smt_ray.config.load import load_config
 from smt_ray.config.run import RunConfig
+from smt_ray.reporting.text.values import stage_text
 from smt_ray.training.state import load_state
 
 pytestmark = pytest.mark.slow
@@ -102,7 +103,7 @@ def test_a_run_leaves_its_page(whole: Any) -> None:
     for task in TASKS:
         tuned = whole.metrics.tasks[task].tuned
         low, high = tuned.interval
-        shown = f"{100 * tuned['accuracy']:.1f} ({100 * low:.1f}-{100 * high:.1f})"
+        shown = f"{100 * tuned.accuracy:.1f} ({100 * low:.1f}-{100 * high:.1f})"
         assert f">{shown}<" in page
     for section in ("accuracy", "loss", "selection", "stages", "versions"):
         assert f'<section id="{section}">' in page
@@ -149,7 +150,7 @@ def test_every_prediction_is_on_disk(whole: Any) -> None:
             assert correct / 8 == whole.metrics.tasks[task].accuracy(who)
 
 
-def test_a_finished_run_is_skipped_and_says_so(
+def test_a_finished_run_is_reused_and_says_so(
     whole: Any, cluster: None, capsys: pytest.CaptureFixture[str], quick: Callable[..., RunConfig]
 ) -> None:
     from smt_ray.run import flow
@@ -162,8 +163,8 @@ def test_a_finished_run_is_skipped_and_says_so(
         k: v.stage for k, v in before.stages.items()
     }
     assert all(entry.reused for entry in after.stages.values())
-    for kind in STAGES:
-        assert f"{kind}: finished before, reused" in said
+    for key in STAGES:
+        assert f"{stage_text(key)}: reused" in said
     assert metrics.tasks == whole.metrics.tasks
     assert after.tracked == before.tracked
 
@@ -259,13 +260,12 @@ def test_a_tracking_server_that_is_away_fails_no_run_and_gets_it_later(
     from mlflow import MlflowClient
 
     from smt_ray.run import flow
-    from smt_ray.run import tracking as run_tracking
 
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{s.getsockname()[1]}"
     storage = stages_of(STAGES)
-    monkeypatch.setattr(run_tracking, "_PATIENCE_S", 2.0)
+    monkeypatch.setattr(flow, "_PATIENCE_S", 2.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", closed)
     metrics = flow.run(quick(storage))
     assert metrics.tasks == whole.metrics.tasks
@@ -274,7 +274,7 @@ def test_a_tracking_server_that_is_away_fails_no_run_and_gets_it_later(
     assert "smt-ray log quick" in said
     record = json.loads((storage / "runs" / "quick" / "run.json").read_text())
     assert record["status"] == "FINISHED"
-    assert "mlflow_run_id" not in record
+    assert not record["tracked"]
     store = f"sqlite:///{storage / 'back.db'}"  # the server is back, so to say
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     smt_ray("log", "quick", "--storage", storage)
