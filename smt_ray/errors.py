@@ -31,6 +31,14 @@ class UserError(ValueError):
             message += f". Fix: {fix}"
         super().__init__(message)
 
+    def within(self, place: str) -> UserError:
+        """The same error, with the place where it was found before its field.
+
+        Args:
+            place: A run of a grid, a cell of a table, a point of a search.
+        """
+        return UserError(f"{place}: {self.field}", self.rule, got=self.got, fix=self.fix)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions with keyword arguments do not survive pickling by themselves, and these cross
         # process borders.

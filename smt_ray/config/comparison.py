@@ -208,25 +208,20 @@ class ComparisonConfig(Section):
                 try:
                     runs = [self._with_rate(settings, seed, chosen) for seed in self.seeds]
                 except UserError as error:
-                    raise _placed(cell_place(name, row, column), error) from None
+                    raise error.within(cell_place(name, row, column)) from None
                 yield CellRuns(name, row, column, settings, runs)
 
     def _tuning_run(self, method: str, rate: float) -> RunConfig:
         try:
             return self.make_run({"method": method, LEARNING_RATE: rate}, self.seeds[0])
         except UserError as error:
-            raise _placed(f"learning_rates.{method}", error) from None
+            raise error.within(f"learning_rates.{method}") from None
 
     def _with_rate(self, settings: Overrides, seed: int, chosen: dict[str, float]) -> RunConfig:
         run = self.make_run(settings, seed)
         if LEARNING_RATE in settings or run.method not in chosen:
             return run
         return self.make_run({LEARNING_RATE: chosen[run.method], **settings}, seed)
-
-
-def _placed(place: str, error: UserError) -> UserError:
-    """The error of a run, with the place of the run in the comparison."""
-    return UserError(f"{place}: {error.field}", error.rule, got=error.got, fix=error.fix)
 
 
 def load_comparison(path: str | Path, overrides: list[str]) -> ComparisonConfig:

@@ -167,12 +167,7 @@ def encode_rows(
                 num_truncated += is_overlong
         on_rows(start + len(chunk))
     if not kept:
-        raise UserError(
-            "data.max_length",
-            "must leave at least one row with a token to learn",
-            got=max_length,
-            fix="raise data.max_length, or check the rows of data.train",
-        )
+        raise _no_rows_left(max_length)
     encoded = _pack(kept, targets, positions)
     counts = RowCounts(
         num_rows=len(kept),
@@ -181,6 +176,15 @@ def encode_rows(
         num_tokens=encoded.input_ids.numel(),
     )
     return encoded, counts
+
+
+def _no_rows_left(max_length: int) -> UserError:
+    return UserError(
+        "data.max_length",
+        "must leave at least one row with a token to learn",
+        got=max_length,
+        fix="raise data.max_length, or check the rows of data.train",
+    )
 
 
 def _encode_chunk(

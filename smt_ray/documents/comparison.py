@@ -108,7 +108,7 @@ class RunLine(Document):
     learning_rate: float | None = None
     seed: int = 0
     sets: dict[str, JsonValue] = {}
-    """What its first cell sets besides the method and the learning rate."""
+    """The settings of its first cell other than the method and the learning rate."""
     accuracy: float | None = None
     """The average over tasks."""
     seconds: float | None = None

@@ -68,7 +68,7 @@ class RunManifest(Document):
     """The complete configuration as plain values."""
     datasets: list[Dataset] = []
     stages: dict[str, StageEntry] = {}
-    """The finished stages by kind, such as ``training`` or ``evaluation of base``."""
+    """The finished stages by kind, such as ``training`` or ``evaluation_base``."""
     tags: dict[str, str] = {}
     """What trackers show as tags."""
     tracked: dict[str, str] = {}

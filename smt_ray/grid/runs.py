@@ -64,9 +64,7 @@ def check_grid(configs: Iterable[RunConfig]) -> dict[str, Flow]:
             flow.plan = _share_stages(flow.plan, stages)
             flow.check()
         except UserError as error:
-            raise UserError(
-                f"{config.name}: {error.field}", error.rule, got=error.got, fix=error.fix
-            ) from None
+            raise error.within(config.name) from None
     for root in {flow.storage.root for flow in flows.values()}:
         Storage(root).check_writable()
     return {config.name: flows[config.name] for config in distinct}

@@ -81,7 +81,7 @@ def _make_part(out: Path) -> Path:
             "--out",
             f"must be writable ({error.strerror})",
             got=str(out),
-            fix="choose another folder, or mend its permissions",
+            fix="choose another folder, or correct its permissions",
         ) from None
     return part
 

@@ -89,9 +89,7 @@ def _make_run(config: SearchConfig, point: Point) -> RunConfig:
     try:
         return config.make_run(point)
     except UserError as error:
-        raise UserError(
-            f"space at {point}: {error.field}", error.rule, got=error.got, fix=error.fix
-        ) from None
+        raise error.within(f"space at {point}") from None
 
 
 def _distinct_trainings(search: PlannedSearch) -> list[Point]:

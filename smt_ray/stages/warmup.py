@@ -11,8 +11,9 @@ and fetches none of them. A lost task is run again: every task is a function of 
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -151,7 +152,6 @@ def _shard(job: WarmupJob, index: int, board: Any) -> Iterator[ShardPart]:
     from smt_ray.data.batches import StepPlan
     from smt_ray.data.cache import load_tokens
     from smt_ray.models.load import load_model
-    from smt_ray.tracking.records import make_record
     from smt_ray.warmup.shard import shard_steps, stream_shard
 
     announce(board, PROGRESS, index)
@@ -162,12 +162,6 @@ def _shard(job: WarmupJob, index: int, board: Any) -> Iterator[ShardPart]:
         encoded = load_tokens(file, "training")
     assert encoded is not None
     steps = shard_steps(warmup.num_steps, warmup.num_shards, index)
-    done = iter(range(1, len(steps) + 1))
-
-    def report(step: int, loss: float) -> None:
-        board.update.remote(PROGRESS, index, next(done), f"loss {loss:.3f}")
-        board.measure.remote(PROGRESS, make_record(step + 1, {"warmup/loss": loss}))
-
     by_statistics = warmup.reduction == "score"
     yield from stream_shard(
         load_model(job.model, device, max(1, job.resources.num_gpus)),
@@ -182,8 +176,21 @@ def _shard(job: WarmupJob, index: int, board: Any) -> Iterator[ShardPart]:
         accumulate_on=warmup.accumulate_on,
         statistics_block_size=job.blocks.table_block_size if by_statistics else None,
         with_weights=index == 0,
-        on_step=report,
+        on_step=_reporter(board, index),
     )
+
+
+def _reporter(board: Any, index: int) -> Callable[[int, float], None]:
+    """A function that tells the board of every finished step of a shard."""
+    from smt_ray.tracking.records import make_record
+
+    num_done = itertools.count(1)
+
+    def report(step: int, loss: float) -> None:
+        board.update.remote(PROGRESS, index, next(num_done), f"loss {loss:.3f}")
+        board.measure.remote(PROGRESS, make_record(step + 1, {"warmup/loss": loss}))
+
+    return report
 
 
 def _reduce(block_size: int, *parts: ShardPart) -> ModuleStatistics:

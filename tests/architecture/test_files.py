@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-MAX_FILE_LINES = 350
-MAX_FUNCTION_LINES = 60  # the docstring included
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 40  # without the docstring
 MAX_PIPELINE_LINES = 80
 
 # What is longer, how long it may be, and why. The numbers only ever go down.
@@ -24,11 +24,15 @@ VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "tools"}
 
 def function_lengths(sources: Any) -> dict[str, int]:
     return {
-        f"{module}.{node.name}": node.end_lineno - node.lineno + 1
+        f"{module}.{node.name}": node.end_lineno - node.lineno + 1 - docstring_length(node)
         for module in sources.files
         for node in ast.walk(sources.tree(module))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
+
+
+def docstring_length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return len((ast.get_docstring(function, clean=False) or "").splitlines())
 
 
 def file_lengths(sources: Any) -> dict[str, int]:
