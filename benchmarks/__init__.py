@@ -1,1 +1,1 @@
-"""Ratios against peers, measured side by side in one run; see README.md beside this file."""
+"""Ratios to other implementations, measured side by side in one run; see README.md here."""

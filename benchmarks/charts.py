@@ -1,4 +1,4 @@
-"""Pictures of results."""
+"""Charts of the results."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _COLOURS = {
 
 
 def step_chart(suites: Mapping[str, Any], caption: str, path: Path) -> None:
-    """Draws step.py's results: seconds by phase with the arithmetic limit, and bytes.
+    """Draws the results of step.py: seconds by phase with the arithmetic limit, and bytes.
 
     Args:
-        suites: Suite -> what step.py found.
-        caption: The machine.
-        path: The PNG.
+        suites: The results of step.py by suite.
+        caption: The text below the chart, which describes the machine.
+        path: The path of the PNG.
     """
     import matplotlib
 
@@ -48,7 +48,7 @@ def step_chart(suites: Mapping[str, Any], caption: str, path: Path) -> None:
 
 
 def _draw_seconds(axis: Any, configurations: Mapping[str, Any]) -> None:
-    """Bars of the phases' medians; the whole step's spread; a stroke at the limit."""
+    """Draws the median of each phase as a bar, the spread of the step, and a mark at the limit."""
     names = list(configurations)
     start = [0.0] * len(names)
     for phase in PHASES:
@@ -67,7 +67,7 @@ def _draw_seconds(axis: Any, configurations: Mapping[str, Any]) -> None:
 
 
 def _draw_bytes(axis: Any, configurations: Mapping[str, Any]) -> None:
-    """The step's peak beyond the base weights, and what a forward saves of it."""
+    """Draws the peak of a step beyond the base weights, and the part that a forward saves."""
     names = list(configurations)
     peaks = [configurations[name]["peak_bytes"] / 1e6 for name in names]
     saved = [configurations[name]["saved_bytes"] / 1e6 for name in names]

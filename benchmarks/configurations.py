@@ -1,7 +1,7 @@
-"""What step.py compares: each method as users run it today, and with everything ours.
+"""The configurations that step.py compares: each method as users run it today, and on our code.
 
-Configurations of one base model live side by side. What a method does not train is shared memory;
-full, and smt, which writes blocks into weights, have weights of their own.
+All configurations of one base model are in memory at the same time. They share the weights that
+they do not change. full and smt (which writes its blocks into weights) have copies of their own.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ NAMES = (
 PHASES = ("batching", "forward", "backward", "optimizer")
 
 _PEFT_DROPOUT = 0.05
-_IGNORED = -100  # the label that cross_entropy passes over
+_IGNORED = -100  # the label that cross_entropy ignores
 _LEARNING_RATE = 1e-5
 
 
 @dataclass(frozen=True)
 class Batching:
-    """How rows become micro-batches.
+    """The ways to make micro-batches from rows.
 
     Attributes:
         encoded: The tokenised rows.
-        tokenizer: Pads where users' collator does.
-        num_rows: Rows of a padded micro-batch.
-        max_tokens: Tokens of a packed one.
+        tokenizer: The tokenizer, which pads the batches of transformers' collator.
+        num_rows: The number of rows of a padded micro-batch.
+        max_tokens: The number of tokens of a packed micro-batch.
     """
 
     encoded: EncodedRows
@@ -64,14 +64,14 @@ class Batching:
     max_tokens: int
 
     def packed(self, rows: Sequence[int]) -> list[MicroBatch]:
-        """As our training batches by default: shared prefixes computed once, no padding."""
+        """The default of our training: no padding, and shared prefixes are computed once."""
         return step_micro_batches(
             self.encoded, rows, max_tokens=self.max_tokens, train_on_inputs=False,
             mode="prefix_packed",
         )  # fmt: skip
 
     def padded(self, rows: Sequence[int]) -> list[MicroBatch]:
-        """As our training pads, with room for ``num_rows`` of the longest row."""
+        """The padded mode of our training, with room for ``num_rows`` of the longest row."""
         longest = int(self.encoded.lengths[list(rows)].max())
         return step_micro_batches(
             self.encoded, rows, max_tokens=self.num_rows * longest, train_on_inputs=False,
@@ -79,7 +79,7 @@ class Batching:
         )  # fmt: skip
 
     def collated(self, rows: Sequence[int]) -> list[Any]:
-        """As scripts on transformers do: in the rows' order, padded by its collator."""
+        """The batches of a plain transformers script: rows in order, padded by its collator."""
         from transformers import DataCollatorForSeq2Seq
 
         collator = DataCollatorForSeq2Seq(self.tokenizer, label_pad_token_id=_IGNORED)
@@ -95,7 +95,7 @@ class Batching:
 
 @dataclass(frozen=True)
 class Trainee:
-    """A model that is prepared for training, and its optimizer, if anything is trained."""
+    """A model that is prepared for training, with its optimizer; None if nothing is trained."""
 
     model: nn.Module
     parameters: list[nn.Parameter]
@@ -103,18 +103,18 @@ class Trainee:
 
     @classmethod
     def of(cls, model: nn.Module) -> Trainee:
-        """With AdamW on what requires gradients, as the trainer has it without a GPU."""
+        """Adds the trainer's optimizer (on the CPU: fused AdamW) for the trained parameters."""
         model.train()
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=_LEARNING_RATE, fused=True) if trained else None
         return cls(model, trained, optimizer)
 
     def held(self) -> list[Tensor]:
-        """Parameters and buffers."""
+        """The parameters and buffers of the model."""
         return [*self.model.parameters(), *self.model.buffers()]
 
     def state(self) -> list[Tensor]:
-        """What the optimizer keeps."""
+        """The tensors that the optimizer keeps."""
         states = self.optimizer.state.values() if self.optimizer else ()
         return [v for state in states for v in state.values() if isinstance(v, Tensor)]
 
@@ -125,9 +125,9 @@ class Configuration:
 
     Attributes:
         trainee: The model and its optimizer.
-        batches: The micro-batches of some rows.
-        loss: A micro-batch's share of the step's loss, given how many there are.
-        device: Where the model is.
+        batches: The function that makes the micro-batches of some rows.
+        loss: The function of a micro-batch and their number: its share of the step's loss.
+        device: The device of the model.
     """
 
     trainee: Trainee
@@ -136,7 +136,7 @@ class Configuration:
     device: torch.device
 
     def step(self, rows: Sequence[int]) -> dict[str, float]:
-        """Takes a step; phase -> seconds."""
+        """Takes a step and returns the seconds of each phase."""
         laps = Laps(self.device)
         batches = [batch.to(self.device) for batch in self.batches(rows)]
         laps.lap("batching")
@@ -156,13 +156,13 @@ class Configuration:
 def make_configurations(
     base: nn.Module, batching: Batching, selection: Selection, names: Sequence[str] = NAMES
 ) -> dict[str, Configuration]:
-    """Configurations of a base model, whose parameters must be frozen.
+    """Makes the configurations of a base model, whose parameters must be frozen.
 
     Args:
         base: A causal language model of transformers.
-        batching: The rows, and how they become micro-batches.
-        selection: smt's blocks.
-        names: Which of ``NAMES``.
+        batching: The rows and the ways to make micro-batches from them.
+        selection: The blocks that smt trains.
+        names: The configurations to make, out of ``NAMES``.
     """
     device = next(base.parameters()).device
     methods: dict[str, Method] = {"full": FullMethod(), "smt": SmtMethod(selection)}
@@ -191,11 +191,11 @@ def make_configurations(
 
 
 def select(base: nn.Module, batching: Batching, steps: Sequence[Sequence[int]]) -> Selection:
-    """Chooses blocks by a short warm-up: the paper's score, budget and projections.
+    """Selects blocks by a short warm-up, with the paper's score, budget and projections.
 
     Args:
         base: The frozen base model.
-        batching: The rows, and how they become micro-batches.
+        batching: The rows and the ways to make micro-batches from them.
         steps: The rows of each warm-up step.
     """
     model = _sharing_weights(base).eval()
@@ -232,23 +232,23 @@ def _lora_settings(dropout: float, *, use_dora: bool) -> LoraSettings:
 
 
 def _sharing_weights(model: nn.Module) -> nn.Module:
-    """Modules of its own around the same parameters."""
+    """A copy of the modules that shares the parameters."""
     return copy.deepcopy(model, {id(p): p for p in model.parameters()})
 
 
 def _floor(model: nn.Module) -> nn.Module:
-    """Nothing is trained, but the gradient goes down to the embeddings' output."""
+    """Trains nothing, but lets the gradient flow down to the output of the embeddings."""
     model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.requires_grad_())
     return model
 
 
 def _model_loss(trainee: Trainee) -> Callable[[Any, int], Tensor]:
-    """The model's own, on logits of every position."""
+    """The model's own loss, on the logits of every position."""
     model = trainee.model
     return lambda batch, num_batches: model(**batch, use_cache=False).loss / num_batches
 
 
 def _our_loss(trainee: Trainee) -> Callable[[Any, int], Tensor]:
-    """The sum over targets, already divided by the step's number of them."""
+    """Our loss: the sum over targets, already divided by the number of targets in the step."""
     supervised = SupervisedLoss(trainee.model)
     return lambda batch, _num_batches: supervised(batch)

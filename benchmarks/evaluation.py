@@ -1,9 +1,9 @@
-r"""Evaluation as it runs here, against asking a model row by row.
+r"""Our evaluation, compared with a plain script that evaluates one row at a time.
 
     python -m benchmarks.evaluation --model FOLDER --gguf-file FILE --data LLM-Adapters \
         --json benchmarks/results/evaluation.json
 
-See README.md beside this file for what is compared and how.
+README.md in this folder describes the comparison.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ GOALS = {
     "math, generate": 5.0,
     "commonsense, likelihood": 5.0,
 }
-"""What is measured, and how many times as fast as row by row it should be."""
+"""Case -> how many times as fast as row by row it should be."""
 
 _TINY = {"commonsense": "tiny_commonsense", "math": "tiny_arithmetic"}
 
@@ -49,7 +49,7 @@ Asked = list[tuple[Task, list[Row]]]
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measures, prints a table, writes a file; returns what the JSON's ``cases`` holds."""
+    """Measures, prints a table and writes the JSON; returns its ``cases``."""
     options = _parser().parse_args(arguments)
     device = set_up(options)
     machine = machine_facts(device)
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=__doc__)
     add_common_options(parser, rounds=3)
     add_model_options(parser)
-    parser.add_argument("--rows", type=int, default=4, help="of each task")
+    parser.add_argument("--rows", type=int, default=4, help="rows of each task")
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--cases", nargs="+", choices=tuple(GOALS), default=list(GOALS))
     return parser
@@ -102,7 +102,7 @@ def _ours(
 
 
 def _one_by_one(model: Any, tokenizer: Any, asked: Asked, protocol: str) -> dict[str, Any]:
-    """As a plain script on transformers asks: one prompt, or one candidate, a call."""
+    """A plain transformers script: each call has one prompt or one candidate."""
     ask = _generate if protocol == "generate" else _likeliest
     began = time.perf_counter()
     with inference(model):

@@ -1,9 +1,9 @@
-"""The arithmetic that a step cannot do without, in FLOPs (a multiply and an add are two).
+"""The minimal arithmetic of a step, in FLOPs (a multiply and an add are two).
 
-Counted are: each linear's forward; its input gradient, where something trained comes before it; the
-gradient of the weight elements that are trained; attention over the pairs of positions that the
-mask allows; the head on supervised positions alone. Not counted are element-wise work, norms and
-recomputation. Read for Llama-like decoders, whose projections have the names below.
+The count includes the forward of each linear; its input gradient, if a trained part comes before
+it; the gradient of the trained weight elements; attention over the pairs of positions that the mask
+allows; and the head on supervised positions only. It does not include element-wise work, norms and
+recomputation. It applies to Llama-like decoders, whose projections have the names below.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from smt_ray.data.batches import MicroBatch
 from smt_ray.data.packing import PackedRows
 from smt_ray.smt.linear import SparseLinear
 
-# Projections in the order in which a layer uses them; those of one stage share their input.
+# Projections in the order in which a layer uses them; projections of one stage share their input.
 _STAGES = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 _STAGE = {name: stage for stage, names in enumerate(_STAGES) for name in names}
 
 
 @dataclass(frozen=True)
 class Linear:
-    """One product of the model.
+    """One linear of the model.
 
     Attributes:
         out_features: O.
         in_features: I.
-        trained: Elements of its weight whose gradient is needed.
+        trained: The number of weight elements whose gradient is needed.
         input_gradient: Whether the gradient of its input is needed.
     """
 
@@ -41,7 +41,7 @@ class Linear:
     input_gradient: bool
 
     def flops(self, num_tokens: int) -> int:
-        """Of forward and backward on (num_tokens, I)."""
+        """The FLOPs of forward and backward on an input (num_tokens, I)."""
         dense = self.out_features * self.in_features
         return 2 * num_tokens * (dense * (1 + self.input_gradient) + self.trained)
 
@@ -51,12 +51,12 @@ class Decoder:
     """A model that is prepared for training.
 
     Attributes:
-        linears: Those of the layers.
+        linears: The linears of the layers.
         head: The output head.
-        attention_width: Heads x width of a head.
-        attention_backward: For each layer, how many of the four products over pairs of its
-            attention's backward are needed.
-        once_per_step: FLOPs that do not depend on tokens (DoRA's norms of W + BA).
+        attention_width: The number of heads times the width of a head.
+        attention_backward: The number of products over pairs that the attention's backward of
+            each layer needs, out of four.
+        once_per_step: The FLOPs that do not depend on tokens (DoRA's norms of W + BA).
     """
 
     linears: tuple[Linear, ...]
@@ -68,12 +68,12 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Work:
-    """What a micro-batch asks of a decoder.
+    """The sizes of a micro-batch that determine its FLOPs.
 
     Attributes:
-        num_tokens: Positions that the layers run on.
-        num_pairs: (query, key) pairs that the mask allows.
-        num_targets: Positions that the head runs on.
+        num_tokens: The number of positions that the layers run on.
+        num_pairs: The number of (query, key) pairs that the mask allows.
+        num_targets: The number of positions that the head runs on.
     """
 
     num_tokens: int
@@ -82,13 +82,13 @@ class Work:
 
 
 def allowed_pairs(rows: PackedRows) -> int:
-    """Causal (query, key) pairs of packed rows."""
+    """The number of causal (query, key) pairs of packed rows."""
     return sum(s.length * s.start + s.length * (s.length + 1) // 2 for s in rows.segments)
 
 
 def step_flops(decoder: Decoder, works: Sequence[Work]) -> int:
-    """What a step of several micro-batches needs."""
-    # Forward is two products over the pairs: scores, and the mean of the values.
+    """The FLOPs of a step with several micro-batches."""
+    # The forward has two products over the pairs: the scores, and the mean of the values.
     products = sum(2 + backward for backward in decoder.attention_backward)
     total = decoder.once_per_step
     for work in works:
@@ -99,11 +99,11 @@ def step_flops(decoder: Decoder, works: Sequence[Work]) -> int:
 
 
 def read_decoder(model: nn.Module, *, through_embeddings: bool = False) -> Decoder:
-    """Reads what is trained off a prepared model.
+    """Finds the linears of a prepared model, and the gradients that they need.
 
     Args:
         model: A Llama-like causal language model of transformers.
-        through_embeddings: Gradients go down to the embeddings' output although they are frozen.
+        through_embeddings: Whether gradients flow down to the output of frozen embeddings.
     """
     embeddings = model.get_input_embeddings()
     all_the_way = through_embeddings or embeddings.weight.requires_grad
@@ -133,7 +133,7 @@ class _Found:
 
     @classmethod
     def of(cls, name: str, module: nn.Module) -> _Found | None:
-        """What lies in a layer; the head does not."""
+        """A linear of a layer; None for the head, which is outside the layers."""
         layer = re.search(r"\blayers\.(\d+)\.", name)
         if layer is None:
             return None
@@ -146,7 +146,7 @@ class _Found:
         return int(weight.numel() * weight.requires_grad)
 
     def needs(self, lowest: tuple[int, int]) -> Linear:
-        """The second factor's input is the first's output, which is trained."""
+        """The linear; a second factor always needs its input gradient, for the first factor."""
         return Linear(
             self.module.out_features,
             self.module.in_features,
@@ -156,11 +156,10 @@ class _Found:
 
 
 def _attention_backward(inputs: Sequence[_Found], lowest: tuple[int, int]) -> int:
-    """Products of a layer's backward: of the probabilities, the queries, the keys, the values.
+    """The number of products that a layer's attention needs in its backward.
 
-    Args:
-        inputs: What makes its queries, keys and values.
-        lowest: The first place where something is trained.
+    They are the gradients of the probabilities, the queries, the keys and the values. ``inputs``
+    are the linears that make queries, keys and values; ``lowest`` is the first trained place.
     """
     below = lowest < inputs[0].place
     q, k, v = (
@@ -174,7 +173,7 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _norm_flops(module: Any) -> int:
-    """DoRA's norm of W + BA, which needs the product of the factors."""
+    """The FLOPs of DoRA's norm of W + BA, which needs the product of the factors."""
     if not len(getattr(module, "lora_magnitude_vector", ())):
         return 0
     (first,), (second,) = module.lora_A.values(), module.lora_B.values()
@@ -182,8 +181,8 @@ def _norm_flops(module: Any) -> int:
 
 
 def read_work(batch: MicroBatch) -> Work:
-    """What one of our packs asks for."""
+    """The sizes of one of our packed micro-batches."""
     rows = batch.rows
-    assert rows is not None, "a padded batch holds more than is needed"
+    assert rows is not None, "a padded batch holds positions that are not needed"
     num_targets = len(batch.positions.unique())
     return Work(batch.input_ids.numel(), allowed_pairs(rows), num_targets)

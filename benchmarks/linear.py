@@ -1,9 +1,9 @@
-"""Forward and backward of one layer: SparseLinear against plain linears and peft's.
+"""Forward and backward of one layer: SparseLinear, plain linears, and peft's LoRA and DoRA.
 
     python -m benchmarks.linear --json benchmarks/results/linear.json
 
-Every layer is timed right after the frozen linear of the same weight, and its ratio is to that run:
-what slows the machine for longer than a few tenths of a second slows both.
+Every layer is timed right after the frozen linear of the same weight, and its ratio is to that
+time. Anything that slows the machine for longer than a few tenths of a second slows both.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ SHAPES = {  # name -> (O, I), block sizes
     "SmolLM2-135M k, v": ((192, 576), (64, 192)),
 }
 TINY = {"tiny": ((64, 96), (16, 32))}
-# Of 4096 x 4096 and blocks of 256 they are 9 and 26 blocks (0.84% and 2.5% of LLaMA-7B, spread
-# evenly over q, k and v) and 64.
+# Shares of the weight's elements. A 4096 x 4096 weight has 9, 26 and 64 such blocks of 256. Spread
+# evenly over q, k and v, 9 and 26 blocks are 0.84% and 2.5% of LLaMA-7B.
 SHARES = (0.035, 0.1, 0.25)
 FROZEN = "frozen linear"
 RANK = 32
 
-_ENOUGH, _MOST_TURNS = 4_000_000_000, 20  # multiplications of a product, or turns
+_ENOUGH, _MOST_TURNS = 4_000_000_000, 20  # limits of a timed pair: multiplications, turns
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measures, prints tables, writes the JSON; returns its ``shapes``."""
+    """Measures, prints tables and writes the JSON; returns its ``shapes``."""
     options = _parser().parse_args(arguments)
     device = set_up(options)
     machine = machine_facts(device)
@@ -68,9 +68,9 @@ def make_layers(
     options: argparse.Namespace,
     device: torch.device,
 ) -> dict[str, nn.Module]:
-    """All layers of a shape, by what tables call them; the frozen linear first.
+    """All layers of a shape, by their names in the tables; the frozen linear is first.
 
-    None writes to its weight here, so those that do not train it share one.
+    No layer writes to its weight here, so all layers with a frozen weight share it.
     """
     dtype = getattr(torch, options.dtype)
     frozen = nn.Linear(shape[1], shape[0], bias=False, device=device, dtype=dtype)
@@ -97,9 +97,9 @@ def make_layers(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.linear", description=__doc__)
     add_common_options(parser, rounds=12)
-    parser.add_argument("--tokens", type=int, default=512, help="T, rows of the layer's input")
+    parser.add_argument("--tokens", type=int, default=512, help="T, the rows of the layer's input")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--tiny", action="store_true", help="one tiny shape, to try it out")
+    parser.add_argument("--tiny", action="store_true", help="measure only one tiny shape")
     return parser
 
 
@@ -118,12 +118,12 @@ def _peft_layer(linear: nn.Linear, *, dropout: float, use_dora: bool) -> nn.Modu
 def _measure(
     layers: dict[str, Any], options: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
-    """Rounds of pairs: the frozen linear, then the layer, forward and backward."""
+    """Times pairs in rounds: forward and backward of the frozen linear, then of the layer."""
     frozen = layers[FROZEN].weight
     num_tokens, (out_features, in_features) = options.tokens, frozen.shape
     x = torch.randn(num_tokens, in_features, device=device, dtype=frozen.dtype)
     grad_y = torch.randn(num_tokens, out_features, device=device, dtype=frozen.dtype)
-    # Small layers take many turns: a pair lasts long enough for the timer.
+    # Small layers are repeated, so that each pair lasts long enough for the timer.
     num_turns = max(1, min(_MOST_TURNS, _ENOUGH // (num_tokens * frozen.numel())))
 
     def case(layer: nn.Module) -> Callable[[int], dict[str, float]]:

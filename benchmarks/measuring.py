@@ -1,4 +1,4 @@
-"""What all benchmarks share: timers, interleaved rounds, spreads, facts of the machine, JSON."""
+"""The shared parts of all benchmarks: timers, interleaved rounds, spreads, machine facts, JSON."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ T = TypeVar("T")
 
 
 class Laps:
-    """Splits a stretch of work into phases; on CUDA by events, so that kernels are timed.
+    """Splits a stretch of work into phases. On CUDA it uses events, which time the kernels.
 
     Args:
-        device: Where the work is done.
+        device: The device of the work.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -40,7 +40,7 @@ class Laps:
         self.lap("")
 
     def lap(self, phase: str) -> None:
-        """Ends a stretch that belongs to a phase."""
+        """Ends a stretch of a phase."""
         if not self._on_cuda:
             self._marks.append((phase, time.perf_counter()))
             return
@@ -49,7 +49,7 @@ class Laps:
         self._marks.append((phase, event))
 
     def seconds(self) -> dict[str, float]:
-        """Phase -> seconds, over all its stretches."""
+        """Phase -> the seconds of all its stretches."""
         if self._on_cuda:
             torch.cuda.synchronize()
         totals: dict[str, float] = {}
@@ -60,16 +60,16 @@ class Laps:
 
 
 def interleave(cases: Mapping[K, Callable[[int], T]], num_rounds: int) -> list[dict[K, T]]:
-    """Runs every case once a round, so that what slows the machine for a while slows all alike.
+    """Runs every case once in each round, so that a slow machine slows all cases alike.
 
-    Every other round runs backwards: no case always follows the same one.
+    Every second round runs in reverse order, so that a case does not always follow the same one.
 
     Args:
         cases: Name -> a function of the round's number.
-        num_rounds: How many rounds.
+        num_rounds: The number of rounds.
 
     Returns:
-        A dict a round, in the order of ``cases``.
+        One dict for each round, in the order of ``cases``.
     """
     rounds: list[dict[K, T]] = []
     for number in range(num_rounds):
@@ -81,7 +81,7 @@ def interleave(cases: Mapping[K, Callable[[int], T]], num_rounds: int) -> list[d
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:
-    """Median, minimum and maximum."""
+    """The median, minimum and maximum."""
     values = list(values)
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
@@ -89,13 +89,13 @@ def spread(values: Iterable[float]) -> dict[str, float]:
 def gemm_rate(
     shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype, num_times: int = 20
 ) -> float:
-    """What the machine reaches just now in one plain product, in FLOP/s (the median of a few).
+    """The machine's present rate in one plain product, in FLOP/s (the median of a few products).
 
     Args:
-        shape: (T, I, O) of a product (T, I) x (I, O).
-        device: Where.
-        dtype: Of its operands.
-        num_times: Products that are timed.
+        shape: The (T, I, O) of a product (T, I) x (I, O).
+        device: The device of the product.
+        dtype: The dtype of the operands.
+        num_times: The number of timed products.
     """
     tokens, inner, outer = shape
     left = torch.randn(tokens, inner, device=device, dtype=dtype)
@@ -111,18 +111,18 @@ def gemm_rate(
 
 
 def add_common_options(parser: argparse.ArgumentParser, *, rounds: int) -> None:
-    """Options of every benchmark."""
+    """Adds the options of every benchmark."""
     parser.add_argument("--rounds", type=int, default=rounds, help="interleaved rounds")
     parser.add_argument("--threads", type=int, help="torch's threads; default: all cores")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="file to write everything measured to")
+    parser.add_argument("--json", type=Path, help="a file for all measurements")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Options of those that run a whole model on rows."""
+    """Adds the options of benchmarks that run a whole model on rows."""
     parser.add_argument("--model", default="builtin", help="a folder, or the built-in model")
-    parser.add_argument("--gguf-file", help="GGUF weights in the folder")
+    parser.add_argument("--gguf-file", help="the GGUF file in the folder")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument(
         "--data", default="LLM-Adapters", help="a folder laid out like LLM-Adapters"
@@ -137,14 +137,14 @@ def model_of(options: argparse.Namespace) -> ModelConfig:
 
 
 def set_up(options: argparse.Namespace) -> torch.device:
-    """Threads and seed; the device."""
+    """Sets the threads and the seed; returns the device."""
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     torch.manual_seed(options.seed)
     return torch.device(options.device)
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
-    """What a figure depends on besides the code; ask at the start, for the load's sake."""
+    """The machine and the versions. Call it at the start, before the benchmark adds to the load."""
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
@@ -166,7 +166,7 @@ def write_json(
     machine: Mapping[str, Any],
     results: Mapping[str, Any],
 ) -> None:
-    """Writes what a benchmark measured, with how and where."""
+    """Writes the results of a benchmark with its options and the machine."""
     if path is None:
         return
     document = {
@@ -180,13 +180,13 @@ def write_json(
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table whose first column is text and the others numbers."""
+    """A table with text in the first column and numbers in the others."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def machine_line(machine: Mapping[str, Any]) -> str:
-    """The facts that a table must not go without, in a line."""
+    """The most important facts of the machine, in one line for each table."""
     load = ", ".join(f"{value:.2f}" for value in machine["load_average_at_start"])
     return (
         f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {machine['threads']}"
@@ -209,7 +209,7 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the code, with a mark where files differ from it; None outside a repository."""
+    """The commit of the code, marked if files differ from it; None outside a repository."""
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--exclude=*"],

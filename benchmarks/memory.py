@@ -1,4 +1,4 @@
-"""Bytes: the peak of live tensors, and what autograd keeps for backward."""
+"""Bytes: the peak of live tensors, and the tensors that autograd keeps for the backward."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from smt_ray.planning.live_bytes import LiveBytes
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """The peak of live tensor bytes during some work, above those alive before it.
+    """The peak of live tensor bytes during some work, without the bytes that were alive before.
 
-    On the CPU operations are watched, which slows them: time in another round.
+    On the CPU every operation is watched, which slows the work: measure the time separately.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -28,21 +28,22 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of distinct storages."""
+    """The bytes of the tensors' distinct storages."""
     storages = [tensor.untyped_storage() for tensor in tensors]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 class SavedBytes:
-    """Counts what autograd keeps at the end of a forward: each storage once, weights not.
+    """Counts the bytes that autograd keeps at the end of a forward: each storage once, no weights.
 
-    Open it around one forward. A storage counts whole, however small the part that is saved of it.
+    Open it around one forward. A storage counts with all its bytes, even if only a part is saved.
 
     Args:
-        held: Tensors that are alive in any case: parameters and buffers.
+        held: The tensors that are alive in any case: parameters and buffers.
 
     Attributes:
-        total: Bytes kept when the context closes; what was saved and dropped before is not in it.
+        total: The bytes that are kept when the context closes, without tensors that were freed
+            before.
     """
 
     def __init__(self, held: Iterable[Tensor]) -> None:
@@ -73,7 +74,7 @@ class SavedBytes:
 
 
 class _Saved:
-    """What autograd holds in a tensor's stead: it lives as long as the graph needs it."""
+    """The object that autograd keeps instead of a tensor, for as long as the graph needs it."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor

@@ -1,10 +1,10 @@
-r"""Planning many runs: how long it takes to check a grid of points over many training rows.
+r"""The time to check a grid of many points over many training rows.
 
     python -m benchmarks.planning --json benchmarks/results/planning.json
 
-The rows are made up, of about the length of commonsense_170k's. Each case is a process of its own,
-so that every one reads the rows; it is timed from the drawing of the points to the end of the
-check that a search does before it starts Ray.
+The rows are made up and about as long as those of commonsense_170k. Each case runs in its own
+process, so that it reads the rows itself. It is timed from drawing the points to the end of the
+check that a search makes before it starts Ray.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from benchmarks.measuring import (
 )
 
 NUM_ROWS = 170_420
-"""The training rows of commonsense_170k."""
+"""The number of training rows in commonsense_170k."""
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def write_rows(path: Path, num_rows: int, seed: int) -> None:
-    """Writes rows in LLM-Adapters' layout: prompts of about 90 words that share their beginning."""
+    """Writes rows in LLM-Adapters' format, with prompts of about 90 words and one beginning."""
     draw = random.Random(seed)
     words = [f"word{number}" for number in range(5000)]
     rows = [
@@ -79,7 +79,7 @@ def write_rows(path: Path, num_rows: int, seed: int) -> None:
 
 
 def check(folder: str, num_points: int) -> dict[str, float]:
-    """Draws the points of a search and checks their runs; the seconds and the peak memory."""
+    """Draws the points of a search and checks their runs; returns seconds and peak memory."""
     import resource
 
     from smt_ray.config.load import validate_section
@@ -131,8 +131,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.planning", description=__doc__)
     add_common_options(parser, rounds=3)
     parser.add_argument("--points", type=int, nargs="+", default=[1, 8, 200])
-    parser.add_argument("--rows", type=int, default=NUM_ROWS, help="training rows")
-    parser.add_argument("--folder", help=argparse.SUPPRESS)  # of the rows, within a case's process
+    parser.add_argument("--rows", type=int, default=NUM_ROWS, help="number of training rows")
+    parser.add_argument("--folder", help=argparse.SUPPRESS)  # given to the process of a case
     return parser
 
 

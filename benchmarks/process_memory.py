@@ -1,4 +1,4 @@
-"""Memory of the processes below this one, sampled while something runs."""
+"""The memory of this process's descendants, sampled while they run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _PERIOD_S = 0.05
 class ProcessMemory:
     """Samples the private memory of Ray's task processes while the context is open.
 
-    Private is what is resident and not shared: without libraries' files and the object store.
+    Private memory is resident and not shared: it excludes libraries' files and the object store.
 
     Attributes:
-        peak: The most bytes that all of them had at one time.
+        peak: The largest number of bytes that all processes had together at one time.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class ProcessMemory:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def largest(self, title: str) -> int:
-        """The most bytes that one process of that title had."""
+        """The largest number of bytes that one process with that title had."""
         return max((size for name, size in self._largest.items() if title in name), default=0)
 
     def __enter__(self) -> ProcessMemory:
@@ -50,12 +50,12 @@ class ProcessMemory:
                 self._largest[name] = max(size, self._largest.get(name, 0))
 
     def _sample(self) -> dict[str, int]:
-        """Title and process id -> bytes."""
+        """Title and process id -> private bytes."""
         sizes = {}
         for process in psutil.Process().children(recursive=True):
             try:
                 title = " ".join(process.cmdline())
-                if title.startswith("ray::_"):  # of a function of ours, not idle, not an actor
+                if title.startswith("ray::_"):  # one of our tasks: neither idle nor an actor
                     memory = process.memory_info()
                     sizes[f"{title} {process.pid}"] = memory.rss - memory.shared
             except psutil.Error:  # it has just ended

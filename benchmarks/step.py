@@ -1,9 +1,9 @@
-r"""A training step of every method, as users run it today and with everything ours.
+r"""A training step of every method, as users run it today and on our code.
 
     python -m benchmarks.step --model FOLDER --gguf-file FILE --data LLM-Adapters \
         --json benchmarks/results/step.json --chart benchmarks/results/step.png
 
-See README.md beside this file for what is compared and how.
+README.md in this folder describes the comparison.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _MAX_LENGTH = 256  # the published baselines' cutoff
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measures, prints tables, writes files; returns what the JSON's ``suites`` holds."""
+    """Measures, prints tables and writes files; returns the ``suites`` of the JSON."""
     options = _parser().parse_args(arguments)
     device = set_up(options)
     machine = machine_facts(device)
@@ -80,17 +80,24 @@ def _parser() -> argparse.ArgumentParser:
     add_model_options(parser)
     parser.add_argument("--layers", type=int, help="use only the model's first layers")
     parser.add_argument(
-        "--suites", nargs="+", help=f"of {', '.join(SUITES)}, NAME=FILE, builtin:TASK"
+        "--suites", nargs="+", help=f"any of {', '.join(SUITES)}, NAME=FILE, builtin:TASK"
     )
     parser.add_argument("--configurations", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--batch-size", type=int, default=16, help="rows a step")
-    parser.add_argument("--micro-batch-rows", type=int, default=4, help="of a padded micro-batch")
+    parser.add_argument("--batch-size", type=int, default=16, help="rows of a step")
     parser.add_argument(
-        "--max-tokens", type=int, default=BatchingConfig().max_tokens, help="of a packed one"
+        "--micro-batch-rows", type=int, default=4, help="rows of a padded micro-batch"
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        default=BatchingConfig().max_tokens,
+        help="tokens of a packed micro-batch",
     )
     parser.add_argument("--gemm-tokens", type=int, default=512, help="T of the GEMM that is timed")
-    parser.add_argument("--warmup-steps", type=int, default=2, help="that smt's blocks come from")
-    parser.add_argument("--chart", type=Path, help="PNG to draw")
+    parser.add_argument(
+        "--warmup-steps", type=int, default=2, help="warm-up steps that select smt's blocks"
+    )
+    parser.add_argument("--chart", type=Path, help="a PNG file for the chart")
     return parser
 
 
@@ -102,7 +109,7 @@ def _first_layers(model: Any, num_layers: int | None) -> nn.Module:
 
 
 def _rows(source: str, tokenizer: Any, options: argparse.Namespace) -> Batching:
-    """As many rows as the steps need, drawn by the seed and tokenised."""
+    """Draws the rows of all steps by the seed, and tokenises them."""
     num_steps = options.warmup_steps + 1 + options.rounds
     rows, _ = split_rows(
         read_training_rows([source], options.data),
@@ -115,7 +122,7 @@ def _rows(source: str, tokenizer: Any, options: argparse.Namespace) -> Batching:
 def _measure(
     base: nn.Module, batching: Batching, options: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
-    """One suite: the selection, then memory, then the timed rounds, each on rows of its own."""
+    """Measures a suite: the selection, the memory and the timed rounds, each on its own rows."""
     plan = StepPlan(len(batching.encoded), options.batch_size, options.seed)
     steps = [plan.rows(step) for step in range(options.warmup_steps + 1 + options.rounds)]
     watched, timed = steps[options.warmup_steps], steps[options.warmup_steps + 1 :]
@@ -166,12 +173,13 @@ def _measure(
 
 
 class _Reference:
-    """smt's packed step before and after every other one: ratios are to the mean of the two.
+    """Measures smt's packed step before and after each step of another configuration.
 
-    The machine's speed may change by half within a round; less so within three steps.
+    Ratios are to the mean of the two measurements, because the machine's speed may change by half
+    within a round, but changes less within three steps.
 
     Args:
-        one: The configuration, or None where it is not measured.
+        one: The configuration of smt's packed step; None if it is not measured.
         timed: The rows of each round.
     """
 
@@ -181,12 +189,12 @@ class _Reference:
         self._last: tuple[int, float] | None = None
 
     def before(self, number: int) -> None:
-        """Takes a step, unless the one after the last configuration still serves."""
+        """Takes a step, unless this round already has one after the last configuration."""
         if self._one is not None and (self._last is None or self._last[0] != number):
             self._last = number, self._seconds(number)
 
     def beside(self, number: int) -> float:
-        """Takes a step; the mean seconds of this one and the one before."""
+        """Takes a step; returns the mean seconds of this step and the one before."""
         assert self._last is not None
         earlier = self._last[1]
         self._last = number, self._seconds(number)
@@ -200,10 +208,10 @@ class _Reference:
 def _memory(
     one: Configuration, rows: Sequence[int], base_bytes: int, device: torch.device
 ) -> Mapping[str, int]:
-    """Bytes of a step beyond the base model's weights; the most that one forward saves."""
+    """The bytes of a step beyond the base model's weights, and those that one forward saves."""
     print(".", end="", file=sys.stderr, flush=True)
     trainee = one.trainee
-    one.step(rows[:1])  # the optimizer's state comes into being
+    one.step(rows[:1])  # creates the optimizer's state
     saved: list[int] = []
 
     def counted_loss(batch: Any, num_batches: int) -> torch.Tensor:

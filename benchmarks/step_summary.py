@@ -1,4 +1,4 @@
-"""What step.py's raw figures come to: spreads, ratios of paired rounds, a table."""
+"""The summary of step.py's measurements: spreads, ratios of paired rounds, tables."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from benchmarks.configurations import PEERS, PHASES
 from benchmarks.measuring import markdown_table, spread
 
 OURS = "smt packed"
-REFERENCE = "reference_seconds"  # of ours, right before and after a configuration's step
+REFERENCE = "reference_seconds"  # our step, just before and after
 
 
 def summarise(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Spreads over the rounds of one suite.
+    """Summarises the rounds of one suite.
 
     Args:
-        raw: ``rounds`` (name -> phase -> seconds, the GEMM rate and ours beside it), ``num_rows``,
-            ``num_tokens``, ``needed_flops`` and ``memory``.
+        raw: The measurements: ``rounds`` (name -> the seconds of each phase, the GEMM rate and the
+            seconds of our step), ``num_rows``, ``num_tokens``, ``needed_flops`` and ``memory``.
 
     Returns:
-        ``configurations``: name -> spreads of seconds, rates and time over the arithmetic limit;
-        ``comparisons``: how many times smt's samples per second are a peer's, as users run it
-        today and with the same batching; ``gemm_gflops_per_second``.
+        A dict with ``configurations`` (name -> spreads of the seconds, the rates, and the ratio to
+        the arithmetic limit), ``comparisons`` (smt's samples per second over those of a peer, as
+        users run it today and with the same batching) and ``gemm_gflops_per_second``.
     """
     rounds = raw["rounds"]
     seconds = {
@@ -31,7 +31,7 @@ def summarise(raw: Mapping[str, Any]) -> dict[str, Any]:
     }
     configurations = {}
     for name, steps in seconds.items():
-        # The rate just before and after the step: the load may change within a round.
+        # Rates are measured just before and after a step: the load may change within a round.
         rates = [found[name]["gemm_flops_per_second"] for found in rounds]
         limits = _quotients(raw["needed_flops"][name], rates)
         configurations[name] = {
@@ -65,7 +65,7 @@ def summarise(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def report(suite: str, found: Mapping[str, Any]) -> str:
-    """One suite's tables in Markdown."""
+    """The tables of one suite, in Markdown."""
     summary = found["summary"]
     num_tokens, num_packed = sum(found["num_tokens"]), sum(found["num_packed_tokens"])
     selection, rate = found["selection"], summary["gemm_gflops_per_second"]

@@ -1,11 +1,11 @@
-r"""The warm-up through its real graph of Ray tasks: what shards and cheaper sums cost and change.
+r"""The warm-up through its real graph of Ray tasks, with several shards and both reductions.
 
     python -m benchmarks.warmup --json benchmarks/results/warmup.json
     python -m benchmarks.warmup configs/smollm2_135m_commonsense.yaml model.path=FOLDER \
         data.dir=LLM-Adapters --steps 8 --short-steps 2
 
-A run is timed from the launch of its tasks to the stored table: processes that start and import are
-in it, Ray's own start and tokenising are not.
+A run is timed from the launch of its tasks to the stored table. The time includes starting
+processes and importing, but not starting Ray and tokenising.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Case:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measures, prints a table, writes the JSON; returns its ``summary``."""
+    """Measures, prints a table and writes the JSON; returns its ``summary``."""
     options = _parser().parse_args(arguments)
     device = set_up(options)
     machine = machine_facts(device)
@@ -88,18 +88,18 @@ def bytes_moved(
     block_size: int,
     weight_bytes: int,
 ) -> int:
-    """Bytes that tasks hand to each other through Ray's object store, headers aside.
+    """The bytes that tasks send each other through Ray's object store, without headers.
 
     Args:
-        shapes: Eligible modules' (O, I).
-        reduction: ``gradient``: each shard sends fp32 sums and the first the weights too;
-            ``score``: each sends block statistics.
-        num_shards: Shards.
-        block_size: The table's.
-        weight_bytes: Bytes of an element of the weights.
+        shapes: The (O, I) of the eligible modules.
+        reduction: ``gradient`` (each shard sends fp32 sums, and the first one also the weights) or
+            ``score`` (each shard sends block statistics).
+        num_shards: The number of shards.
+        block_size: The block size of the table.
+        weight_bytes: The bytes of one element of the weights.
     """
     num_elements = sum(rows * columns for rows, columns in shapes.values())
-    statistics = len(SCORES) * _FLOAT64 * num_elements // block_size**2  # each reduce sends its own
+    statistics = len(SCORES) * _FLOAT64 * num_elements // block_size**2  # of one task
     if reduction == "score":
         return (num_shards + 1) * statistics
     return num_shards * _FLOAT32 * num_elements + weight_bytes * num_elements + statistics
@@ -110,8 +110,10 @@ def _parser() -> argparse.ArgumentParser:
     add_common_options(parser, rounds=2)
     parser.add_argument("config", nargs="*", help="CONFIG key=value ..., as for smt-ray run")
     parser.add_argument("--shards", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--steps", type=int, default=100, help="warm-up steps, the paper's 100")
-    parser.add_argument("--short-steps", type=int, default=10, help="what they are compared with")
+    parser.add_argument("--steps", type=int, default=100, help="warm-up steps; the paper has 100")
+    parser.add_argument(
+        "--short-steps", type=int, default=10, help="warm-up steps of the shorter case"
+    )
     return parser
 
 
@@ -130,7 +132,7 @@ def _config(options: argparse.Namespace, storage: str) -> RunConfig:
 
 
 def _cases(options: argparse.Namespace) -> list[Case]:
-    """The first is what the others' selections are compared with."""
+    """The cases; all selections are compared with that of the first case."""
     sharded = [
         Case(reduction, num_shards, options.steps)
         for reduction in ("gradient", "score")
@@ -174,7 +176,7 @@ def _measure(
 
 def _run(job: WarmupJob) -> dict[str, float]:
     board = make_board()
-    ray.get(board.done.remote("nothing"))  # it has started
+    ray.get(board.done.remote("nothing"))  # waits for its start
     with ProcessMemory() as memory:
         began = time.perf_counter()
         run_graph(job, board)
@@ -206,7 +208,7 @@ def _summarise(
 
 
 def overlap(reference: Selection, other: Selection) -> float:
-    """The share of a selection's blocks that another has too."""
+    """The share of a selection's blocks that another selection also has."""
     return len(_blocks(reference) & _blocks(other)) / reference.num_blocks
 
 

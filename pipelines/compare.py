@@ -1,4 +1,4 @@
-"""Compares ways to train: a grid of runs, its tables and figures.
+"""Compares methods and settings: carries out a grid of runs and writes its tables and figures.
 
 Usage::
 

@@ -1,4 +1,4 @@
-"""Evaluates a run's tuned model, or any model.
+"""Evaluates the tuned model of a run, or any other model.
 
 Usage::
 

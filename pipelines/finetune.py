@@ -1,4 +1,4 @@
-"""Fine-tunes: warm-up, selection, training, evaluation.
+"""Fine-tunes a model: warms up, selects, trains and evaluates.
 
 Usage::
 

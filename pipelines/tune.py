@@ -1,4 +1,4 @@
-"""Searches settings of a run by validation loss, and evaluates the winner.
+"""Searches the settings of a run by validation loss, and evaluates the winner.
 
 Usage::
 

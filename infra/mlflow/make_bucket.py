@@ -1,4 +1,4 @@
-"""Makes the bucket named by S3_BUCKET if it does not exist: a step of compose.yaml."""
+"""Creates the bucket named by S3_BUCKET if it does not exist; compose.yaml runs it once."""
 
 import os
 
@@ -8,4 +8,4 @@ client = boto3.client("s3", endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL"
 bucket = os.environ["S3_BUCKET"]
 if bucket not in [found["Name"] for found in client.list_buckets()["Buckets"]]:
     client.create_bucket(Bucket=bucket)
-    print(f"made {bucket}")
+    print(f"created {bucket}")
