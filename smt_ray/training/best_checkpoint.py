@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from smt_ray.artifacts.storage import Storage
+from smt_ray.documents.checkpoint import Validated
 
 _RECORD = "validated.json"
 
@@ -19,12 +20,14 @@ class BestCheckpoint:
     Args:
         storage: The storage of the folder.
         folder: The folder, within the storage; it may hold the checkpoint of an earlier attempt.
+
+    Raises:
+        UserError: The record of the earlier attempt is damaged.
     """
 
     def __init__(self, storage: Storage, folder: str) -> None:
         self._storage, self._folder = storage, folder
-        record = f"{folder}/{_RECORD}"
-        self._loss = storage.read_json(record)["loss"] if storage.exists(record) else math.inf
+        self._loss = self._earlier_loss()
 
     def offer(self, checkpoint: Path, num_steps: int, loss: float | None) -> None:
         """Copies a checkpoint if its loss is lower than that of every earlier one.
@@ -42,7 +45,13 @@ class BestCheckpoint:
         # The largest file comes first: until it is replaced, the previous best is complete.
         for file in sorted(checkpoint.iterdir(), key=lambda file: -file.stat().st_size):
             self._storage.put_file(file, f"{self._folder}/{file.name}")
-        self._storage.write_json(
-            f"{self._folder}/{_RECORD}", {"num_steps": num_steps, "loss": loss}
-        )
+        validated = Validated(num_steps=num_steps, loss=loss)
+        self._storage.write_json(f"{self._folder}/{_RECORD}", validated.to_json())
         self._loss = loss
+
+    def _earlier_loss(self) -> float:
+        record = f"{self._folder}/{_RECORD}"
+        if not self._storage.exists(record):
+            return math.inf
+        fix = f"delete {self._storage.uri(self._folder)}: the next best checkpoint replaces it"
+        return self._storage.read_document(Validated, record, fix=fix).loss

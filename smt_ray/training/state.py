@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from smt_ray.documents.checkpoint import Position
 from smt_ray.errors import UserError
 
 _STATE, _POSITION = "state.safetensors", "position.json"
@@ -22,7 +23,7 @@ _STATE, _POSITION = "state.safetensors", "position.json"
 def save_state(directory: Path, state: dict[str, torch.Tensor], num_steps: int) -> None:
     """Writes a checkpoint into an existing folder."""
     save_file(state, directory / _STATE)
-    (directory / _POSITION).write_text(json.dumps({"num_steps": num_steps}) + "\n")
+    (directory / _POSITION).write_text(Position(num_steps=num_steps).model_dump_json() + "\n")
 
 
 def load_state(directory: Path) -> tuple[dict[str, torch.Tensor], int]:
@@ -32,9 +33,11 @@ def load_state(directory: Path) -> tuple[dict[str, torch.Tensor], int]:
         UserError: The checkpoint is damaged.
     """
     try:
-        position = json.loads((directory / _POSITION).read_text())
-        return load_file(directory / _STATE), int(position["num_steps"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        position = Position.from_json(
+            json.loads((directory / _POSITION).read_text()), place=_POSITION
+        )
+        return load_file(directory / _STATE), position.num_steps
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise UserError(
             str(directory), f"the checkpoint cannot be read ({error})", fix="delete its folder"
         ) from None

@@ -17,6 +17,7 @@ from ray.train.v2._internal.execution.training_report import _TrainingReport
 
 from smt_ray.artifacts.layout import BEST_CHECKPOINT, CHECKPOINTS
 from smt_ray.artifacts.storage import Storage
+from smt_ray.errors import UserError
 from smt_ray.stages.rank import TrainingRank
 from smt_ray.training.best_checkpoint import BestCheckpoint
 from smt_ray.training.loop import Callbacks
@@ -191,3 +192,15 @@ def test_a_preemption_of_any_rank_counts_as_one(
     assert not rank._preempted()
     found.append(ray.train.PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"n": [1]}))
     assert rank._preempted()
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b'{"num_steps": 7}', b'{"loss": '])
+def test_the_error_about_a_damaged_record_of_the_best_checkpoint_names_it(
+    tmp_path: Path, damage: bytes
+) -> None:
+    record = tmp_path / BEST_FOLDER / "validated.json"
+    record.parent.mkdir(parents=True)
+    record.write_bytes(damage)
+    with pytest.raises(UserError, match=r"cannot be read .* Fix: delete .*best") as raised:
+        BestCheckpoint(Storage(str(tmp_path)), BEST_FOLDER)
+    assert raised.value.field.endswith("validated.json")
