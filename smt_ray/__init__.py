@@ -1,6 +1,6 @@
 """Sparse Matrix Tuning of large language models on Ray.
 
-Public names load on first use, so that ``import smt_ray`` stays instant.
+Public names are imported on first use, so that ``import smt_ray`` stays fast.
 """
 
 from __future__ import annotations

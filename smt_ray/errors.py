@@ -1,8 +1,7 @@
-"""The one error that users see: bad input, said in one line.
+"""The only error that users see: bad input, described in one line.
 
-Everything a user can get wrong is raised as :class:`UserError`; the command line prints it without
-a traceback and exits with code 2. Anything else that escapes is a defect of ours and keeps its
-traceback.
+Every mistake of a user is raised as :class:`UserError`. The command line prints it without a
+traceback and exits with code 2. Any other exception is a defect of ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ class UserError(ValueError):
     """Bad input: the field, the rule it breaks, the value got and the fix.
 
     Args:
-        field: What is wrong: a config key (``selection.block_size``), a file, a command-line flag.
-        rule: What must hold, in plain words.
-        got: The value that breaks the rule; left out of the message when omitted.
-        fix: What to do about it, as an imperative.
+        field: The wrong input: a config key (``selection.block_size``), a file, or an option.
+        rule: The rule for the input, in plain words.
+        got: The value that breaks the rule; without it, the message names no value.
+        fix: The advice to the user, as an imperative.
     """
 
     _MISSING = "\0missing"
@@ -40,8 +39,8 @@ class UserError(ValueError):
         return UserError(f"{place}: {self.field}", self.rule, got=self.got, fix=self.fix)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions with keyword arguments do not survive pickling by themselves, and these cross
-        # process borders.
+        # These errors are sent between processes, and by default an exception with keyword
+        # arguments cannot be unpickled.
         return _rebuild, (self.field, self.rule, self.got, self.fix)
 
 

@@ -1,9 +1,9 @@
-"""Imports of large libraries, kept from Python's garbage collector.
+"""Imports of large libraries, whose objects Python's garbage collector then skips.
 
-torch, transformers and deepspeed bring a million objects that stay as long as their process. Python
-would look through them for cyclic garbage again and again while they are made, in every full
-collection afterwards, and once more when the process ends: a quarter of the seconds of a process
-that does little else than start and end.
+torch, transformers and deepspeed create a million objects that live as long as their process.
+Python would search them for cyclic garbage many times during the imports, in every full collection
+afterwards, and once more at exit. In a process that does little else than start and end, this takes
+a quarter of the time.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def large_imports() -> Iterator[None]:
-    """Imports in its body are not interrupted, and what they made is not looked at again.
+    """Turns off the collector during imports, and excludes their objects from later collections.
 
-    For a process of ours, before it has anything that it may want to be rid of: cycles of objects
-    that are there when the body ends are never freed. A body that finds everything imported already
-    changes nothing.
+    Use it early in a process of our own, because cycles of objects that exist at the end of the
+    body are never freed. If the body imports nothing new, nothing is excluded.
     """
     if not gc.isenabled():
         yield

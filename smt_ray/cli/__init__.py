@@ -1,4 +1,4 @@
-"""The command line: one file a group of commands, and no heavy import before a command runs."""
+"""The command line: one file for each group of commands, and no heavy imports at the top."""
 
 from smt_ray.cli.app import main
 from smt_ray.cli.errors import exit_with, find_user_error

@@ -19,7 +19,7 @@ from smt_ray.cli.run import plan, run
 
 
 class _Commands(TyperGroup):
-    """Commands that end as :func:`exit_with` says; Typer would handle an interrupt itself."""
+    """Commands that end through :func:`exit_with`; Typer would handle interrupts differently."""
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command that the arguments name."""
@@ -42,8 +42,8 @@ def main(*arguments: str) -> None:
     """Runs the command line; the pipelines give the name of the command.
 
     Args:
-        arguments: Arguments that precede those of the command line.
+        arguments: The arguments before those of the command line.
     """
-    # Nothing that is left at the end is worth collecting: with torch loaded, that takes seconds.
+    # Skips the garbage collection at exit, which takes seconds once torch is loaded.
     atexit.register(gc.freeze)
     app([*arguments, *sys.argv[1:]], prog_name="smt-ray")

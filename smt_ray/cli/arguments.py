@@ -32,7 +32,7 @@ DEFAULT_STORAGE = "smt_ray_storage"
 
 
 def split_arguments(arguments: list[str] | None) -> tuple[str | None, list[str]]:
-    """The config file, if the first argument is no override, and the overrides."""
+    """The config file (None if the first argument is an override) and the overrides."""
     arguments = list(arguments or [])
     path = arguments.pop(0) if arguments and "=" not in arguments[0] else None
     return path, arguments

@@ -1,4 +1,4 @@
-"""How a command ends: a user's error becomes one line, and an interrupt too."""
+"""The end of a command: user errors and interrupts become one line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def exit_with(command: Callable[[], Result]) -> Result:
 
 
 def find_user_error(error: BaseException) -> UserError | None:
-    """The user's error behind an exception, which Ray may have wrapped."""
+    """The user's error in an exception that Ray or Python may have wrapped."""
     cause = getattr(error, "cause", None)
     for candidate in (cause, error):
         if type(candidate) is UserError:

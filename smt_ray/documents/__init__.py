@@ -1,1 +1,1 @@
-"""Typed documents: what is written to disk as JSON and read by reporting, tracking and the CLI."""
+"""Typed documents, which are stored as JSON and read by reporting, tracking and the CLI."""

@@ -1,4 +1,4 @@
-"""What all documents have in common: they are frozen, and unknown keys are errors."""
+"""The base of all documents: they are frozen, and unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Document(BaseModel):
             fix: What the user can do about a damaged file.
 
         Raises:
-            UserError: The value is no such document; the first bad field is named.
+            UserError: The value is not such a document; the error names the first bad field.
         """
         try:
             return cls.model_validate(value)

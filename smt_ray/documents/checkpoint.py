@@ -1,4 +1,4 @@
-"""The two small files of a checkpoint: where it stands and, of the best one, how good it is."""
+"""The small files of a checkpoint: its step and, for the best checkpoint, its validation loss."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from smt_ray.documents.base import Document
 
 
 class Position(Document):
-    """``position.json``: how far a training was when the checkpoint was written."""
+    """``position.json``: the position of the training at the checkpoint."""
 
     num_steps: NonNegativeInt
-    """Finished optimizer steps."""
+    """The number of finished optimizer steps."""
 
 
 class Validated(Document):
     """``validated.json``: the validation of the best checkpoint."""
 
     num_steps: NonNegativeInt
-    """Finished optimizer steps."""
+    """The number of finished optimizer steps."""
     loss: float
     """The mean cross-entropy per target token of the validation rows, in nats."""

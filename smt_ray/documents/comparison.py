@@ -1,4 +1,4 @@
-"""``comparison.json``: what the runs of a comparison came to.
+"""``comparison.json``: the results of a comparison.
 
 Accuracies, differences and their 95% intervals are fractions in [0, 1].
 """
@@ -35,7 +35,7 @@ class CellResult(Document):
     """One cell of a table. A cell with a failed run has errors and no measurements."""
 
     runs: list[str] = []
-    """A run for each seed."""
+    """The names of the runs, one for each seed."""
     errors: list[str] = []
     learning_rate: float | None = None
     """None if no learning rate could be chosen."""
@@ -43,7 +43,7 @@ class CellResult(Document):
     validation_loss: float | None = None
     """The mean over seeds."""
     projections: dict[str, int] | None = None
-    """Projection -> blocks of the first seed."""
+    """Projection -> selected blocks of the first seed."""
     shares: list[dict[str, float]] | None = None
     """By seed: projection -> share of the selected blocks."""
     modules: list[WeightBlocks] | None = None
@@ -68,7 +68,7 @@ class ClaimResult(Document):
     source: str = ""
     verdict: Verdict
     unit: Literal["points", "times"] = "points"
-    """Differences in points, or how many times as fast."""
+    """``points`` for a difference, ``times`` for a ratio of speeds."""
     reason: str = ""
     """Why there is no difference."""
     difference: Interval | None = None
@@ -79,9 +79,9 @@ class TableResult(Document):
 
     title: str
     columns: Literal["tasks", "speed", "projections"] | list[str]
-    """What the columns are, or their names."""
+    """The kind of the columns, or their names."""
     rows: dict[str, dict[str, CellResult]]
-    """Row -> column -> cell; the column is "" where columns are what a run measures."""
+    """Row -> column -> cell; the only column is "" if the columns are of a kind."""
     claims: list[ClaimResult] = []
 
     def cells(self) -> Iterator[tuple[str, str, CellResult]]:
@@ -95,8 +95,8 @@ class TriedRates(Document):
     """The learning rates of one method."""
 
     chosen: float | None
-    """None if none of them could be trained: the method's cells failed then, unless they set a
-    learning rate themselves."""
+    """None if training failed with each of them. Cells of the method then fail too, unless they set
+    a learning rate themselves."""
     validation_loss: dict[str, float | None]
     """Learning rate -> validation loss; None where the run failed."""
 
@@ -124,7 +124,7 @@ class ComparisonDocument(Document):
     name: str
     seeds: list[int]
     started_ms: int | None = None
-    """Milliseconds since the epoch, of the last time that it was carried out."""
+    """The latest start, in milliseconds since the epoch."""
     ended_ms: int | None = None
     tables: dict[str, TableResult]
     learning_rates: dict[str, TriedRates] = {}

@@ -1,4 +1,4 @@
-"""What ``smt-ray evaluate`` prints."""
+"""The document that ``smt-ray evaluate`` prints."""
 
 from __future__ import annotations
 

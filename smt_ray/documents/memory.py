@@ -1,4 +1,4 @@
-"""What a run needs on each GPU, as ``smt-ray plan`` shows it; sizes are bytes."""
+"""The memory that a run needs on each GPU, for ``smt-ray plan``; sizes are in bytes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class PlannedBatch(Document):
 
     mode: str
     fallback: str | None = None
-    """Why it is not batched as configured."""
+    """The reason if the batch is not made as configured."""
     num_tokens: int
     row_length: int
-    """Tokens of the longest row."""
+    """The tokens of the longest row."""
     num_targets: int
-    """Positions with a target."""
+    """The number of positions with a target."""
     source: str
-    """Where the sizes are known from, in words."""
+    """The source of the sizes, in words."""
 
 
 class StageMemory(Document):
@@ -48,7 +48,7 @@ class StageMemory(Document):
 
 
 class WarmupMemory(Document):
-    """The warm-up's memory on one GPU, and the bytes that its shards or ranks send in all."""
+    """The warm-up's memory on one GPU, and the bytes that all its shards or ranks send."""
 
     mode: str
     accumulate_on: str
@@ -57,14 +57,14 @@ class WarmupMemory(Document):
     weights: int | None = None
     activations: int | None = None
     full_training: int | None = None
-    """Full fine-tuning, of a warm-up with ``mode: trained``, without its sums."""
+    """With ``mode: trained``: full fine-tuning, without the sums."""
     num_senders: int
     traffic: dict[str, int]
     """``warmup.reduction`` -> bytes."""
 
 
 class SettingMemory(Document):
-    """A setting and what it needs."""
+    """A setting and the memory that it needs."""
 
     zero_stage: int
     checkpointing: bool
@@ -81,7 +81,7 @@ class Verdict(Document):
 
     gpu_memory: int
     reserved: int
-    """Left to CUDA's context, the workspaces of kernels and the slack of the allocator."""
+    """Reserved for CUDA's context, the workspaces of kernels and the slack of the allocator."""
     fits: bool
     cheapest: SettingMemory | None = None
     """The cheapest setting that fits."""

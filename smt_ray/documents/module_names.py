@@ -1,4 +1,4 @@
-"""What the name of a module says: its layer and its projection."""
+"""The layer and the projection of a module, from its name."""
 
 from __future__ import annotations
 

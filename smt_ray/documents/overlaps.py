@@ -1,4 +1,4 @@
-"""Which test questions are in the training rows, as ``smt-ray check-data`` shows it."""
+"""The test questions that are also in the training rows, for ``smt-ray check-data``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from smt_ray.documents.base import Document
 
 
 class FoundQuestion(Document):
-    """A test question that a training row asks too."""
+    """A test question that a training row also asks."""
 
     index: int
     """The position of the test row in its task."""

@@ -6,7 +6,7 @@ from smt_ray.documents.base import Document
 
 
 class Prediction(Document):
-    """What a model answered to one row."""
+    """A model's answer to one row."""
 
     index: int
     """The position of the row in its task."""
@@ -18,7 +18,7 @@ class Prediction(Document):
     expected: str
     correct: bool
     has_corrected: bool = False
-    """Whether the task's corrected rule read the output too."""
+    """Whether the output was also read by the task's corrected rule."""
     corrected: str | None = None
     """The answer by the corrected rule."""
     scores: dict[str, float] | None = None

@@ -16,7 +16,7 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 """The status of a run, in MLflow's words."""
 
 Who = Literal["base", "base_likelihood", "tuned", "tuned_likelihood"]
-"""Which model was evaluated, and by which protocol."""
+"""The model that was evaluated, and the protocol."""
 
 WHO: tuple[Who, ...] = ("base", "base_likelihood", "tuned", "tuned_likelihood")
 
@@ -30,7 +30,7 @@ class StageEntry(Document):
     stage: str = ""
     """The name of the stage's folder."""
     seconds: float | None = None
-    """Seconds that it took when it was made."""
+    """The seconds that making it took."""
     reused: bool = False
     """Whether it was already finished when the run reached it."""
     directory: str = ""
@@ -53,7 +53,7 @@ class Dataset(Document):
 
 
 class RunManifest(Document):
-    """``run.json``: what was asked for, and how the run stands."""
+    """``run.json``: the configuration, status and finished stages of a run."""
 
     name: str
     status: Status | None = None
@@ -70,7 +70,7 @@ class RunManifest(Document):
     stages: dict[str, StageEntry] = {}
     """The finished stages by kind, such as ``training`` or ``evaluation_base``."""
     tags: dict[str, str] = {}
-    """What trackers show as tags."""
+    """The tags for trackers."""
     tracked: dict[str, str] = {}
     """Tracker -> its id of this run."""
     parents: dict[str, str] = {}
@@ -78,7 +78,7 @@ class RunManifest(Document):
 
 
 class Environment(Document):
-    """``environment.json``: where a run was carried out."""
+    """``environment.json``: the environment of a run."""
 
     python: str = ""
     platform: str = ""
@@ -90,18 +90,18 @@ class Environment(Document):
 
 
 class Reading(Document):
-    """Accuracy by one rule of reading answers."""
+    """The accuracy by one rule for reading answers."""
 
     num_correct: int = 0
     num_unread: int = 0
-    """Rows of which no answer could be read."""
+    """The number of rows from which no answer could be read."""
     accuracy: float
     interval: tuple[float, float] | None = None
     """The ends of the 95% interval (Wilson)."""
 
 
 class Result(Document):
-    """What one model reached on one task."""
+    """The result of one model on one task."""
 
     accuracy: float
     interval: tuple[float, float] | None = None
@@ -140,17 +140,17 @@ class ModelSummary(Document):
     name: str | None = None
     num_parameters: int | None = None
     identity: dict[str, str | None] = {}
-    """The hash of its files, or its hub name and commit; its dtype."""
+    """The hash of its files, or its hub name and commit; and its dtype."""
 
 
 class Trainable(Document):
-    """How much is trained; percentages in points."""
+    """The number of trained parameters and its percentages."""
 
     num_trainable: int | None = None
     num_base: int | None = None
     percent_of_base: float | None = None
     percent_of_total: float | None = None
-    """Of base and adapter together, which peft's percentage divides by."""
+    """The percentage of base and adapter together, as peft prints it."""
 
 
 class SelectedBlocks(Document):
@@ -183,7 +183,7 @@ class TrainingMetrics(Document):
 
 
 class RanWith(Document):
-    """What the training really ran with."""
+    """The settings that training really used."""
 
     batching: str | None = None
     kernel: str | None = None
@@ -200,9 +200,9 @@ class Paths(Document):
     report: str | None = None
     adapter: str | None = None
     adapter_base: str | None = None
-    """The model that the adapter belongs on, if it is not the base model."""
+    """The model that the adapter belongs to, if it is not the base model."""
     tracking: str | None = None
-    """How the tracking store is opened."""
+    """The address of the tracking store, or the command that shows it."""
     tracked_run: str | None = None
     """The run's page in the tracking store."""
 
@@ -210,7 +210,7 @@ class Paths(Document):
 class RunMetrics(Document):
     """``metrics.json``: everything that the table of a run shows.
 
-    A run that stopped early has less, and what is missing is not shown.
+    A run that stopped early has fewer values. Missing values are not shown.
     """
 
     name: str = ""
@@ -222,7 +222,7 @@ class RunMetrics(Document):
     trainable: Trainable | None = None
     selection: SelectedBlocks | None = None
     method_settings: dict[str, JsonValue] = {}
-    """What the method says of its own settings, such as LoRA's rank."""
+    """The method's own settings, such as LoRA's rank."""
     training: TrainingMetrics | None = None
     ran: RanWith | None = None
     paths: Paths = Paths()

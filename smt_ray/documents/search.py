@@ -21,7 +21,7 @@ Point = dict[str, JsonValue]
 
 
 class TrialEntry(Document):
-    """What became of a trial, written down as it happens."""
+    """The status of a trial, updated during the search."""
 
     id: str
     """Ray Tune's name of the trial."""
@@ -41,7 +41,7 @@ class TrialResult(Document):
     """A trial and its validation losses."""
 
     run: str | None = None
-    """The name of its run; None if the point is no valid configuration."""
+    """The name of its run; None if the point is not a valid configuration."""
     point: Point
     status: TrialStatus
     error: str = ""
@@ -68,7 +68,7 @@ class SearchDocument(Document):
     """Keys that are drawn on a logarithmic scale."""
     winner: RunMetrics
     best_yaml: str = ""
-    """The winner as a configuration file of its own."""
+    """The winner as a complete configuration file."""
 
 
 class AskedSearch(Document):

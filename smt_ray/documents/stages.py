@@ -1,4 +1,4 @@
-"""The documents of stages: ``manifest.json`` and the summary that it keeps, by kind of stage."""
+"""The documents of stages: ``manifest.json``, and the summary in it for each kind of stage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from smt_ray.documents.base import Document
 from smt_ray.documents.run import Reading, Result, Trainable
 
 Protocol = Literal["generate", "likelihood"]
-"""How a model is evaluated: by the text that it writes, or by the most likely candidate."""
+"""The way to evaluate a model: by the text that it writes, or by the most likely candidate."""
 
 PROTOCOLS: tuple[Protocol, Protocol] = ("generate", "likelihood")
 
@@ -53,7 +53,7 @@ class TokensSummary(Document):
 
 
 class RankOutcome(Document):
-    """What rank 0 of a training ended with, and what it ran on."""
+    """The last metrics of rank 0 of a training, and the settings that it really used."""
 
     metrics: dict[str, float]
     """The last value of every metric."""
@@ -68,7 +68,7 @@ class RankOutcome(Document):
     kernel: str
     batching: str
     batching_fallback: str | None = None
-    """Why rows were not batched as configured."""
+    """The reason if rows were not batched as configured."""
 
 
 class WarmupSummary(Document):
@@ -80,11 +80,11 @@ class WarmupSummary(Document):
     num_steps: int
     num_shards: int = 1
     attempts: dict[str, int] = {}
-    """Shard -> how often it was started."""
+    """Shard -> the number of its starts."""
     kept_model: str | None = None
-    """The folder of the updated weights, within the stage, with ``mode: trained``."""
+    """With ``mode: trained``: the folder of the updated weights in the stage."""
     outcome: RankOutcome | None = None
-    """How the training went, with ``mode: trained``."""
+    """With ``mode: trained``: the outcome of the training."""
 
 
 class SelectionSummary(Document):
@@ -109,7 +109,7 @@ class TrainingSummary(Document):
 
     num_steps: int
     starts_from: str | None = None
-    """The weights that a trained warm-up kept, as the storage names them."""
+    """The path of the weights that a trained warm-up kept, in the storage."""
     method_settings: dict[str, JsonValue] = {}
     is_whole_model: bool = False
     """Whether the adapter folder holds all weights of the model."""
@@ -131,7 +131,7 @@ class TaskSummary(Document):
     tokens_per_second: float | None = None
 
     def result(self) -> Result:
-        """What a run's table shows of it."""
+        """The result for the table of a run."""
         return Result(
             accuracy=self.accuracy,
             interval=self.interval,

@@ -1,1 +1,1 @@
-"""One run: its flow, its record, and what is done with a finished run."""
+"""One run: its flow, its record, and the commands on finished runs."""

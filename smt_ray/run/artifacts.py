@@ -22,7 +22,7 @@ class StageArtifacts:
         stages: The stages of the run, from its manifest.
 
     Attributes:
-        missing: The artifacts that were looked for and are gone.
+        missing: The artifacts that should exist but were not found.
     """
 
     def __init__(self, storage: Storage, stages: Mapping[str, StageEntry]) -> None:
@@ -55,7 +55,7 @@ class StageArtifacts:
         ]
 
     def predictions(self, who: Who) -> dict[str, list[Prediction]]:
-        """Every prediction of one model by one protocol, by task."""
+        """The predictions of one model by one protocol, by task."""
         folder = self._find(evaluation_key(who))
         files = self._storage.list_files(folder) if folder else []
         return {
@@ -70,7 +70,7 @@ class StageArtifacts:
         return from_lines(self._storage.read_bytes(place).decode(), self._storage.uri(place))
 
     def _find(self, key: str, file: str = "") -> str | None:
-        """A file, or the folder, of a stage; None if the run has no such stage."""
+        """The path of a stage's file or folder; None if the run has no such stage or lost it."""
         if key not in self._stages:
             return None
         place = f"{stage_folder(self._stages[key].stage)}/{file}".rstrip("/")

@@ -1,4 +1,4 @@
-"""``smt-ray check-data``: which test questions are in the training rows."""
+"""``smt-ray check-data``: finds test questions that are also in the training rows."""
 
 from __future__ import annotations
 

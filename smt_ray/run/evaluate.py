@@ -1,4 +1,4 @@
-"""``smt-ray evaluate``: a run's tuned model, or any model, on any tasks."""
+"""``smt-ray evaluate``: evaluates a run's tuned model, or any model, on any tasks."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def evaluate_run(
     overrides: Sequence[str],
     protocol: str = "generate",
 ) -> EvaluationReport:
-    """Evaluates a run's tuned model on all test rows, otherwise with the run's own settings.
+    """Evaluates a run's tuned model on all test rows. Other settings are the run's own.
 
     Args:
         storage_root: The storage that holds the run.
         name: The name of the run.
         tasks: Names of tasks or suites.
-        data: The folder with ``dataset/<task>/test.json``, or ``hub``; by default the run's.
+        data: The folder with ``dataset/<task>/test.json``, or ``hub``; None for the run's own.
         overrides: ``key=value`` items for the run's config.
         protocol: ``generate`` lets the model write its answer; ``likelihood`` takes the candidate
             that the model finds most likely.
@@ -73,7 +73,8 @@ def evaluate_model(
     """Evaluates a model folder or hub name, with or without an adapter; see :func:`evaluate_run`.
 
     Raises:
-        UserError: The model, the adapter, a task or its rows cannot be found, or they do not fit.
+        UserError: The model, the adapter, a task or its rows cannot be found, or the adapter does
+            not fit the model.
     """
     values: dict[str, Any] = {
         "name": "evaluate",

@@ -1,4 +1,4 @@
-"""The flow of a run: each stage once, in order; finished stages are reused."""
+"""The flow of a run: it makes the stages in order and reuses finished ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from smt_ray.stages.training import make_training
 from smt_ray.stages.warmup import make_warmup
 from smt_ray.tracking.connect import TRACKER, tracker_settings
 
-_PATIENCE_S = 30.0  # for the store to take what the run left
+_PATIENCE_S = 30.0  # the most time that sending a run may take at its end
 
 
 def run(config: RunConfig, until: Until = "evaluation") -> RunMetrics:
@@ -103,7 +103,7 @@ class Flow:
                     raise
                 finally:
                     record.end(self.folder, status)
-                    if status == "FINISHED":  # before the tracker reads what there is to send
+                    if status == "FINISHED":  # before the tracker reads the files to send
                         try_to_write_report(self.folder)
                     url = self._finish_tracking(tracked)
             return record.add_tracked_run(self.folder, metrics, url)
@@ -112,7 +112,7 @@ class Flow:
                 record.end(self.folder, status)
 
     def check(self) -> None:
-        """Refuses what cannot work, before Ray is started or anything long is computed.
+        """Finds errors before Ray is started and before any long computation.
 
         Raises:
             UserError: The model does not allow what the config asks for, or an artifact of a
@@ -133,7 +133,7 @@ class Flow:
         return self.config.trained_warmup or not self.plan.selection.is_done()
 
     def _check_model(self) -> None:
-        """Finds out what the stages that are still to be made need to know of the model."""
+        """Checks the model for the stages that are not finished."""
         plan = self.plan
         choosing = [plan.selection, plan.warmup if self.needs_warmup() else None]
         if any(stage is not None and not stage.is_done() for stage in choosing):
@@ -143,7 +143,7 @@ class Flow:
 
     @cached_property
     def _blocks(self) -> EligibleBlocks:
-        """What the model makes of the config's blocks."""
+        """The eligible blocks, checked on the model."""
         return check_blocks(self.config, self._skeleton())
 
     @cached_property
@@ -173,12 +173,12 @@ class Flow:
             )
 
     def _asking(self, until: Until) -> list[RunConfig]:
-        """The run, if any stage of it is still to be made."""
+        """The config if the run needs Ray: if one of its last stages is not finished."""
         stages = self.plan.last_stages(until).values()
         return [] if all(stage.is_done() for stage in stages) else [self.config]
 
     def _check_resources(self, until: Until) -> None:
-        """Refuses what the cluster cannot hold, before a warm-up is computed for it."""
+        """Refuses ranks that the cluster cannot hold, before the warm-up is computed."""
         if until in ("training", "evaluation") and self._asking(until):
             rank_resources(self.config)
 
@@ -236,7 +236,7 @@ class Flow:
         return tracked
 
     def _finish_tracking(self, tracked: TrackedRun) -> str | None:
-        """The page of the run, if it is tracked and known."""
+        """Sends the rest of the run; returns the address of its page, if it has one."""
         sent = tracked.finish(read_snapshot(self.folder), _PATIENCE_S)
         if sent is None or not sent.run_id:
             return None

@@ -1,4 +1,4 @@
-"""``smt-ray log``: sends what is on disk of a run to MLflow, after the fact."""
+"""``smt-ray log``: sends a run to MLflow from its storage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ _PATIENCE_S = 600.0
 
 
 def log_run(storage_root: str, name: str) -> str:
-    """Sends a run; returns where it can be seen. What MLflow already has stays unchanged.
+    """Sends a run; returns its address in MLflow, or the command that shows it.
+
+    Entries that MLflow already has stay unchanged.
 
     Raises:
         UserError: There is no such run, tracking is off in its config, or MLflow does not answer.

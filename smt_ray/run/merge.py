@@ -1,4 +1,4 @@
-"""Merging an adapter into its base: a plain transformers model on disk."""
+"""Merges an adapter into its base and writes a plain transformers model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def merge_run(storage: Storage, name: str, out: Path) -> Path:
 
 
 def check_out(out: Path) -> None:
-    """Refuses a folder that a merged model cannot be written to, before anything is computed.
+    """Checks the folder of a merged model before anything is computed.
 
     Raises:
         UserError: The folder is not empty or cannot be written.
@@ -99,7 +99,7 @@ def trained_adapter(run: RunFolder) -> str:
 
 
 def starting_model(run: RunFolder) -> ModelConfig:
-    """The model that a trained run's adapter belongs on: the base, unless its warm-up trained it.
+    """The model that a run's adapter belongs to: the base, or the model that a warm-up trained.
 
     Raises:
         UserError: The weights that the warm-up kept are damaged.

@@ -1,4 +1,4 @@
-"""The metrics of a run, collected from its finished stages alone."""
+"""The metrics of a run, collected only from its finished stages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from smt_ray.tracking.uris import how_to_open, resolve_tracking_uri
 
 
 def collect_metrics(folder: RunFolder, plan: RunPlan, seconds: float) -> RunMetrics:
-    """Everything that the table of a run shows, and what it really ran with.
+    """Collects the content of a run's table, and the settings that training really used.
 
     Args:
         folder: The folder of the run.

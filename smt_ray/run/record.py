@@ -1,4 +1,4 @@
-"""The record of a run: what was asked for, where it ran, how it stands and what came out."""
+"""The record of a run: its configuration, environment, status and results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _PACKAGES = (
 
 
 def begin(folder: RunFolder, plan: RunPlan, parent_run_id: str | None = None) -> None:
-    """Writes what the run was asked for, or finds it there.
+    """Writes the configuration, environment and status of a run that starts or resumes.
 
     Args:
         folder: The folder of the run.
@@ -91,7 +91,7 @@ def finish(folder: RunFolder, plan: RunPlan, seconds: float) -> RunMetrics:
 
 
 def add_tracked_run(folder: RunFolder, metrics: RunMetrics, url: str | None) -> RunMetrics:
-    """Writes metrics.json again with the page of the run, known only once it is tracked."""
+    """Adds the run's page to metrics.json; it is known only after the run was sent."""
     if url is None:
         return metrics
     paths = metrics.paths.model_copy(update={"tracked_run": url})
@@ -129,7 +129,7 @@ def _write_metrics(folder: RunFolder, metrics: RunMetrics) -> None:
 
 
 def _still_valid(stages: dict[str, StageEntry], plan: RunPlan) -> dict[str, StageEntry]:
-    """The finished stages of an earlier start that are still this run's."""
+    """The finished stages of earlier starts that are still in the plan."""
     return {
         key: entry
         for key, entry in stages.items()

@@ -1,4 +1,4 @@
-"""The page of a run, made from what lies in its storage: at its end, and by ``smt-ray report``."""
+"""The page of a run, made from its storage at the end of the run and by ``smt-ray report``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def warn_on_failure(write: Callable[[], str], name: str, storage: Storage) -> st
     """
     try:
         return write()
-    except Exception as error:  # whatever it is, the work that the page shows is done
+    except Exception as error:  # the work itself is finished, and no error may lose it
         said = str(error).strip().rpartition("\n")[2]
         say(
             f"WARNING report: could not be written ({said}); nothing is lost:"
@@ -48,10 +48,10 @@ def warn_on_failure(write: Callable[[], str], name: str, storage: Storage) -> st
 
 
 def read_contents(run: RunFolder) -> RunContents:
-    """What a run left behind.
+    """Reads the content of a run's page.
 
     Raises:
-        UserError: An artifact cannot be read. A missing artifact is only named.
+        UserError: An artifact cannot be read. A missing artifact is no error: the page names it.
     """
     manifest = run.manifest()
     found = StageArtifacts(run.storage, manifest.stages)
@@ -73,7 +73,7 @@ def read_contents(run: RunFolder) -> RunContents:
 
 
 def _known_metrics(manifest: RunManifest) -> RunMetrics:
-    """The metrics of a run that has not ended: what its manifest says."""
+    """The metrics of a run that has not ended, from its manifest."""
     return RunMetrics(
         name=manifest.name,
         method=manifest.tags.get("method"),
@@ -86,7 +86,7 @@ def _environment(run: RunFolder) -> Environment | None:
     place = run.path(ENVIRONMENT)
     if not run.storage.exists(place):
         return None
-    return run.storage.read_document(Environment, place, fix="delete it; the page does without it")
+    return run.storage.read_document(Environment, place, fix="delete it; the page will omit it")
 
 
 def _config_text(run: RunFolder) -> str:

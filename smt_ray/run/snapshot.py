@@ -1,4 +1,4 @@
-"""What trackers show of a run, read from its folder: at its end, and by ``smt-ray log``."""
+"""The data of a run for trackers, read from its folder by the run and by ``smt-ray log``."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from smt_ray.tracking.replay import RunSnapshot, RunStart
 
 
 def read_start(run: RunFolder) -> RunStart:
-    """What starts or continues the tracking of a run."""
+    """The data that starts or continues the tracking of a run."""
     return RunStart(**_start_fields(run, run.manifest()))
 
 
 @contextmanager
 def read_snapshot(run: RunFolder) -> Iterator[RunSnapshot]:
-    """Everything on disk for a run; its files can be read while the context is open."""
+    """All data of a run; its local files exist while the context is open."""
     with ExitStack() as copies:
         yield _read_snapshot(run, lambda path: copies.enter_context(run.storage.local(path)))
 
@@ -86,9 +86,9 @@ def _records(run: RunFolder, manifest: RunManifest) -> list[Record]:
 
 
 def _artifacts(run: RunFolder, manifest: RunManifest) -> list[tuple[str, str | None]]:
-    """(path in the storage, folder in the tracker) of what a reader of the run wants to see.
+    """(path in the storage, folder in the tracker) of every file to send.
 
-    An adapter that is a whole model stays in the storage.
+    An adapter that is a whole model is not sent.
     """
     own = (RUN_CONFIG, ENVIRONMENT, RUN_METRICS, RUN_TABLE, CURVES_PICTURE, REPORT)
     found: list[tuple[str, str | None]] = [(run.path(file), None) for file in own]

@@ -1,1 +1,1 @@
-"""The stages of a run on Ray: what they consist of, what crosses their processes, one file each."""
+"""The stages of a run on Ray: their plan, their jobs, and one file for each stage."""

@@ -22,7 +22,7 @@ from smt_ray.documents.stages import EvaluationSummary, Protocol
 from smt_ray.reporting.text.progress import progress
 from smt_ray.stages.jobs import Answers, EvaluationJob, TaskShare
 
-if TYPE_CHECKING:  # workers import this file: it must not bring what only the driver needs
+if TYPE_CHECKING:  # workers import this file, but not the modules that only the driver needs
     from smt_ray.evaluation.test_rows import TestRows
     from smt_ray.stages.plan import RunPlan
 
@@ -90,7 +90,7 @@ def evaluation_pool(config: RunConfig, board: Any) -> Iterator[EvaluationPool]:
         board: The progress actor.
 
     Raises:
-        UserError: The cluster cannot hold that many workers, or had no place for them in time.
+        UserError: The cluster cannot hold that many workers, or has no place for them in time.
     """
     num_workers, resources = config.resources.num_workers, rank_resources(config)
     wait_for_place("evaluation", num_workers, resources, config.resources.wait_timeout_s)
@@ -113,7 +113,7 @@ def make_evaluation(plan: RunPlan, pool: EvaluationPool, who: Who) -> Finished[E
     Args:
         plan: The plan of the run.
         pool: The workers.
-        who: Which model, and by which protocol.
+        who: The model and the protocol.
     """
     began, stage = time.monotonic(), plan.evaluations[who]
     is_tuned = stage.inputs["tuned"] is not None
@@ -151,7 +151,7 @@ def publish_predictions(
 
 
 def _shares(tests: Mapping[str, TestRows], num_workers: int) -> list[dict[str, TaskShare]]:
-    """The share of each worker: every task's rows in turn, which balances lengths and tasks."""
+    """The share of each worker: every n-th row of each task, which balances lengths and tasks."""
     from smt_ray.evaluation.candidates import answer_pool
 
     return [
@@ -193,7 +193,7 @@ class _Evaluator:
         return answers
 
     def _load(self, spec: ModelConfig) -> None:
-        """Loads the model; not in the constructor, whose errors would not reach the user."""
+        """Loads the model. Errors of the constructor would not reach the user."""
         if self._model is not None:
             return
         from smt_ray.models.load import import_transformers, load_model, load_tokenizer

@@ -1,4 +1,4 @@
-"""What crosses a process: the jobs of Ray tasks, ranks and evaluation workers."""
+"""The jobs that are sent to other processes: to Ray tasks, ranks and evaluation workers."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from smt_ray.data.rows import Row
 from smt_ray.documents.prediction import Prediction
 from smt_ray.documents.stages import Protocol
 
-if TYPE_CHECKING:  # a job brings the classes of its values when it is unpickled
+if TYPE_CHECKING:  # unpickling a job imports these classes
     from smt_ray.methods.blocks import EligibleBlocks
     from smt_ray.methods.protocol import MethodSettings
 
 
 @dataclass(frozen=True)
 class WarmupJob:
-    """The warm-up: what a shard, a reduction and the table need.
+    """The warm-up, for its shards, its reductions and its table.
 
     Attributes:
         config: The configuration of the run.
         model: The base model.
-        blocks: What the model makes of the configuration.
+        blocks: The eligible blocks of the model.
         storage: The root of the storage.
-        tokens: The tokenised rows, as the storage names them.
-        table: The file of the score table, as the storage names it.
+        tokens: The path of the tokenised rows in the storage.
+        table: The path of the score table in the storage.
         resources: The resources of one shard.
-        provenance: What the table says of its origin.
+        provenance: The origin of the table, which is stored in it.
     """
 
     config: RunConfig
@@ -51,11 +51,10 @@ class SelectionJob:
         config: The configuration of the run.
         model: The model that training starts from; its weights are read by the score ``magnitude``.
         storage: The root of the storage.
-        folder: The folder of the stage, as the storage names it.
-        table: The file of the score table, as the storage names it; None for scores that need no
-            gradients.
-        blocks: What the model makes of the configuration; None with a table.
-        provenance: What the selection says of its origin, without a table.
+        folder: The path of the stage's folder in the storage.
+        table: The path of the score table in the storage; None for scores that need no gradients.
+        blocks: The eligible blocks of the model; None if there is a table.
+        provenance: The origin of a selection without a table, which is stored in it.
     """
 
     config: RunConfig
@@ -77,8 +76,8 @@ class TrainingJob:
         method: The settings of the method.
         num_steps: The optimizer steps of the whole training.
         storage: The root of the storage.
-        folder: The folder of the stage, as the storage names it.
-        tokens: The tokenised rows, as the storage names them.
+        folder: The path of the stage's folder in the storage.
+        tokens: The path of the tokenised rows in the storage.
         resources: The resources of one rank.
     """
 
@@ -97,8 +96,8 @@ class TrainedWarmupJob(TrainingJob):
     """One rank of a warm-up that trains.
 
     Attributes:
-        blocks: What the model makes of the configuration.
-        provenance: What the table says of its origin.
+        blocks: The eligible blocks of the model.
+        provenance: The origin of the table, which is stored in it.
     """
 
     blocks: EligibleBlocks

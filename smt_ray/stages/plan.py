@@ -30,7 +30,7 @@ from smt_ray.models.inspect import model_identity
 from smt_ray.models.load import located
 
 Identity = Mapping[str, str | None]
-"""What :func:`smt_ray.models.inspect.model_identity` says of a model."""
+"""The identity of a model, from :func:`smt_ray.models.inspect.model_identity`."""
 
 Until = Literal["warmup", "selection", "training", "evaluation"]
 """The last stage that a run carries out."""
@@ -46,13 +46,13 @@ class RunPlan:
         config: The configuration.
         storage: The storage that keeps the stages.
         identity: The identity of the base model.
-        split: The rows to learn from and the rows that are held out.
+        split: The training rows and the held-out rows.
         tests: The test rows by task.
         tokens: The tokenised rows.
         warmup: The score table; None for methods and scores that need no gradients.
         selection: The selected blocks; None for methods that select none.
         training: The adapter.
-        evaluations: The predictions, by what is evaluated.
+        evaluations: The predictions, by model and protocol.
     """
 
     config: RunConfig
@@ -73,7 +73,7 @@ class RunPlan:
 
     @property
     def starting_model(self) -> ModelConfig:
-        """The model that training starts from and that the adapter belongs on.
+        """The model that training starts from and that the adapter belongs to.
 
         It is the base model, unless a trained warm-up updated the weights.
         """
@@ -95,7 +95,7 @@ class RunPlan:
         return {key: stage for key, stage in stages.items() if stage is not None}
 
     def last_stages(self, until: Until) -> dict[str, Stage[Any]]:
-        """The stages that a run ends with."""
+        """The last stages of a run that stops after ``until``."""
         if until == "evaluation":
             return {
                 "training": self.training,
@@ -152,9 +152,9 @@ def _asked(
     keys: StageKeys,
     evaluation: EvaluationConfig,
 ) -> dict[Who, tuple[bool, dict[str, Any]]]:
-    """What is evaluated: whether with the adapter, and the other inputs of the stage.
+    """The evaluations: whether they use the adapter, and the other inputs of their stages.
 
-    The base model comes first, since taking an adapter off means loading the base again.
+    The base model comes first, because workers must load it again to remove an adapter.
     """
     generate, likelihood = (
         evaluation_inputs(identity, tests, keys, protocol) for protocol in PROTOCOLS
@@ -174,7 +174,7 @@ def _asked(
 def evaluation_inputs(
     identity: Identity, tests: Mapping[str, TestRows], keys: StageKeys, protocol: Protocol
 ) -> dict[str, Any]:
-    """The inputs of an evaluation stage, except for what tells the tuned model apart.
+    """The inputs of an evaluation stage, without the name of the training that made the model.
 
     Args:
         identity: The identity of the base model.

@@ -1,4 +1,4 @@
-"""One training rank under Ray Train: it joins Ray's world to the training room's."""
+"""One training rank under Ray Train: it connects Ray Train to ``smt_ray.training``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PROGRESS = "training"
 def train_worker(given: dict[str, Any]) -> RankOutcome | UserError:
     """Trains on this rank and, on rank 0, writes the adapter.
 
-    A user's error is returned: if it were raised, Ray Train would try again.
+    A user's error is returned: if it were raised, Ray Train would retry.
 
     Args:
         given: ``job``, a :class:`TrainingJob`, and ``board``, the progress actor.
@@ -90,7 +90,7 @@ class TrainingRank:
             metrics = self.training.loop.run(start)
         finally:
             if self.log:
-                self.log.flush()  # the last steps of a diverged training are worth reading too
+                self.log.flush()  # also after an error: the last steps show why a loss diverged
         self._save(self.training.export_parameters(keep=self._is_first))
         return self.training.outcome(self.log.latest if self.log else metrics, start)
 
@@ -108,7 +108,7 @@ class TrainingRank:
             return training, load_tokens(path, "validation")
 
     def _after_prepare(self, model: torch.nn.Module) -> None:
-        """Called with the prepared model before the engine is made."""
+        """Receives the prepared model before the engine is made."""
 
     def _resume(self) -> int:
         checkpoint = ray.train.get_checkpoint()
@@ -154,11 +154,7 @@ class TrainingRank:
         return ray.train.get_preemption_info() is not None
 
     def _save(self, parameters: Mapping[str, torch.Tensor]) -> None:
-        """Writes the adapter.
-
-        Args:
-            parameters: The trained parameters by the model's own names, whole, on rank 0 only.
-        """
+        """Writes the adapter on rank 0, the only rank that has the parameters."""
         if not self._is_first:
             return
         with scratch_folder() as scratch:

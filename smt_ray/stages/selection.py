@@ -1,4 +1,4 @@
-"""The selection stage: the last task of the warm-up's graph, or one without a warm-up."""
+"""The selection stage: one task, which reads the warm-up's table or needs no warm-up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from smt_ray.documents.stages import SelectionSummary
 from smt_ray.reporting.text.progress import say
 from smt_ray.stages.jobs import SelectionJob
 
-if TYPE_CHECKING:  # workers import this file: it must not bring what only the driver needs
+if TYPE_CHECKING:  # workers import this file, but not the modules that only the driver needs
     from smt_ray.methods.blocks import EligibleBlocks
     from smt_ray.smt.selection import Selection
     from smt_ray.stages.plan import RunPlan
@@ -26,7 +26,7 @@ def make_selection(plan: RunPlan, blocks: EligibleBlocks) -> Finished[SelectionS
 
     Args:
         plan: The plan of the run.
-        blocks: What the model makes of the configuration.
+        blocks: The eligible blocks of the model.
     """
     began, stage = time.monotonic(), plan.selection
     assert stage is not None
@@ -40,7 +40,7 @@ def selection_job(plan: RunPlan, blocks: EligibleBlocks) -> SelectionJob:
 
     Args:
         plan: The plan of the run.
-        blocks: What the model makes of the configuration.
+        blocks: The eligible blocks of the model.
     """
     assert plan.selection is not None
     by_gradients = plan.config.selection.needs_gradients
@@ -57,7 +57,7 @@ def selection_job(plan: RunPlan, blocks: EligibleBlocks) -> SelectionJob:
 
 def start_selection(job: SelectionJob) -> ray.ObjectRef[SelectionSummary]:
     """Starts the task; returns a reference to the summary of the selection."""
-    # A process that has loaded a model ends; without one, a process of the reductions will do.
+    # max_calls=1 ends the process after its task, which frees the memory of a loaded model.
     calls = 0 if job.table else 1
     found: ray.ObjectRef[SelectionSummary] = (
         ray.remote(max_calls=calls)(_select).options(num_cpus=0).remote(job)
@@ -102,7 +102,7 @@ def _store(job: SelectionJob, selection: Selection) -> None:
         name: module.shape[0] * module.shape[1] // selection.block_size**2
         for name, module in selection.modules.items()
     }
-    # The title names no run: runs share the selection, and each would make the same bytes.
+    # The title does not name the run, because runs share a selection and its picture.
     title = (
         f"selected by {selection.score}, scope {selection.scope}\n"
         f"{selection.num_blocks} blocks of {selection.block_size} x {selection.block_size},"

@@ -1,4 +1,4 @@
-"""The tokens stage: a run's rows as token ids, made once and read by every worker."""
+"""The tokens stage: the rows of a run as token ids, made once and read by every worker."""
 
 from __future__ import annotations
 

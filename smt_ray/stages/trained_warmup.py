@@ -1,8 +1,8 @@
 """The trained warm-up (``mode: trained``): full fine-tuning steps whose weights are kept.
 
 It is a training of ``method: full`` through Ray Train, with ranks, checkpoints and recovery. It
-leaves a score table and a model rather than an adapter: blocks are selected by the sum of the
-gradients that its steps saw, and SMT continues from the weights that they made.
+leaves a score table and a model instead of an adapter: blocks are selected by the sum of the
+gradients of its steps, and SMT continues from the updated weights.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from smt_ray.training.assembly import TrainingSettings
 from smt_ray.training.settings import warmup_settings
 from smt_ray.warmup.gradient_sums import GradientSums, make_statistics
 
-_SUM = "/gradient_sum"  # the end of a sum's name in a checkpoint
+_SUM = "/gradient_sum"  # ends the name of a gradient sum in a checkpoint
 
 
 def make_trained_warmup(
@@ -46,7 +46,7 @@ def make_trained_warmup(
 
     Args:
         plan: The plan of the run.
-        blocks: What the model makes of the configuration.
+        blocks: The eligible blocks of the model.
         board: The progress actor.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Training through Ray Train, which takes care of checkpoints, lost ranks and lost drivers."""
+"""Training through Ray Train, which handles checkpoints, lost ranks and lost drivers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from smt_ray.stages.jobs import TrainingJob
 from smt_ray.stages.plan import RunPlan
 from smt_ray.stages.rank import PROGRESS, train_worker
 
-_ROUNDS = 5  # of waiting for a place, which other work may take first
+_ROUNDS = 5  # attempts: other work may take the place that was waited for
 
 Worker = Callable[[dict[str, Any]], "RankOutcome | UserError"]
 
@@ -80,7 +80,7 @@ def make_training(
 
 
 def say_outcome(kind: str, outcome: RankOutcome, config: RunConfig) -> None:
-    """Says what is worth a line of how a training went."""
+    """Prints whether a training resumed and whether its batching fell back."""
     if outcome.resumed_from:
         say(f"{kind}: resumed from the checkpoint at step {outcome.resumed_from}")
     if outcome.batching_fallback:
@@ -100,11 +100,11 @@ def fit(
     """Trains to the end, resuming from the latest checkpoint of the stage if there is one.
 
     Args:
-        job: What every rank needs.
+        job: The job of every rank.
         stage: The stage that is made.
         board: The progress actor.
         worker: The function of a rank.
-        callbacks: Callbacks of Ray Train, told of every checkpoint and its metrics.
+        callbacks: Callbacks of Ray Train, which receive every checkpoint and its metrics.
 
     Returns:
         The outcome of rank 0.
@@ -166,13 +166,13 @@ def _make_trainer(
 def _interrupts_as_before() -> Iterator[None]:
     """Makes an interrupt raise KeyboardInterrupt, during training and afterwards.
 
-    Ray Train installs its own handler for good: it exits while ranks train, and does nothing
-    afterwards. A submitted job is stopped in the same way.
+    Ray Train installs its own handler and leaves it there: the handler exits while ranks train, and
+    does nothing afterwards. A submitted job is stopped by the same signal.
     """
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
-    except SystemExit:  # its code does not say whose it is
+    except SystemExit:  # its code does not show that Ray Train raised it
         raise KeyboardInterrupt from None
     finally:
         if threading.current_thread() is threading.main_thread():
@@ -190,11 +190,11 @@ def _workers_lost(kind: str, max_failures: int, error: BaseException) -> UserErr
 
 
 def scaling(num_workers: int, resources: ProcessResources) -> ray.train.ScalingConfig:
-    """The placement of ranks: packed onto as few nodes as hold them.
+    """The placement of ranks, on as few nodes as possible.
 
     Args:
         num_workers: The number of ranks.
-        resources: The resources of each.
+        resources: The resources of each rank.
     """
     gpus = {"GPU": resources.num_gpus} if resources.num_gpus else {}
     return ray.train.ScalingConfig(
@@ -212,7 +212,7 @@ def _loopback() -> dict[str, str]:
 
 
 def _raised_by_our_code(error: BaseException) -> bool:
-    """Whether a rank raised an error rather than died: a defect, which keeps its traceback."""
+    """Whether a rank raised an error, which is a defect; otherwise a rank died."""
     failures = getattr(error, "worker_failures", {}).values()
     return any(not type(failure).__module__.startswith("ray.") for failure in failures)
 

@@ -4,9 +4,9 @@
     shard 1 ──┼─────────────────────────┼─> reduce k_proj ─┼─> table
     shard N ──┘ (streams of gradients)  └─> reduce v_proj ─┘
 
-Shards stream their modules out one by one and leave their processes. Each reduction adds N sums in
-the order of the shards and makes the module's rows of the table. The driver passes references on
-and fetches none of them. A lost task is run again: every task is a function of its arguments.
+Shards stream their modules one by one, and their processes end. Each reduction adds N sums in the
+order of the shards and makes the module's rows of the table. The driver passes references on and
+fetches none of them. A lost task can run again, because every task is a function of its arguments.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from smt_ray.stages.jobs import WarmupJob
 from smt_ray.training.metrics_log import write_records
 from smt_ray.warmup.parts import ModuleStatistics, ShardPart
 
-if TYPE_CHECKING:  # workers import this file: it must not bring what only the driver needs
+if TYPE_CHECKING:  # workers import this file, but not the modules that only the driver needs
     from smt_ray.methods.blocks import EligibleBlocks
     from smt_ray.stages.plan import RunPlan
 
@@ -44,7 +44,7 @@ def make_warmup(plan: RunPlan, blocks: EligibleBlocks, board: Any) -> Finished[W
 
     Args:
         plan: The plan of the run.
-        blocks: What the model makes of the configuration.
+        blocks: The eligible blocks of the model.
         board: The progress actor.
 
     Raises:
@@ -52,7 +52,7 @@ def make_warmup(plan: RunPlan, blocks: EligibleBlocks, board: Any) -> Finished[W
     """
     began, config, stage = time.monotonic(), plan.config, plan.warmup
     assert stage is not None
-    # Shards can take turns: one place is enough.
+    # Shards can run one after another, so one place is enough.
     resources = plan_processes(
         config.resources, 1, cluster_nodes(), "warmup.num_shards",
         gpus_each=config.warmup.gpus_per_shard,
@@ -77,7 +77,7 @@ def warmup_job(plan: RunPlan, blocks: EligibleBlocks, resources: ProcessResource
 
     Args:
         plan: The plan of the run.
-        blocks: What the model makes of the configuration.
+        blocks: The eligible blocks of the model.
         resources: The resources of one shard.
     """
     assert plan.warmup is not None
@@ -94,7 +94,7 @@ def warmup_job(plan: RunPlan, blocks: EligibleBlocks, resources: ProcessResource
 
 
 def _attempts(board: Any) -> dict[str, int]:
-    """How often each shard was started; repeated starts are said."""
+    """The number of starts of each shard; repeated starts are printed."""
     starts: dict[int, list[int]] = ray.get(board.starts.remote(PROGRESS))
     for shard, processes in sorted(starts.items()):
         if len(processes) > 1:
@@ -112,7 +112,7 @@ def run_graph(job: WarmupJob, board: Any) -> None:
     streams = _start_shards(job, board)
     # Zero CPUs: reductions would otherwise wait for shards that hold all CPUs.
     reduce = ray.remote(_reduce).options(num_cpus=0)
-    # Each running reduction is a process that imports torch: no more of them than CPUs.
+    # Each running reduction is a process that imports torch, so at most one runs for each CPU.
     most_running = max(1, int(sum(node.get("CPU", 0.0) for node in cluster_nodes())))
     rows: list[ray.ObjectRef[Any]] = []
     running: list[ray.ObjectRef[Any]] = []
@@ -130,7 +130,7 @@ def run_graph(job: WarmupJob, board: Any) -> None:
 
 def _start_shards(job: WarmupJob, board: Any) -> list[Iterator[ray.ObjectRef[Any]]]:
     threads = {"OMP_NUM_THREADS": str(job.resources.num_threads)}
-    # A lost worker is replaced; an error of our own code would only be raised again.
+    # Ray retries lost workers but not errors, which our code would only raise again.
     shard = ray.remote(max_calls=1)(_shard).options(
         **job.resources.options(), num_returns="streaming", max_retries=3,
         runtime_env={"env_vars": threads},
@@ -181,7 +181,7 @@ def _shard(job: WarmupJob, index: int, board: Any) -> Iterator[ShardPart]:
 
 
 def _reporter(board: Any, index: int) -> Callable[[int, float], None]:
-    """A function that tells the board of every finished step of a shard."""
+    """A function that reports every finished step of a shard to the board."""
     from smt_ray.tracking.records import make_record
 
     num_done = itertools.count(1)
