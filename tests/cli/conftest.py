@@ -1,4 +1,4 @@
-"""A command that is refused, and runs and stages that look finished."""
+"""Fixtures for refused commands: the command line, and runs and stages that look finished."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def offline_and_without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 @pytest.fixture
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Runs a command that must be refused; gives its error line without ``error: ``."""
+    """Runs a command that must be refused; returns its error line without ``error: ``."""
 
     def run(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["smt-ray", *arguments])

@@ -1,4 +1,4 @@
-"""What tests of refused commands share: what a line must name, and stages that look finished."""
+"""Shared parts of tests of refused commands: a check of the line, and finished-looking stages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SUMMARIES: dict[str, Document] = {
     ),
     "evaluation": EvaluationSummary(protocol="generate", tasks={}),
 }  # fmt: skip
-"""By kind of stage."""
+"""The summaries by kind of stage."""
 
 
 def assert_names(line: str, *parts: str) -> None:

@@ -1,4 +1,4 @@
-"""The check-data command: its table, its file, and what it refuses."""
+"""Claims about the check-data command: its table, its file and its errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 @pytest.fixture
 def arguments(tmp_path: Path) -> list[str]:
-    """A run of which one test question in two was trained on, once with its answer."""
+    """The config of a run whose training rows hold half of the test questions of SVAMP."""
     training = [{"instruction": q, "output": "!", "answer": "4"} for q in QUESTIONS]
     write(tmp_path / "train.json", training)
     asked = [("Ann has 3 pens. How many?", "3"), ("two and two", "4.0"), ("New?", "4"), ("?", "4")]
@@ -35,7 +35,7 @@ def arguments(tmp_path: Path) -> list[str]:
             "data.validation_rows=0", "evaluation.base_likelihood=false"]  # fmt: skip
 
 
-def test_questions_that_were_trained_on_are_counted_by_task(
+def test_questions_in_the_training_rows_are_counted_by_task(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -56,8 +56,6 @@ def test_questions_that_were_trained_on_are_counted_by_task(
     ]
 
 
-def test_a_config_without_tasks_has_nothing_to_check(
-    refused: Refused, arguments: list[str]
-) -> None:
+def test_a_config_without_tasks_is_refused(refused: Refused, arguments: list[str]) -> None:
     found = refused("check-data", *arguments, "evaluation.tasks=[]")
     assert_names(found, "evaluation.tasks", "must name the tasks", "[math]")

@@ -1,4 +1,4 @@
-"""The command line itself: usage, interruption, and which errors are a user's."""
+"""Claims about the command line itself: usage, interrupts, and the errors of users."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from smt_ray.errors import UserError
     [["runn"], ["run", "--untill", "training"], ["merge", "--run", "mine"], ["log"], ["evaluate"]],
     ids=" ".join,
 )
-def test_a_wrong_command_line_ends_with_2_and_says_how(
+def test_a_wrong_command_line_ends_with_2_and_shows_the_usage(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["smt-ray", *arguments])
@@ -59,7 +59,7 @@ def open_once_it_is_read(pipe: Path, reader: subprocess.Popen[str]) -> int:
     raise AssertionError(f"the process has ended: {reader.communicate()}")
 
 
-def test_an_interrupted_command_says_how_to_go_on_and_ends_with_130(tmp_path: Path) -> None:
+def test_an_interrupted_command_says_how_to_resume_and_ends_with_130(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.yaml"
     os.mkfifo(pipe)
     with subprocess.Popen(
@@ -86,7 +86,7 @@ def test_a_defect_of_ours_keeps_its_traceback() -> None:
 
 
 class WrappedError(Exception):
-    """As Ray hands on what a task raised: the error itself, or one that has it as its cause."""
+    """An error like Ray's, which has the error of a task as its cause."""
 
     def __init__(self, cause: BaseException | None = None) -> None:
         super().__init__("a task failed\nwith many\nlines")
@@ -94,7 +94,7 @@ class WrappedError(Exception):
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
-def test_a_users_error_is_found_behind_what_ray_wraps_around_it(
+def test_a_users_error_is_found_inside_rays_errors(
     capsys: pytest.CaptureFixture[str], depth: int
 ) -> None:
     error: BaseException = UserError("seed", "must be\nsmall", got=9)
@@ -110,7 +110,9 @@ def test_a_users_error_is_found_behind_what_ray_wraps_around_it(
     assert capsys.readouterr().err == "error: seed: must be small; got 9\n"
 
 
-def test_a_users_error_is_found_behind_a_python_cause(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_users_error_is_found_as_the_cause_of_another_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def fail() -> None:
         raise RuntimeError("wrapped") from UserError("seed", "must be small")
 

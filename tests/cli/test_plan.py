@@ -1,4 +1,4 @@
-"""The plan command: its answer, and what it refuses."""
+"""Claims about the plan command: its answer and its errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from smt_ray import cli
 from tests.cli.refusals import Refused, assert_names
 
 
-def test_a_plan_prints_its_answer_and_ends_with_0_whether_it_fits_or_not(
+def test_a_plan_that_does_not_fit_is_printed_and_ends_with_0(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     small = "model={architecture: {model_type: llama, hidden_size: 32, intermediate_size: 64,"

@@ -1,4 +1,4 @@
-"""A run that cannot work is refused by one line that says why, before Ray starts."""
+"""Claims about bad input to a run: one line names it, and Ray is not started."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ ROW = {"instruction": "Add 1 and 2.", "input": "", "output": "It is 3.", "answer
     [
         (["trainig.max_steps=3"], ["trainig: unknown key", "did you mean training?"]),
         (["training.max_step=3"], ["training.max_step: unknown key", "did you mean max_steps?"]),
-        (["seed='3'"], ["seed: ", "valid integer", "got '3'", "Fix: The seed of the order of rows"]),
+        (
+            ["seed='3'"],
+            ["seed: ", "valid integer", "got '3'", "Fix: The seed of the order of rows"],
+        ),
         (["data.prompt=dirty"], ["data.prompt: ", "'clean' or 'legacy'", "got 'dirty'"]),
         (["selection.budget=0"], ["selection.budget: ", "greater than 0", "got 0"]),
         (["selection.budget=1.5"], ["selection.budget: ", "less than or equal to 1", "got 1.5"]),
@@ -157,7 +160,7 @@ def test_bad_training_rows_are_refused(
     assert_names(refused("run", f"data.train=[{path}]"), path, *parts)
 
 
-def test_training_rows_that_are_not_there_are_refused(refused: Refused, tmp_path: Path) -> None:
+def test_missing_training_rows_are_refused(refused: Refused, tmp_path: Path) -> None:
     line = refused("run", "data.train=[a.json]", f"data.dir={tmp_path}")
     assert_names(line, f"{tmp_path}/a.json: must be a readable JSON", "No such file", "data.dir")
 

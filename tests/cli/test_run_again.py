@@ -1,4 +1,4 @@
-"""Claims about earlier work: damaged artifacts and taken names are refused and left alone."""
+"""Claims about earlier runs: damaged artifacts and taken names are refused and not changed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_name_of_a_run_with_another_config_is_refused(
     )
 
 
-def test_a_refused_config_does_not_take_its_name(refused: Refused, storage: Storage) -> None:
+def test_a_refused_config_does_not_reserve_its_name(refused: Refused, storage: Storage) -> None:
     named = ("run", f"storage={storage.root}", "name=mine")
     assert_names(refused(*named, "selection.block_size=48"), "selection.block_size: must divide")
     line = refused(*named, "selection.budget=0.9")

@@ -1,4 +1,4 @@
-"""`ray job submit` against a head of its own: every pipeline, small parcels, exit codes kept."""
+"""Claims about `ray job submit` on a separate head: all pipelines, small packages, exit codes."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Head:
     """A Ray head with its dashboard.
 
     Attributes:
-        address: Of its dashboard.
+        address: The address of its dashboard.
         folder: The working directory that jobs ship.
-        storage: Where their runs are.
+        storage: The storage of their runs.
         session: Ray's own folder.
-        environment: Of the commands.
+        environment: The environment of the commands.
     """
 
     address: str
@@ -47,7 +47,7 @@ class Head:
     environment: dict[str, str]
 
     def submit(self, pipeline: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
-        """What the README says, until the job has ended."""
+        """Submits a job as the README says, and waits for its end."""
         script = ["--", "python", f"pipelines/{pipeline}.py", *map(str, arguments)]
         return subprocess.run(
             ["ray", "job", "submit", "--address", self.address, "--working-dir", self.folder,
@@ -56,7 +56,7 @@ class Head:
         )  # fmt: skip
 
     def exit_code(self) -> int | None:
-        """Of the latest job's driver."""
+        """The exit code of the latest job's driver."""
         from ray.job_submission import JobSubmissionClient
 
         jobs = JobSubmissionClient(self.address).list_jobs()
@@ -84,18 +84,18 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     for name in (".venv", "smt_ray_storage", "mlruns", "models"):
         (folder / name).mkdir()
         (folder / name / "large.bin").write_bytes(b"0" * 1000)
-    # The agent, which starts jobs, has a port of its own: by default the one of another Ray here.
+    # The agent, which starts jobs, needs a free port: another Ray may use the default one.
     port, agent_port = free_port(), free_port()
-    # Ray's sockets lie below its folder, and their names must be short.
+    # Ray puts sockets below its folder, and their names must be short.
     session = Path(os.environ.get("TMPDIR", "/tmp")) / f"smt_ray_head_{port}"
     environment = {
         **{key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
-        "HOME": str(scratch),  # without a token of the machine's
-        "RAY_AUTH_MODE": "disabled",  # another Ray in this process may have asked for one
+        "HOME": str(scratch),  # hides a token of this machine
+        "RAY_AUTH_MODE": "disabled",  # another Ray in this process may need one
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RAY_worker_niceness": "0",
     }
-    environment.pop("PYTHONPATH", None)  # jobs run what they ship
+    environment.pop("PYTHONPATH", None)  # jobs must run the code that they ship
     leader = processes.start(
         ["ray", "start", "--head", "--block", "--port=0", "--num-cpus=2", "--num-gpus=0",
          "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={port}",
@@ -119,7 +119,7 @@ def _wait_for(address: str, leader: Any, log: Path) -> None:
     while True:
         assert leader.poll() is None, log.read_text()
         try:
-            JobSubmissionClient(address).submit_job(entrypoint="true")  # its agent comes up last
+            JobSubmissionClient(address).submit_job(entrypoint="true")  # its agent starts last
             return
         except (ConnectionError, RuntimeError):
             assert time.monotonic() < deadline, log.read_text()
@@ -128,7 +128,7 @@ def _wait_for(address: str, leader: Any, log: Path) -> None:
 
 @pytest.fixture(scope="module")
 def finetuned(head: Head) -> str:
-    """What the job of a run said."""
+    """The output of a run's job."""
     head.storage.mkdir()
     config = head.storage / "run.yaml"
     config.write_text(yaml.safe_dump(run_values(head.storage)))
@@ -137,21 +137,21 @@ def finetuned(head: Head) -> str:
     return done.stdout + done.stderr
 
 
-def test_a_submitted_run_leaves_its_results_in_the_storage(head: Head, finetuned: str) -> None:
+def test_a_submitted_run_writes_its_results_into_the_storage(head: Head, finetuned: str) -> None:
     metrics = json.loads((head.storage / "runs/quick/metrics.json").read_text())
     assert metrics["tasks"]["tiny_arithmetic"]["num_rows"] == 8
     manifest = json.loads((head.storage / "runs/quick/run.json").read_text())
     assert (manifest["status"], manifest["config"]["seed"]) == ("FINISHED", 1)
 
 
-def test_progress_comes_as_plain_lines_where_there_is_no_terminal(finetuned: str) -> None:
+def test_progress_is_printed_as_plain_lines_without_a_terminal(finetuned: str) -> None:
     assert "selection: done in" in finetuned
     own = [line for line in finetuned.splitlines() if line.startswith(("training", "evaluat"))]
     assert own
     assert not any("\r" in line or "\x1b[" in line for line in own)
 
 
-def test_what_a_job_ships_is_the_code_alone(head: Head, finetuned: str) -> None:
+def test_a_job_ships_only_the_code(head: Head, finetuned: str) -> None:
     (package,) = head.session.glob("session_2*/runtime_resources/working_dir_files/_ray_pkg_*/")
     assert set(SHIPPED) <= {path.name for path in package.iterdir()}
     assert not [name for name in LEFT if (package / name).exists()]
@@ -159,7 +159,7 @@ def test_what_a_job_ships_is_the_code_alone(head: Head, finetuned: str) -> None:
     assert size < 5e6
 
 
-def test_a_run_that_is_refused_fails_its_job_with_the_commands_exit_code(
+def test_a_refused_run_fails_its_job_with_the_exit_code_of_the_command(
     head: Head, finetuned: str
 ) -> None:
     done = head.submit("finetune", head.storage / "run.yaml", "selection.budget=2")
@@ -169,8 +169,8 @@ def test_a_run_that_is_refused_fails_its_job_with_the_commands_exit_code(
     assert head.exit_code() == 2
 
 
-def test_the_other_pipelines_are_submitted_likewise(head: Head, finetuned: str) -> None:
-    """Of what the run left: its training is the comparison's only cell and the search's trial."""
+def test_the_other_pipelines_can_be_submitted_too(head: Head, finetuned: str) -> None:
+    """The comparison's only cell and the search's only trial reuse the training of the run."""
     done = head.submit(
         "evaluate", "--run", "quick", "--task", "tiny_commonsense", "--storage", head.storage,
         "--set", "evaluation.max_rows=4",

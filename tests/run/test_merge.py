@@ -1,4 +1,4 @@
-"""A merged model is written whole or not at all."""
+"""Claims about merging: a merged model is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Written:
 
 @pytest.fixture
 def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
-    """It holds the trained run ``mine``, whose model and tokenizer are a file each."""
+    """A storage with the trained run ``mine``, whose model and tokenizer are one file each."""
     storage = Storage(str(tmp_path / "storage"))
     config = load_config(None, [f"storage={storage.root}", "name=mine"])
     run = RunFolder(storage, "mine")
@@ -46,7 +46,7 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """An empty folder to write below."""
+    """An empty folder to write into."""
     (tmp_path / "place").mkdir()
     return tmp_path / "place"
 
@@ -60,7 +60,7 @@ def break_down(*_: Any) -> Any:
 
 
 @pytest.mark.parametrize("out", ["new", "new/and/deep", "empty", "link"])
-def test_the_folder_holds_the_model_and_nothing_stays_beside_it(
+def test_the_folder_holds_the_model_and_nothing_is_left_beside_it(
     storage: Storage, place: Path, out: str
 ) -> None:
     if out == "empty":
@@ -73,7 +73,7 @@ def test_the_folder_holds_the_model_and_nothing_stays_beside_it(
     assert {path.name for path in place.iterdir()} <= {out.partition("/")[0], "aim"}
 
 
-def test_a_relative_folder_is_below_the_working_folder(
+def test_a_relative_folder_is_below_the_working_directory(
     storage: Storage, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
@@ -82,7 +82,7 @@ def test_a_relative_folder_is_below_the_working_folder(
 
 
 @pytest.mark.parametrize("parent", ["file", "file/below", "/proc"])
-def test_a_folder_that_cannot_be_written_is_refused_before_the_model_is_loaded(
+def test_an_unwritable_folder_is_refused_before_the_model_is_loaded(
     storage: Storage, place: Path, monkeypatch: pytest.MonkeyPatch, parent: str
 ) -> None:
     monkeypatch.setattr(merge, "load_model", break_down)
@@ -117,7 +117,7 @@ def test_an_existing_file_or_folder_is_not_replaced(
 
 @pytest.mark.parametrize("step", ["trained_adapter", "load_model", "load_tokenizer"])
 @pytest.mark.parametrize("out", ["new", "new/and/deep", "empty"])
-def test_a_merge_that_fails_leaves_nothing_behind_and_can_be_repeated(
+def test_a_failed_merge_leaves_nothing_behind_and_can_be_repeated(
     storage: Storage, place: Path, step: str, out: str
 ) -> None:
     (place / "empty").mkdir()

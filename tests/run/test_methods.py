@@ -1,4 +1,4 @@
-"""Claims about runs of other methods than smt: one config key, and the rest is the same."""
+"""Claims about runs of other methods than smt, which differ in one config key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run_with(
     method: str, whole: Any, stages_of: Callable[[Sequence[str]], Path],
     quick: Callable[..., RunConfig], *overrides: str,
 ) -> tuple[RunMetrics, Path]:  # fmt: skip
-    """A short run on what smt's has made already: its metrics, and its storage."""
+    """Carries out a short run that reuses stages of the smt run; its metrics and its storage."""
     from smt_ray.run import flow
 
     storage = stages_of(SHARED)
@@ -48,7 +48,7 @@ def run_with(
 
 
 def check_merged(metrics: RunMetrics, storage: Path, out: Path) -> set[str]:
-    """The adapter moves the base, and the merged model alone predicts the same; its files."""
+    """Checks that adapter and merged model predict the same; returns the adapter's files."""
     merge_run(Storage(str(storage)), metrics.name, out)
     adapter = storage / "stages" / metrics.stages["training"].stage / "adapter"
     model, ids = AutoModelForCausalLM.from_pretrained(MODEL_DIR), torch.arange(3, 43).view(2, 20)
@@ -66,7 +66,7 @@ def blocks(selection: Selection) -> dict[str, list[list[int]]]:
     return {name: module.indices.tolist() for name, module in selection.modules.items()}
 
 
-def test_lora_by_budget_through_ray(
+def test_lora_with_a_budget_runs_through_ray(
     whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Callable[..., RunConfig],
     tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -81,7 +81,7 @@ def test_lora_by_budget_through_ray(
     assert files == {"adapter_config.json", "adapter_model.safetensors", "base_model.json"}
 
 
-def test_full_through_ray(
+def test_full_runs_through_ray(
     whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Callable[..., RunConfig],
     tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -93,7 +93,7 @@ def test_full_through_ray(
     assert files == {"tuned_model.safetensors", "base_model.json"}
 
 
-def test_dora_through_ray(
+def test_dora_runs_through_ray(
     whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Callable[..., RunConfig],
     tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -111,7 +111,7 @@ def test_dora_through_ray(
     assert files == {"adapter_config.json", "adapter_model.safetensors", "base_model.json"}
 
 
-def test_the_random_control_trains_as_many_blocks_without_a_warm_up(
+def test_the_random_control_trains_the_same_number_of_blocks_without_a_warm_up(
     whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Callable[..., RunConfig],
     tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -141,7 +141,7 @@ def test_the_random_control_trains_as_many_blocks_without_a_warm_up(
     check_merged(metrics, storage, tmp_path / "merged")
 
 
-def test_a_control_selects_without_a_warm_up_by_groups_too(
+def test_a_control_selects_by_groups_without_a_warm_up(
     stages_of: Callable[[Sequence[str]], Path], quick: Callable[..., RunConfig]
 ) -> None:
     from smt_ray.run import flow

@@ -1,4 +1,4 @@
-"""Claims about what goes wrong in workers and actors, and how little of it a user must see."""
+"""Claims about failures of workers and actors, and about the messages that users see."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STAGES = (
 )  # fmt: skip
 
 
-def test_a_model_that_a_worker_cannot_load_is_one_line(
+def test_a_model_that_a_worker_cannot_load_is_reported_in_one_line(
     cluster: None, model_folder: Path, rows_folder: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -42,7 +42,7 @@ def test_a_model_that_a_worker_cannot_load_is_one_line(
     assert "Traceback" not in said
 
 
-def test_a_tracking_actor_that_dies_takes_no_run_with_it(
+def test_a_dead_tracking_actor_fails_no_run(
     whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Callable[..., RunConfig],
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -64,7 +64,7 @@ def test_a_tracking_actor_that_dies_takes_no_run_with_it(
     assert "smt-ray log quick" in capsys.readouterr().err
 
 
-def test_ranks_that_the_cluster_cannot_hold_cost_no_warm_up(
+def test_ranks_that_the_cluster_cannot_hold_are_refused_before_the_warm_up(
     cluster: None, quick: Callable[..., RunConfig], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -96,7 +96,7 @@ def test_ranks_wait_for_resources_that_other_work_holds(
     waiting.wait_for_place("training", 2, rank, 60.0)
     ends.join()
     assert capsys.readouterr().err.count("training: waiting for 2 x 1 CPU") == 1
-    waiting.wait_for_place("training", 2, rank, 60.0)  # what was asked for was given back
+    waiting.wait_for_place("training", 2, rank, 60.0)  # the place of the first wait is free again
 
 
 @pytest.mark.parametrize("until", ["warmup", "evaluation"])

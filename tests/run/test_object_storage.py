@@ -1,6 +1,6 @@
-"""Claims about a run whose storage is a bucket: killed, gone on with, and what it leaves where.
+"""Claims about a run whose storage is a bucket: it is killed, resumed, and read by commands.
 
-Secrets are in its environment: no log, artifact or MLflow entry may have them.
+Its environment has secrets, which no log, artifact or MLflow entry may contain.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from tests.object_store import BUCKET, s3_server
 pytestmark = pytest.mark.slow
 
 ROOT = f"s3://{BUCKET}/runs"
-KILL_AT = 10  # steps: the checkpoint before is whole
-TASKS = ["tiny_commonsense", "tiny_arithmetic"]  # the run's own: evaluated before
+KILL_AT = 10  # the step of a checkpoint; the one before it is complete
+TASKS = ["tiny_commonsense", "tiny_arithmetic"]  # the run has evaluated them
 CANARY = "canary7f3a9c"
 SECRETS = {
     "HF_TOKEN": f"hf_{CANARY}",
@@ -44,13 +44,13 @@ SECRETS = {
 
 @dataclass(frozen=True)
 class BucketRun:
-    """A run in a bucket, killed in mid-training and gone on with to its end.
+    """A run in a bucket that was killed during training and then resumed to its end.
 
     Attributes:
         storage: The bucket.
-        logs: What its two drivers said.
-        scratch: Their temporary directory.
-        ray: Ray's, with all its logs.
+        logs: The logs of its two drivers.
+        scratch: The temporary directory of the drivers.
+        ray: The temporary directory of Ray, with all its logs.
         tracking: The folder of MLflow's database and artifacts.
     """
 
@@ -68,7 +68,7 @@ class BucketRun:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """A short name: sockets of Ray's lie below it."""
+    """A folder with a short name, because Ray puts sockets below it."""
     path = Path(tempfile.mkdtemp(prefix="smt", dir="/tmp"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
@@ -76,7 +76,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def environment(whole: Any, folder: Path) -> Iterator[dict[str, str]]:
-    """Everything that the run's drivers find in their environment; this process has it too."""
+    """The environment of the run's drivers; the bucket's variables are set in this process too."""
     places = {"TMPDIR": str(folder / "tmp"), "RAY_TMPDIR": str(folder / "ray")}
     for place in places.values():
         Path(place).mkdir()
@@ -122,7 +122,7 @@ def _wait_for_checkpoint(storage: Storage, driver: subprocess.Popen[bytes], log:
         time.sleep(0.1)
 
 
-def test_a_killed_run_goes_on_from_the_bucket_to_the_undisturbed_adapter(
+def test_a_killed_run_resumes_from_the_bucket_and_ends_with_the_same_adapter(
     whole: Any, bucket_run: BucketRun
 ) -> None:
     training = bucket_run.stage("training")
@@ -132,7 +132,7 @@ def test_a_killed_run_goes_on_from_the_bucket_to_the_undisturbed_adapter(
         assert {p.name: p.read_bytes() for p in adapter.iterdir()} == whole.adapter
 
 
-def test_all_that_a_run_leaves_is_in_the_bucket(whole: Any, bucket_run: BucketRun) -> None:
+def test_all_files_of_a_run_are_in_the_bucket(whole: Any, bucket_run: BucketRun) -> None:
     ours = {file for file in bucket_run.storage.list_files("") if "/checkpoints/" not in file}
     theirs = {
         file for file in Storage(str(whole.storage)).list_files("") if "/checkpoints/" not in file
@@ -166,14 +166,14 @@ def test_commands_on_a_run_read_it_from_the_bucket(
     assert answer.predictions == bucket_run.stage("evaluation_tuned").uri
 
 
-def test_nothing_of_a_run_stays_in_the_temporary_directory(bucket_run: BucketRun) -> None:
+def test_a_run_leaves_nothing_in_the_temporary_directory(bucket_run: BucketRun) -> None:
     left = os.listdir(bucket_run.scratch)
     assert not [name for name in left if not name.startswith("torchinductor_")]
 
 
 @pytest.fixture(scope="module")
 def bucket_search(bucket_run: BucketRun, environment: dict[str, str], folder: Path) -> Path:
-    """What a search of one trial in the same bucket said, which shares the run's warm-up."""
+    """The log of a search with one trial in the same bucket, which shares the run's warm-up."""
     run = yaml.safe_load((folder / "run.yaml").read_text())
     del run["name"]
     run["training"] |= {"max_steps": 4, "validate_every_steps": 2}
@@ -191,7 +191,9 @@ def bucket_search(bucket_run: BucketRun, environment: dict[str, str], folder: Pa
     return log
 
 
-def test_secrets_of_the_environment_are_nowhere(bucket_run: BucketRun, bucket_search: Path) -> None:
+def test_no_file_contains_a_secret_of_the_environment(
+    bucket_run: BucketRun, bucket_search: Path
+) -> None:
     storage = bucket_run.storage
     assert storage.exists("searches/searched/search.json")
     places = [bucket_run.ray, bucket_run.tracking]

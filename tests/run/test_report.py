@@ -61,7 +61,7 @@ def run(tmp_path: Path) -> RunFolder:
     return run
 
 
-def test_the_contents_are_those_of_the_artifacts(run: RunFolder) -> None:
+def test_the_contents_come_from_the_artifacts(run: RunFolder) -> None:
     contents = read_contents(run)
     (weight,) = contents.weights
     assert (weight.name, weight.shape, weight.block_size) == (MODULE, (8, 12), 4)
@@ -74,7 +74,7 @@ def test_the_contents_are_those_of_the_artifacts(run: RunFolder) -> None:
     assert not contents.missing
 
 
-def test_the_page_is_written_into_the_runs_folder_and_sent_with_it(run: RunFolder) -> None:
+def test_the_page_is_written_into_the_runs_folder_and_sent_to_the_tracker(run: RunFolder) -> None:
     place = write_report_of(run.storage.root, "mine")
     assert place == run.storage.uri("runs/mine/report.html")
     page = Path(place).read_text(encoding="utf-8")
@@ -84,7 +84,7 @@ def test_the_page_is_written_into_the_runs_folder_and_sent_with_it(run: RunFolde
         assert (place, None) in snapshot.artifacts
 
 
-def test_an_artifact_that_is_gone_is_named_and_the_rest_is_shown(run: RunFolder) -> None:
+def test_a_missing_artifact_is_named_and_the_rest_is_shown(run: RunFolder) -> None:
     gone = Path(run.storage.uri("stages/training-1/metrics.jsonl"))
     gone.unlink()
     contents = read_contents(run)
@@ -103,7 +103,7 @@ def test_a_run_that_has_not_ended_has_a_page_of_its_finished_stages(run: RunFold
         assert f">{stage}<" in page
 
 
-def test_an_artifact_that_cannot_be_read_is_an_error_but_fails_no_run(
+def test_an_unreadable_artifact_is_an_error_but_fails_no_run(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = Path(run.storage.uri("stages/selection-0/selection.safetensors"))

@@ -1,4 +1,4 @@
-"""Claims about what tracking is told of a run, from its folder alone."""
+"""Claims about the data of a run for trackers, which is read only from its folder."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(plan: RunPlan) -> RunFolder:
 
 
 def finish(run: RunFolder, plan: RunPlan, **settings: Any) -> None:
-    """Puts a training and two evaluations where a flow would."""
+    """Writes a training and two evaluations as a flow does."""
     storage, stage = plan.storage, plan.training
     log = MetricsLog(storage, stage.path("metrics.jsonl"), 0)
     for step in (1, 2):
@@ -67,7 +67,7 @@ def finish(run: RunFolder, plan: RunPlan, **settings: Any) -> None:
     record.end(run, "FINISHED")
 
 
-def test_a_run_that_just_began_has_its_params_and_rows_and_nothing_else(
+def test_a_run_that_has_just_begun_has_only_its_params_and_rows(
     run: RunFolder, plan: RunPlan
 ) -> None:
     with read_snapshot(run) as snapshot:
@@ -104,7 +104,7 @@ def test_a_finished_run_has_its_curves_its_accuracies_and_its_adapter(
     assert "| boolq |" in run.storage.read_bytes(run.path("table.md")).decode()
     (table,) = snapshot.tables.values()
     assert table["tuned"] == [0.75]
-    assert set(table) == {"task", "base", "tuned", "majority"}  # what was asked for alone
+    assert set(table) == {"task", "base", "tuned", "majority"}  # only the requested evaluations
 
 
 def test_two_snapshots_of_one_folder_are_equal(run: RunFolder, plan: RunPlan) -> None:
@@ -123,26 +123,26 @@ def test_a_run_keeps_its_key_when_it_is_started_again(run: RunFolder, plan: RunP
     assert read_start(run) == replace(before, run_id="abc")
 
 
-def test_a_finished_run_that_is_started_again_keeps_the_stages_that_are_still_its_own(
+def test_a_restarted_run_keeps_the_stages_that_are_still_in_its_plan(
     run: RunFolder, plan: RunPlan, make_config: Callable[..., RunConfig]
 ) -> None:
     finish(run, plan)
     before = run.manifest().stages
     record.begin(run, plan)
     assert run.manifest().stages == before
-    # Fewer evaluations are asked for now: what is no part of the run is no longer in its record.
+    # With fewer evaluations, the record drops the stage that is no longer part of the run.
     fewer = make_plan(make_config("evaluation.base_likelihood=false", "evaluation.base=false"))
     run.update(semantic=fewer.config.semantic_tree())
     record.begin(run, fewer)
     assert set(before) - set(run.manifest().stages) == {"evaluation_base"}
-    # Nor is what is no longer there.
+    # A stage that was deleted is dropped, too.
     plan.storage._fs.delete_file(plan.storage.key(plan.training.path("manifest.json")))
     record.begin(run, make_plan(fewer.config))
     assert "training" not in run.manifest().stages
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_method_without_a_selection_says_what_it_trained(
+def test_a_method_without_a_selection_shows_its_trained_parameters(
     make_config: Callable[..., RunConfig], method: str
 ) -> None:
     plan = make_plan(make_config("evaluation.base_likelihood=false", f"method={method}"))

@@ -1,4 +1,4 @@
-"""Claims about runs that are cut off: killed ranks, killed drivers, losses that diverge."""
+"""Claims about runs that are cut off: killed ranks, killed drivers, diverging losses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 BEFORE_TRAINING = ("tokens", "warmup", "selection")
 NUM_STEPS = 40
-KILL_AT = 10  # where a checkpoint is being kept: the one before surely is
+KILL_AT = 10  # the step of a checkpoint in progress; the one before it is complete
 
 Quick = Callable[..., RunConfig]
 
@@ -34,10 +34,10 @@ Quick = Callable[..., RunConfig]
 def wait_for_checkpoint(
     folder: Path, alive: Callable[[], bool] = lambda: True, step: int = KILL_AT
 ) -> None:
-    """Waits until a training is about to have kept the checkpoint of a step."""
+    """Waits until a training begins to write the checkpoint of a step."""
     deadline = time.monotonic() + 240
     while not any(int(p.name.split("-")[1]) >= step for p in folder.glob("step-*")):
-        assert alive(), "it ended before"
+        assert alive(), "the run ended too early"
         assert time.monotonic() < deadline, f"no checkpoint in {folder}"
         time.sleep(0.02)
 
@@ -49,7 +49,7 @@ def losses(folder: Path) -> dict[int, float]:
     return {r["step"]: r["metrics"]["train/loss"] for r in records}
 
 
-def test_a_rank_that_is_killed_ends_with_the_undisturbed_adapter(
+def test_a_run_with_a_killed_rank_ends_with_the_same_adapter(
     whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Quick
 ) -> None:
     import ray
@@ -79,13 +79,13 @@ def test_a_rank_that_is_killed_ends_with_the_undisturbed_adapter(
 
 @dataclass(frozen=True)
 class CutOff:
-    """A run that was interrupted in mid-training, gone on with, and whose driver was killed.
+    """A run that was interrupted during training and resumed, and whose driver was then killed.
 
     Attributes:
-        interrupted: Exit code, last line and status of the interrupted driver.
-        storage: Where it was.
-        copy: The same, to go on from in another way.
-        stage: Name of its training stage.
+        interrupted: The exit code, last line and status of the interrupted driver.
+        storage: The storage of the run.
+        copy: A copy of the storage, to resume the run in another way.
+        stage: The name of the training stage.
     """
 
     interrupted: tuple[int, str, str]
@@ -96,7 +96,7 @@ class CutOff:
 
 @pytest.fixture(scope="module")
 def cut_off(whole: Any, quick: Quick, tmp_path_factory: pytest.TempPathFactory) -> CutOff:
-    """A driver with a cluster of its own, killed with all that it had started."""
+    """Interrupts a driver that has its own cluster; resumes it and kills all its processes."""
     storage, name = tmp_path_factory.mktemp("cut_off"), whole.stage("training").name
     for kind in BEFORE_TRAINING:
         shutil.copytree(whole.stage(kind), storage / "stages" / whole.stage(kind).name)
@@ -118,7 +118,7 @@ def cut_off(whole: Any, quick: Quick, tmp_path_factory: pytest.TempPathFactory) 
     try:
         wait_for_checkpoint(checkpoints, alive=lambda: driver.poll() is None, step=reached + 1)
     finally:
-        # Its workers too, which would go on for the seconds until they miss it.
+        # Its workers too: they would continue for seconds until they notice that it is gone.
         processes.kill(driver)
     assert not (storage / "stages" / name / "manifest.json").exists()
     assert json.loads(manifest.read_text())["status"] == "RUNNING"
@@ -127,7 +127,7 @@ def cut_off(whole: Any, quick: Quick, tmp_path_factory: pytest.TempPathFactory) 
     return CutOff(interrupted, storage, copy, name)
 
 
-def test_an_interrupt_in_training_ends_the_run_as_killed_and_says_how_to_go_on(
+def test_an_interrupt_in_training_ends_the_run_as_killed_and_says_how_to_resume(
     cut_off: CutOff,
 ) -> None:
     assert cut_off.interrupted == (
@@ -135,7 +135,7 @@ def test_an_interrupt_in_training_ends_the_run_as_killed_and_says_how_to_go_on(
     )  # fmt: skip
 
 
-def test_a_driver_that_is_killed_and_started_again_ends_with_the_undisturbed_adapter(
+def test_a_killed_and_restarted_driver_ends_with_the_same_adapter(
     whole: Any, cluster: None, cut_off: CutOff, quick: Quick
 ) -> None:
     from mlflow import MlflowClient
@@ -162,7 +162,7 @@ def test_a_driver_that_is_killed_and_started_again_ends_with_the_undisturbed_ada
     assert {point.step for point in history} == set(range(1, NUM_STEPS + 1))
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(
+def test_a_run_resumes_with_another_number_of_ranks(
     whole: Any, cluster: None, cut_off: CutOff, quick: Quick
 ) -> None:
     from smt_ray.run import flow
@@ -184,7 +184,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(
         assert (ours[key] - theirs[key]).norm() < 1e-2 * theirs[key].norm(), key
 
 
-def test_a_loss_that_diverges_ends_the_run_at_once_and_leaves_the_last_checkpoint(
+def test_a_diverging_loss_ends_the_run_at_once_and_keeps_the_last_checkpoint(
     cluster: None, stages_of: Callable[[Sequence[str]], Path], quick: Quick,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

@@ -1,4 +1,4 @@
-"""A password in MLflow's address, where no server is: nothing that is said or kept has it."""
+"""Claims about a password in MLflow's address: no message and no file contains it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CANARY = "canary83b1f0"
 
 @pytest.fixture
 def run(make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """A run that has begun, tracked to an address where nobody listens."""
+    """A run that has begun and is tracked at an address without a server."""
     uri = f"http://somebody:{CANARY}@127.0.0.1:{free_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     plan = make_plan(make_config("tracking.enabled=true"))
@@ -31,7 +31,7 @@ def run(make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) 
     return folder
 
 
-def test_what_the_writer_says_of_a_server_that_is_away_has_no_password(
+def test_the_writers_error_about_a_missing_server_has_no_password(
     run: RunFolder, make_config: Callable[..., RunConfig]
 ) -> None:
     config = make_config("tracking.enabled=true")
@@ -47,14 +47,14 @@ def test_what_the_writer_says_of_a_server_that_is_away_has_no_password(
     assert CANARY not in str(sent)
 
 
-def test_what_smt_ray_log_says_of_a_server_that_is_away_has_no_password(run: RunFolder) -> None:
+def test_the_error_of_smt_ray_log_about_a_missing_server_has_no_password(run: RunFolder) -> None:
     with pytest.raises(UserError, match="did not take the run") as raised:
         log.log_run(run.storage.root, run.name)
     assert "somebody:***@127.0.0.1" in raised.value.rule
     assert CANARY not in str(raised.value)
 
 
-def test_nothing_that_a_run_keeps_has_the_password(run: RunFolder) -> None:
+def test_no_file_of_a_run_contains_the_password(run: RunFolder) -> None:
     files = run.storage.list_files("")
     assert files
     assert not [file for file in files if CANARY.encode() in run.storage.read_bytes(file)]

@@ -1,4 +1,4 @@
-"""Claims about one run from rows to metrics, and what can be done with it afterwards."""
+"""Claims about one run from rows to metrics, and about commands on the finished run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STAGES = (
     "evaluation_base", "evaluation_base_likelihood", "evaluation_tuned",
 )  # fmt: skip
 
-# A notebook's view: torch, transformers and the method alone.
+# The code of a notebook, which imports only torch, transformers and the method.
 PLAIN = """
 import json, sys
 import torch
@@ -57,7 +57,7 @@ print(json.dumps({
 def smt_ray(
     cluster: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    """The command line in this process; its standard output."""
+    """Runs the command line in this process; returns its standard output."""
 
     def call(*arguments: str) -> str:
         capsys.readouterr()
@@ -86,7 +86,7 @@ def validation_losses(run: Any) -> dict[int, float]:
     }
 
 
-def test_a_run_leaves_its_record(whole: Any) -> None:
+def test_a_run_writes_its_record(whole: Any) -> None:
     folder = whole.storage / "runs" / whole.name
     assert json.loads((folder / "metrics.json").read_text()) == whole.metrics.to_json()
     assert whole.manifest.status == "FINISHED"
@@ -96,7 +96,7 @@ def test_a_run_leaves_its_record(whole: Any) -> None:
     assert json.loads((folder / "environment.json").read_text())["packages"]["torch"]
 
 
-def test_a_run_leaves_its_page(whole: Any) -> None:
+def test_a_run_writes_its_page(whole: Any) -> None:
     place = Path(whole.metrics.paths.report)
     assert place == whole.storage / "runs" / whole.name / "report.html"
     page = place.read_text()
@@ -112,7 +112,7 @@ def test_a_run_leaves_its_page(whole: Any) -> None:
     assert "Finished" in page
 
 
-def test_the_metrics_say_what_was_trained_and_what_really_ran(whole: Any) -> None:
+def test_the_metrics_show_the_trained_parameters_and_the_settings_really_used(whole: Any) -> None:
     metrics = whole.metrics
     assert metrics.trainable.percent_of_base == pytest.approx(5, abs=0.2)
     assert metrics.selection.num_blocks * 256 == metrics.trainable.num_trainable
@@ -132,7 +132,7 @@ def test_every_step_and_every_validation_is_on_disk(whole: Any) -> None:
     assert list(validation_losses(whole)) == [20, 40]
 
 
-def test_the_last_checkpoints_and_the_best_are_kept_and_none_else(whole: Any) -> None:
+def test_only_the_last_checkpoints_and_the_best_are_kept(whole: Any) -> None:
     folder = whole.stage("training") / "checkpoints"
     kept = sorted(place.name for place in folder.iterdir() if place.is_dir())
     assert kept == ["best", "step-0000035", "step-0000040"]
@@ -188,7 +188,7 @@ def test_mlflow_has_the_whole_run(whole: Any) -> None:
     assert {"adapter", "selection", "config.yaml", "metrics.json", "report.html"} <= folders
 
 
-def test_the_adapter_and_the_merged_model_work_without_us(
+def test_the_adapter_and_the_merged_model_work_in_plain_transformers(
     whole: Any, smt_ray: Callable[..., str], tmp_path: Path
 ) -> None:
     merged = tmp_path / "merged"
@@ -205,7 +205,7 @@ def test_the_adapter_and_the_merged_model_work_without_us(
     assert not list(merged.glob("*.bin"))
 
 
-def test_evaluating_a_run_and_its_adapter_by_hand_gives_the_runs_predictions(
+def test_smt_ray_evaluate_gives_the_predictions_of_the_run(
     whole: Any, smt_ray: Callable[..., str]
 ) -> None:
     task, adapter = "tiny_arithmetic", whole.stage("training") / "adapter"
@@ -224,7 +224,7 @@ def test_evaluating_a_run_and_its_adapter_by_hand_gives_the_runs_predictions(
     assert answers[0]["predictions"] != answers[1]["predictions"]
 
 
-def test_the_tuned_model_is_asked_by_likelihood_where_it_is_wanted_and_by_command(
+def test_the_tuned_model_is_evaluated_by_likelihood_in_a_run_and_by_command(
     whole: Any,
     smt_ray: Callable[..., str],
     stages_of: Callable[[Sequence[str]], Path],
@@ -243,13 +243,13 @@ def test_the_tuned_model_is_asked_by_likelihood_where_it_is_wanted_and_by_comman
     for task in TASKS:
         asked += ["--task", task]
     answer = json.loads(smt_ray("evaluate", "--run", whole.name, *asked))
-    assert Path(answer["predictions"]) == folder  # the run's own: nothing was computed again
+    assert Path(answer["predictions"]) == folder  # the run's own stage: nothing was computed again
     for task in TASKS:
         shown = metrics.tasks[task].tuned_likelihood.accuracy
         assert answer["tasks"][task]["accuracy"] == shown
 
 
-def test_a_tracking_server_that_is_away_fails_no_run_and_gets_it_later(
+def test_a_missing_tracking_server_fails_no_run_and_gets_the_run_later(
     whole: Any,
     smt_ray: Callable[..., str],
     stages_of: Callable[[Sequence[str]], Path],
@@ -275,7 +275,7 @@ def test_a_tracking_server_that_is_away_fails_no_run_and_gets_it_later(
     record = json.loads((storage / "runs" / "quick" / "run.json").read_text())
     assert record["status"] == "FINISHED"
     assert not record["tracked"]
-    store = f"sqlite:///{storage / 'back.db'}"  # the server is back, so to say
+    store = f"sqlite:///{storage / 'back.db'}"  # takes the part of the server
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     smt_ray("log", "quick", "--storage", storage)
     record = json.loads((storage / "runs" / "quick" / "run.json").read_text())

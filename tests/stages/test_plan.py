@@ -1,4 +1,4 @@
-"""Claims about the names of stages: what they follow from, and what they do not."""
+"""Claims about the names of stages: which keys and contents change them, and which do not."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_same_config_names_the_same_stages(make_config: Make) -> None:
     assert set(names(make_plan(make_config()))) == ALL
 
 
-def test_every_execution_key_is_tried_below() -> None:
+def test_the_list_of_execution_keys_is_complete() -> None:
     assert set(execution_keys()) == set(EXECUTION)
 
 
@@ -123,7 +123,7 @@ def test_execution_keys_change_no_stage(make_config: Make, key: str) -> None:
         ("evaluation.lower_case=true", {"base", "tuned"}),
     ],
 )
-def test_a_semantic_key_changes_the_stages_that_it_touches_and_those_after_them(
+def test_a_semantic_key_changes_its_own_stages_and_those_after_them(
     make_config: Make, override: str, expected: set[str]
 ) -> None:
     assert changed(make_config(), make_config(override)) == expected
@@ -133,7 +133,7 @@ LORA = ("lora.rank=8", "lora.alpha=3", "lora.dropout=0", "lora.target_modules=[v
 
 
 @pytest.mark.parametrize("override", [*LORA, "lora.budget=0.01"])
-def test_lora_settings_change_no_stage_of_smt_and_of_lora_the_training_alone(
+def test_lora_settings_change_only_the_training_of_lora_and_dora(
     make_config: Make, override: str
 ) -> None:
     for method in ("smt", "full"):
@@ -155,7 +155,7 @@ def test_a_control_has_a_selection_without_a_warm_up(make_config: Make, score: s
     assert changed(control(), control("warmup.num_steps=7", "warmup.reduction=score")) == set()
     for override in ("selection.budget=0.1", "warmup.target_modules=[v_proj]"):
         assert changed(control(), control(override)) == SELECTION
-    # Neither the rows nor their order have a part in it.
+    # The selection depends neither on the rows nor on their order.
     rows = changed(control(), control("data.max_rows=15", "training.batch_size=8"))
     assert rows == {"tokens"} | TRAINING
     seeded = changed(control(), control("seed=1"))
@@ -165,7 +165,7 @@ def test_a_control_has_a_selection_without_a_warm_up(make_config: Make, score: s
 TRAINED = "warmup.mode=trained"
 
 
-def test_a_trained_warm_up_is_another_stage_and_a_base_one_ignores_its_learning_rate(
+def test_a_trained_warm_up_is_another_stage_and_only_it_has_a_learning_rate(
     make_config: Make,
 ) -> None:
     assert changed(make_config(), make_config(TRAINED)) == WARMUP
@@ -187,7 +187,7 @@ def test_a_trained_warm_up_is_another_stage_and_a_base_one_ignores_its_learning_
         ("training.max_grad_norm=0", WARMUP),
         ("training.batch_size=8", WARMUP),
         ("deepspeed.extra={steps_per_print: 1}", WARMUP),
-        # The rate of a warm-up does not decay, and its length is its own.
+        # The learning rate of a warm-up does not decay, and it has its own number of steps.
         ("training.lr_schedule=cosine", TRAINING),
         ("training.max_steps=9", TRAINING),
         ("selection.budget=0.1", SELECTION),
@@ -197,7 +197,7 @@ def test_a_trained_warm_up_is_another_stage_and_a_base_one_ignores_its_learning_
         ("training.checkpoint_every_steps=5", set()),
     ],
 )
-def test_what_touches_the_training_of_a_warm_up_names_it(
+def test_training_settings_change_a_trained_warm_up_if_its_steps_use_them(
     make_config: Make, override: str, expected: set[str]
 ) -> None:
     if override == "training.max_steps=9":
@@ -205,7 +205,7 @@ def test_what_touches_the_training_of_a_warm_up_names_it(
     assert changed(make_config(TRAINED), make_config(TRAINED, override)) == expected
 
 
-def test_a_learning_rate_counts_wherever_it_was_said(make_config: Make) -> None:
+def test_a_learning_rate_counts_in_whichever_section_it_is_set(make_config: Make) -> None:
     said = make_config(TRAINED, "warmup.learning_rate=1e-4")  # training's default
     assert changed(make_config(TRAINED), said) == set()
     apart = make_config(TRAINED, "warmup.learning_rate=1e-4", "training.learning_rate=1e-3")
@@ -213,7 +213,7 @@ def test_a_learning_rate_counts_wherever_it_was_said(make_config: Make) -> None:
 
 
 @pytest.mark.parametrize("score", ["random", "magnitude"])
-def test_a_control_of_a_warm_up_that_trains_starts_from_the_same_weights(
+def test_a_control_after_a_trained_warm_up_starts_from_the_same_weights(
     make_config: Make, score: str
 ) -> None:
     control = f"selection.score={score}"
@@ -222,7 +222,7 @@ def test_a_control_of_a_warm_up_that_trains_starts_from_the_same_weights(
     assert plans[0].starting_model == plans[1].starting_model
 
 
-def test_training_starts_from_the_base_model_or_from_what_the_warm_up_kept(
+def test_training_starts_from_the_base_model_or_from_the_kept_model(
     make_config: Make, model_folder: Path
 ) -> None:
     for overrides in ((), (TRAINED, "method=lora"), (TRAINED, "method=full")):
@@ -261,7 +261,7 @@ def test_another_method_has_no_warm_up_and_shares_tokens_and_base_evaluations(
         assert names(plan)[kind] != names(smt)[kind]
 
 
-def test_every_method_has_a_training_of_its_own(make_config: Make) -> None:
+def test_every_method_has_its_own_training(make_config: Make) -> None:
     methods = ("smt", "lora", "dora", "full")
     trained = {make_plan(make_config(f"method={method}")).training.name for method in methods}
     assert len(trained) == len(methods)
@@ -271,12 +271,12 @@ def test_the_adapter_is_evaluated_last(make_config: Make) -> None:
     assert list(make_plan(make_config()).evaluations) == ["base", "base_likelihood", "tuned"]
 
 
-def test_shards_are_semantic_where_statistics_are_added(make_config: Make) -> None:
+def test_the_number_of_shards_is_semantic_with_reduction_score(make_config: Make) -> None:
     score = "warmup.reduction=score"
     assert changed(make_config(score), make_config(score, "warmup.num_shards=2")) == WARMUP
 
 
-def test_rows_are_known_by_their_content_not_by_their_place(
+def test_rows_are_identified_by_their_content_not_by_their_path(
     make_config: Make, rows_folder: Path, tmp_path: Path
 ) -> None:
     moved = tmp_path / "moved"
@@ -294,7 +294,7 @@ def test_rows_are_known_by_their_content_not_by_their_place(
     assert changed(make_config(), make_config(f"data.dir={moved}")) == ALL
 
 
-def test_rows_of_the_hub_are_known_by_their_content_too(
+def test_rows_of_the_hub_are_identified_by_their_content_too(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record, row = RECORDS["boolq"]
@@ -306,7 +306,7 @@ def test_rows_of_the_hub_are_known_by_their_content_too(
     assert changed(files, make_config("data.dir=hub", "data.train=[hub:boolq]")) == set()
 
 
-def test_a_model_is_known_by_its_files_not_by_its_place(
+def test_a_model_is_identified_by_its_files_not_by_its_path(
     make_config: Make, model_folder: Path, tmp_path: Path
 ) -> None:
     moved = tmp_path / "moved"
@@ -317,7 +317,7 @@ def test_a_model_is_known_by_its_files_not_by_its_place(
     assert changed(make_config(), make_config(f"model.path={moved}")) == ALL
 
 
-def test_only_what_is_wanted_is_evaluated(make_config: Make) -> None:
+def test_only_the_requested_evaluations_are_planned(make_config: Make) -> None:
     def evaluations(*overrides: str) -> list[str]:
         return sorted(make_plan(make_config(*overrides)).evaluations)
 
@@ -326,7 +326,7 @@ def test_only_what_is_wanted_is_evaluated(make_config: Make) -> None:
     assert evaluations("evaluation.tasks=[]", "evaluation.base_likelihood=false") == []
 
 
-def test_the_tuned_model_by_likelihood_is_one_stage_more_and_changes_none(
+def test_evaluating_the_tuned_model_by_likelihood_adds_a_stage_and_changes_none(
     make_config: Make,
 ) -> None:
     before, after = (
@@ -363,7 +363,9 @@ def test_a_search_shares_the_warm_up_and_the_base_evaluation(make_config: Make) 
         ("model.path=/nowhere/at/all", "model.path"),
     ],
 )
-def test_what_cannot_be_found_is_named(make_config: Make, override: str, field: str) -> None:
+def test_a_missing_task_file_or_model_is_named(
+    make_config: Make, override: str, field: str
+) -> None:
     with pytest.raises(UserError) as raised:
         make_plan(make_config(override))
     assert field in raised.value.field

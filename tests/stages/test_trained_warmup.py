@@ -1,4 +1,4 @@
-"""Claims about runs whose warm-up trains: what it keeps, and what belongs on it."""
+"""Claims about runs with a trained warm-up: its stage, the model that it keeps, the adapter."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TRAINED = (
 
 
 class Trained:
-    """A run whose warm-up trains, in a storage that had the undisturbed run's rows and base."""
+    """A run with a trained warm-up, which reuses stages of the undisturbed run."""
 
     def __init__(self, storage: Path, metrics: RunMetrics) -> None:
         self.storage, self.metrics = storage, metrics
@@ -56,12 +56,12 @@ class Trained:
 
     @property
     def kept(self) -> Path:
-        """The model that the warm-up made."""
+        """The folder of the model that the warm-up kept."""
         return self.stage("warmup") / "model"
 
     @property
     def adapter(self) -> Path:
-        """What the training made."""
+        """The folder of the adapter."""
         return self.stage("training") / "adapter"
 
 
@@ -80,7 +80,7 @@ def logits(model: Any) -> torch.Tensor:
         return model(torch.arange(3, 43).view(2, 20)).logits
 
 
-def test_a_run_keeps_what_its_warm_up_trained_and_says_so(trained: Trained, whole: Any) -> None:
+def test_a_run_keeps_and_records_the_model_of_its_warm_up(trained: Trained, whole: Any) -> None:
     for kind in SHARED:
         assert trained.metrics.stages[kind].reused
     for task, results in trained.metrics.tasks.items():
@@ -100,7 +100,7 @@ def test_a_run_keeps_what_its_warm_up_trained_and_says_so(trained: Trained, whol
     assert base["name_or_path"] == str(trained.kept)
 
 
-def test_its_records_are_the_warm_ups_by_name_and_its_rate_ramps_and_stays(
+def test_its_records_are_named_warmup_and_its_learning_rate_rises_and_stays(
     trained: Trained,
 ) -> None:
     lines = (trained.stage("warmup") / "metrics.jsonl").read_text().splitlines()
@@ -111,7 +111,9 @@ def test_its_records_are_the_warm_ups_by_name_and_its_rate_ramps_and_stays(
     assert rates == [0.0005, *[0.001] * 5]
 
 
-def test_the_table_is_of_other_gradients_than_the_base_models(trained: Trained, whole: Any) -> None:
+def test_the_table_has_the_modules_and_block_size_of_a_base_warm_up(
+    trained: Trained, whole: Any
+) -> None:
     found, other = (ScoreTable.load(run.stage("warmup") / TABLE) for run in (trained, whole))
     assert found.num_steps == 6
     assert found.provenance["mode"] == "trained"
@@ -120,7 +122,7 @@ def test_the_table_is_of_other_gradients_than_the_base_models(trained: Trained, 
     assert found.block_size == other.block_size
 
 
-def test_the_adapter_fits_the_kept_model_and_refuses_the_base(trained: Trained) -> None:
+def test_the_adapter_loads_on_the_kept_model_and_not_on_the_base(trained: Trained) -> None:
     kept: Any = AutoModelForCausalLM.from_pretrained(trained.kept)
     base: Any = AutoModelForCausalLM.from_pretrained(MODEL_DIR)
     plain, before = logits(kept), logits(base)
@@ -134,7 +136,7 @@ def test_the_adapter_fits_the_kept_model_and_refuses_the_base(trained: Trained) 
     assert torch.equal(logits(base), before)
 
 
-def test_the_merged_model_alone_predicts_as_the_adapter_on_the_kept_one(
+def test_the_merged_model_predicts_like_the_adapter_on_the_kept_model(
     trained: Trained, tmp_path: Path
 ) -> None:
     merge_run(Storage(str(trained.storage)), "trained", tmp_path / "merged")
@@ -144,14 +146,14 @@ def test_the_merged_model_alone_predicts_as_the_adapter_on_the_kept_one(
     torch.testing.assert_close(logits(alone), logits(kept), rtol=0, atol=1e-4)
 
 
-def test_the_tuned_model_is_evaluated_from_its_run_alone(trained: Trained, cluster: None) -> None:
+def test_evaluating_the_run_again_gives_the_same_accuracy(trained: Trained, cluster: None) -> None:
     task = "tiny_commonsense"
     found = evaluate_run(str(trained.storage), "trained", [task], None, ["evaluation.max_rows=8"])
     tuned = trained.metrics.tasks[task].tuned
     assert found.tasks[task].accuracy == tuned.accuracy
 
 
-def test_the_same_run_makes_nothing_anew_and_another_schedule_shares_the_warm_up(
+def test_the_same_run_reuses_every_stage_and_another_schedule_shares_the_warm_up(
     trained: Trained, quick: Quick
 ) -> None:
     from smt_ray.run import flow
@@ -165,7 +167,7 @@ def test_the_same_run_makes_nothing_anew_and_another_schedule_shares_the_warm_up
         assert metrics.stages[kind] == again.stages[kind]
 
 
-def test_a_control_chooses_by_the_kept_models_weights(trained: Trained, quick: Quick) -> None:
+def test_a_control_selects_by_the_weights_of_the_kept_model(trained: Trained, quick: Quick) -> None:
     from smt_ray.run import flow
 
     control = quick(trained.storage, "name=control", *TRAINED, "selection.score=magnitude")
@@ -183,7 +185,7 @@ def test_a_control_chooses_by_the_kept_models_weights(trained: Trained, quick: Q
         assert torch.equal(found.modules[name].indices, module.indices), name
 
 
-def test_a_rank_that_is_killed_in_the_warm_up_changes_neither_table_nor_model(
+def test_a_rank_killed_during_the_warm_up_changes_neither_table_nor_model(
     trained: Trained, quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
@@ -194,7 +196,7 @@ def test_a_rank_that_is_killed_in_the_warm_up_changes_neither_table_nor_model(
     flow, killed = Flow(quick(tmp_path, "name=killed", *TRAINED)), []
 
     def kill() -> None:
-        """Rank 0, while the checkpoint of step 4 is being kept: the one before surely is."""
+        """Kills rank 0 while it writes the checkpoint of step 4; the one before is complete."""
         assert flow.plan.warmup is not None
         checkpoints = tmp_path / "stages" / flow.plan.warmup.name / "checkpoints"
         while not killed:

@@ -17,6 +17,6 @@ DIED = [
 
 
 @pytest.mark.parametrize("failure", DIED, ids=lambda failure: type(failure).__name__)
-def test_a_rank_that_died_is_told_from_one_that_raised(failure: Exception) -> None:
+def test_a_dead_rank_is_distinguished_from_a_raised_error(failure: Exception) -> None:
     assert not _raised_by_our_code(WorkerGroupError("failed", {0: failure}))
     assert _raised_by_our_code(WorkerGroupError("failed", {0: failure, 1: ValueError("a defect")}))

@@ -26,13 +26,13 @@ TABLE = "score_table.safetensors"
 
 @pytest.fixture(scope="module")
 def reference(whole: Any) -> ScoreTable:
-    """The undisturbed run's table, of two shards."""
+    """The table of the undisturbed run, which has two shards."""
     return ScoreTable.load(whole.stage("warmup") / TABLE)
 
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Bytes of every value that this process gets out of Ray."""
+    """The bytes of every value that this process fetches from Ray."""
     from ray._private.worker import Worker
 
     sizes: list[int] = []
@@ -48,7 +48,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def clear_cut(table: ScoreTable) -> Selection:
-    """The selection of 40 to 80 blocks whose cut is clearest."""
+    """The selection of 40 to 80 blocks with the largest margin."""
     found = [select_blocks(table, block_size=16, num_blocks=n) for n in range(40, 81)]
     return max(found, key=lambda selection: selection.margin or 0)
 
@@ -58,7 +58,7 @@ def same_table(found: ScoreTable, expected: ScoreTable) -> bool:
 
 
 @pytest.mark.parametrize("num_shards", [1, 4])
-def test_any_number_of_shards_gives_the_same_table_and_selection_and_the_driver_fetches_none(
+def test_any_number_of_shards_gives_the_same_table_and_the_driver_fetches_no_gradient(
     whole: Any, cluster: None, reference: ScoreTable, quick: Callable[..., RunConfig],
     fetched: list[int], num_shards: int,
 ) -> None:  # fmt: skip
@@ -95,7 +95,7 @@ def test_any_number_of_shards_gives_the_same_table_and_selection_and_the_driver_
         assert torch.equal(chosen.modules[name].indices, module.indices), name
 
 
-def test_a_shard_that_is_killed_is_run_again_and_changes_nothing(
+def test_a_killed_shard_runs_again_and_changes_nothing(
     whole: Any, cluster: None, reference: ScoreTable, quick: Callable[..., RunConfig],
     tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -106,7 +106,7 @@ def test_a_shard_that_is_killed_is_run_again_and_changes_nothing(
     flow, killed = Flow(quick(tmp_path)), []
 
     def kill() -> None:
-        """Shard 1's process, as soon as it is seen: its steps take a fraction of a second."""
+        """Kills shard 1 as soon as its process is known: its steps take less than a second."""
         while not killed:
             time.sleep(0.02)
             if flow.board is None:
