@@ -1,4 +1,4 @@
-"""A tiny Llama and random rows: what training, the warm-up and whole runs are tried on."""
+"""Fixtures of many tests: a tiny Llama, random rows, and Ray on this machine."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ VOCABULARY = 100
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A process that was started in the background may ignore interrupts from its birth on.
+    """Turns on interrupts, which a process that is started in the background may ignore.
 
-    So would all that it starts, those that tests interrupt among them.
+    Its children would ignore them too, and tests interrupt some of these.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -30,26 +30,26 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
-    """Groups of tests where processes share them out."""
+    """Schedules groups of tests if several processes share the tests."""
     return Groups(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where they do, the longest groups come first; one process keeps the order of files."""
+    """Puts the longest groups first if several processes share the tests."""
     if hasattr(config, "workerinput"):
         longest_first(items)
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """Ray on this machine: two CPUs for all the tests that need it."""
+    """Ray on this machine, with two CPUs for all tests that need it."""
     import ray
 
     from smt_ray.cluster.session import worker_environment
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    # Its workers wait behind no other test's process; by default they are niced.
+    # By default, workers are niced and wait for the processes of other tests.
     os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(
         address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
@@ -85,10 +85,10 @@ def make_llama() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def make_encoded() -> Callable[..., EncodedRows]:
-    """Draws rows of 5 to 19 tokens, about half of each its prompt; the last token id is unused.
+    """Draws rows of 5 to 19 tokens. About half of each is its prompt; the last token id is unused.
 
-    All begin alike: with a shortest row's whole prompt. Every other row goes on alike, and every
-    fourth still further.
+    All rows begin with the same two tokens, which are the whole prompt of the shortest rows. Every
+    second row also shares its third token, and every fourth row its fourth.
     """
 
     def make(num_rows: int = 37, seed: int = 1) -> EncodedRows:
@@ -113,7 +113,7 @@ def make_encoded() -> Callable[..., EncodedRows]:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The folder of ``<task>/test.json`` files, which are no part of the repository."""
+    """The folder of ``<task>/test.json`` files, which are not part of the repository."""
     root = Path(__file__).parents[1].parent / "shared" / "data"
     folder = Path(os.environ.get("SMT_RAY_DATA", root)) / "dataset"
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Finished runs without training: stages and documents as a real run leaves them.
+"""Finished runs without training, with the stages and documents of a real run.
 
 The plan, the record and the metrics are the product's own; only the artifacts are made by hand.
 """
@@ -87,13 +87,13 @@ def finish_run(
     *,
     plan: RunPlan | None = None,
 ) -> RunMetrics:
-    """Leaves a finished run in its storage; stages that are finished already are reused.
+    """Writes a finished run into its storage; finished stages are reused.
 
     Args:
         config: The configuration of the run.
         until: The last stage of the run.
         content: The content of its artifacts.
-        plan: The plan of the run, if it is known.
+        plan: The plan of the run; by default it is made from the configuration.
 
     Returns:
         The content of its ``metrics.json``.
@@ -114,7 +114,7 @@ def finish_run(
 
 
 def publish_stage(plan: RunPlan, key: str, content: Content | None = None) -> Stage[Any]:
-    """Finishes one stage of a run, whatever its earlier stages are.
+    """Finishes one stage of a run, even if earlier stages are not finished.
 
     Args:
         plan: The plan of the run.
@@ -130,7 +130,7 @@ def publish_stage(plan: RunPlan, key: str, content: Content | None = None) -> St
 
 
 def write_records(stage: Stage[Any], losses: Mapping[int, float]) -> None:
-    """Leaves the records of a training that is not finished.
+    """Writes the records of a training that is not finished.
 
     Args:
         stage: The stage of the training.

@@ -1,4 +1,4 @@
-"""A real S3 server on loopback, and what its users set."""
+"""A real S3 server on loopback, and the environment variables of its clients."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ BUCKET = "bucket"
 def s3_server(
     access_key: str = "somebody", secret_key: str = "something"
 ) -> Iterator[dict[str, str]]:
-    """Serves S3 with an empty bucket for the block's time.
+    """Serves S3 with an empty bucket while the context is open.
 
     Yields:
-        The environment variables that lead to it.
+        The environment variables that clients need.
     """
     import boto3
     from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # hides the line of each request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

@@ -1,4 +1,4 @@
-"""Processes that tests start, and kill with all that they had started."""
+"""Processes that tests start, and kill together with their children."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def start(
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """A process in a session of its own, which starts a Ray of its own if any."""
+    """Starts a process in its own session; by default, it cannot join a running Ray."""
     if environment is None:
         environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     with log.open("w") as file:
@@ -29,7 +29,7 @@ def start(
 
 
 def kill(leader: subprocess.Popen[bytes]) -> None:
-    """Kills a session, and waits until none of it is left."""
+    """Kills all processes of a session, and waits until they are gone."""
     for pid in _processes_of(leader.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -41,7 +41,7 @@ def kill(leader: subprocess.Popen[bytes]) -> None:
 
 
 def _processes_of(session: int) -> list[int]:
-    """Processes of a session that are still there."""
+    """The processes of a session that still exist."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,4 +1,4 @@
-"""Starting a harness once a rank, and waiting for all of them."""
+"""Runs a harness once for each rank."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ ROOT = Path(__file__).parents[1]
 
 
 def free_port() -> int:
-    """One that nobody listens on."""
+    """A port that no process listens on."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
 
 
 def run_ranks(harness: Path, folder: Path, ranks: Sequence[Sequence[Any]]) -> None:
-    """Runs ``harness FOLDER *RANK`` for all ranks side by side; all must succeed.
+    """Runs ``harness FOLDER *RANK`` for all ranks at the same time; all must succeed.
 
-    Logs lie in the folder, named by the first two of a rank's arguments.
+    The logs are in the folder; their names are the first two arguments of the ranks.
     """
     processes = [
         subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Small configs: of random weights for plans, of the built-in model for real runs."""
+"""Small configs: with random weights for plans, with the built-in model for real runs."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ QUICK: dict[str, Any] = {
         "max_rows": 8,
     },
 }
-"""The quickstart, made short: every real run here."""
+"""A short form of the quickstart, for every real run in the tests."""
 ONE_WORKER: dict[str, Any] = {"num_workers": 1, "use_gpu": False}
-"""Its resources where a claim is not about ranks: few processes start, and two runs have room."""
+"""Resources for claims that are not about ranks: few processes start, and two runs fit at once."""
 
 
 @pytest.fixture(scope="session")
 def rows_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder laid out like LLM-Adapters, of made-up rows."""
+    """A folder with made-up rows in the layout of LLM-Adapters."""
     folder = tmp_path_factory.mktemp("data")
     rows = [
         {"instruction": f"Is {i} even?", "output": f"the answer is {answer}", "answer": answer}
@@ -72,7 +72,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, make_llama: Callable[
 
 @pytest.fixture
 def make_config(tmp_path: Path, rows_folder: Path, model_folder: Path) -> Callable[..., RunConfig]:
-    """A config on those, with ``key.sub=value`` overrides."""
+    """Makes a config on those rows and that model, with ``key.sub=value`` overrides."""
 
     def make(*overrides: str) -> RunConfig:
         values: dict[str, Any] = {
@@ -111,7 +111,7 @@ class Run:
         return {p.name: p.read_bytes() for p in (self.stage("training") / "adapter").iterdir()}
 
     def steps(self) -> list[int]:
-        """Steps of metrics.jsonl, as they stand."""
+        """The steps in metrics.jsonl, in the order of its lines."""
         lines = (self.stage("training") / "metrics.jsonl").read_text().splitlines()
         return [json.loads(line)["step"] for line in lines]
 
@@ -134,7 +134,7 @@ def whole(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def stages_of(whole: Run, tmp_path: Path) -> Callable[[Sequence[str]], Path]:
-    """A storage that has some of the undisturbed run's stages and knows of no run."""
+    """Makes a storage with some stages of the undisturbed run, but without a run."""
 
     def copied(kinds: Sequence[str]) -> Path:
         storage = tmp_path / "storage"

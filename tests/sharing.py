@@ -1,4 +1,4 @@
-"""Which tests stay together where several processes share them out (``pytest -n 2``)."""
+"""Groups of tests that stay together if several processes share the tests (``pytest -n 2``)."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ RAY_FILES = (
     "tests/stages/test_warmup.py",
     "tests/run/test_whole_run.py",
 )
-"""Their tests share one cluster and one whole run, so that one process does them all.
+"""Their tests share one cluster and one whole run, so one process runs them all.
 
-Those that start a Ray of their own go to whichever process is free.
+Tests that start their own Ray run in any free process.
 """
 
 
 class Groups(LoadScopeScheduling):
-    """Hands out files one by one, those of Ray as if they were one, in the order of collection."""
+    """Hands out files one by one in the order of collection; Ray's files count as one file."""
 
     def __init__(self, config: pytest.Config, log: Any) -> None:
         super().__init__(config, log)
-        config.option.loadscopereorder = False  # by numbers of tests
+        config.option.loadscopereorder = False  # it would sort by the number of tests
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
@@ -42,7 +42,7 @@ def longest_first(items: list[pytest.Item]) -> None:
     """Puts Ray's tests before the other slow ones, and these before the fast ones.
 
     Raises:
-        pytest.UsageError: A slow test uses the cluster and stands in none of Ray's files.
+        pytest.UsageError: A slow test uses the cluster, but its file is not in ``RAY_FILES``.
     """
     for item in items:
         uses_ray = _is_slow(item) and "cluster" in getattr(item, "fixturenames", ())

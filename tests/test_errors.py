@@ -1,4 +1,4 @@
-"""The one error that users see."""
+"""Claims about the only error that users see."""
 
 from __future__ import annotations
 

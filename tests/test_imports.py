@@ -1,4 +1,4 @@
-"""Claims about the imports of large libraries, each in a process of its own; Ray is not started."""
+"""Claims about the imports of large libraries, each in its own process; Ray is not started."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def in_a_new_process(program: str) -> str:
     return done.stdout
 
 
-def test_what_was_imported_is_not_looked_at_again_and_what_comes_after_is() -> None:
+def test_later_collections_skip_imported_objects_and_find_new_garbage() -> None:
     program = """
 with large_imports():
     assert not gc.isenabled()
@@ -29,8 +29,8 @@ print(gc.collect())
     assert int(in_a_new_process(program)) >= 1
 
 
-def test_where_everything_is_imported_already_nothing_is_kept() -> None:
-    """A process that goes on to another task may hold something by then that it will be rid of."""
+def test_nothing_is_frozen_if_everything_is_already_imported() -> None:
+    """A process that runs another task may then hold objects that must still be collected."""
     program = """
 import fractions
 with large_imports():
@@ -40,7 +40,7 @@ print(gc.isenabled(), gc.get_freeze_count())
     assert in_a_new_process(program).split() == ["True", "0"]
 
 
-def test_an_import_that_fails_leaves_the_collector_on() -> None:
+def test_a_failed_import_leaves_the_collector_on() -> None:
     program = """
 try:
     with large_imports():

@@ -1,4 +1,4 @@
-"""What an install brings along."""
+"""Claims about the files of an installed package."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_every_file_of_the_package_is_installed(package_data: dict[str, list[str
     assert data <= installed
 
 
-def test_every_pattern_is_of_a_package_and_matches_something(
+def test_every_pattern_belongs_to_a_package_and_matches_a_file(
     package_data: dict[str, list[str]],
 ) -> None:
     for package, patterns in package_data.items():

@@ -1,4 +1,4 @@
-"""Each pipeline is a command of smt-ray: the same arguments, the same exit codes."""
+"""Claims about the pipelines: each has the arguments and exit codes of a command of smt-ray."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def start(script: str | None) -> None:
 
 @pytest.fixture
 def end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., End]:
-    """Runs a pipeline's script, or a command; gives exit code, output and errors."""
+    """Runs a pipeline's script, or a command; returns exit code, output and errors."""
 
     def run(script: str | None, *arguments: str) -> End:
         monkeypatch.setattr(sys, "argv", ["smt-ray", *arguments])
@@ -42,7 +42,7 @@ def test_every_pipeline_is_a_command() -> None:
 
 
 @pytest.mark.parametrize("pipeline", COMMANDS)
-def test_a_pipeline_helps_as_its_command_does(end: Callable[..., End], pipeline: str) -> None:
+def test_a_pipeline_prints_the_help_of_its_command(end: Callable[..., End], pipeline: str) -> None:
     code, text, _ = end(pipeline, "--help")
     assert code == 0
     assert text == end(None, COMMANDS[pipeline], "--help")[1]
@@ -59,7 +59,7 @@ def test_a_pipeline_helps_as_its_command_does(end: Callable[..., End], pipeline:
         ("tune", ["there.yaml"], "CONFIG: must be a readable YAML file"),
     ],
 )
-def test_a_pipeline_refuses_as_its_command_does(
+def test_a_pipeline_refuses_the_same_input_as_its_command(
     end: Callable[..., End], pipeline: str, arguments: list[str], message: str
 ) -> None:
     code, _, errors = end(pipeline, *arguments)
@@ -70,7 +70,7 @@ def test_a_pipeline_refuses_as_its_command_does(
 
 
 @pytest.mark.parametrize("pipeline", COMMANDS)
-def test_a_wrong_option_of_a_pipeline_ends_with_2_and_says_how(
+def test_a_wrong_option_of_a_pipeline_ends_with_2_and_shows_the_usage(
     end: Callable[..., End], pipeline: str
 ) -> None:
     code, _, errors = end(pipeline, "--untill", "training")

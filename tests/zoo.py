@@ -13,7 +13,7 @@ SLIDING_WINDOW = 8
 
 
 def _build(config_name: str, class_name: str, **values: Any) -> Any:
-    """The same weights every time; biases and norms are random too, so that a lost one is seen."""
+    """Builds the same weights every time. Biases and norms are random, so that a lost one shows."""
     import transformers
 
     no_special_tokens = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
@@ -39,7 +39,7 @@ _LIKE_LLAMA = {
 
 FAMILIES: dict[str, Callable[[], Any]] = {
     "llama": partial(_build, "LlamaConfig", "LlamaForCausalLM", **_LIKE_LLAMA),
-    # A bias on q, k and v; the head tied.
+    # A bias on q, k and v; the head is tied.
     "qwen2": partial(
         _build, "Qwen2Config", "Qwen2ForCausalLM", **_LIKE_LLAMA, tie_word_embeddings=True
     ),
@@ -47,7 +47,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "mistral": partial(
         _build, "MistralConfig", "MistralForCausalLM", **_LIKE_LLAMA, sliding_window=SLIDING_WINDOW
     ),
-    # Heads wider than the hidden size has it, scaled embeddings, norms around 1 + w.
+    # Heads whose widths do not add up to the hidden size, scaled embeddings, norms with 1 + w.
     "gemma": partial(_build, "GemmaConfig", "GemmaForCausalLM", **_LIKE_LLAMA, head_dim=16),
     # q, k and v in one linear, gate and up in another.
     "phi3": partial(_build, "Phi3Config", "Phi3ForCausalLM", **_LIKE_LLAMA),
@@ -56,7 +56,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
         _build, "GPT2Config", "GPT2LMHeadModel", n_embd=32, n_layer=2, n_head=4, n_positions=64
     ),
 }
-"""Family -> what makes its model, in evaluation mode and float32."""
+"""Family -> the function that makes its model, in evaluation mode and float32."""
 
 ATTENTION = {"phi3": ["qkv_proj"], "gpt2": ["c_attn"]}
-"""Where q, k and v are, in the families that have no q_proj, k_proj and v_proj."""
+"""The linears that hold q, k and v in families without q_proj, k_proj and v_proj."""

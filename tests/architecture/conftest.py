@@ -1,4 +1,4 @@
-"""The source tree, read but not imported."""
+"""Fixtures that read the source tree without importing it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def read_imports(tree: ast.AST, package: str) -> Iterator[str]:
-    """Every module that a source imports, wherever: at the top, in functions, by name.
+    """Every module that a source imports: at the top, in functions, or by name.
 
     Args:
         tree: The parsed source.
@@ -56,7 +56,7 @@ class Sources:
         return ast.parse(self.files[name].read_text(encoding="utf-8"))
 
     def ours(self, name: str) -> set[str]:
-        """The modules of this repository that a module imports, packages' own files left out."""
+        """The modules of this repository that a module imports."""
         return {other for other in self.imports[name] if other in self.files and other != name}
 
     def foreign(self, name: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Every YAML is one complete run that says how it is started."""
+"""Claims about the YAML files: each loads, and its first line is the command that runs it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def launch_command(path: Path) -> list[str]:
     return shlex.split(first.removeprefix("# "))
 
 
-def test_there_are_configs_of_both_kinds() -> None:
+def test_configs_are_found_in_both_folders() -> None:
     assert {path.parent for path in CONFIGS} >= {ROOT / "configs", ROOT / "smt_ray" / "config"}
 
 
@@ -41,7 +41,7 @@ def test_a_config_begins_with_the_command_that_runs_it(path: Path) -> None:
     command = launch_command(path)
     starts = (["smt-ray", "run"], ["smt-ray", "plan"], ["ray", "job", "submit"])
     assert any(command[: len(start)] == start for start in starts)
-    # What has no weights can only be planned.
+    # A config without weights can only be planned.
     assert (command[1] == "plan") == (load_config(path).model.architecture is not None)
     overrides = [word for word in command[2:] if "=" in word and not word.startswith("-")]
     if path.parent.name == "config":
@@ -52,7 +52,7 @@ def test_a_config_begins_with_the_command_that_runs_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.name)
-def test_a_comparison_loads_with_all_its_cells_and_says_how_it_is_run(path: Path) -> None:
+def test_a_comparison_loads_with_all_its_cells_and_begins_with_its_command(path: Path) -> None:
     assert launch_command(path)[:3] == ["smt-ray", "compare", str(path.relative_to(ROOT))]
     comparison = load_comparison(path, [])
     assert comparison.name == path.stem
@@ -61,7 +61,7 @@ def test_a_comparison_loads_with_all_its_cells_and_says_how_it_is_run(path: Path
 
 
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.name)
-def test_a_search_loads_with_its_points_and_says_how_it_is_run(path: Path) -> None:
+def test_a_search_loads_with_its_points_and_begins_with_its_command(path: Path) -> None:
     command, place = launch_command(path), str(path.relative_to(ROOT))
     starts = (["smt-ray", "tune", place], ["ray", "job", "submit"])
     assert any(command[: len(start)] == start for start in starts)

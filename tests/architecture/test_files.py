@@ -1,4 +1,4 @@
-"""Names and sizes of files and functions."""
+"""Claims about the names and sizes of files and functions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 40  # without the docstring
 MAX_PIPELINE_LINES = 80
 
-# What is longer, how long it may be, and why. The numbers only ever go down.
+# Exceptions: name -> the length that is allowed, and the reason. Lengths may only become smaller.
 LONG_FILES: dict[str, tuple[int, str]] = {}
 LONG_FUNCTIONS: dict[str, tuple[int, str]] = {}
 MAX_FILES_A_FOLDER = 15
@@ -63,8 +63,8 @@ def test_pipeline_scripts_are_short(sources: Any) -> None:
     assert not {name: n for name, n in scripts.items() if n > MAX_PIPELINE_LINES}
 
 
-def test_no_folder_is_crowded(root: Path) -> None:
-    """A folder holds at most 15 files, besides the one that makes it a package."""
+def test_no_folder_has_too_many_files(root: Path) -> None:
+    """``__init__.py`` does not count."""
     folders = Counter(
         file.parent.relative_to(root)
         for file in root.glob("smt_ray/**/*.py")
@@ -74,7 +74,7 @@ def test_no_folder_is_crowded(root: Path) -> None:
     assert not {str(name): n for name, n in folders.items() if n > MAX_FILES_A_FOLDER}
 
 
-def test_no_file_or_folder_has_a_name_that_says_nothing(root: Path) -> None:
+def test_no_file_or_folder_has_a_vague_name(root: Path) -> None:
     folders = ("smt_ray", "pipelines", "tests", "benchmarks")
     paths = [path for folder in folders for path in (root / folder).rglob("*")]
     assert paths
@@ -91,7 +91,7 @@ def test_no_folder_is_named_like_a_dependency(root: Path) -> None:
     assert not folders & names
 
 
-def test_every_room_says_what_it_is(sources: Any) -> None:
+def test_every_package_and_pipeline_has_a_docstring(sources: Any) -> None:
     for name, file in sources.files.items():
         if file.name == "__init__.py" or name.startswith("pipelines."):
             assert ast.get_docstring(sources.tree(name)), name

@@ -1,4 +1,4 @@
-"""Imports run one way, and each heavy library has one door."""
+"""Claims about imports: they follow the layers, and few modules may import a heavy library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-# A room may import rooms of lower layers only; rooms of one layer do not know each other.
+# A subpackage may import only those of lower layers; those of one layer do not import each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("pipelines", "__main__"),
     ("cli",),
@@ -25,11 +25,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("documents", "config"),
     ("errors", "imports"),
 )
-# The folders of a room may import those of lower layers only, too.
+# The folders of a subpackage may import only those of lower layers, too.
 FOLDERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "reporting": (("pages",), ("charts", "text")),
 }
-# What each leaf may import of ours.
+# The subpackages that each leaf may import.
 LEAVES = {
     "errors": set(),
     "imports": set(),
@@ -41,10 +41,10 @@ LEAVES = {
     "reporting": {"errors", "documents"},
 }
 
-# The only places that may import a library, wherever in the file.
-DOORS = {
+# The only modules that may import a library, at the top or in a function.
+IMPORTERS = {
     "ray": tuple(
-        f"smt_ray.{room}" for room in ("cluster", "stages", "run", "grid", "comparison", "search")
+        f"smt_ray.{name}" for name in ("cluster", "stages", "run", "grid", "comparison", "search")
     ),
     "mlflow": ("smt_ray.tracking.mlflow_tracker",),
     "deepspeed": ("smt_ray.training.engine",),
@@ -61,7 +61,7 @@ DOORS = {
 }
 
 
-def room_of(module: str) -> str:
+def subpackage_of(module: str) -> str:
     top, _, rest = module.partition(".")
     return rest.partition(".")[0] if top == "smt_ray" else top
 
@@ -70,28 +70,28 @@ def within(module: str, places: tuple[str, ...]) -> bool:
     return any(module == place or module.startswith(f"{place}.") for place in places)
 
 
-def test_every_room_has_a_layer(sources: Any) -> None:
-    known = {room for layer in LAYERS for room in layer}
-    found = {room_of(name) for name in sources.files} - {""}
+def test_every_subpackage_has_a_layer(sources: Any) -> None:
+    known = {name for layer in LAYERS for name in layer}
+    found = {subpackage_of(name) for name in sources.files} - {""}
     assert found <= known, f"name a layer for {sorted(found - known)}"
 
 
-def test_imports_run_down_the_layers_only(sources: Any) -> None:
-    depth = {room: i for i, layer in enumerate(LAYERS) for room in layer}
+def test_imports_go_only_to_lower_layers(sources: Any) -> None:
+    depth = {name: i for i, layer in enumerate(LAYERS) for name in layer}
     upward = [
         f"{module} imports {other}"
         for module in sources.files
         for other in sorted(sources.ours(module))
-        if room_of(module)
-        and room_of(other) not in ("", room_of(module))
-        and depth[room_of(other)] <= depth[room_of(module)]
+        if (mine := subpackage_of(module))
+        and (theirs := subpackage_of(other)) not in ("", mine)
+        and depth[theirs] <= depth[mine]
     ]
     assert not upward
 
 
-def test_the_package_itself_is_imported_by_nobody_inside(sources: Any) -> None:
-    """``from smt_ray import UserError`` inside the package would hide where a name lives."""
-    homes = {f"smt_ray.{room}" for layer in LAYERS for room in layer}
+def test_no_module_imports_names_from_the_package_itself(sources: Any) -> None:
+    """``from smt_ray import UserError`` inside the package would hide the module of the name."""
+    homes = {f"smt_ray.{name}" for layer in LAYERS for name in layer}
     hidden = [
         f"{module} imports {name}"
         for module, names in sources.imports.items()
@@ -102,24 +102,27 @@ def test_the_package_itself_is_imported_by_nobody_inside(sources: Any) -> None:
 
 
 @pytest.mark.parametrize("leaf", LEAVES)
-def test_a_leaf_imports_few_rooms(sources: Any, leaf: str) -> None:
-    members = [name for name in sources.files if room_of(name) == leaf]
+def test_a_leaf_imports_few_subpackages(sources: Any, leaf: str) -> None:
+    members = [name for name in sources.files if subpackage_of(name) == leaf]
     assert members
     for name in members:
-        rooms = {room_of(other) for other in sources.ours(name)}
-        assert rooms <= {leaf, "", *LEAVES[leaf]}, name
+        imported = {subpackage_of(other) for other in sources.ours(name)}
+        assert imported <= {leaf, "", *LEAVES[leaf]}, name
 
 
-@pytest.mark.parametrize("room", FOLDERS)
-def test_imports_run_down_the_folders_of_a_room(sources: Any, room: str) -> None:
+@pytest.mark.parametrize("subpackage", FOLDERS)
+def test_imports_go_only_to_lower_folders_of_a_subpackage(sources: Any, subpackage: str) -> None:
     depth = {
-        f"smt_ray.{room}.{folder}": i for i, layer in enumerate(FOLDERS[room]) for folder in layer
+        f"smt_ray.{subpackage}.{folder}": i
+        for i, layer in enumerate(FOLDERS[subpackage])
+        for folder in layer
     }
 
     def folder_of(module: str) -> str:
         return next((folder for folder in depth if within(module, (folder,))), "")
 
-    assert {folder_of(name) for name in sources.files if room_of(name) == room} == {"", *depth}
+    members = [name for name in sources.files if subpackage_of(name) == subpackage]
+    assert {folder_of(name) for name in members} == {"", *depth}
     upward = [
         f"{module} imports {other}"
         for module in sources.files
@@ -132,11 +135,11 @@ def test_imports_run_down_the_folders_of_a_room(sources: Any, room: str) -> None
 
 
 @pytest.mark.parametrize("module", ["smt_ray.errors", "smt_ray.imports"])
-def test_the_lowest_modules_need_the_standard_library_alone(sources: Any, module: str) -> None:
+def test_the_lowest_modules_need_only_the_standard_library(sources: Any, module: str) -> None:
     assert sources.foreign(module) <= sys.stdlib_module_names
 
 
-def test_modules_import_each_other_without_cycles(sources: Any) -> None:
+def test_imports_have_no_cycles(sources: Any) -> None:
     graph = {name: sources.ours(name) for name in sources.files}
     try:
         tuple(TopologicalSorter(graph).static_order())
@@ -145,21 +148,21 @@ def test_modules_import_each_other_without_cycles(sources: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "allowed"),
+    ("subpackage", "allowed"),
     [("smt", {"torch", "safetensors"}), ("config", {"pydantic", "pydantic_core", "yaml"})],
 )
-def test_leaves_need_few_libraries(sources: Any, room: str, allowed: set[str]) -> None:
+def test_leaves_need_few_libraries(sources: Any, subpackage: str, allowed: set[str]) -> None:
     for name in sources.files:
-        if room_of(name) == room:
+        if subpackage_of(name) == subpackage:
             assert sources.foreign(name) - sys.stdlib_module_names <= allowed, name
 
 
-@pytest.mark.parametrize("library", DOORS)
-def test_a_library_has_its_own_door(sources: Any, library: str) -> None:
+@pytest.mark.parametrize("library", IMPORTERS)
+def test_a_library_is_imported_only_by_its_importers(sources: Any, library: str) -> None:
     elsewhere = [
         name
         for name in sources.files
-        if library in sources.foreign(name) and not within(name, DOORS[library])
+        if library in sources.foreign(name) and not within(name, IMPORTERS[library])
     ]
     assert not elsewhere
 
@@ -186,7 +189,5 @@ def test_no_pickle_is_read_or_written(sources: Any) -> None:
         ("from smt_ray.run import flow", "smt_ray.run.flow"),
     ],
 )
-def test_the_reader_sees_lazy_and_relative_imports(
-    read_imports: Any, source: str, expected: str
-) -> None:
+def test_lazy_and_relative_imports_are_found(read_imports: Any, source: str, expected: str) -> None:
     assert expected in set(read_imports(ast.parse(source), "smt_ray.data"))

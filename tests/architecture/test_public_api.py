@@ -1,4 +1,4 @@
-"""What the package offers by name, and what importing it costs."""
+"""Claims about the public names of the package, and about the cost of importing it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PUBLIC = {
 }
 HEAVY = ("torch", "ray", "transformers", "deepspeed", "mlflow", "datasets", "pandas", "numpy")
 
-# Runs a statement in a fresh interpreter and prints the heavy modules that it left behind.
+# Runs a statement in a new interpreter and prints the heavy modules that it imported.
 PROBE = """
 import json, sys
 sys.argv = {argv!r}
@@ -58,7 +58,7 @@ def heavy_after(statement: str, *arguments: str) -> list[str]:
     return found
 
 
-def test_all_names_exactly_the_public_api() -> None:
+def test_all_lists_exactly_the_public_api() -> None:
     assert set(smt_ray.__all__) == PUBLIC
     assert len(smt_ray.__all__) == len(set(smt_ray.__all__))
     assert set(dir(smt_ray)) == PUBLIC
@@ -89,7 +89,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     ],
     ids=["import", "--help", "run --help", "config", "config --schema"],
 )
-def test_answers_at_once_without_heavy_imports(statement: str, arguments: tuple[str, ...]) -> None:
+def test_quick_answers_need_no_heavy_imports(statement: str, arguments: tuple[str, ...]) -> None:
     assert heavy_after(statement, *arguments) == []
 
 
@@ -98,8 +98,8 @@ def test_the_probe_sees_a_heavy_import() -> None:
 
 
 @pytest.mark.parametrize("stage", ["warmup", "selection", "evaluation"])
-def test_the_file_of_a_workers_task_brings_no_heavy_library(stage: str) -> None:
-    """Ray's workers import it first; what a task needs is imported within the task."""
+def test_the_file_of_a_workers_task_imports_no_heavy_library(stage: str) -> None:
+    """Ray's workers import the file first; each task imports the libraries that it needs."""
     found = heavy_after(f"import smt_ray.stages.{stage}")
     assert "ray" in found
     assert not {"torch", "transformers", "deepspeed", "mlflow"} & set(found)
@@ -111,11 +111,11 @@ AS_A_RANK = (
 )
 
 
-def test_a_rank_does_without_what_deepspeed_would_import_for_its_autotuner() -> None:
+def test_a_rank_does_not_import_mlflow_for_the_autotuner_of_deepspeed() -> None:
     imported = heavy_after(AS_A_RANK)
     assert "deepspeed" in imported
     assert "mlflow" not in imported
 
 
-def test_what_a_rank_does_without_can_be_imported_afterwards() -> None:
+def test_a_rank_can_import_mlflow_afterwards() -> None:
     assert "mlflow" in heavy_after(f"{AS_A_RANK}; import mlflow")

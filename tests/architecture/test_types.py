@@ -1,4 +1,4 @@
-"""Types: what crosses a room is typed, and a method's name is compared in two rooms only."""
+"""Claims about types, and about the two subpackages that may compare the names of methods."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-# They may compare names of methods: everywhere else the protocol of methods answers.
+# Only these may compare names of methods; other modules use the protocol of methods.
 KNOW_METHODS = ("smt_ray.methods.", "smt_ray.config.")
 METHODS = {"smt", "lora", "dora", "sift", "full"}
 
@@ -54,11 +54,11 @@ def test_only_methods_and_config_compare_the_names_of_methods(sources: Any) -> N
         "kind.startswith(('training', 'evaluation'))",
     ],
 )
-def test_the_reader_finds_such_comparisons(source: str) -> None:
+def test_a_comparison_with_the_name_of_a_method_is_found(source: str) -> None:
     assert comparisons(ast.parse(source)) == [source]
 
 
-def test_the_whole_package_is_checked_strictly(root: Path) -> None:
+def test_mypy_checks_the_whole_package_strictly(root: Path) -> None:
     settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["mypy"]
     assert settings["strict"] is True
     assert settings["files"] == ["smt_ray"]

@@ -1,4 +1,4 @@
-"""What every benchmark's JSON says, and what is so of all spreads of measurements."""
+"""Checks of the parts that every benchmark's JSON has, and of spreads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benchmarks set torch's threads; other tests keep theirs."""
+"""Restores torch's threads after each test, because benchmarks change them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each benchmark runs in a tiny setting and writes JSON that says what, how and where."""
+"""Claims about the commands of the benchmarks, which run in tiny settings and write JSON."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_step_draws_a_chart(stepped: Path) -> None:
     assert (stepped / "s.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_only_what_trains_has_optimizer_state_and_smt_the_least_of_it(stepped: Path) -> None:
+def test_the_floor_has_no_optimizer_state_and_smt_has_the_least(stepped: Path) -> None:
     suite = read(stepped / "s.json", "step")["suites"]["builtin:tiny_arithmetic"]
     state = {name: found["of_it_optimizer_state"] for name, found in suite["memory"].items()}
     assert state["floor packed"] == 0
@@ -66,7 +66,7 @@ def test_linear_measures_every_layer(tmp_path: Path) -> None:
         assert_spread(one["over_frozen"])
 
 
-def test_evaluation_gives_the_answers_that_asking_row_by_row_gives(tmp_path: Path) -> None:
+def test_evaluation_gives_the_same_answers_as_row_by_row(tmp_path: Path) -> None:
     arguments = ["--rounds", "1", "--rows", "3", "--threads", "1"]
     evaluation.main([*arguments, "--json", str(tmp_path / "evaluation.json")])
     cases = read(tmp_path / "evaluation.json", "evaluation")["cases"]

@@ -1,4 +1,4 @@
-"""What figures are made of: rounds, ratios, bytes, the same loss for all that are compared."""
+"""Claims about the parts of the results: rounds, ratios, bytes, and equal losses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from smt_ray.warmup.shard import reduce_module, stream_shard
 CPU = torch.device("cpu")
 
 
-def test_every_round_runs_every_case_and_every_other_backwards() -> None:
+def test_every_round_runs_every_case_and_every_second_one_in_reverse_order() -> None:
     order: list[tuple[str, int]] = []
     cases = {name: lambda n, name=name: order.append((name, n)) for name in "ab"}
     rounds = interleave(cases, 2)
@@ -43,7 +43,7 @@ def test_laps_add_up_stretches_of_a_phase(monkeypatch: pytest.MonkeyPatch) -> No
     assert laps.seconds() == {"forward": 2.5, "backward": 2.0}
 
 
-def test_ratios_are_to_our_step_beside_and_limits_of_the_rate_beside_the_step() -> None:
+def test_ratios_and_limits_use_the_measurements_next_to_each_step() -> None:
     def found(seconds: float, rate: float, ours: float = 9.9) -> dict[str, float]:
         phases = dict.fromkeys(("batching", "forward", "optimizer"), 0.0)
         measured = {"gemm_flops_per_second": rate, REFERENCE: ours}
@@ -67,7 +67,7 @@ def test_ratios_are_to_our_step_beside_and_limits_of_the_rate_beside_the_step() 
     assert smt["samples_per_second"] == {"median": 3.0, "min": 2.0, "max": 4.0}
 
 
-def test_saved_bytes_are_distinct_storages_without_weights() -> None:
+def test_saved_bytes_count_distinct_storages_without_weights() -> None:
     frozen, trained = nn.Linear(8, 8, bias=False).requires_grad_(False), nn.Linear(8, 8, bias=False)
     x = torch.randn(5, 8, requires_grad=True)
     held = [frozen.weight, trained.weight]
@@ -84,17 +84,17 @@ def test_saved_bytes_are_distinct_storages_without_weights() -> None:
     assert dropped.total == 0
 
 
-def test_peak_bytes_count_what_is_made_and_freed() -> None:
+def test_peak_bytes_include_tensors_that_are_freed() -> None:
     assert peak_bytes(lambda: torch.zeros(100) + 1, CPU) == 2 * 100 * 4
 
 
 @pytest.fixture
 def batching(make_encoded: Callable[..., EncodedRows]) -> Batching:
-    tokenizer = load_tokenizer(ModelConfig(builtin="tiny"))  # it pads, no more
+    tokenizer = load_tokenizer(ModelConfig(builtin="tiny"))  # it is used only to pad
     return Batching(make_encoded(), tokenizer, num_rows=4, max_tokens=40)
 
 
-def test_all_configurations_compute_one_loss(
+def test_all_configurations_compute_the_same_loss(
     make_llama: Callable[..., Any],
     batching: Batching,
     monkeypatch: pytest.MonkeyPatch,
@@ -103,7 +103,7 @@ def test_all_configurations_compute_one_loss(
     base = make_llama().requires_grad_(False)
     before = {name: p.clone() for name, p in base.named_parameters()}
     made = make_configurations(base, batching, select(base, batching, [[4, 5, 6]]))
-    rows = [0, 1, 2, 3]  # one padded micro-batch: the mean over its tokens is the step's
+    rows = [0, 1, 2, 3]  # one padded micro-batch, so its mean is that of the step
     ids = [batching.encoded.row(row).long() for row in rows]
     logits = [base(input_ids=one[None]).logits[0] for one in ids]
     first = [int(batching.encoded.targets(row, False)[0]) for row in rows]
@@ -120,7 +120,7 @@ def test_all_configurations_compute_one_loss(
     assert all(torch.equal(p, before[name]) for name, p in base.named_parameters())
 
 
-def test_the_layers_that_are_compared_compute_one_product() -> None:
+def test_all_compared_layers_compute_the_same_product() -> None:
     from argparse import Namespace
 
     layers = make_layers((32, 48), (16,), Namespace(dtype="float32", seed=0), CPU)
@@ -132,7 +132,7 @@ def test_the_layers_that_are_compared_compute_one_product() -> None:
 
 
 @pytest.mark.parametrize("reduction", ["gradient", "score"])
-def test_bytes_moved_are_those_that_shards_and_reduces_give(
+def test_bytes_moved_are_the_bytes_that_shards_and_reductions_send(
     make_llama: Callable[..., Any], make_encoded: Callable[..., EncodedRows], reduction: str
 ) -> None:
     model, encoded = make_llama(), make_encoded()

@@ -1,4 +1,4 @@
-"""What a step needs, against what torch counts of a tiny model whose mask allows everything."""
+"""Claims about the FLOPs of a step, compared with torch's own count on a tiny model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make_lora(model: Any) -> None:
 
 
 def make_smt(model: Any) -> None:
-    """Blocks in the upper layer alone: below it there is no backward."""
+    """Puts blocks only into the upper layer, so that the lower one has no backward."""
     make_blocks(model, "model.layers.1.self_attn.v_proj", (16, 32))
 
 
@@ -46,7 +46,7 @@ def make_floor(model: Any) -> None:
 
 
 @pytest.mark.parametrize("prepare", [make_full, make_lora, make_smt, make_smt_below, make_floor])
-def test_needed_flops_are_those_that_torch_counts_where_nothing_is_wasted(
+def test_needed_flops_equal_the_count_of_torch_if_no_work_is_wasted(
     make_llama: Callable[..., Any], prepare: Callable[[Any], None]
 ) -> None:
     model = make_llama(attn_implementation="eager")
@@ -55,13 +55,15 @@ def test_needed_flops_are_those_that_torch_counts_where_nothing_is_wasted(
     with FlopCounterMode(display=False) as counter:
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
         model.lm_head(hidden[:, -NUM_TARGETS:]).square().sum().backward()
-    # Eager attention computes all pairs, the forbidden ones too.
+    # Eager attention computes all pairs, also the masked ones.
     work = Work(NUM_TOKENS, NUM_TOKENS**2, NUM_TARGETS)
     decoder = read_decoder(model, through_embeddings=prepare is make_floor)
     assert step_flops(decoder, [work]) == counter.get_total_flops()
 
 
-def test_dora_needs_its_norms_beside_what_lora_needs(make_llama: Callable[..., Any]) -> None:
+def test_dora_needs_the_flops_of_lora_and_those_of_its_norms(
+    make_llama: Callable[..., Any],
+) -> None:
     models = [make_llama(), make_llama()]
     for model, use_dora in zip(models, (False, True), strict=True):
         settings = LoraSettings(4, 8, 0.0, ["k_proj"], use_dora=use_dora, seed=0)
@@ -70,7 +72,7 @@ def test_dora_needs_its_norms_beside_what_lora_needs(make_llama: Callable[..., A
     assert dora - lora == 2 * (2 * 32 * 4 * 16)  # two layers' B (16, 4) times A (4, 32)
 
 
-def test_pairs_behind_a_prefix_are_those_of_whole_rows_less_the_repeated_prefix() -> None:
+def test_a_shared_prefix_saves_the_pairs_of_its_repetitions() -> None:
     rows = [[0] * 5 + [own] * length for own, length in ((1, 3), (2, 4))]
     whole = sum(len(row) * (len(row) + 1) // 2 for row in rows)
     packed, _ = pack_rows(rows, share_prefix=True)

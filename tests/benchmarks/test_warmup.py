@@ -1,4 +1,4 @@
-"""The warm-up's benchmark runs in a tiny setting and writes JSON like the others."""
+"""A claim about the benchmark of the warm-up, which runs in a tiny setting and writes JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TINY_WARMUP = (
 
 
 @pytest.mark.slow
-def test_warmup_measures_every_way_through_ray(cluster: None, tmp_path: Path) -> None:
+def test_warmup_measures_every_case_through_ray(cluster: None, tmp_path: Path) -> None:
     warmup.main([*TINY_WARMUP.split(), "--json", str(tmp_path / "warmup.json")])
     summary = read(tmp_path / "warmup.json", "warmup")["summary"]
     assert len(summary) == 3

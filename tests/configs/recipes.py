@@ -1,4 +1,4 @@
-"""The paper's recipes as they lie in configs/paper, told apart by their names."""
+"""The paper's recipes in configs/paper, which are identified by their file names."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SUITES = ("commonsense", "math")
 
 @dataclass(frozen=True)
 class Recipe:
-    """One file.
+    """One recipe.
 
     Attributes:
-        path: Of the file; its name is <model>_<suite>_<method>, with smt's budget in percent.
+        path: The file; its name is <model>_<suite>_<method>, for smt with the budget in percent.
     """
 
     path: Path
@@ -38,7 +38,7 @@ class Recipe:
         """Model, suite, method, and smt's budget in percent."""
         pattern = rf"({'|'.join(MODELS)})_({'|'.join(SUITES)})_(smt|lora|dora|full)(?:_([\d.]+))?"
         match = re.fullmatch(pattern, self.path.stem)
-        assert match, f"{self.path.name} is named like no recipe"
+        assert match, f"{self.path.name} is not named like a recipe"
         model, suite, method, budget = match.groups()
         return model, suite, method, float(budget) if budget else None
 

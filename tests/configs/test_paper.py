@@ -1,4 +1,4 @@
-"""The paper's recipes: all cells are there, each with the published values, all like for like."""
+"""Claims about the paper's recipes: they are complete, published and comparable."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 
 from tests.configs.recipes import MODELS, RECIPES, SUITES, Recipe
 
-# In percent: the paper's Tables 2 and 5; where Table 5 has none, Table 2's lower one and 1.26.
+# In percent, from the paper's Tables 2 and 5. If Table 5 has no budgets of a model, they are Table
+# 2's lower one and 1.26.
 BUDGETS = {
     ("llama_7b", "commonsense"): {0.84, 4.91},
     ("llama_13b", "commonsense"): {0.68, 4.91},
@@ -22,8 +23,8 @@ BUDGETS = {
 DORA_LEARNING_RATES = {"llama_7b": 1e-4, "llama_13b": 2e-4, "llama2_7b": 2e-4, "llama3_8b": 1e-4}
 LEARNING_RATES = {"smt": 1e-4, "lora": 3e-4, "full": 9.65e-6}
 
-# Cells whose method's settings are all published: LoRA's by LLM-Adapters (LLaMA) and DoRA (LLaMA2,
-# LLaMA3), DoRA's by itself, SMT's by the paper and its code.
+# Cells with only published settings: LoRA's are in LLM-Adapters (LLaMA) and in DoRA (LLaMA2,
+# LLaMA3), DoRA's in DoRA, SMT's in the paper and its code.
 PUBLISHED = {
     ("smt", "commonsense"): set(MODELS),
     ("lora", "commonsense"): set(MODELS),
@@ -31,7 +32,7 @@ PUBLISHED = {
     ("lora", "math"): {"llama_7b", "llama_13b"},
 }
 
-# What a method needs of its own, and what executes it: everything else is the same for all.
+# Keys that may differ between methods; all other keys are the same.
 OF_THE_METHOD = {
     "method", "warmup", "selection", "lora", "training.learning_rate", "deepspeed.zero_stage",
 }  # fmt: skip
@@ -45,7 +46,7 @@ parametrize = pytest.mark.parametrize("recipe", RECIPES, ids=str)
 
 
 def without(recipe: Recipe, keys: set[str]) -> dict[str, Any]:
-    """The whole config, defaults included, as plain values; its name aside."""
+    """The whole config with its defaults as plain values, without its name and the given keys."""
     tree = recipe.config.model_dump(mode="json")
     for key in {"name", *keys}:
         *sections, leaf = key.split(".")
@@ -56,7 +57,7 @@ def without(recipe: Recipe, keys: set[str]) -> dict[str, Any]:
     return tree
 
 
-def test_every_cell_of_the_papers_tables_has_its_recipe() -> None:
+def test_every_cell_of_the_papers_tables_has_a_recipe() -> None:
     expected = {
         (model, suite, method, budget)
         for model in MODELS
@@ -71,7 +72,7 @@ def test_every_cell_of_the_papers_tables_has_its_recipe() -> None:
 
 
 @parametrize
-def test_a_recipe_is_what_its_name_says(recipe: Recipe) -> None:
+def test_a_recipe_matches_its_name(recipe: Recipe) -> None:
     config = recipe.config
     assert config.method == recipe.method
     if recipe.budget is not None:
@@ -80,7 +81,7 @@ def test_a_recipe_is_what_its_name_says(recipe: Recipe) -> None:
     assert config.data.train == [f"ft-training_set/{rows}.json"]
 
 
-def test_recipes_differ_in_nothing_but_what_method_model_and_suite_require() -> None:
+def test_recipes_differ_only_in_keys_of_method_model_and_suite() -> None:
     own = OF_THE_METHOD | OF_THE_MODEL | OF_THE_SUITE
     assert all(without(recipe, own) == without(RECIPES[0], own) for recipe in RECIPES)
 
@@ -93,11 +94,11 @@ def test_a_suites_recipes_have_the_same_rows_batches_and_evaluation(suite: str) 
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_models_recipes_begin_with_the_same_model(model: str) -> None:
+def test_recipes_of_a_model_start_from_the_same_weights(model: str) -> None:
     assert len({recipe.config.model.path for recipe in RECIPES if recipe.model == model}) == 1
 
 
-def test_recipes_of_a_method_have_the_same_settings_but_for_their_size() -> None:
+def test_recipes_of_a_method_differ_only_in_their_size() -> None:
     smt = [recipe.config for recipe in RECIPES if recipe.method == "smt"]
     assert all(config.warmup == smt[0].warmup for config in smt)
     sizes = {"budget": 0.01}
@@ -136,7 +137,7 @@ def test_a_recipe_has_the_published_settings_of_its_method(recipe: Recipe) -> No
         assert (config.selection.block_size, config.selection.score) == (256, "mean_of_abs")
         assert config.selection.scope == "global"
     if recipe.method in ("lora", "dora"):
-        # Table 2's best DoRA on LLaMA2-7B is the one with half the rank.
+        # In Table 2, the best DoRA on LLaMA2-7B has half the rank.
         best = 16 if recipe.path.stem == "llama2_7b_commonsense_dora" else 32
         assert (config.lora.rank, config.lora.dropout) == (best, 0.05)
         modules = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
@@ -144,6 +145,6 @@ def test_a_recipe_has_the_published_settings_of_its_method(recipe: Recipe) -> No
 
 
 @parametrize
-def test_a_value_that_nobody_published_is_marked_ours(recipe: Recipe) -> None:
+def test_a_recipe_marks_unpublished_values_as_ours(recipe: Recipe) -> None:
     published = recipe.model in PUBLISHED.get((recipe.method, recipe.suite), set())
     assert ("# ours: " in recipe.text) != published

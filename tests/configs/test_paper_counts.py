@@ -1,4 +1,4 @@
-"""What the paper's recipes train, counted on the meta device, against what the paper prints."""
+"""Claims about the trained parameters of the paper's recipes, counted on the meta device."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NUM_PARAMETERS = {
 }
 
 # #Params% as Table 2 prints it (the budget of an smt recipe is in its name). LLaMA2-7B's DoRA is
-# the cell that Table 2 calls 0.42 and Table 3 calls 0.43.
+# 0.42 in Table 2 and 0.43 in Table 3.
 PRINTED = {
     "llama_7b_commonsense_lora": 0.83,
     "llama_7b_commonsense_dora": 0.84,
@@ -69,7 +69,7 @@ def skeleton(model: str) -> nn.Module:
 
 
 def num_blocks(recipe: Recipe) -> int:
-    """As many as the run's own check comes to."""
+    """The number of blocks, from the run's own check."""
     found = check_blocks(recipe.config, skeleton(recipe.model))
     assert found.block_size == BLOCK_SIZE
     (ranking,) = found.rankings
@@ -77,7 +77,7 @@ def num_blocks(recipe: Recipe) -> int:
 
 
 def count(recipe: Recipe) -> Counts:
-    """What is trained, by arithmetic on the skeleton's shapes; nothing is put into it."""
+    """The trained parameters, computed from the shapes of the skeleton."""
     num_base = count_parameters(skeleton(recipe.model))
     if recipe.method == "full":
         return Counts(num_base, num_base, num_base)
@@ -90,7 +90,7 @@ def count(recipe: Recipe) -> Counts:
 
 
 def num_factors(recipe: Recipe, rank: int) -> int:
-    """Parameters of LoRA's two factors, and of DoRA's magnitudes."""
+    """The number of parameters in LoRA's two factors, and in DoRA's magnitudes."""
     targets = find_targets(skeleton(recipe.model), recipe.config.lora.target_modules)
     with_magnitudes = recipe.method == "dora"
     return sum(rank * (o + i) + with_magnitudes * o for o, i in target_shapes(targets).values())
@@ -101,13 +101,13 @@ def of_method(*methods: str) -> list[Recipe]:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_architectures_have_the_models_parameters(model: str) -> None:
+def test_the_architectures_have_the_parameter_counts_of_the_models(model: str) -> None:
     assert count_parameters(skeleton(model)) == NUM_PARAMETERS[model]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_a_recipe_loads_with_its_architecture_inline(recipe: Recipe) -> None:
-    """As ``smt-ray plan`` would be asked offline."""
+    """Offline, ``smt-ray plan`` is used in this way."""
     overrides = ["model.path=null", f"model.architecture={ARCHITECTURES[recipe.model]}"]
     config = load_config(recipe.path, overrides)
     assert config.model.architecture == ARCHITECTURES[recipe.model]
@@ -123,12 +123,14 @@ def test_smt_trains_the_papers_blocks_and_percentage_of_the_base(recipe: Recipe)
 @pytest.mark.parametrize(
     "recipe", [recipe for recipe in RECIPES if str(recipe) in PRINTED], ids=str
 )
-def test_factors_are_the_papers_percentage_of_base_and_adapter(recipe: Recipe) -> None:
+def test_lora_and_dora_train_the_papers_percentage_of_base_and_adapter(recipe: Recipe) -> None:
     assert round(count(recipe).summary().percent_of_total, 2) == PRINTED[str(recipe)]
 
 
 @pytest.mark.parametrize("recipe", of_method("lora", "dora"), ids=str)
-def test_a_models_factors_are_the_same_on_both_suites(recipe: Recipe) -> None:
+def test_lora_and_dora_train_the_same_number_on_both_suites_unless_ranks_differ(
+    recipe: Recipe,
+) -> None:
     other = next(
         other
         for other in RECIPES
@@ -144,8 +146,8 @@ def test_full_fine_tuning_trains_everything(recipe: Recipe) -> None:
     assert count(recipe).summary().percent_of_base == 100
 
 
-def test_table_5s_percentage_of_lora_is_that_of_no_rank() -> None:
-    """0.86, on LLaMA-7B: so the recipe keeps rank 32 of the commands that the paper refers to."""
+def test_no_rank_gives_the_percentage_of_lora_in_table_5() -> None:
+    """It is 0.86 on LLaMA-7B. The recipe keeps rank 32 of the commands that the paper cites."""
     recipe = next(recipe for recipe in RECIPES if str(recipe) == "llama_7b_math_lora")
     num_base = NUM_PARAMETERS["llama_7b"]
     for rank in range(30, 37):

@@ -1,4 +1,4 @@
-"""What infra/ says, read but never started."""
+"""Fixtures that read the files of infra/; nothing is started."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def manifests() -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def clusters(manifests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Manifest -> its RayClusterSpec: of the cluster that stays, and of each job."""
+    """Manifest -> its RayClusterSpec, for the permanent cluster and for each job."""
     return {
         name: m["spec"] if m["kind"] == "RayCluster" else m["spec"]["rayClusterSpec"]
         for name, m in manifests.items()
@@ -63,7 +63,7 @@ def clusters(manifests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def pods(
     manifests: dict[str, dict[str, Any]], clusters: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Where it stands -> every pod's spec: heads, workers, submitters, and pods of their own."""
+    """Manifest and role -> the spec of every pod: heads, workers, submitters and single pods."""
     found = {name: m["spec"] for name, m in manifests.items() if m["kind"] == "Pod"}
     for name, manifest in manifests.items():
         if manifest["kind"] == "RayJob":
@@ -78,7 +78,7 @@ def pods(
 
 @pytest.fixture(scope="session")
 def launchers() -> dict[str, dict[str, Any]]:
-    """File -> every launcher YAML of infra/ray-cluster."""
+    """File name -> every launcher YAML of infra/ray-cluster."""
     files = sorted((INFRA / "ray-cluster").glob("*.yaml"))
     assert [file.stem for file in files] == ["aws", "gcp"]
     return {file.name: yaml.safe_load(file.read_text(encoding="utf-8")) for file in files}
@@ -86,15 +86,15 @@ def launchers() -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def crds() -> dict[str, dict[str, Any]]:
-    """Kind -> KubeRay's CRD, which is no part of the repository.
+    """Kind -> KubeRay's CRD, which is not part of the repository.
 
-    A folder that the environment names must be there, as in CI; else it may be missing.
+    A folder that the environment names must exist, as in CI. The default folder may be missing.
     """
     named = os.environ.get("SMT_RAY_KUBERAY_CRDS")
     folder = Path(named) if named else ROOT.parent / "shared" / "data" / "kuberay"
     if not named and not folder.is_dir():
         pytest.skip(f"needs KubeRay's CRDs: no {folder} (set SMT_RAY_KUBERAY_CRDS)")
-    # The C parser takes half a second where the other takes seven.
+    # The C parser takes half a second; the Python parser takes seven.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     files = [folder / "ray.io_rayclusters.yaml", folder / "ray.io_rayjobs.yaml"]
     documents = [yaml.load(file.read_text(encoding="utf-8"), Loader=loader) for file in files]

@@ -1,4 +1,4 @@
-"""A CRD's structural schema as a JSON schema that refuses what a cluster would prune in silence."""
+"""A CRD's structural schema as a JSON schema that refuses fields that a cluster would drop."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _UNDERSTOOD = {
 
 
 def served_schema(crd: dict[str, Any], api_version: str) -> dict[str, Any]:
-    """The schema of one of a CRD's versions, as the CRD gives it.
+    """The schema of one version of a CRD, unchanged.
 
     Raises:
-        LookupError: The CRD serves no such version.
+        LookupError: The CRD does not serve this version.
     """
     group, _, wanted = api_version.partition("/")
     for version in crd["spec"]["versions"]:
@@ -40,10 +40,10 @@ def at(schema: dict[str, Any], *path: str) -> dict[str, Any]:
 
 
 def strict(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same schema, closed: an object has the properties that are named, and no others.
+    """The same schema, but an object may have no other properties than the named ones.
 
     Raises:
-        ValueError: It has a keyword that this does not know, so that it would go unchecked.
+        ValueError: The schema has an unknown keyword, which would not be checked.
     """
     if unknown := set(schema) - _UNDERSTOOD:
         raise ValueError(f"unknown keywords {sorted(unknown)}")
@@ -62,6 +62,6 @@ def strict(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_errors(schema: dict[str, Any], value: Any) -> list[str]:
-    """What a strict schema has against a value: one line each, with the place."""
+    """The errors of a value by a strict schema: one line for each, with its place."""
     validator = jsonschema.Draft202012Validator(schema)
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(value)]

@@ -1,4 +1,4 @@
-"""The image's Dockerfile: a linter, and what it copies, installs and locks."""
+"""Claims about the Dockerfiles: they pass a linter; the image's copies, installs and locks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def cuda(infra: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_the_linter_has_nothing_against_a_dockerfile(infra: Path, name: str) -> None:
+def test_the_linter_accepts_every_dockerfile(infra: Path, name: str) -> None:
     done = lint(infra / name)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -56,14 +56,14 @@ def test_the_linter_has_nothing_against_a_dockerfile(infra: Path, name: str) -> 
         ("FROM ubuntu:24.04\nRUM true\n", "unexpected"),
     ],
 )
-def test_the_linter_sees_mistakes(tmp_path: Path, bad: str, rule: str) -> None:
+def test_the_linter_finds_mistakes(tmp_path: Path, bad: str, rule: str) -> None:
     (tmp_path / "Dockerfile").write_text(bad, encoding="utf-8")
     done = lint(tmp_path / "Dockerfile")
     assert done.returncode == 1
     assert rule in done.stdout + done.stderr
 
 
-def test_the_context_is_what_the_dockerfile_copies(
+def test_the_context_holds_only_what_the_dockerfile_copies(
     dockerfile: str, ignored: list[str], root: Path
 ) -> None:
     words = [
@@ -102,15 +102,13 @@ def test_the_image_has_python_3_11_and_installs_from_the_locks(dockerfile: str) 
     ]
 
 
-def test_the_compiler_is_of_the_cuda_that_torch_was_built_for(
-    dockerfile: str, cuda: dict[str, str]
-) -> None:
+def test_the_compiler_has_the_cuda_version_of_torch(dockerfile: str, cuda: dict[str, str]) -> None:
     base = re.search(r"^FROM nvidia/cuda:(\d+\.\d+)\.\d+-devel-", dockerfile, re.MULTILINE)
     assert base
     assert cuda["cuda-toolkit"].startswith(f"{base[1]}.")
 
 
-def test_no_package_is_locked_twice_otherwise(
+def test_no_package_except_boto3_is_locked_twice(
     infra: Path, locked: dict[str, str], cuda: dict[str, str]
 ) -> None:
     cloud = read_lock(infra / "docker" / "cloud-requirements.txt")
@@ -119,7 +117,7 @@ def test_no_package_is_locked_twice_otherwise(
     assert cloud["google-api-python-client"]
 
 
-def test_manifests_start_where_the_image_has_pipelines_and_configs(
+def test_heads_start_in_the_working_directory_of_the_image(
     dockerfile: str, pods: dict[str, dict[str, object]]
 ) -> None:
     (folder,) = re.findall(r"^WORKDIR (\S+)$", dockerfile, re.MULTILINE)
@@ -127,7 +125,7 @@ def test_manifests_start_where_the_image_has_pipelines_and_configs(
     assert {pod["containers"][0]["workingDir"] for pod in heads} == {folder}  # type: ignore[index]
 
 
-def test_what_resolves_the_image_s_packages_here_installs_them_there(
+def test_the_image_installs_packages_with_the_locked_version_of_uv(
     dockerfile: str, locked: dict[str, str]
 ) -> None:
     assert f"FROM ghcr.io/astral-sh/uv:{locked['uv']} AS uv" in dockerfile

@@ -1,4 +1,4 @@
-"""Commands that infra/ starts or tells to start: what they name exists."""
+"""Claims about the commands in infra/: their pipelines, configs and options exist."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.infra.files import tracked_files
 LOAD: dict[str, Callable[..., Any]] = {
     "run": load_config, "plan": load_config, "tune": load_search, "compare": load_comparison
 }  # fmt: skip
-UsageError: Any = typer.BadParameter.__base__  # of whichever click Typer has
+UsageError: Any = typer.BadParameter.__base__  # from the click that Typer uses
 ARGUMENTS = r"((?: +[^\s`#|;&<>]+)*)"
 COMMAND = re.compile(rf"(?<![\w./-])smt-ray ([a-z][\w-]*){ARGUMENTS}")
 SCRIPT = re.compile(rf"python (pipelines/\S+\.py){ARGUMENTS}")
@@ -32,7 +32,7 @@ REPOSITORY_PATH = re.compile(r"(?<![\w./-])(?:infra|configs|pipelines)/[\w./-]*\
 
 @pytest.fixture(scope="module")
 def texts(infra: Path, root: Path) -> dict[str, str]:
-    """Every text below infra/, commands in one line each: file -> text."""
+    """File below infra/ -> its text, with every command on one line."""
     files = tracked_files(infra)
     return {
         str(file.relative_to(root)): re.sub(r"\s*\\\n\s*", " ", file.read_text(encoding="utf-8"))
@@ -49,12 +49,12 @@ def test_every_job_runs_a_pipeline_on_a_config(manifests: dict[str, dict[str, An
     assert len(entrypoints) == 2
     for name, entrypoint in entrypoints.items():
         assert PIPELINE.fullmatch(entrypoint), name
-        # KubeRay puts it into a shell's command line: words alone come out as they went in.
+        # KubeRay puts it into a shell's command line, where only plain words stay unchanged.
         assert shlex.join(shlex.split(entrypoint)) == entrypoint, name
 
 
 def commands(text: str, root: Path) -> list[tuple[str, list[str]]]:
-    """The commands of smt_ray in a text: each one's name, and its arguments."""
+    """The commands of smt_ray in a text: (name, arguments) pairs."""
     found = [(name, shlex.split(arguments)) for name, arguments in COMMAND.findall(text)]
     for script, arguments in SCRIPT.findall(text):
         named = re.search(r'main\("(\w+)"\)', (root / script).read_text(encoding="utf-8"))
@@ -64,9 +64,9 @@ def commands(text: str, root: Path) -> list[tuple[str, list[str]]]:
 
 
 def refusal(name: str, arguments: list[str], root: Path) -> str:
-    """What the command line, or the config, has against a command; nothing where it starts.
+    """The error of a command, from its options or its config; empty if it would start.
 
-    CONFIG and NAME stand for the reader's own.
+    CONFIG and NAME are placeholders for the reader's own.
     """
     command = typer.main.get_group(app).commands.get(name)
     if command is None:
@@ -83,7 +83,7 @@ def refusal(name: str, arguments: list[str], root: Path) -> str:
     return ""
 
 
-def test_every_command_of_ours_is_one_that_starts(
+def test_every_command_of_smt_ray_would_start(
     manifests: dict[str, dict[str, Any]], texts: dict[str, str], root: Path
 ) -> None:
     jobs = {n: m["spec"]["entrypoint"] for n, m in manifests.items() if m["kind"] == "RayJob"}
@@ -110,12 +110,12 @@ def test_every_command_of_ours_is_one_that_starts(
         ("python pipelines/evaluate.py --run NAME", "Missing option"),
     ],
 )
-def test_what_is_no_command_of_ours(line: str, why: str, root: Path) -> None:
+def test_a_wrong_command_is_found(line: str, why: str, root: Path) -> None:
     (command,) = commands(line, root)
     assert why in refusal(*command, root)
 
 
-def test_nothing_that_is_pasted_with_a_job_ends_its_machines(texts: dict[str, str]) -> None:
+def test_no_block_of_the_readme_starts_a_job_and_ends_its_machines(texts: dict[str, str]) -> None:
     blocks = re.findall(r"^```\n(.*?)^```", texts["infra/README.md"], re.MULTILINE | re.DOTALL)
     starts, ends = r"ray job submit|kubectl logs", r"ray down|kubectl delete"
     assert sum(bool(re.search(starts, block)) for block in blocks) == 3
@@ -123,11 +123,11 @@ def test_nothing_that_is_pasted_with_a_job_ends_its_machines(texts: dict[str, st
     assert not [b for b in blocks if re.search(starts, b) and re.search(ends, b)]
 
 
-def test_every_path_of_the_repository_that_is_named_exists(
+def test_every_path_of_the_repository_in_the_texts_exists(
     texts: dict[str, str], root: Path
 ) -> None:
     named = {path for text in texts.values() for path in REPOSITORY_PATH.findall(text)}
     assert len(named) > 10
-    # What the reader copies an example to, git ignores.
+    # The reader makes these copies of the examples, and git ignores them.
     copies = {path.removesuffix(".example") for path in named if path.endswith(".example")}
     assert not {path for path in named - copies if not (root / path).exists()}

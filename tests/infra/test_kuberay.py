@@ -1,4 +1,4 @@
-"""KubeRay's manifests, against the CRDs and against each other."""
+"""Claims about KubeRay's manifests: they fit the CRDs and each other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Edit = Callable[[dict[str, Any]], Any]
 
 @pytest.fixture(scope="session")
 def schemas(crds: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Kind -> strict schema. The CRDs hold Kubernetes' own pods, and claims in their volumes."""
+    """Kind -> strict schema. The CRDs contain the schemas of Kubernetes' pods and volume claims."""
     found = {kind: served_schema(crd, "ray.io/v1") for kind, crd in crds.items()}
     pod = at(found["RayCluster"], *POD_TEMPLATE)
     return {kind: strict(schema) for kind, schema in found.items()} | {
@@ -39,7 +39,7 @@ def errors_of(manifest: dict[str, Any], schemas: dict[str, dict[str, Any]]) -> l
     return find_errors(schemas[manifest["kind"]], manifest["spec"])
 
 
-def test_every_manifest_is_of_a_kind_that_is_checked(manifests: dict[str, dict[str, Any]]) -> None:
+def test_every_manifest_has_a_kind_that_is_checked(manifests: dict[str, dict[str, Any]]) -> None:
     assert {manifest["kind"] for manifest in manifests.values()} == KINDS
     for name, manifest in manifests.items():
         own = manifest["kind"].startswith("Ray")
@@ -47,7 +47,7 @@ def test_every_manifest_is_of_a_kind_that_is_checked(manifests: dict[str, dict[s
         assert set(manifest["metadata"]) <= METADATA, name
 
 
-def test_manifests_are_what_their_schemas_allow(
+def test_manifests_fit_their_schemas(
     manifests: dict[str, dict[str, Any]], schemas: dict[str, dict[str, Any]]
 ) -> None:
     checked = [m for m in manifests.values() if m["kind"] != "ConfigMap"]
@@ -57,7 +57,7 @@ def test_manifests_are_what_their_schemas_allow(
     }
 
 
-def test_config_maps_hold_strings_alone(manifests: dict[str, dict[str, Any]]) -> None:
+def test_config_maps_hold_only_strings(manifests: dict[str, dict[str, Any]]) -> None:
     found = [m for m in manifests.values() if m["kind"] == "ConfigMap"]
     for manifest in found:
         assert set(manifest) == {"apiVersion", "kind", "metadata", "data"}
@@ -84,10 +84,10 @@ def head(spec: dict[str, Any]) -> dict[str, Any]:
         lambda spec: spec["headGroupSpec"]["rayStartParams"].update({"num-cpus": 0}),
     ],
 )
-def test_what_a_cluster_would_refuse_or_prune_is_an_error(
+def test_a_field_that_a_cluster_would_refuse_or_drop_is_an_error(
     manifests: dict[str, dict[str, Any]], schemas: dict[str, dict[str, Any]], edit: Edit
 ) -> None:
-    # Through JSON, which has no anchors: one place is edited, not all that share it.
+    # JSON has no anchors, so an edit of the copy changes only one place.
     manifest = json.loads(json.dumps(manifests["RayCluster/smt-ray"]))
     edit(manifest["spec"])
     assert len(errors_of(manifest, schemas)) == 1
@@ -98,7 +98,7 @@ def test_a_version_that_is_not_served_is_an_error(crds: dict[str, dict[str, Any]
         served_schema(crds["RayJob"], "ray.io/v2")
 
 
-def test_all_clusters_are_alike_but_for_the_number_of_workers(
+def test_all_clusters_are_equal_except_for_the_number_of_workers(
     clusters: dict[str, dict[str, Any]],
 ) -> None:
     alike = []
@@ -125,7 +125,7 @@ def test_clusters_name_the_locked_version_of_ray(
     assert {spec["rayVersion"] for spec in clusters.values()} == {locked["ray"]}
 
 
-def test_what_pods_mount_exists(
+def test_the_volumes_that_pods_mount_exist(
     pods: dict[str, dict[str, Any]], manifests: dict[str, dict[str, Any]]
 ) -> None:
     for name, pod in pods.items():
@@ -148,7 +148,7 @@ def references(pods: dict[str, dict[str, Any]], kind: str) -> set[tuple[str, str
     return {(reference["name"], reference["key"]) for reference in found}
 
 
-def test_what_variables_refer_to_exists(
+def test_the_keys_that_variables_refer_to_exist(
     pods: dict[str, dict[str, Any]], manifests: dict[str, dict[str, Any]], infra: Path
 ) -> None:
     settings = manifests["ConfigMap/smt-ray-settings"]["data"]
@@ -158,7 +158,7 @@ def test_what_variables_refer_to_exists(
     assert references(pods, "secretKeyRef") == {("smt-ray-secrets", key) for key in keys}
 
 
-def test_memory_that_backs_shared_memory_is_within_the_limit(
+def test_shared_memory_fits_the_memory_limit(
     pods: dict[str, dict[str, Any]],
 ) -> None:
     checked = 0
@@ -191,7 +191,7 @@ def test_jobs_have_a_gpu_for_every_rank(
         (group,) = clusters[job]["workerGroupSpecs"]
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         assert limits["nvidia.com/gpu"] == 1
-        # An idle worker would be taken away before trials and ranks are counted out.
+        # The number is fixed: an idle worker could be removed before its trial or rank starts.
         assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
         assert group["replicas"] % run.resources.num_workers == 0
         assert run.resources.use_gpu is True

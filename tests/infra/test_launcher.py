@@ -1,4 +1,4 @@
-"""The cluster launcher's files, against what Ray itself checks and fills in."""
+"""Claims about the files of the cluster launcher, which Ray itself checks and completes here."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import yaml
 
 FILES = ["aws.yaml", "gcp.yaml"]
 Launchers = dict[str, dict[str, Any]]
-# Files and groups that nobody has: each must be marked as the reader's to replace.
+# Made-up names and ids: each must be marked as one that the reader must replace.
 PLACEHOLDER = re.compile(r"-0{17}|::0{12}:|registry\.example\.com|example-project|10\.0\.0\.2")
 
 
 def prepare(config: dict[str, Any]) -> dict[str, Any]:
-    """As ``ray up`` does before it asks the cloud for anything."""
+    """Completes and checks a config as ``ray up`` does before it calls the cloud."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     prepared = prepare_config(copy.deepcopy(config))
@@ -51,7 +51,7 @@ def test_ray_refuses_a_mistake(launchers: Launchers, edit: Callable[[Any], Any])
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_nothing_of_rays_defaults_is_installed_or_started(launchers: Launchers, file: str) -> None:
+def test_ray_adds_no_default_command(launchers: Launchers, file: str) -> None:
     prepared, given = prepare(launchers[file]), launchers[file]
     for key in ("setup_commands", "head_setup_commands", "worker_setup_commands"):
         assert prepared[key] == given[key] == []
@@ -90,7 +90,7 @@ def test_machines_run_the_image_that_the_dockerfile_builds(
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_what_the_reader_must_replace_is_marked(infra: Path, file: str) -> None:
+def test_values_that_the_reader_must_replace_are_marked(infra: Path, file: str) -> None:
     lines = (infra / "ray-cluster" / file).read_text(encoding="utf-8").splitlines()
     found = 0
     for number, line in enumerate(lines):
@@ -101,7 +101,7 @@ def test_what_the_reader_must_replace_is_marked(infra: Path, file: str) -> None:
     assert found >= 4
 
 
-def test_both_clouds_start_ray_alike(launchers: Launchers) -> None:
+def test_both_clouds_start_ray_in_the_same_way(launchers: Launchers) -> None:
     for key in ("head_start_ray_commands", "worker_start_ray_commands", "docker"):
         assert yaml.safe_dump(launchers["aws.yaml"][key]) == yaml.safe_dump(
             launchers["gcp.yaml"][key]

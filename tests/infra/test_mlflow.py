@@ -1,4 +1,4 @@
-"""The tracking server's compose file: its schema, versions, and what its parts call each other."""
+"""Claims about the tracking server's compose file: its schema, its versions and its names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.infra.files import read_lock
 
 
 def read_compose(text: str) -> dict[str, Any]:
-    """Parses as the Compose specification has it; unknown fields and dangling names are errors."""
+    """Parses a file by the Compose specification; unknown fields and missing names are errors."""
     compose = compose_spec.PyOptions(apply_merge=True).from_yaml(text)
     compose.validate()
     return compose.to_dict()
@@ -32,7 +32,7 @@ def services(text: str) -> dict[str, Any]:
     return found
 
 
-def test_the_compose_file_is_what_the_specification_allows(services: dict[str, Any]) -> None:
+def test_the_compose_file_fits_the_specification(services: dict[str, Any]) -> None:
     assert list(services) == ["postgres", "minio", "bucket", "mlflow"]
 
 
@@ -52,13 +52,13 @@ def test_a_mistake_in_the_compose_file_is_an_error(text: str, edit: Callable[[st
         read_compose(edit(text))
 
 
-def test_volumes_that_are_mounted_are_declared(text: str, services: dict[str, Any]) -> None:
+def test_mounted_volumes_are_declared(text: str, services: dict[str, Any]) -> None:
     mounted = [volume for service in services.values() for volume in service.get("volumes", [])]
     names = {str(volume).partition(":")[0] for volume in mounted}
     assert names == set(read_compose(text)["volumes"]) == {"postgres", "minio"}
 
 
-def test_services_wait_for_those_that_they_call_until_these_are_healthy(
+def test_services_wait_until_the_services_that_they_call_are_healthy(
     services: dict[str, Any],
 ) -> None:
     for service in services.values():
@@ -75,7 +75,7 @@ def test_the_server_finds_its_database_and_its_bucket(
 ) -> None:
     database, server = services["postgres"]["environment"], services["mlflow"]
     name = database["POSTGRES_DB"]
-    # SQLAlchemy's own choice for postgresql:// is another driver than the one that is installed.
+    # For postgresql:// alone, SQLAlchemy would choose a driver that is not installed.
     address = f"postgresql+psycopg2:///{name}"
     assert f"--backend-store-uri={address}" in server["command"]
     logins = configparser.ConfigParser()
@@ -99,7 +99,7 @@ def test_the_example_names_every_variable_of_the_compose_file(text: str, infra: 
     assert names == set(re.findall(r"\$\{(\w+)[:}]", text))
 
 
-def test_the_server_is_of_the_client_s_version_and_locked(
+def test_the_server_has_the_version_of_the_client_and_is_locked(
     services: dict[str, Any], infra: Path, locked: dict[str, str]
 ) -> None:
     server = read_lock(infra / "mlflow" / "requirements.txt")
@@ -111,7 +111,7 @@ def test_the_server_is_of_the_client_s_version_and_locked(
         assert services[name]["image"] == f"smt-ray-mlflow:{locked['mlflow']}"
 
 
-def test_what_the_images_copy_exists(infra: Path) -> None:
+def test_the_files_that_the_image_copies_exist(infra: Path) -> None:
     dockerfile = (infra / "mlflow" / "Dockerfile").read_text(encoding="utf-8")
     copied = re.findall(r"^COPY (\S+) \S+$", dockerfile, re.MULTILINE)
     assert len(copied) == 3

@@ -1,4 +1,4 @@
-"""What holds for everything below infra/: tags, secrets, addresses, users."""
+"""Claims about all files below infra/: tags, secrets, addresses and users."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tests.infra.files import tracked_files
 IMAGE = re.compile(r"^\s*(?:-\s*)?(?:FROM|image:|COPY --from=)\s*(\S+)", re.MULTILINE)
 EXACT_TAG = re.compile(r"[\w./-]+:(?=[^:]*\d)[\w.-]+\Z")
 SECRET_NAME = re.compile(r"TOKEN|PASSWORD|SECRET|CREDENTIAL|ACCESS_KEY|PRIVATE_KEY", re.IGNORECASE)
-# A user's name, and a mode.
+# These names look like secrets, but the values are a user name and a mode.
 NO_SECRETS = {("AWS_ACCESS_KEY_ID", "mlflow"), ("RAY_AUTH_MODE", "token")}
-# How well-known tokens and keys begin, and addresses with a password in them.
+# The beginnings of well-known tokens and keys, and addresses that contain a password.
 LITERAL_SECRET = re.compile(
     r"hf_[A-Za-z0-9]{10}|AKIA[A-Z0-9]{8}|ghp_\w{8}|-----BEGIN|://[^/\s:@$]+:[^@\s/$]+@"
 )
@@ -56,12 +56,12 @@ def test_every_image_has_an_exact_tag(texts: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("image", ["ray", "ray:latest", "ray:nightly", "a.b:5000/ray"])
-def test_what_is_no_exact_tag(image: str) -> None:
+def test_an_inexact_tag_is_found(image: str) -> None:
     assert not EXACT_TAG.match(image)
 
 
 def assignments(node: Any) -> Iterator[tuple[str, object]]:
-    """Everything in a document that gives a name a value: NAME: value, name/value, NAME=value."""
+    """All (name, value) pairs of a document: NAME: value, name/value and NAME=value."""
     if isinstance(node, dict):
         if isinstance(node.get("name"), str) and "value" in node:
             yield node["name"], node["value"]
@@ -86,7 +86,7 @@ def test_no_document_holds_a_secret(texts: dict[str, str]) -> None:
                     assert (name, value) in NO_SECRETS, f"{file}: {name}"
 
 
-def test_examples_of_secrets_are_empty_and_their_copies_ignored(
+def test_examples_of_secrets_are_empty_and_git_ignores_their_copies(
     texts: dict[str, str], infra: Path
 ) -> None:
     examples = {name: text for name, text in texts.items() if name.endswith(".example")}
@@ -108,7 +108,7 @@ def test_dockerfiles_take_no_secrets(dockerfiles: dict[str, str]) -> None:
         assert not [name for name in names if SECRET_NAME.search(name)]
 
 
-def test_ray_asks_everyone_for_a_token(clusters: Documents, launchers: Documents) -> None:
+def test_ray_requires_a_token(clusters: Documents, launchers: Documents) -> None:
     for spec in clusters.values():
         assert spec["authOptions"] == {"mode": "token"}
         assert spec["headGroupSpec"].get("serviceType", "ClusterIP") == "ClusterIP"
@@ -116,7 +116,7 @@ def test_ray_asks_everyone_for_a_token(clusters: Documents, launchers: Documents
         assert "--env=RAY_AUTH_MODE=token" in config["docker"]["run_options"]
 
 
-def test_what_listens_does_so_on_loopback_or_behind_a_login(
+def test_servers_listen_only_on_loopback_or_behind_a_login(
     texts: dict[str, str], launchers: Documents, services: Documents
 ) -> None:
     wide = {file for file, text in texts.items() if re.search(r"host\S*0\.0\.0\.0", text)}
@@ -147,7 +147,7 @@ def test_no_pod_is_root_or_can_become_it(pods: Documents, clusters: Documents) -
         assert {"cpu", "memory"} <= set(container["resources"]["limits"])
 
 
-def test_no_container_of_the_others_is_root(
+def test_no_other_container_is_root(
     dockerfiles: dict[str, str], services: Documents, launchers: Documents
 ) -> None:
     for name, text in dockerfiles.items():
@@ -164,9 +164,7 @@ def test_no_container_of_the_others_is_root(
         assert not [o for o in options if o.startswith(("--user", "--privileged", "--cap-add"))]
 
 
-def test_a_submitted_working_directory_leaves_filled_in_secrets_behind(
-    infra: Path, tmp_path: Path
-) -> None:
+def test_a_submitted_working_directory_contains_no_secrets(infra: Path, tmp_path: Path) -> None:
     from ray._private.runtime_env.packaging import create_package
 
     work = tmp_path / "work"
