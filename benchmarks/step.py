@@ -176,11 +176,8 @@ class _Reference:
     """Measures smt's packed step before and after each step of another configuration.
 
     Ratios are to the mean of the two measurements, because the machine's speed may change by half
-    within a round, but changes less within three steps.
-
-    Args:
-        one: The configuration of smt's packed step; None if it is not measured.
-        timed: The rows of each round.
+    within a round, but changes less within three steps. Without the configuration of smt's packed
+    step, nothing is measured.
     """
 
     def __init__(self, one: Configuration | None, timed: Sequence[Sequence[int]]) -> None:

@@ -31,7 +31,7 @@ class UserError(ValueError):
         super().__init__(message)
 
     def within(self, place: str) -> UserError:
-        """The same error, with the place where it was found before its field.
+        """The same error, with a place before its field.
 
         Args:
             place: A run of a grid, a cell of a table, a point of a search.

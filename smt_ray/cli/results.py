@@ -65,7 +65,7 @@ def log(
     run: Annotated[str, typer.Argument(help="The run to send to MLflow.")],
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
-    """Send what is on disk of a run to MLflow, for example after the server was away."""
+    """Send a stored run to MLflow, for example if the server could not be reached before."""
     from smt_ray.run.log import log_run
 
     print(log_run(storage, run))

@@ -47,7 +47,7 @@ class CellResult(Document):
     shares: list[dict[str, float]] | None = None
     """By seed: projection -> share of the selected blocks."""
     modules: list[WeightBlocks] | None = None
-    """The weights of the first seed, where the columns are projections."""
+    """The weights of the first seed, if the columns are projections."""
     batching: str | None = None
     step_seconds: float | None = None
     """The median over seeds."""
@@ -98,7 +98,7 @@ class TriedRates(Document):
     """None if training failed with each of them. Cells of the method then fail too, unless they set
     a learning rate themselves."""
     validation_loss: dict[str, float | None]
-    """Learning rate -> validation loss; None where the run failed."""
+    """Learning rate -> validation loss; None if the run failed."""
 
 
 class RunLine(Document):

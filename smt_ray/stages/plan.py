@@ -114,7 +114,7 @@ def make_plan(config: RunConfig) -> RunPlan:
 
     The inputs of a stage are the semantic keys that change its artifacts, the identities of model
     and data, and the names of the stages before it. All names therefore follow from the
-    configuration and the rows alone.
+    configuration, the model and the rows.
 
     Raises:
         UserError: Rows, tasks or the model cannot be found or read.

@@ -16,7 +16,7 @@ def read_imports(tree: ast.AST, package: str) -> Iterator[str]:
 
     Args:
         tree: The parsed source.
-        package: The package that it lies in, for relative imports.
+        package: The package of the source, for relative imports.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
