@@ -30,7 +30,10 @@ def make_selection(plan: RunPlan, blocks: EligibleBlocks) -> Finished[SelectionS
     """
     began, stage = time.monotonic(), plan.selection
     assert stage is not None
-    summary: SelectionSummary = ray.get(start_selection(selection_job(plan, blocks)))
+    job = selection_job(plan, blocks)
+    # max_calls=1 ends the process after its task, which frees the memory of a loaded model.
+    task = ray.remote(max_calls=0 if job.table else 1)(_select)
+    summary: SelectionSummary = ray.get(task.options(num_cpus=0).remote(job))
     say(summary.text)
     return stage.publish([SELECTION, SELECTION_PICTURE], summary, time.monotonic() - began)
 
@@ -53,16 +56,6 @@ def selection_job(plan: RunPlan, blocks: EligibleBlocks) -> SelectionJob:
         blocks=None if by_gradients else blocks,
         provenance={"model": dict(plan.identity)},
     )
-
-
-def start_selection(job: SelectionJob) -> ray.ObjectRef[SelectionSummary]:
-    """Starts the task; returns a reference to the summary of the selection."""
-    # max_calls=1 ends the process after its task, which frees the memory of a loaded model.
-    calls = 0 if job.table else 1
-    found: ray.ObjectRef[SelectionSummary] = (
-        ray.remote(max_calls=calls)(_select).options(num_cpus=0).remote(job)
-    )
-    return found
 
 
 def _select(job: SelectionJob) -> SelectionSummary:

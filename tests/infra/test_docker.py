@@ -87,7 +87,7 @@ def test_the_context_is_small_and_holds_no_data(ignored: list[str], root: Path) 
         for name in tracked
         if any(fnmatch.fnmatch(name, p) or name.startswith(f"{p}/") for p in allowed)
     ]
-    assert "smt_ray/cli/__init__.py" in context or "smt_ray/cli.py" in context
+    assert "smt_ray/cli/__init__.py" in context
     assert sum((root / name).stat().st_size for name in context) < MAX_CONTEXT_BYTES
 
 

@@ -189,7 +189,7 @@ def test_a_trained_warm_up_is_another_stage_and_only_it_has_a_learning_rate(
         ("deepspeed.extra={steps_per_print: 1}", WARMUP),
         # The learning rate of a warm-up does not decay, and it has its own number of steps.
         ("training.lr_schedule=cosine", TRAINING),
-        ("training.max_steps=9", TRAINING),
+        ("training={max_steps: 9}", TRAINING),
         ("selection.budget=0.1", SELECTION),
         ("resources.num_workers=2", set()),
         ("deepspeed.zero_stage=3", set()),
@@ -200,8 +200,6 @@ def test_a_trained_warm_up_is_another_stage_and_only_it_has_a_learning_rate(
 def test_training_settings_change_a_trained_warm_up_if_its_steps_use_them(
     make_config: Make, override: str, expected: set[str]
 ) -> None:
-    if override == "training.max_steps=9":
-        override = "training={max_steps: 9}"
     assert changed(make_config(TRAINED), make_config(TRAINED, override)) == expected
 
 
