@@ -48,12 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         write_rows(Path(folder) / "rows.json", options.rows, options.seed)
         cases = {number: partial(_in_a_process, folder, number) for number in options.points}
         rounds = interleave(cases, options.rounds)
-    summary = {
-        str(number): {
-            key: spread(found[number][key] for found in rounds) for key in rounds[0][number]
-        }
-        for number in options.points
-    }
+    summary = summarise(rounds)
     print(_report(summary, options))
     print(f"\n{machine_line(machine)}")
     plain = [{str(number): values for number, values in found.items()} for found in rounds]
@@ -76,6 +71,20 @@ def write_rows(path: Path, num_rows: int, seed: int) -> None:
         for _ in range(num_rows)
     ]
     path.write_text(json.dumps(rows))
+
+
+def summarise(rounds: Sequence[dict[int, dict[str, float]]]) -> dict[str, Any]:
+    """Medians and ranges by grid; ``over_first`` are ratios of seconds within one round."""
+    first, *_ = rounds[0]
+    return {
+        str(number): {
+            **{key: spread(found[number][key] for found in rounds) for key in rounds[0][number]},
+            "over_first": spread(
+                found[number]["seconds"] / found[first]["seconds"] for found in rounds
+            ),
+        }
+        for number in rounds[0]
+    }
 
 
 def check(folder: str, num_points: int) -> dict[str, float]:
@@ -139,15 +148,17 @@ def _parser() -> argparse.ArgumentParser:
 def _report(summary: dict[str, Any], options: argparse.Namespace) -> str:
     rows = [
         [
-            f"{number} points",
+            number,
             f"{one['seconds']['median']:.1f} ({one['seconds']['min']:.1f} to"
             f" {one['seconds']['max']:.1f})",
+            f"{one['over_first']['median']:.2f}",
             f"{one['peak_bytes']['max'] / 1e6:.0f}",
         ]
         for number, one in summary.items()
     ]
     title = f"\n## Checking a grid over {options.rows:,} rows: {options.rounds} rounds\n"
-    return f"{title}\n{markdown_table(['grid', 's (min to max)', 'peak MB'], rows)}"
+    header = ["points", "s (min to max)", "over the first", "peak MB"]
+    return f"{title}\n{markdown_table(header, rows)}"
 
 
 if __name__ == "__main__":

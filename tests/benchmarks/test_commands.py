@@ -83,5 +83,6 @@ def test_planning_checks_every_point_of_a_grid(tmp_path: Path) -> None:
     planning.main([*arguments, "--json", str(tmp_path / "planning.json")])
     summary = read(tmp_path / "planning.json", "planning")["summary"]
     assert [case["num_points"]["median"] for case in summary.values()] == [1, 3]
+    assert summary["1"]["over_first"]["median"] == 1
     for case in summary.values():
         assert_spread(case["seconds"])
