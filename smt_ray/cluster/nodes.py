@@ -67,10 +67,10 @@ def nodes_for(
 ) -> Iterator[None]:
     """Asks the autoscaler for the nodes of runs, and keeps them while the context is open.
 
-    A run refuses what does not fit the nodes of the cluster. A cluster with an autoscaler may have
-    no nodes yet, so this function waits for them first. If they do not start within
-    ``resources.autoscale_timeout_s``, the context opens without them, and the check of the run
-    reports what is missing.
+    A run is refused if its processes do not fit the nodes of the cluster. A cluster with an
+    autoscaler may have no nodes yet, so this function waits for them first. If they do not start
+    within ``resources.autoscale_timeout_s``, the context opens without them, and the check of the
+    run reports what is missing.
 
     A cluster keeps only one such request, the latest of all drivers.
 

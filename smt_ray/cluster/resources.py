@@ -148,7 +148,7 @@ def _no_gpu(config: ResourcesConfig) -> UserError:
 
 def _no_cpu(config: ResourcesConfig) -> UserError:
     waited = config.autoscale_timeout_s
-    reason = f"none came within {waited:g} s" if waited else "none is asked for"
+    reason = f"none came within {waited:g} s" if waited else "the autoscaler is not asked for one"
     return UserError(
         "resources.autoscale_timeout_s",
         f"no node of the cluster has a CPU for workers, and {reason}",

@@ -1,8 +1,7 @@
 """Waiting for resources that other work on the cluster holds, with a message to the user.
 
-Ray Train would wait, too, but without a message, as if its workers had failed, and without reacting
-to an interrupt. So the resources are first reserved and released here, and Ray Train is started
-when they are free.
+Ray Train also waits, but it prints nothing, treats the wait as a failure, and ignores interrupts.
+So the resources are first reserved and released here, and Ray Train is started when they are free.
 """
 
 from __future__ import annotations

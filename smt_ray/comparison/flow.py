@@ -33,7 +33,8 @@ def compare(config: ComparisonConfig) -> ComparisonDocument:
         The content of ``comparisons/<name>/comparison.json``.
 
     Raises:
-        UserError: A cell cannot work. Nothing was started.
+        UserError: A cell cannot work, and nothing was started; or the results of a finished run
+            are damaged.
     """
     started_ms = now_ms()
     tried = config.tuning_runs()

@@ -29,16 +29,13 @@ from smt_ray.reporting.text.tables import write_csv
 
 def write_comparison(
     folder: GroupFolder, config: ComparisonConfig, results: ComparisonDocument
-) -> list[str]:
+) -> None:
     """Writes everything into the folder of a comparison.
 
     Args:
         folder: The folder.
         config: The comparison.
         results: The results of :func:`smt_ray.comparison.flow.compare`.
-
-    Returns:
-        The files, as the storage names them.
     """
     folder.write_document(COMPARISON, results)
     folder.write_text(COMPARISON_CONFIG, to_yaml(config))
@@ -46,7 +43,6 @@ def write_comparison(
     for name, table in results.tables.items():
         _write_table(folder, name, table)
     folder.write_page(write_report)
-    return folder.files
 
 
 def failure_text(config: ComparisonConfig, results: ComparisonDocument) -> str:

@@ -3,11 +3,10 @@
 Two ways to train are compared on the same test rows with paired seeds, so their difference varies
 less than their accuracies. An average over seeds and rows is uncertain in two ways: other seeds
 would train other models, and other questions could have been asked. The two variances are estimated
-separately and added; the part that only a seed and a row together explain is in both, so it is
-subtracted once. Student's t distribution accounts for the small number of seeds. Its degrees of
-freedom are Satterthwaite's (1946, "An approximate distribution of estimates of variance
-components"). If three seeds determine the variance, an interval is 4.3 standard errors wide to each
-side instead of 2.
+separately and added; both contain the interaction of seed and row, so it is subtracted once.
+Student's t distribution accounts for the small number of seeds. Its degrees of freedom are
+Satterthwaite's (1946, "An approximate distribution of estimates of variance components"). With
+three seeds, an interval can reach 4.3 standard errors to each side, instead of 2 with many seeds.
 """
 
 from __future__ import annotations

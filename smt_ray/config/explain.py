@@ -37,7 +37,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> UserError:
     message = first["msg"].removeprefix("Value error, ")
     others = f"; {num_others} more" if num_others else ""
     if first["type"] == "value_error" and isinstance(first["input"], dict):
-        return UserError(field, message + others)  # the message names its fields and their values
+        return UserError(field, message + others)  # the message names its fields
     return UserError(field, message + others, got=first["input"], fix=_description(location, root))
 
 

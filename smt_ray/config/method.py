@@ -38,7 +38,7 @@ class WarmupConfig(Section):
     l x l weights, which is l^2 times less traffic."""
     num_shards: int = execution(1, ge=1)
     """The number of tasks that share the steps; it changes results only if ``reduction`` is score.
-    Mode trained needs 1: its steps follow each other, and the ranks of training carry them out."""
+    Mode trained needs 1, because each step starts from the weights of the step before."""
     gpus_per_shard: int = execution(1, ge=1)
     """The number of GPUs of a shard. If it is above 1, the layers of the model are spread over
     them, for models that do not fit one GPU."""

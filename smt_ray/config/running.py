@@ -76,8 +76,8 @@ class EvaluationConfig(Section):
     """The penalty of tokens that the text already contains. 1 is none, and SMT's authors use
     1.1."""
     max_new_tokens: int | None = semantic(None, ge=1)
-    """The largest number of tokens to generate; null for the task's own limit, which is 32 for
-    commonsense and 256 for math."""
+    """The largest number of tokens to generate; null for the task's own limit: 32 for commonsense,
+    256 for math, 16 for the built-in tasks."""
     lower_case: bool = semantic(False)
     """Whether answers are read from the lower-cased text, as SMT's authors do. Answers that are
     letters are read from the text as it is."""

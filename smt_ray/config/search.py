@@ -53,7 +53,7 @@ class AshaConfig(Section):
     grace_period: int | None = semantic(None, ge=1)
     """Optimizer steps before a trial may be stopped; null for the first validation."""
     reduction_factor: float = semantic(2, gt=1, strict=False)
-    """Where asha compares trials, the best one in this many continues."""
+    """At each comparison, the best one in this many trials continues; 2 keeps half of them."""
 
 
 class SearchConfig(Section):

@@ -5,33 +5,18 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from smt_ray.data.rows import USER, Row
+from smt_ray.documents.overlaps import FoundQuestion
 
 _WORD = re.compile(r"\w+")
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """A test row whose question is also the question of a training row.
-
-    Attributes:
-        index: The index of the test row, from 0.
-        position: The position of the first such training row, over all sources, from 0.
-        same_answer: Whether a training row gives the same answer to it.
-    """
-
-    index: int
-    position: int
-    same_answer: bool
 
 
 def find_overlaps(
     training: Sequence[Row],
     test: Sequence[Row],
     same_answer: Callable[[str, str], bool] = operator.eq,
-) -> list[Overlap]:
+) -> list[FoundQuestion]:
     """The test rows whose question is also in the training rows, in their order.
 
     A question is the instruction with the input. In a conversation it is a turn of the user, or all
@@ -48,7 +33,7 @@ def find_overlaps(
         for key in question_keys(row):
             asked.setdefault(key, []).append(row)
     return [
-        Overlap(
+        FoundQuestion(
             index, same[0].position, any(same_answer(known.answer, row.answer) for known in same)
         )
         for index, row in enumerate(test)

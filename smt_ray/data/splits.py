@@ -30,11 +30,6 @@ class Split:
     training_digest: str
     validation_digest: str
 
-    @property
-    def has_conversations(self) -> bool:
-        """Whether any row is a conversation."""
-        return any(row.messages for row in (*self.training, *self.validation))
-
 
 def _key(data: DataConfig, seed: int) -> tuple[object, ...]:
     versions = tuple(source_version(source, data.dir) for source in data.train)

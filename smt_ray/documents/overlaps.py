@@ -9,9 +9,9 @@ class FoundQuestion(Document):
     """A test question that a training row also asks."""
 
     index: int
-    """The position of the test row in its task."""
+    """The position of the test row in its task, from 0."""
     position: int
-    """The position of the first such training row in ``data.train``."""
+    """The position of the first such training row over all sources of ``data.train``, from 0."""
     same_answer: bool
     """Whether a training row gives the test row's answer."""
 

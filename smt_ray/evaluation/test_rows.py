@@ -56,7 +56,7 @@ def check_candidates(task: Task, field: str, *, got: Any, fix: str) -> None:
     Args:
         task: The task that is to be scored.
         field: The key or flag that asks for likelihood, with the value ``got``.
-        fix: What to set it to.
+        fix: The advice for the user, such as "set it to false".
 
     Raises:
         UserError: The task is answered in prose.

@@ -47,8 +47,8 @@ class ParentRun:
         settings = tracker_settings(tracking, folder.storage.root)
         self._tracked = TrackedRun(
             settings,
-            f"start the same {kind} again once it answers, which skips what is finished and sends"
-            " the rest",
+            f"when it answers, start the same {kind} again: finished work is skipped and the rest"
+            " is sent",
         )
         if settings:
             self._tracked.start(self._start())
@@ -87,7 +87,7 @@ class ParentRun:
     def _snapshot(
         self, status: Status, metrics: dict[str, float], summary: str
     ) -> Iterator[RunSnapshot]:
-        start = self._start({"mlflow.note.content": as_description(summary)} if summary else None)
+        start = self._start({"description": as_description(summary)} if summary else None)
         storage = self.folder.storage
         with ExitStack() as copies:  # the process of the writer reads them
             files = [copies.enter_context(storage.local(file)) for file in self.folder.files]
@@ -107,8 +107,8 @@ class ParentRun:
             params=config_params(self._config.model_dump(mode="json")),
             tags={
                 "kind": self._kind,
-                "mlflow.source.name": "smt-ray",
-                "mlflow.user": user_name(),
+                "source": "smt-ray",
+                "user": user_name(),
                 **(tags or {}),
             },
         )

@@ -73,9 +73,8 @@ class ShardedWarmup:
         Several GPUs share the weights and the sums. The activations are counted on each, since they
         may all be on one of them.
         """
-        sums = self._sums if setting.accumulate_on == "device" else 0
-        shared = -(-(self._weights + sums) // self._config.gpus_per_shard)
-        return shared + self._curve.bytes_at(setting.max_tokens)
+        sums = self._per_gpu(self._sums) if setting.accumulate_on == "device" else 0
+        return self._per_gpu(self._weights) + sums + self._curve.bytes_at(setting.max_tokens)
 
     def report(self, setting: Setting) -> WarmupMemory:
         """The parts of the memory, and what the shards send."""
@@ -86,12 +85,15 @@ class ShardedWarmup:
         return WarmupMemory(
             mode=self._config.mode,
             accumulate_on=self._config.accumulate_on,
-            sums=self._sums,
-            weights=self._weights,
+            sums=self._per_gpu(self._sums),
+            weights=self._per_gpu(self._weights),
             activations=self._curve.bytes_at(setting.max_tokens),
             num_senders=num_shards,
             traffic={"gradient": gradients, "score": num_shards * _STATISTICS_BYTES * num_finest},
         )
+
+    def _per_gpu(self, num_bytes: int) -> int:
+        return -(-num_bytes // self._config.gpus_per_shard)
 
 
 class TrainedWarmup:

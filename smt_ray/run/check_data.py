@@ -7,7 +7,7 @@ from functools import partial
 from smt_ray.config.run import RunConfig
 from smt_ray.data.overlap import find_overlaps
 from smt_ray.data.splits import read_split
-from smt_ray.documents.overlaps import FoundQuestion, OverlapReport, TaskOverlap
+from smt_ray.documents.overlaps import OverlapReport, TaskOverlap
 from smt_ray.errors import UserError
 from smt_ray.evaluation.answers import is_correct
 from smt_ray.evaluation.tasks import find_task
@@ -33,8 +33,7 @@ def check_data(config: RunConfig) -> OverlapReport:
     training = read_split(config.data, config.seed).training
     tasks = {}
     for task, test in read_tests(config).items():
-        overlaps = find_overlaps(training, test.rows, partial(is_correct, find_task(task)))
-        found = [FoundQuestion.model_validate(vars(overlap)) for overlap in overlaps]
+        found = find_overlaps(training, test.rows, partial(is_correct, find_task(task)))
         tasks[task] = TaskOverlap(
             num_rows=len(test.rows),
             num_found=len(found),

@@ -167,7 +167,7 @@ class Flow:
             has = [stage for stage in UNTIL if stage in stages or stage == "evaluation"]
             raise UserError(
                 "--until",
-                f"{what} has no {until}: must be one of {', '.join(has)}",
+                f"must be one of {', '.join(has)}, because {what} has no {until}",
                 got=until,
                 fix="leave it out, or choose another method or score",
             )

@@ -144,8 +144,8 @@ def _tags(plan: RunPlan, environment: Environment) -> dict[str, str]:
         "model_identity": plan.identity.get("sha256") or plan.identity.get("commit") or "",
         "commit": environment.commit or "unknown",
         "smt_ray": environment.packages["smt-ray"] or "unknown",
-        "mlflow.source.name": "smt-ray",
-        "mlflow.user": user_name(),
+        "source": "smt-ray",
+        "user": user_name(),
     }
 
 

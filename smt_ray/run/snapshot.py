@@ -57,8 +57,8 @@ def _read_snapshot(run: RunFolder, local: Callable[[str], Path]) -> RunSnapshot:
     manifest, metrics = run.manifest(), run.metrics()
     fields = _start_fields(run, manifest)
     if metrics is not None:
-        note = {"mlflow.note.content": as_description(to_markdown(metrics))}
-        fields["tags"] = {**manifest.tags, **note}
+        description = as_description(to_markdown(metrics))
+        fields["tags"] = {**manifest.tags, "description": description}
     return RunSnapshot(
         **fields,
         status=manifest.status or "RUNNING",

@@ -38,7 +38,8 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> SearchDocume
         The content of ``searches/<name>/search.json``.
 
     Raises:
-        UserError: A point cannot work, and nothing was started; or no trial finished.
+        UserError: A point cannot work, and nothing was started; no trial finished; or the results
+            of a finished run are damaged.
     """
     started_ms = now_ms()
     if merge_into is not None:

@@ -21,7 +21,7 @@ class PlannedSearch:
 
     Args:
         config: The configuration of the search.
-        points: All points; or if they are drawn one after the other, the points that were checked.
+        points: All points. If they are drawn one after the other, the points that were checked.
         flows: Run -> its flow, for the runs of these points.
 
     Attributes:

@@ -46,16 +46,13 @@ def check_same_search(folder: GroupFolder, config: SearchConfig, run: RunConfig)
         )
 
 
-def write_search(folder: GroupFolder, config: SearchConfig, results: SearchDocument) -> list[str]:
+def write_search(folder: GroupFolder, config: SearchConfig, results: SearchDocument) -> None:
     """Writes everything into the folder of a search.
 
     Args:
         folder: The folder.
         config: The search.
         results: The results of :func:`smt_ray.search.flow.search`.
-
-    Returns:
-        The files, as the storage names them.
     """
     trials = results.trials
     folder.write_document(SEARCH, results)
@@ -67,7 +64,6 @@ def write_search(folder: GroupFolder, config: SearchConfig, results: SearchDocum
     for key, domain in config.domains.items():
         folder.write_picture(f"loss_over_{key}.png", _draw_key(results, key, is_log=domain.is_log))
     folder.write_page(write_report)
-    return folder.files
 
 
 def _draw_key(results: SearchDocument, key: str, *, is_log: bool) -> Callable[[Path], Path]:

@@ -15,8 +15,8 @@ from smt_ray.stages.tokens import make_tokens
 def make_shared(search: PlannedSearch, parent_run_id: str | None) -> None:
     """Makes the warm-ups of all trials, and the selections and tokens that several trials share.
 
-    If points are drawn one after the other, a warm-up that only one checked point needs is left to
-    the trials, because it may not be needed.
+    If points are drawn one after the other, a warm-up that only one of the checked points needs is
+    not made here. The first trial that needs it makes it.
 
     Args:
         search: The search. Trials that are already trained do not count.

@@ -48,7 +48,7 @@ def run_trials(search: PlannedSearch, parent: ParentRun) -> list[TrialResult]:
     again = settle(search, record)
     num_before = len(record.entries)
     if num_before:
-        say(f"search {name}: resumed: {num_before} of {search.num_trials} trials are finished")
+        say(f"search {name}: resumed: {num_before} of {search.num_trials} trials have ended")
     if num_before < search.num_trials:
         with trials_without_secrets():
             _make_tuner(search, parent, record, again).fit()

@@ -9,9 +9,6 @@ from torch import Tensor
 
 from smt_ray.smt.grid import BlockGrid
 
-CONTROLS = ("random", "magnitude")
-"""The random score, and the mean absolute weight of a block."""
-
 
 def random_scores(
     shapes: Mapping[str, tuple[int, int]], block_size: int, seed: int

@@ -41,11 +41,6 @@ class KeptInput:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_last": None}  # a copied model has seen no input
 
-    @property
-    def num_features(self) -> int:
-        """The number of input features that are kept."""
-        return self.in_features if self.columns is None else len(self.columns) * self.block_size
-
     def start(self, column: int) -> int:
         """The first feature of a block column among the kept features."""
         place = column if self.columns is None else self.columns.index(column)

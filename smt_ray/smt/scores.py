@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from smt_ray.errors import UserError
-from smt_ray.smt.grid import BlockGrid, allowed_block_sizes, check_block_size
+from smt_ray.smt.grid import BlockGrid, check_block_size
 from smt_ray.smt.tensorfile import read_tensors, reading, write_tensors
 
 SCORES = ("mean_of_abs", "abs_of_mean", "l2", "saliency")
@@ -72,11 +72,6 @@ class ScoreTable:
         """Module name -> (out_features, in_features)."""
         size = self.block_size
         return {n: (s.shape[1] * size, s.shape[2] * size) for n, s in self.statistics.items()}
-
-    @property
-    def block_sizes(self) -> tuple[int, ...]:
-        """The block sizes that the table has scores for, ascending."""
-        return allowed_block_sizes(self.shapes, multiple_of=self.block_size)
 
     def subset(self, modules: Iterable[str]) -> ScoreTable:
         """The table of some of its modules, in the same order.

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from smt_ray.documents.run import Dataset, Status
 from smt_ray.tracking import uris
-from smt_ray.tracking.params import MAX_PARAM_CHARS, MAX_TAG_CHARS, as_text, clean_key, shorten
+from smt_ray.tracking.params import clean_key, param_value, tag_key, tag_value
 from smt_ray.tracking.protocol import RejectedError
-from smt_ray.tracking.records import Record, make_record
+from smt_ray.tracking.records import Record
 from smt_ray.tracking.refusals import error_code, final_errors
 
 if TYPE_CHECKING:
@@ -121,13 +121,6 @@ class MlflowTracker:
         self._log_metrics([metric for metric in metrics if _identity(metric) not in present])
 
     @final_errors
-    def log_metrics(
-        self, metrics: Mapping[str, float], step: int = 0, *, time_ms: int | None = None
-    ) -> None:
-        """Sends the metrics of one moment, by default of now."""
-        self.log_records([make_record(step, metrics, time_ms=time_ms)])
-
-    @final_errors
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Sends the parameters that are not None.
 
@@ -136,7 +129,7 @@ class MlflowTracker:
         from mlflow.entities import Param
 
         kept = self._client.get_run(self._current()).data.params
-        values = {clean_key(k): shorten(as_text(v), MAX_PARAM_CHARS) for k, v in params.items()}
+        values = {clean_key(key): param_value(value) for key, value in params.items()}
         changed = {key for key, value in values.items() if kept.get(key, value) != value}
         if changed:
             logger.warning(
@@ -153,7 +146,7 @@ class MlflowTracker:
         """Sets tags, which replace earlier values."""
         from mlflow.entities import RunTag
 
-        values = [RunTag(clean_key(k), shorten(as_text(v), MAX_TAG_CHARS)) for k, v in tags.items()]
+        values = [RunTag(tag_key(key), tag_value(value)) for key, value in tags.items()]
         for chunk in _chunks(values, _MAX_PARAMS):
             self._client.log_batch(self._current(), tags=chunk)
 
@@ -293,7 +286,7 @@ def _identity(metric: Metric) -> tuple[str, int, int, str]:
 
 
 def _tag_value(key: str | None) -> str | None:
-    return key and shorten(key.replace("'", "_"), MAX_TAG_CHARS)
+    return key and tag_value(key.replace("'", "_"))
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -16,12 +16,32 @@ MAX_KEY_CHARS = 250
 MAX_PARAM_CHARS = 6000
 MAX_TAG_CHARS = 8000
 _CUT = "The rest is among the artifacts."
+_SHOWN_TAGS = {
+    "user": "mlflow.user",
+    "source": "mlflow.source.name",
+    "description": "mlflow.note.content",
+}
 _FORBIDDEN = re.compile(r"[^\w\-. :/]", flags=re.ASCII)
 
 
 def clean_key(name: str) -> str:
     """A name that MLflow accepts: forbidden characters become ``_``, and a long name is cut."""
     return _FORBIDDEN.sub("_", name)[:MAX_KEY_CHARS]
+
+
+def tag_key(name: str) -> str:
+    """The name of a tag in MLflow, whose pages show some tags in places of their own."""
+    return clean_key(_SHOWN_TAGS.get(name, name))
+
+
+def param_value(value: Any) -> str:
+    """A value as the text of a parameter."""
+    return shorten(as_text(value), MAX_PARAM_CHARS)
+
+
+def tag_value(value: Any) -> str:
+    """A value as the text of a tag."""
+    return shorten(as_text(value), MAX_TAG_CHARS)
 
 
 def as_text(value: Any) -> str:

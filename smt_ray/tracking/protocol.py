@@ -51,18 +51,16 @@ class Tracker(Protocol):
         """Sends the records that the store does not have."""
         ...
 
-    def log_metrics(
-        self, metrics: Mapping[str, float], step: int = 0, *, time_ms: int | None = None
-    ) -> None:
-        """Sends the metrics of one moment, in milliseconds since the epoch; by default of now."""
-        ...
-
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Sends parameters; a parameter that has a value keeps it."""
         ...
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
-        """Sets tags, which replace earlier values."""
+        """Sets tags, which replace earlier values.
+
+        ``user``, ``source`` (the program) and ``description`` (Markdown) have their own places in
+        most trackers.
+        """
         ...
 
     def log_dataset(self, dataset: Dataset) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from smt_ray.documents.run import Dataset, Status
 from smt_ray.tracking.protocol import Tracker
-from smt_ray.tracking.records import Record
+from smt_ray.tracking.records import Record, make_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def replay(tracker: Tracker, snapshot: RunSnapshot) -> str | None:
         tracker.log_missing_records(snapshot.records)
     if snapshot.final_metrics:
         time_ms = snapshot.started_ms if snapshot.ended_ms is None else snapshot.ended_ms
-        tracker.log_metrics(snapshot.final_metrics, time_ms=time_ms)
+        tracker.log_records([make_record(0, snapshot.final_metrics, time_ms=time_ms)])
     for dataset in snapshot.datasets:
         tracker.log_dataset(dataset)
     for file_name, columns in snapshot.tables.items():

@@ -17,7 +17,7 @@ from smt_ray.documents.run import Dataset, Status
 from smt_ray.errors import UserError
 from smt_ray.tracking.background import BackgroundCalls
 from smt_ray.tracking.protocol import RejectedError, Tracker
-from smt_ray.tracking.records import Record, make_record
+from smt_ray.tracking.records import Record
 from smt_ray.tracking.uris import redact
 
 logger = logging.getLogger("smt_ray.tracking")
@@ -114,12 +114,6 @@ class RobustTracker:
         """Hands over records, some of which the store may have."""
         copied = list(records)
         self._submit(lambda tracker: tracker.log_missing_records(copied), loses=len(copied))
-
-    def log_metrics(
-        self, metrics: Mapping[str, float], step: int = 0, *, time_ms: int | None = None
-    ) -> None:
-        """Hands over the metrics of one moment, by default of now."""
-        self.log_records([make_record(step, metrics, time_ms=time_ms)])
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Hands over parameters."""

@@ -1,4 +1,4 @@
-"""The decision how rows are batched: as configured where that is exact for the model."""
+"""Chooses how rows are batched: the configured mode if it is exact for the model."""
 
 from __future__ import annotations
 

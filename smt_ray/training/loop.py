@@ -200,6 +200,6 @@ class TrainingLoop:
                 f"the {what} of step {step} must be finite"
                 f" (rows {self._training.positions[rows].tolist()} of data.train)",
                 got=value,
-                fix=f"lower {self._settings.section}.learning_rate or look at the rows; the last"
-                " checkpoint is kept",
+                fix=f"lower {self._settings.section}.learning_rate or look at the rows; the latest"
+                " checkpoint, if there is one, is kept",
             )

@@ -1,7 +1,7 @@
 """One shard of the warm-up: it sums the gradients of some steps and yields them by module.
 
 A shard computes whole steps, at the base weights, in evaluation mode, with the batches and the loss
-of the training. So the sum over shards only depends on their number by rounding.
+of the training. So the number of shards changes the sum only by rounding.
 """
 
 from __future__ import annotations

@@ -100,12 +100,15 @@ ROW = {"instruction": "Add 1 and 2.", "input": "", "output": "It is 3.", "answer
         (["method=lora", "lora.budget=1e-9"], ["lora.budget: must come to rank 1 to", "got 1e-09"]),
         (
             ["method=lora", "--until", "selection"],
-            ["--until: method lora has no selection: must be one of training, evaluation; got"],
+            ["--until: must be one of training, evaluation, because method lora has no selection"],
         ),
-        (["method=full", "--until", "warmup"], ["--until: method full has no warmup"]),
+        (
+            ["method=full", "--until", "warmup"],
+            ["--until: must be one of", "because method full has no warmup"],
+        ),
         (
             ["selection.score=random", "--until", "warmup"],
-            ["--until: selection.score random has no warmup: must be one of selection, training"],
+            ["--until: must be one of selection, training", "because selection.score random has"],
         ),
         (
             ["selection.budget=null", "selection.groups={mlp: 0.01}"],

@@ -91,7 +91,9 @@ def finish_all(config: ComparisonConfig) -> dict[str, Outcome]:
 def write(config: ComparisonConfig, outcomes: dict[str, Outcome]) -> list[str]:
     cells = list(config.cell_runs({}))
     results = collect_results(config, NOTHING_TUNED, cells, outcomes, started_ms=0)
-    return write_comparison(GroupFolder(Storage(config.run["storage"]), FOLDER), config, results)
+    folder = GroupFolder(Storage(config.run["storage"]), FOLDER)
+    write_comparison(folder, config, results)
+    return folder.files
 
 
 class Written:

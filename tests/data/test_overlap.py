@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from smt_ray.data.overlap import Overlap, find_overlaps, question_key, question_keys
+from smt_ray.data.overlap import find_overlaps, question_key, question_keys
 from smt_ray.data.rows import Message, Row
+from smt_ray.documents.overlaps import FoundQuestion
 
 
 def row(question: str, answer: str, position: int = 0, context: str = "") -> Row:
     return Row(question, "!", context, answer, position=position)
+
+
+def overlap(index: int, position: int, same_answer: bool) -> FoundQuestion:
+    return FoundQuestion(index=index, position=position, same_answer=same_answer)
 
 
 def chat(*turns: tuple[str, str], position: int = 0) -> Row:
@@ -28,7 +33,7 @@ def test_the_questions_of_a_conversation_are_those_of_its_user() -> None:
         row("3", "3"),
     ]
     found = find_overlaps([row("New?", "1"), chat(*turns, position=5)], test)
-    assert found == [Overlap(index, 5, False) for index in (0, 1, 2)]
+    assert found == [overlap(index, 5, False) for index in (0, 1, 2)]
 
 
 def test_a_question_that_a_conversation_repeats_counts_once() -> None:
@@ -39,7 +44,7 @@ def test_a_question_that_a_conversation_repeats_counts_once() -> None:
 def test_case_spaces_and_punctuation_are_ignored() -> None:
     training = [row("How many pens ?", "3", 7), row("And now?", "2", 8)]
     test = [row("New?", "1"), row("how  many\nPENS", "3"), row("And now...", "4")]
-    assert find_overlaps(training, test) == [Overlap(1, 7, True), Overlap(2, 8, False)]
+    assert find_overlaps(training, test) == [overlap(1, 7, True), overlap(2, 8, False)]
 
 
 def test_questions_that_differ_in_a_number_or_a_word_are_different() -> None:
@@ -57,4 +62,4 @@ def test_the_input_is_part_of_the_question() -> None:
 
 def test_the_first_of_several_training_rows_is_reported_and_any_may_have_the_answer() -> None:
     training = [row("Q", "1", 4), row("Q", "2", 5)]
-    assert find_overlaps(training, [row("Q", "2")]) == [Overlap(0, 4, True)]
+    assert find_overlaps(training, [row("Q", "2")]) == [overlap(0, 4, True)]

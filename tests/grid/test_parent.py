@@ -76,7 +76,7 @@ def test_results_and_files_are_sent_silently(
     )  # fmt: skip
     assert snapshot.final_metrics == {"best/loss": 1.0}
     assert snapshot.artifacts == [(str(tmp_path / "searches/mine/notes.md"), None)]
-    assert snapshot.tags["mlflow.note.content"] == "The table"
+    assert snapshot.tags["description"] == "The table"
     assert said == []
 
 

@@ -144,6 +144,27 @@ def test_a_trained_warm_up_needs_full_fine_tuning_and_the_sums(
     assert plan_memory(host, 2).configured.warmup_bytes == full
 
 
+@pytest.mark.parametrize("place", ["device", "host"])
+def test_gpus_of_a_shard_share_the_weights_and_the_sums(
+    small: Callable[..., RunConfig], place: str
+) -> None:
+    """The parts that are shown add up to what is compared with the GPU's memory."""
+    found = []
+    for number in (1, 2):
+        plan = plan_memory(small(f"warmup={{gpus_per_shard: {number}, accumulate_on: {place}}}"))
+        parts = plan.warmup
+        assert parts is not None
+        assert parts.weights is not None
+        assert parts.activations is not None
+        on_device = parts.sums if place == "device" else 0
+        assert plan.configured.warmup_bytes == parts.weights + parts.activations + on_device
+        found.append((parts.weights, parts.sums, parts.traffic))
+    (weights, sums, traffic), (half_weights, half_sums, same_traffic) = found
+    assert weights == pytest.approx(2 * half_weights, abs=2)
+    assert sums == pytest.approx(2 * half_sums, abs=2)
+    assert traffic == same_traffic
+
+
 def test_groups_and_controls_are_planned_as_they_run(small: Callable[..., RunConfig]) -> None:
     targets = "warmup.target_modules=[q_proj, k_proj, v_proj, up_proj, down_proj]"
     groups = "selection={groups: {attention: 0.1, mlp: 0.05}, block_size: 8, score: magnitude}"

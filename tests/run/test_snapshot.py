@@ -98,7 +98,7 @@ def test_a_finished_run_has_its_curves_its_accuracies_and_its_adapter(
     assert snapshot.final_metrics["eval/boolq/tuned"] == 0.75
     assert snapshot.final_metrics["eval/boolq/base"] == 0.75
     assert snapshot.final_metrics["eval/boolq/majority"] == 0.5
-    assert "| boolq |" in snapshot.tags["mlflow.note.content"]
+    assert "| boolq |" in snapshot.tags["description"]
     assert "adapter" in {folder for _, folder in snapshot.artifacts}
     assert {"table.md", "curves.png"} <= {Path(path).name for path, _ in snapshot.artifacts}
     assert "| boolq |" in run.storage.read_bytes(run.path("table.md")).decode()

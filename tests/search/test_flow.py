@@ -121,7 +121,7 @@ def trials(results: SearchDocument) -> dict[Any, TrialResult]:
 def test_a_killed_search_resumes_and_keeps_its_finished_trials(
     searched: Path, trials: dict[Any, TrialResult]
 ) -> None:
-    assert "resumed: 1 of 3 trials are finished" in (searched / "again.log").read_text()
+    assert "resumed: 1 of 3 trials have ended" in (searched / "again.log").read_text()
     before = json.loads((searched / "first_trial.json").read_text())
     after = searched / "stages" / before["stage"] / MANIFEST
     assert json.loads(after.read_text()) == before, "trained once"

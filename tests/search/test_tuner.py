@@ -87,7 +87,7 @@ def test_a_killed_search_resumes_with_the_points_that_are_left(
     trials = start(make_search(tmp_path), tmp_path)
     assert tuner.made[0]["param_space"] == {POINT: {"grid_search": POINTS[1:]}}
     assert statuses(trials) == [FINISHED, FAILED, FAILED]
-    assert "resumed: 1 of 3 trials are finished" in capsys.readouterr().err
+    assert "resumed: 1 of 3 trials have ended" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("at_once", [1, 2])

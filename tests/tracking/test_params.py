@@ -9,6 +9,7 @@ from smt_ray.tracking.params import (
     clean_key,
     config_params,
     shorten,
+    tag_key,
 )
 
 
@@ -41,3 +42,10 @@ def test_a_cut_value_fits_exactly_and_says_how_long_it_was() -> None:
 def test_equal_values_have_equal_texts() -> None:
     assert as_text({"b": 1, "a": None}) == as_text({"a": None, "b": 1}) == '{"a": null, "b": 1}'
     assert as_text("plain") == "plain"
+
+
+def test_tags_that_mlflow_shows_in_places_of_their_own_get_its_names() -> None:
+    assert tag_key("user") == "mlflow.user"
+    assert tag_key("source") == "mlflow.source.name"
+    assert tag_key("description") == "mlflow.note.content"
+    assert tag_key("method") == "method"

@@ -249,11 +249,11 @@ def chosen_layers(cell: CellResult) -> list[LayerBlocks]:
 
 def layered_rows(table: TableResult) -> dict[str, CellResult]:
     """Row -> cell, of the rows whose weights are known."""
-    return {row: columns[""] for row, columns in table.rows.items() if _has_weights(columns)}
-
-
-def _has_weights(columns: Mapping[str, CellResult]) -> bool:
-    return "" in columns and bool(columns[""].modules)
+    return {
+        row: columns[""]
+        for row, columns in table.rows.items()
+        if "" in columns and columns[""].modules
+    }
 
 
 def layer_lines(table: TableResult) -> Cells | None:
