@@ -34,7 +34,9 @@ def find_overlaps(
             asked.setdefault(key, []).append(row)
     return [
         FoundQuestion(
-            index, same[0].position, any(same_answer(known.answer, row.answer) for known in same)
+            index=index,
+            position=same[0].position,
+            same_answer=any(same_answer(known.answer, row.answer) for known in same),
         )
         for index, row in enumerate(test)
         if (same := asked.get(question_key(row)))
