@@ -41,7 +41,7 @@ SEARCH = "search.json"
 SEARCH_CONFIG = "search.yaml"
 SEARCH_TABLE = "search.md"
 TRIALS = "trials.json"
-ASKED = "asked.json"
+SEARCH_SETTINGS = "settings.json"
 BEST_CONFIG = "best.yaml"
 
 # The page of a run, a comparison or a search.

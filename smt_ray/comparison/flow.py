@@ -10,7 +10,7 @@ from smt_ray.cluster.nodes import ray_for
 from smt_ray.cluster.shared_places import check_shared
 from smt_ray.comparison.record import failure_text, write_comparison
 from smt_ray.comparison.results import collect_results
-from smt_ray.comparison.untuned import set_untuned_apart
+from smt_ray.comparison.untuned import mark_untuned_as_failed
 from smt_ray.config.comparison import CellRuns, ComparisonConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.comparison import CellResult, ComparisonDocument, TableResult
@@ -49,7 +49,7 @@ def compare(config: ComparisonConfig) -> ComparisonDocument:
             # Test rows must not influence the choice, so these runs are not evaluated.
             outcomes = run_grid(tuning_runs, parent_run_id=parent.run_id, until="training")
             tuning = choose_rates(tried, outcomes)
-            cells, failed = set_untuned_apart(list(config.cell_runs(tuning.chosen)), tuning)
+            cells, failed = mark_untuned_as_failed(list(config.cell_runs(tuning.chosen)), tuning)
             wanted = [run for run in _runs_of(cells) if run.name not in failed]
             outcomes = failed | run_grid(wanted, parent_run_id=parent.run_id)
             results = collect_results(config, tuning, cells, outcomes, started_ms)

@@ -13,7 +13,7 @@ from smt_ray.grid.runs import Outcome
 from smt_ray.reporting.text.progress import say
 
 
-def set_untuned_apart(
+def mark_untuned_as_failed(
     cells: Sequence[CellRuns], tuning: Tuning
 ) -> tuple[list[CellRuns], dict[str, Outcome]]:
     """Gives the runs of cells without a learning rate names of their own, and marks them as failed.

@@ -71,8 +71,8 @@ class SearchDocument(Document):
     """The winner as a complete configuration file."""
 
 
-class AskedSearch(Document):
-    """``asked.json``: the settings that a search was first started with."""
+class SearchSettings(Document):
+    """``settings.json``: the settings that a search was first started with."""
 
     settings: dict[str, JsonValue]
     """The semantic settings of the search and, as ``run``, those of its first run."""

@@ -89,8 +89,8 @@ class Flow:
         record.begin(self.folder, self.plan, self.parent_run_id)
         status: Status = "FAILED"
         try:
-            self._once("tokens", lambda: make_tokens(self.plan))
-            with ray_for(self._asking(until)):
+            self._make_or_reuse("tokens", lambda: make_tokens(self.plan))
+            with ray_for(self._runs_that_need_ray(until)):
                 check_shared(self.config)
                 tracked = self._start_tracking()
                 try:
@@ -172,23 +172,23 @@ class Flow:
                 fix="leave it out, or choose another method or score",
             )
 
-    def _asking(self, until: Until) -> list[RunConfig]:
+    def _runs_that_need_ray(self, until: Until) -> list[RunConfig]:
         """The config if the run needs Ray: if one of its last stages is not finished."""
         stages = self.plan.last_stages(until).values()
         return [] if all(stage.is_done() for stage in stages) else [self.config]
 
     def _check_resources(self, until: Until) -> None:
         """Refuses ranks that the cluster cannot hold, before the warm-up is computed."""
-        if until in ("training", "evaluation") and self._asking(until):
+        if until in ("training", "evaluation") and self._runs_that_need_ray(until):
             rank_resources(self.config)
 
     def _stages(self, until: Until) -> None:
         self._warmup(until)
         if self.plan.selection and until != "warmup":
-            self._once("selection", lambda: make_selection(self.plan, self._blocks))
+            self._make_or_reuse("selection", lambda: make_selection(self.plan, self._blocks))
         if until in ("warmup", "selection"):
             return
-        self._once(
+        self._make_or_reuse(
             "training", lambda: make_training(self.plan, self._method, self.board, self.callbacks)
         )
         if until == "evaluation":
@@ -199,19 +199,19 @@ class Flow:
         # A finished selection needs no warm-up, but a finished warm-up still belongs to the run.
         if stage and (until == "warmup" or self.needs_warmup() or stage.is_done()):
             make = make_trained_warmup if self.config.trained_warmup else make_warmup
-            self._once("warmup", lambda: make(self.plan, self._blocks, self.board))
+            self._make_or_reuse("warmup", lambda: make(self.plan, self._blocks, self.board))
 
     def _evaluation(self) -> None:
         stages = {evaluation_key(who): (who, s) for who, s in self.plan.evaluations.items()}
         if all(stage.is_done() for _, stage in stages.values()):
             for key in stages:
-                self._once(key, None)
+                self._make_or_reuse(key, None)
             return
         with evaluation_pool(self.config, self.board) as pool:
             for key, (who, _) in stages.items():
-                self._once(key, partial(make_evaluation, self.plan, pool, who))
+                self._make_or_reuse(key, partial(make_evaluation, self.plan, pool, who))
 
-    def _once(self, key: str, make: Callable[[], Finished[Any]] | None) -> None:
+    def _make_or_reuse(self, key: str, make: Callable[[], Finished[Any]] | None) -> None:
         """Makes a stage unless it is finished, and adds it to the run's manifest."""
         stage = self.plan.stages[key]
         reused = stage.verify()

@@ -48,9 +48,9 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> SearchDocume
     first = planned.runs[0]
     folder = GroupFolder(Storage(first.storage), search_folder(config.name))
     check_same_search(folder, config, first)
-    asking = [] if folder.exists(SEARCH) else planned.runs
+    need_ray = [] if folder.exists(SEARCH) else planned.runs
     at_once = min(config.max_concurrent_trials or 1, planned.num_trials)
-    with ray_for(asking, at_once, dashboard=True):
+    with ray_for(need_ray, at_once, dashboard=True):
         check_shared(first, searches=True)
         with ParentRun("search", config, folder, first.tracking) as parent:
             make_shared(planned, parent.run_id)

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from smt_ray.artifacts.layout import ASKED, BEST_CONFIG, SEARCH, SEARCH_CONFIG, SEARCH_TABLE
+from smt_ray.artifacts.layout import (
+    BEST_CONFIG,
+    SEARCH,
+    SEARCH_CONFIG,
+    SEARCH_SETTINGS,
+    SEARCH_TABLE,
+)
 from smt_ray.config.load import to_yaml, values_to_yaml
 from smt_ray.config.run import RunConfig
 from smt_ray.config.search import SearchConfig
-from smt_ray.documents.search import AskedSearch, SearchDocument, TrialResult
+from smt_ray.documents.search import SearchDocument, SearchSettings, TrialResult
 from smt_ray.errors import UserError
 from smt_ray.grid.folder import GroupFolder
 from smt_ray.reporting.charts.search import save_curves, save_key
@@ -30,13 +36,13 @@ def check_same_search(folder: GroupFolder, config: SearchConfig, run: RunConfig)
     Raises:
         UserError: Another search made the folder.
     """
-    asked = AskedSearch(settings={**config.semantic(), "run": run.semantic_tree()})
-    if not folder.exists(ASKED):
-        folder.storage.write_json(folder.path(ASKED), asked.to_json())
+    wanted = SearchSettings(settings={**config.semantic(), "run": run.semantic_tree()})
+    if not folder.exists(SEARCH_SETTINGS):
+        folder.storage.write_json(folder.path(SEARCH_SETTINGS), wanted.to_json())
         return
     fix = "give the search another name=..., or delete the folder"
-    before = folder.read_document(AskedSearch, ASKED, fix=fix)
-    differing = [key for key, value in asked.settings.items() if before.settings.get(key) != value]
+    before = folder.read_document(SearchSettings, SEARCH_SETTINGS, fix=fix)
+    differing = [key for key, value in wanted.settings.items() if before.settings.get(key) != value]
     if differing:
         raise UserError(
             "name",
