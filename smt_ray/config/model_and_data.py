@@ -71,6 +71,10 @@ class HubSource(Section):
     """The branch, tag or commit."""
 
 
+ROW_KEYS = frozenset({"dir", "train", "max_rows", "validation_rows"})
+"""The keys of the data section that decide which rows there are."""
+
+
 class DataConfig(Section):
     """The training and test rows, and how a row becomes tokens."""
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from smt_ray.config.model_and_data import ROW_KEYS
 from smt_ray.config.run import RunConfig
 
 Keys = dict[str, Any]
 
-# The keys of the data section that decide which rows there are; the rows' digest stands for them.
-_ROW_KEYS = ("dir", "train", "max_rows", "validation_rows")
 # The keys of the training section that change a trained warm-up, whose learning rate may be its own
 # and does not decay.
 _WARMUP_KEYS = ("lr_warmup_steps", "weight_decay", "adam_betas", "adam_epsilon", "max_grad_norm")
@@ -42,7 +41,8 @@ def stage_keys(config: RunConfig) -> StageKeys:
     data, evaluation = config.data.semantic(), config.evaluation
     likelihood = {"prompt": config.data.prompt}
     return StageKeys(
-        tokens={"data": {key: data[key] for key in data if key not in _ROW_KEYS}},
+        # The digest of the rows stands for the keys that decide which rows there are.
+        tokens={"data": {key: data[key] for key in data if key not in ROW_KEYS}},
         warmup=_warmup(config) if config.has_warmup else None,
         selection=_selection(config) if config.selects_blocks else None,
         training={

@@ -6,12 +6,9 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache, cached
 
-from smt_ray.config.model_and_data import DataConfig
+from smt_ray.config.model_and_data import ROW_KEYS, DataConfig
 from smt_ray.data.rows import Row
 from smt_ray.data.sources import digest_rows, read_training_rows, source_version, split_rows
-
-_KEYS = {"dir", "train", "max_rows", "validation_rows"}
-"""The keys of the data section that decide which rows there are."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Split:
 
 def _key(data: DataConfig, seed: int) -> tuple[object, ...]:
     versions = tuple(source_version(source, data.dir) for source in data.train)
-    return data.model_dump_json(include=_KEYS), seed, versions
+    return data.model_dump_json(include=set(ROW_KEYS)), seed, versions
 
 
 @cached(LRUCache(maxsize=8), key=_key)
