@@ -17,7 +17,7 @@ from torch import nn
 
 from smt_ray.data.batches import MicroBatch
 from smt_ray.data.packing import PackedRows
-from smt_ray.smt.linear import SparseLinear
+from smt_ray.smt.layers.linear import SparseLinear
 
 # Projections in the order in which a layer uses them; projections of one stage share their input.
 _STAGES = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))

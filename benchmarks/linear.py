@@ -28,7 +28,7 @@ from benchmarks.measuring import (
     write_json,
 )
 from smt_ray.smt.grid import BlockGrid
-from smt_ray.smt.linear import SparseLinear
+from smt_ray.smt.layers.linear import SparseLinear
 
 SHAPES = {  # name -> (O, I), block sizes
     "LLaMA-7B q, k, v": ((4096, 4096), (32, 64, 128, 256)),

@@ -21,7 +21,7 @@ _HOMES = {
     "find_eligible": "smt_ray.models.inspect",
     "Selection": "smt_ray.smt.selection",
     "select_blocks": "smt_ray.smt.selection",
-    "SparseLinear": "smt_ray.smt.linear",
+    "SparseLinear": "smt_ray.smt.layers.linear",
     "apply_selection": "smt_ray.smt.model",
     "merge_and_unload": "smt_ray.smt.model",
     "unload": "smt_ray.smt.model",

@@ -51,7 +51,7 @@ class FullSettings:
 class FullMethod:
     """Trains all parameters, tied ones once."""
 
-    def prepare(self, model: nn.Module, *, zero_stage: int) -> None:
+    def prepare(self, model: nn.Module) -> None:
         """Makes every parameter trainable."""
         model.requires_grad_(True)
         self._base = record_base(model, [name for name, _ in model.named_parameters()])

@@ -95,7 +95,7 @@ class LoraMethod:
     def __init__(self, settings: LoraSettings | None = None) -> None:
         self._settings = settings
 
-    def prepare(self, model: nn.Module, *, zero_stage: int) -> None:
+    def prepare(self, model: nn.Module) -> None:
         """Replaces linears by peft's layers, with parameters in the dtype of the base model."""
         from peft import LoraConfig, get_peft_model
 

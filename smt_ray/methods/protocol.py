@@ -51,7 +51,7 @@ class Counts:
 class Method(Protocol):
     """The work on a model: it is prepared for training, and its adapter is saved and loaded."""
 
-    def prepare(self, model: nn.Module, *, zero_stage: int) -> None:
+    def prepare(self, model: nn.Module) -> None:
         """Changes the model so that exactly the trained parameters require gradients.
 
         The weights of the model must be whole, and every rank does the same.

@@ -68,12 +68,10 @@ class SmtMethod:
     def __init__(self, selection: Selection | None = None) -> None:
         self._selection = selection
 
-    def prepare(self, model: nn.Module, *, zero_stage: int) -> None:
-        """Replaces linears by sparse layers, which write their blocks at every use under ZeRO-3."""
+    def prepare(self, model: nn.Module) -> None:
+        """Replaces linears by sparse layers."""
         assert self._selection is not None
         apply_selection(model, self._selection)
-        for layer in sparse_modules(model).values():
-            layer.rewrite = zero_stage == 3
 
     def count(self, model: nn.Module) -> Counts:
         """Counts the blocks, as an adapter beside the base model."""
@@ -89,8 +87,7 @@ class SmtMethod:
     ) -> None:
         """Writes the blocks and their indices."""
         for name, layer in sparse_modules(model).items():
-            blocks = parameters[f"{name}.blocks"].to(layer.original_blocks.dtype)
-            layer.blocks = nn.Parameter(blocks)
+            layer.blocks = nn.Parameter(parameters[f"{name}.blocks"])
         save_adapter(model, directory)
 
     def load(self, model: nn.Module, directory: Path) -> None:

@@ -61,7 +61,7 @@ def prepare_model(config: RunConfig) -> PreparedModel:
     else:
         found = settings_of(config).check(config, lambda: model, None)
         method, settings = found.make(_no_files), found.describe()
-    method.prepare(model, zero_stage=config.deepspeed.zero_stage)
+    method.prepare(model)
     counts = method.count(model)
     return PreparedModel(model, method, settings, counts, blocks, value_bytes(config))
 

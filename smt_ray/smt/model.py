@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from smt_ray.errors import UserError
-from smt_ray.smt.kept_input import KeptInput
-from smt_ray.smt.linear import SparseLinear
+from smt_ray.smt.layers.kept_input import KeptInput
+from smt_ray.smt.layers.linear import SparseLinear
+from smt_ray.smt.layers.saving import save_as_before, save_as_plain
+from smt_ray.smt.layers.sharded import check_whole
 from smt_ray.smt.selection import Selection
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -57,14 +60,23 @@ def sparse_modules(model: nn.Module) -> dict[str, SparseLinear]:
     return {n: m for n, m in model.named_modules() if isinstance(m, SparseLinear)}
 
 
-def apply_selection(model: Model, selection: Selection) -> Model:
+def apply_selection(
+    model: Model, selection: Selection, *, dtype: torch.dtype | None = None
+) -> Model:
     """Makes the selected blocks of a model trainable and freezes everything else, in place.
 
-    Modules without a chosen block stay as they are.
+    Modules without a chosen block stay as they are. A transformers model keeps its
+    ``save_pretrained``, which writes a plain model with the tuned weights.
+
+    Args:
+        model: A plain model, whose weights must be whole: FSDP and ZeRO-3 come afterwards.
+        selection: The selected blocks.
+        dtype: The dtype of the trained blocks. By default it is float32, or the weight's if that is
+            wider, because small updates are lost in the rounding of bfloat16.
 
     Raises:
-        UserError: A module is missing, not a plain ``nn.Linear``, of another shape or tied to
-            another, or the model already has sparse layers. The model is then unchanged.
+        UserError: A module is missing, not a plain ``nn.Linear``, of another shape, tied to another
+            or sharded, or the model already has sparse layers. The model is then unchanged.
     """
     chosen = {name: module for name, module in selection.modules.items() if len(module.indices)}
     shapes = {name: module.shape for name, module in chosen.items()}
@@ -76,7 +88,7 @@ def apply_selection(model: Model, selection: Selection) -> Model:
         "num_base_parameters": selection.num_base_parameters,
         "margin": selection.margin,
     }
-    return make_sparse(model, selection.block_size, shapes, indices, origin)
+    return make_sparse(model, selection.block_size, shapes, indices, origin, dtype=dtype)
 
 
 def make_sparse(
@@ -85,6 +97,8 @@ def make_sparse(
     shapes: Mapping[str, tuple[int, int]],
     indices: Mapping[str, Tensor],
     origin: Mapping[str, Any],
+    *,
+    dtype: torch.dtype | None = None,
 ) -> Model:
     """Makes given blocks trainable; see :func:`apply_selection`.
 
@@ -94,6 +108,7 @@ def make_sparse(
         shapes: Module name -> the (out_features, in_features) that its weight must have.
         indices: Module name -> its block indices (row, col), (M, 2), at least one.
         origin: The origin of the blocks, as JSON values.
+        dtype: The dtype of the blocks; see :func:`apply_selection`.
     """
     if sparse_modules(model):
         raise UserError(
@@ -106,10 +121,11 @@ def make_sparse(
     model.requires_grad_(False)
     layers: dict[str, SparseLinear] = {}
     for name, linear in linears.items():
-        layers[name] = SparseLinear.from_linear(linear, indices[name], block_size)
+        layers[name] = SparseLinear.from_linear(linear, indices[name], block_size, dtype)
         _replace(model, name, layers[name])
     _share_inputs(layers)
     setattr(model, ORIGIN_ATTRIBUTE, dict(origin))
+    save_as_plain(model)
     return model
 
 
@@ -136,12 +152,11 @@ def unload(model: Model) -> Model:
 def refresh(model: nn.Module) -> None:
     """Writes the blocks into the weights, which is needed after changes through ``.data``.
 
-    Layers that rewrite their blocks at each use (ZeRO-3) are skipped, because their weights may not
-    be gathered.
+    Sharded weights get them where this is possible; see
+    :meth:`~smt_ray.smt.layers.linear.SparseLinear.refresh`.
     """
     for layer in sparse_modules(model).values():
-        if not layer.rewrite:
-            layer.refresh()
+        layer.refresh()
 
 
 def trainable_parameters(model: nn.Module) -> TrainableParameters:
@@ -214,6 +229,7 @@ def _plain_linear(model: nn.Module, name: str, shape: tuple[int, int]) -> nn.Lin
         raise UserError(
             f"module {name}", "must be a plain torch.nn.Linear", got=type(module).__name__
         )
+    check_whole(module.weight, f"module {name}")
     if (module.out_features, module.in_features) != tuple(shape):
         raise UserError(
             f"module {name}",
@@ -254,4 +270,5 @@ def _take_out(model: Model, *, tuned: bool) -> Model:
     for name, layer in layers.items():
         _replace(model, name, layer.merge() if tuned else layer.unmerge())
     model.__dict__.pop(ORIGIN_ATTRIBUTE, None)
+    save_as_before(model)
     return model

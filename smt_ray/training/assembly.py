@@ -79,7 +79,7 @@ class RankTraining:
         after_prepare: Callable[[nn.Module], None] | None = None,
     ) -> None:
         self.model, self.method, self.settings = model, method, settings
-        method.prepare(model, zero_stage=settings.engine.zero_stage)
+        method.prepare(model)
         if after_prepare is not None:
             after_prepare(model)
         self.counts = method.count(model)  # before the engine partitions the weights

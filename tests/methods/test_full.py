@@ -26,7 +26,7 @@ def logits(model: Any) -> torch.Tensor:
 def save_tuned(model: Any, directory: Path) -> torch.Tensor:
     """Tunes a model and saves it; returns the logits of the tuned model."""
     method = FullMethod()
-    method.prepare(model, zero_stage=0)
+    method.prepare(model)
     generator, values = torch.Generator().manual_seed(1), {}
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -42,7 +42,7 @@ def save_tuned(model: Any, directory: Path) -> torch.Tensor:
 def test_everything_is_trained_tied_weights_once(make_llama: Make) -> None:
     model = make_llama()
     model.requires_grad_(False)
-    FullMethod().prepare(model, zero_stage=3)
+    FullMethod().prepare(model)
     assert all(parameter.requires_grad for parameter in model.parameters())
     summary = FullMethod().count(model).summary()
     assert summary.num_trainable == summary.num_base == model.num_parameters()

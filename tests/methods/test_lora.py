@@ -26,7 +26,7 @@ def test_exactly_the_factors_are_trained_and_both_percentages_are_known(
     model = make_llama()
     base = sum(p.numel() for p in model.parameters())
     method = make_method(name)
-    method.prepare(model, zero_stage=0)
+    method.prepare(model)
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
     assert all("lora_" in n for n in trained)
     expected = 4 * INS_AND_OUTS + (OUTS if name == "dora" else 0)
@@ -42,7 +42,7 @@ def test_the_counts_are_those_that_peft_prints(name: str, make_llama: Make) -> N
     config = LoraConfig(r=4, target_modules=TARGETS, use_dora=name == "dora")
     trained, total = get_peft_model(make_llama(), config).get_nb_trainable_parameters()
     method, model = make_method(name), make_llama()
-    method.prepare(model, zero_stage=0)
+    method.prepare(model)
     counts = method.count(model)
     assert (counts.num_trainable, counts.num_total) == (trained, total)
 
@@ -52,7 +52,7 @@ def test_an_untrained_adapter_changes_nothing_and_dropout_is_active_only_in_trai
 ) -> None:
     model = make_llama()
     before, method = logits(model), make_method(name)
-    method.prepare(model, zero_stage=0)
+    method.prepare(model)
     torch.testing.assert_close(logits(model), before)
     tuned(method, model)
     assert torch.equal(logits(model), logits(model))
@@ -66,7 +66,7 @@ def test_the_seed_determines_the_factors_and_the_global_generator_is_not_used(
     def begin(seed: int, noise: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         model = make_llama()
         torch.manual_seed(noise)
-        make_method(name, seed=seed).prepare(model, zero_stage=0)
+        make_method(name, seed=seed).prepare(model)
         state = torch.random.get_rng_state()
         return {n: p for n, p in model.named_parameters() if p.requires_grad}, state
 
@@ -83,7 +83,7 @@ def test_gradients_through_our_batches_equal_pefts_on_whole_logits(
     from peft import LoraConfig, get_peft_model
 
     method, ours, rows = make_method(name), make_llama(), [3, 1, 20, 36, 9]
-    method.prepare(ours, zero_stage=0)
+    method.prepare(ours)
     initial = tuned(method, ours)
     encoded, loss = make_encoded(), SupervisedLoss(ours.double())
     for batch in step_micro_batches(
@@ -116,7 +116,7 @@ def test_an_untied_head_may_be_adapted_and_sees_only_supervised_positions(
 ) -> None:
     model, encoded, shapes = make_llama(tie_word_embeddings=False), make_encoded(), []
     method = make_method(name, target_modules=["lm_head"])
-    method.prepare(model, zero_stage=0)
+    method.prepare(model)
     model.lm_head.register_forward_hook(lambda _, __, output: shapes.append(output.shape))
     (batch,) = step_micro_batches(
         encoded, [0, 1], mode="padded", max_tokens=80, train_on_inputs=False
@@ -135,7 +135,7 @@ def test_gpt2s_conv1d_is_adapted_as_a_transposed_linear(name: str) -> None:
     assert set(shapes.values()) == {(96, 32)}
     base = sum(p.numel() for p in model.parameters())
     method = make_method(name, target_modules=["c_attn"])
-    method.prepare(model, zero_stage=0)
+    method.prepare(model)
     expected = 2 * (4 * (96 + 32) + (96 if name == "dora" else 0))
     assert (method.count(model).num_trainable, method.count(model).num_base) == (expected, base)
     tuned(method, model)

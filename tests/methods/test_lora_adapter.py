@@ -19,7 +19,7 @@ from tests.methods.lora import TARGETS, Make, logits, make_method, tuned
 def adapter(name: str, make_llama: Make, tmp_path: Path) -> Path:
     """A tuned adapter of make_llama's model."""
     method, model, folder = make_method(name), make_llama(), tmp_path / "adapter"
-    method.prepare(model, zero_stage=0)
+    method.prepare(model)
     folder.mkdir()
     method.save(model, tuned(method, model), folder)
     return folder
@@ -31,7 +31,7 @@ def test_an_adapter_is_saved_from_partitioned_parameters_and_loaded_and_merged(
 ) -> None:
     method, model = make_method(name), make_llama().to(dtype)
     before = logits(model)
-    method.prepare(model, zero_stage=0)
+    method.prepare(model)
     values = tuned(method, model)
     expected = logits(model)
     for parameter in model.parameters():
@@ -95,7 +95,7 @@ def test_equal_adapters_are_equal_bytes_and_name_their_base(
 
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
         method = make_method(name, target_modules=targets)
-        method.prepare(model, zero_stage=0)
+        method.prepare(model)
         folders.append(tmp_path / f"adapter-{len(folders)}")
         folders[-1].mkdir()
         method.save(model, tuned(method, model), folders[-1])

@@ -34,19 +34,10 @@ def selection(make_llama: Make) -> Selection:
 
 def test_exactly_the_chosen_blocks_are_trained(make_llama: Make, selection: Selection) -> None:
     model = make_llama()
-    SmtMethod(selection).prepare(model, zero_stage=0)
+    SmtMethod(selection).prepare(model)
     trained = {n: p.numel() for n, p in model.named_parameters() if p.requires_grad}
     assert all(name.endswith(".blocks") for name in trained)
     assert sum(trained.values()) == selection.num_trainable == 6 * 64
-
-
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_blocks_are_written_at_every_use_only_under_zero_3(
-    make_llama: Make, selection: Selection, zero_stage: int
-) -> None:
-    model = make_llama()
-    SmtMethod(selection).prepare(model, zero_stage=zero_stage)
-    assert {layer.rewrite for layer in sparse_modules(model).values()} == {zero_stage == 3}
 
 
 def test_settings_name_the_selection_and_make_the_method_that_reads_it(
@@ -54,7 +45,7 @@ def test_settings_name_the_selection_and_make_the_method_that_reads_it(
 ) -> None:
     selection.save(tmp_path / "selection.safetensors")
     model, storage = make_llama(), Storage(str(tmp_path))
-    SmtSettings("selection.safetensors").make(storage.local).prepare(model, zero_stage=0)
+    SmtSettings("selection.safetensors").make(storage.local).prepare(model)
     counts = {name: len(layer.blocks) for name, layer in sparse_modules(model).items()}
     assert counts == {name: count for name, count in selection.counts().items() if count}
 
@@ -64,7 +55,7 @@ def test_an_adapter_is_saved_from_partitioned_parameters_and_loaded_and_merged(
     make_llama: Make, selection: Selection, tmp_path: Path, dtype: torch.dtype
 ) -> None:
     method, model = SmtMethod(selection), make_llama().to(dtype)
-    method.prepare(model, zero_stage=0)
+    method.prepare(model)
     generator = torch.Generator().manual_seed(0)
     tuned = {}
     for name, layer in sparse_modules(model).items():

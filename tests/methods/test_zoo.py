@@ -71,7 +71,7 @@ def prepared(family: str, name: str) -> tuple[Method, Any]:
     """A model that a method prepared. Both of its factors are filled, so that neither is zero."""
     model = FAMILIES[family]()
     method = make_method(name, model, targets_of(family))
-    method.prepare(model, zero_stage=0)
+    method.prepare(model)
     generator = torch.Generator().manual_seed(7)
     for n, parameter in model.named_parameters():
         if "lora_B" in n:

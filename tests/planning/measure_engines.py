@@ -50,7 +50,7 @@ def measure(values: dict[str, Any]) -> int:
             AutoConfig.for_model(architecture.pop("model_type"), **architecture)
         ).to(DTYPES[dtype])
         method = prepare_model(config).method
-        method.prepare(model, zero_stage=stage)
+        method.prepare(model)
         if config.training.activation_checkpointing:
             recompute_activations(model)
         engine = Engine(

@@ -32,12 +32,12 @@ def prepare(model: Any, method: str, small_config: Callable[..., RunConfig]) -> 
         heads = ("model.architecture.num_attention_heads=4", "selection.block_size=16")
         keys = ("model.architecture.num_key_value_heads=2", "selection.budget=0.08")
         config = small_config(*overrides, *shape, *heads, *keys)
-        prepare_model(config).method.prepare(model, zero_stage=0)
+        prepare_model(config).method.prepare(model)
     elif method == "full":
-        FullMethod().prepare(model, zero_stage=0)
+        FullMethod().prepare(model)
     else:
         targets, use_dora = ["q_proj", "up_proj"], method == "dora"
-        LoraMethod(LoraSettings(4, 8, 0.1, targets, use_dora, seed=0)).prepare(model, zero_stage=0)
+        LoraMethod(LoraSettings(4, 8, 0.1, targets, use_dora, seed=0)).prepare(model)
 
 
 def real_peak(model: Any, shape: BatchShape, checkpointing: bool) -> int:

@@ -123,7 +123,7 @@ def test_an_adapter_is_as_large_as_its_trained_values(
     report = plan_memory(config)
     method = prepare_model(config).method
     model = load_skeleton(config.model).to_empty(device="cpu")
-    method.prepare(model, zero_stage=0)
+    method.prepare(model)
     trained = {n: p.detach().float() for n, p in model.named_parameters() if p.requires_grad}
     method.save(model, trained, tmp_path)
     written = sum(file.stat().st_size for file in tmp_path.iterdir())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from smt_ray.errors import UserError
-from smt_ray.smt.linear import SparseLinear
+from smt_ray.smt.layers.linear import SparseLinear
 from smt_ray.smt.model import (
     apply_selection,
     make_sparse,
@@ -95,17 +95,17 @@ def test_unloading_restores_the_base_model_bit_for_bit(
     assert same(state(unload(model)), base)
 
 
-def test_refresh_skips_layers_that_rewrite_at_each_use(
+def test_refresh_skips_weights_that_zero_3_has_partitioned(
     make_toy: Callable, choose: Callable
 ) -> None:
     model = make_toy()
     layers = list(sparse_modules(apply_selection(model, choose(model))).values())
-    layers[0].rewrite = True
+    layers[0].weight.data = torch.empty(0)
     for layer in layers:
         layer.blocks.data.add_(1)
     refresh(model)
-    written = [torch.equal(m.grid.gather(m.weight, m.indices), m.blocks) for m in layers]
-    assert written == [False] + [True] * (len(layers) - 1)
+    for layer in layers[1:]:
+        assert torch.equal(layer.grid.gather(layer.weight, layer.indices), layer.blocks)
 
 
 def test_trainable_parameters_count_tied_weights_once_and_blocks_not_twice(

@@ -65,7 +65,7 @@ class SparseLinearFunction(torch.autograd.Function):
         layout: BlockLayout,
         keep: Callable[[torch.dtype], Tensor],
         starts: Sequence[int],
-        rewrite: bool,
+        is_managed: bool,
     ) -> Tensor:
         """Computes y and saves what backward needs.
 
@@ -76,14 +76,15 @@ class SparseLinearFunction(torch.autograd.Function):
                 itself and not a view, since ZeRO-3 replaces the data of the Parameter between
                 forward and backward.
             bias: The bias b, (O,), or None.
-            blocks: The trained blocks, (M, L, L). They are saved for ``rewrite``, and so that
-                autograd notices an in-place change between forward and backward.
+            blocks: The trained blocks, (M, L, L), perhaps in a wider dtype than the weight. They
+                are saved to be written again, and so that autograd notices an in-place change
+                between forward and backward.
             indices: The block indices (row, col), (M, 2), on the weight's device.
             layout: The same indices as plain numbers.
             keep: A function that returns the columns of x to keep for backward, (T, K), in a dtype.
             starts: The first column of each block in the kept columns.
-            rewrite: Whether the blocks are written into the weight again before backward uses it,
-                which a newly gathered weight needs (ZeRO-3).
+            is_managed: Whether the weight may be gathered again before backward, so that the blocks
+                are written into it again. They also are if the weight is in another place by then.
 
         Returns:
             y, (T, O); under autocast in the same dtype as that of ``nn.Linear``.
@@ -91,7 +92,8 @@ class SparseLinearFunction(torch.autograd.Function):
         y = F.linear(x, weight, bias)
         kept = keep(y.dtype) if ctx.needs_input_grad[3] else None
         ctx.save_for_backward(weight, blocks, kept)
-        ctx.indices, ctx.layout, ctx.starts, ctx.rewrite = indices, layout, starts, rewrite
+        ctx.indices, ctx.layout, ctx.starts = indices, layout, starts
+        ctx.address = None if is_managed else weight.data_ptr()
         ctx.x_dtype = x.dtype
         return y
 
@@ -102,32 +104,40 @@ class SparseLinearFunction(torch.autograd.Function):
         weight, blocks, kept = ctx.saved_tensors
         grad_x = grad_bias = grad_blocks = None
         if ctx.needs_input_grad[0]:
-            if ctx.rewrite:
+            if ctx.address is None or ctx.address != weight.data_ptr():
                 ctx.layout.grid.scatter_(weight.data, ctx.indices, blocks.data)
-            grad_x = _product(grad_y, weight.to(grad_y.dtype)).to(ctx.x_dtype)
+            grad_x = product(grad_y, weight.to(grad_y.dtype)).to(ctx.x_dtype)
         if ctx.needs_input_grad[2]:
             grad_bias = grad_y.sum(0)
         if ctx.needs_input_grad[3]:
             kept = kept.to(grad_y.dtype)
-            grad_blocks = _block_products(ctx.layout, ctx.starts, grad_y, kept).to(blocks.dtype)
+            grad_blocks = block_products(
+                ctx.layout.rows, ctx.starts, ctx.layout.grid.block_size, grad_y, kept
+            ).to(blocks.dtype)
         return grad_x, None, grad_bias, grad_blocks, None, None, None, None, None
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    # With out= the product has the dtype of its operands, also if backward runs inside autocast.
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """The product of two matrices in their dtype, also if backward runs inside autocast."""
     return torch.mm(left, right, out=left.new_empty(left.shape[0], right.shape[1]))
 
 
-def _block_products(
-    layout: BlockLayout, starts: Sequence[int], grad_y: Tensor, kept: Tensor
+def block_products(
+    rows: Sequence[int], starts: Sequence[int], block_size: int, grad_y: Tensor, kept: Tensor
 ) -> Tensor:
     """The M block gradients (M, L, L) from dy (T, O) and the kept columns of x (T, K).
 
     There is one product for each block, on strided slices and in place, so no operand is copied.
+
+    Args:
+        rows: The block row of each block.
+        starts: The first column of each block in the kept columns.
+        block_size: The block size L.
+        grad_y: The gradient dy.
+        kept: The kept columns of x, in the dtype of dy.
     """
-    size = layout.grid.block_size
-    gradients = grad_y.new_empty(len(starts), size, size)
-    for gradient, row, start in zip(gradients, layout.rows, starts, strict=True):
-        rows = grad_y[:, row * size : (row + 1) * size]
-        torch.mm(rows.t(), kept[:, start : start + size], out=gradient)
+    gradients = grad_y.new_empty(len(starts), block_size, block_size)
+    for gradient, row, start in zip(gradients, rows, starts, strict=True):
+        part = grad_y[:, row * block_size : (row + 1) * block_size]
+        torch.mm(part.t(), kept[:, start : start + block_size], out=gradient)
     return gradients

@@ -57,15 +57,21 @@ class KeptInput:
             The kept features, (T, K); a view of x if all of it is kept.
         """
         if self.columns is None:
-            return x.detach().reshape(-1, self.in_features)
+            return self.select(x, dtype)
         if (kept := self._recall(x, dtype)) is not None:
             return kept
-        size, flat = self.block_size, x.detach().reshape(-1, self.in_features)
-        # Slices would be views, which keep the whole input alive.
-        kept = torch.cat([flat[:, c * size : (c + 1) * size] for c in self.columns], dim=1)
-        kept = kept.to(dtype)
+        kept = self.select(x, dtype)
         self._last = TensorWeakRef(x), version(x), TensorWeakRef(kept)
         return kept
+
+    def select(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """The same as :meth:`of`, without remembering it for other layers."""
+        size, flat = self.block_size, x.detach().reshape(-1, self.in_features)
+        if self.columns is None:
+            return flat
+        # Slices would be views, which keep the whole input alive.
+        kept = torch.cat([flat[:, c * size : (c + 1) * size] for c in self.columns], dim=1)
+        return kept.to(dtype)
 
     def _recall(self, x: Tensor, dtype: torch.dtype) -> Tensor | None:
         """The copy that another layer made of the same tensor, if its backward still holds it."""

@@ -8,43 +8,37 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from smt_ray.smt.functional import BlockLayout, SparseLinearFunction
 from smt_ray.smt.grid import BlockGrid
-from smt_ray.smt.kept_input import KeptInput, version
-
-_num_optimizer_steps = 0
-
-
-def _count_optimizer_step(*_: Any) -> None:
-    global _num_optimizer_steps
-    _num_optimizer_steps += 1
-
-
-# A fused optimizer changes parameters without a new version. So a step of any torch optimizer is
-# the second sign that blocks may have changed.
-register_optimizer_step_post_hook(_count_optimizer_step)
+from smt_ray.smt.layers.compiled import compiled_linear
+from smt_ray.smt.layers.functional import BlockLayout, SparseLinearFunction
+from smt_ray.smt.layers.kept_input import KeptInput
+from smt_ray.smt.layers.sharded import is_dtensor, is_whole, not_gathered, write_shard
+from smt_ray.smt.layers.weight_state import WeightState
 
 
 class SparseLinear(nn.Module):
     """A linear layer of which M blocks of the weight are trained (paper section 3.2, snippet 6).
 
     The dense ``weight`` holds the current blocks, so forward is the dense product. An optimizer
-    only gets ``blocks``. Before a forward they are written into the weight if they may have
-    changed. After a change through ``.data`` by anything but a torch optimizer, :meth:`refresh`
-    must be called.
+    only gets ``blocks``. Before a forward and before the state is saved, they are written into the
+    weight if it may lack them (:class:`~smt_ray.smt.layers.weight_state.WeightState`). So the layer
+    also works where FSDP or ZeRO-3 gathers the weight for each use. After a change through
+    ``.data`` by anything but a torch optimizer, :meth:`refresh` must be called.
+
+    A state that has ``weight`` and no ``blocks``, as a plain model saves, can be loaded too. Its
+    blocks are then those of the weight.
 
     Attributes:
         weight: The frozen weight, (O, I), which holds the blocks.
         bias: The frozen bias, (O,), or None.
-        blocks: The trained blocks, (M, L, L), in the weight's dtype and on its device.
+        blocks: The trained blocks, (M, L, L), on the weight's device. The weight gets their values
+            rounded to its dtype.
         indices: The block indices (row, col), (M, 2) int32. They are a buffer, which is saved with
             the state and compared when a state is loaded.
-        original_blocks: The blocks before training, (M, L, L) on the CPU; not a buffer.
+        original_blocks: The blocks before training, (M, L, L) on the CPU and in the weight's dtype;
+            not a buffer.
         kept_input: The part of the input that is kept for backward; :meth:`share_input` sets it.
-        rewrite: Whether the blocks are written before every forward and backward, which ZeRO-3
-            needs because it gathers the weight again each time.
     """
 
     weight: Tensor
@@ -52,7 +46,12 @@ class SparseLinear(nn.Module):
     indices: Tensor
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, indices: Tensor, block_size: int
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        indices: Tensor,
+        block_size: int,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """Freezes a weight and a bias, and makes the blocks.
 
@@ -61,6 +60,8 @@ class SparseLinear(nn.Module):
             bias: The bias, (O,), or None.
             indices: The distinct block indices (row, col), (M, 2) integers, on the CPU.
             block_size: The block size L, which divides both dimensions.
+            dtype: The dtype of the blocks. By default it is float32, or the weight's if that is
+                wider. An update at a usual learning rate is lost in the rounding of bfloat16.
         """
         super().__init__()
         self.out_features, self.in_features = weight.shape
@@ -71,15 +72,22 @@ class SparseLinear(nn.Module):
         self.register_buffer("indices", indices.to(weight.device, torch.int32))
         blocks = self.grid.gather(weight.detach(), self.indices)
         self.original_blocks = blocks.clone() if blocks.is_meta else blocks.to("cpu", copy=True)
-        self.blocks = nn.Parameter(blocks)
+        self.blocks = nn.Parameter(
+            blocks.to(dtype or torch.promote_types(blocks.dtype, torch.float32))
+        )
         self.share_input(KeptInput(self.in_features, block_size, self.layout.cols))
-        self.rewrite = False
-        self._written = self._state()
+        self._state = WeightState(self.weight, self.blocks)
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear, indices: Tensor, block_size: int) -> SparseLinear:
-        """The sparse layer with the weight and the bias of a linear."""
-        layer = cls(linear.weight, linear.bias, indices, block_size)
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        indices: Tensor,
+        block_size: int,
+        dtype: torch.dtype | None = None,
+    ) -> SparseLinear:
+        """The sparse layer with the weight and the bias of a linear; see :meth:`__init__`."""
+        layer = cls(linear.weight, linear.bias, indices, block_size, dtype)
         return layer.train(linear.training)
 
     @property
@@ -89,7 +97,14 @@ class SparseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps x (..., I) to (..., O)."""
-        if self.rewrite or self._is_stale():
+        if torch.compiler.is_compiling():
+            return compiled_linear(
+                x, self.weight, self.bias, self.blocks, self.indices, self.layout, self.kept_input
+            )
+        is_managed = self._state.is_managed(self.weight)
+        if is_managed or self._state.has_changed(self.weight, self.blocks):
+            if not is_whole(self.weight, self.grid):
+                raise not_gathered(self.weight)
             self.refresh()
         recording = torch.is_grad_enabled() and (x.requires_grad or self.blocks.requires_grad)
         if not recording:
@@ -103,7 +118,7 @@ class SparseLinear(nn.Module):
             self.layout,
             partial(self.kept_input.of, x),
             self._starts,
-            self.rewrite,
+            is_managed,
         )
         return y.view(*x.shape[:-1], self.out_features)
 
@@ -117,9 +132,17 @@ class SparseLinear(nn.Module):
         self._starts = [kept_input.start(col) for col in self.layout.cols]
 
     def refresh(self) -> None:
-        """Writes the blocks into the weight, without autograd."""
-        self.grid.scatter_(self.weight.data, self.indices, self.blocks.data)
-        self._written = self._state()
+        """Writes the blocks into the weight, without autograd.
+
+        A weight that is sharded as a ``DTensor`` (FSDP2) gets them in every shard, so all processes
+        must call it. A weight that ZeRO-3 has partitioned cannot get them until it is gathered, and
+        is left as it is.
+        """
+        if is_dtensor(self.weight):
+            write_shard(self.weight, self.indices, self.blocks, self.grid)
+        elif is_whole(self.weight, self.grid):
+            self.grid.scatter_(self.weight.data, self.indices, self.blocks.data)
+        self._state.mark_written(self.weight, self.blocks)
 
     def merge(self) -> nn.Linear:
         """The tuned linear with this layer's weight; this layer cannot be used afterwards."""
@@ -146,20 +169,22 @@ class SparseLinear(nn.Module):
         linear.weight, linear.bias = self.weight, self.bias  # type: ignore[assignment]
         return linear.train(self.training)
 
-    def _state(self) -> tuple[object, ...]:
-        # The objects themselves: a parameter may be replaced by load_state_dict(assign=True), and
-        # the new one may have the id of the old one.
-        blocks, weight = self.blocks, self.weight
-        return blocks, version(blocks), weight, version(weight), _num_optimizer_steps
+    def _apply(self, fn: Any, recurse: bool = True) -> SparseLinear:
+        # The layer itself is moved (to, half, share_memory), and the weight with the blocks in it.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._state.claim(self.weight)
+        return self
 
-    def _is_stale(self) -> bool:
-        blocks, blocks_version, weight, weight_version, num_steps = self._written
-        return (
-            blocks is not self.blocks
-            or weight is not self.weight
-            or (blocks_version, weight_version, num_steps)
-            != (version(self.blocks), version(self.weight), _num_optimizer_steps)
-        )
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._state.claim(self.weight)  # a copy has a weight of its own
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        if self._state.has_changed(self.weight, self.blocks) or (
+            self._state.is_managed(self.weight) and not is_dtensor(self.weight)
+        ):
+            self.refresh()
+        super()._save_to_state_dict(*args, **kwargs)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -174,4 +199,18 @@ class SparseLinear(nn.Module):
                 f"{prefix}indices: the state belongs to another selection of blocks"
             )
             return
+        keys = [prefix + name for name in ("weight", "blocks", "indices")]
+        is_plain = keys[0] in state_dict and not any(key in state_dict for key in keys[1:])
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._state.claim(self.weight)
+        if is_plain:
+            self._take_blocks()
+            missing_keys: list[str] = args[2]
+            missing_keys[:] = [key for key in missing_keys if key not in keys]
+
+    def _take_blocks(self) -> None:
+        """Sets the blocks to the values that the weight has at their places."""
+        if not is_whole(self.weight, self.grid) or is_dtensor(self.blocks):
+            raise not_gathered(self.weight)
+        self.blocks.data.copy_(self.grid.gather(self.weight.detach(), self.indices))
+        self._state.mark_written(self.weight, self.blocks)
