@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from smt_ray.smt.grid import BlockGrid
+from smt_ray.smt.layers.weight_state import place
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class SparseLinearFunction(torch.autograd.Function):
         kept = keep(y.dtype) if ctx.needs_input_grad[3] else None
         ctx.save_for_backward(weight, blocks, kept)
         ctx.indices, ctx.layout, ctx.starts = indices, layout, starts
-        ctx.address = None if is_managed else weight.data_ptr()
+        ctx.place = None if is_managed else place(weight)
         ctx.x_dtype = x.dtype
         return y
 
@@ -104,7 +105,7 @@ class SparseLinearFunction(torch.autograd.Function):
         weight, blocks, kept = ctx.saved_tensors
         grad_x = grad_bias = grad_blocks = None
         if ctx.needs_input_grad[0]:
-            if ctx.address is None or ctx.address != weight.data_ptr():
+            if ctx.place is None or ctx.place != place(weight):
                 ctx.layout.grid.scatter_(weight.data, ctx.indices, blocks.data)
             grad_x = product(grad_y, weight.to(grad_y.dtype)).to(ctx.x_dtype)
         if ctx.needs_input_grad[2]:

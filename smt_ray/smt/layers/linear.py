@@ -103,9 +103,10 @@ class SparseLinear(nn.Module):
             )
         is_managed = self._state.is_managed(self.weight)
         if is_managed or self._state.has_changed(self.weight, self.blocks):
-            if not is_whole(self.weight, self.grid):
+            if is_dtensor(self.weight):
                 raise not_gathered(self.weight)
-            self.refresh()
+            self._write(self.blocks)
+            self._state.mark_written(self.weight, self.blocks)
         recording = torch.is_grad_enabled() and (x.requires_grad or self.blocks.requires_grad)
         if not recording:
             return F.linear(x, self.weight, self.bias)
@@ -138,21 +139,26 @@ class SparseLinear(nn.Module):
         must call it. A weight that ZeRO-3 has partitioned cannot get them until it is gathered, and
         is left as it is.
         """
-        if is_dtensor(self.weight):
-            write_shard(self.weight, self.indices, self.blocks, self.grid)
-        elif is_whole(self.weight, self.grid):
-            self.grid.scatter_(self.weight.data, self.indices, self.blocks.data)
+        if is_dtensor(self.weight) or is_whole(self.weight, self.grid):
+            self._write(self.blocks)
         self._state.mark_written(self.weight, self.blocks)
 
     def merge(self) -> nn.Linear:
-        """The tuned linear with this layer's weight; this layer cannot be used afterwards."""
-        self.refresh()
+        """The tuned linear with this layer's weight; this layer cannot be used afterwards.
+
+        Raises:
+            UserError: ZeRO-3 has partitioned the weight.
+        """
+        self._write(self.blocks)
         return self._as_linear()
 
     def unmerge(self) -> nn.Linear:
-        """The original linear, bit for bit; this layer cannot be used afterwards."""
-        original = self.original_blocks.to(self.weight.device)
-        self.grid.scatter_(self.weight.data, self.indices, original)
+        """The original linear, bit for bit; this layer cannot be used afterwards.
+
+        Raises:
+            UserError: ZeRO-3 has partitioned the weight.
+        """
+        self._write(self.original_blocks.to(self.weight.device))
         return self._as_linear()
 
     def extra_repr(self) -> str:
@@ -162,6 +168,14 @@ class SparseLinear(nn.Module):
             f"bias={self.bias is not None}, block_size={self.block_size}, "
             f"num_blocks={len(self.layout.rows)}"
         )
+
+    def _write(self, blocks: Tensor) -> None:
+        if is_dtensor(self.weight):
+            write_shard(self.weight, self.indices, blocks, self.grid)
+        elif is_whole(self.weight, self.grid):
+            self.grid.scatter_(self.weight.data, self.indices, blocks.data)
+        else:
+            raise not_gathered(self.weight)
 
     def _as_linear(self) -> nn.Linear:
         bias = self.bias is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from smt_ray.smt.layers.kept_input import version
@@ -20,6 +21,11 @@ def _count_optimizer_step(*_: Any) -> None:
 # A fused optimizer changes parameters without a new version. So a step of any torch optimizer is
 # the second sign that blocks may have changed.
 register_optimizer_step_post_hook(_count_optimizer_step)
+
+
+def place(tensor: Tensor) -> tuple[int, int]:
+    """The identity of a tensor's storage, and the address of its first element."""
+    return tensor.untyped_storage()._cdata, tensor.data_ptr()
 
 
 class WeightState:
@@ -39,13 +45,16 @@ class WeightState:
 
     def __init__(self, weight: Tensor, blocks: Tensor) -> None:
         self._is_managed = False
+        self._written: tuple[Any, ...] | None = None
         self.claim(weight)
         self.mark_written(weight, blocks)
 
     def claim(self, weight: Tensor) -> None:
         """Takes the weight's present place as its own, after the layer itself was moved."""
         if not self._is_managed:
-            self._home, self._address = weight, weight.data_ptr()
+            # The weak reference keeps another storage from getting the same address as this one.
+            self._storage = StorageWeakRef(weight.untyped_storage())
+            self._home, self._place = weight, place(weight)
 
     def is_managed(self, weight: Tensor) -> bool:
         """Whether somebody else decides what the weight holds, so that blocks are always written.
@@ -57,7 +66,7 @@ class WeightState:
             self._is_managed
             or weight is not self._home
             or hasattr(weight, "ds_id")
-            or weight.data_ptr() != self._address
+            or place(weight) != self._place
         )
         return self._is_managed
 
@@ -67,9 +76,14 @@ class WeightState:
 
     def has_changed(self, weight: Tensor, blocks: Tensor) -> bool:
         """Whether the blocks or the weight may have changed since the blocks were written."""
+        if self._written is None:
+            return True
         old_blocks, old_weight, *old = self._written
         blocks, weight, *new = self._versions(weight, blocks)
         return blocks is not old_blocks or weight is not old_weight or new != old
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_is_managed": self._is_managed, "_written": None}  # a copy has another weight
 
     @staticmethod
     def _versions(weight: Tensor, blocks: Tensor) -> tuple[Any, ...]:
