@@ -22,9 +22,10 @@ class ModelConfig(Section):
     """The name of the file with GGUF weights in ``path``; the weights are dequantised on load."""
     dtype: Literal["float32", "bfloat16"] = semantic("float32")
     """The type in which weights are loaded and training computes."""
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = execution("sdpa")
+    attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = execution("auto")
     """The attention kernel of padded batches and of evaluation, by the name that transformers gives
-    it. Packed rows use a kernel of their own, which is built on torch's sdpa."""
+    it. auto is sdpa, or eager for models without it. Packed rows use a kernel of their own, which
+    is built on torch's sdpa."""
     trust_remote_code: bool = execution(False)
     """Whether code that comes with the model may run."""
     architecture: dict[str, Any] | None = semantic(None)
@@ -38,6 +39,11 @@ class ModelConfig(Section):
         """The section for other weights of the same architecture, in a folder or at a URI."""
         elsewhere = dict.fromkeys(("builtin", "revision", "gguf_file"))
         return self.model_copy(update={**elsewhere, "path": place})
+
+    @property
+    def attention(self) -> str | None:
+        """The attention kernel to ask transformers for; None for the model's own choice."""
+        return None if self.attn_implementation == "auto" else self.attn_implementation
 
     @property
     def name(self) -> str:

@@ -16,7 +16,9 @@ import torch
 from smt_ray.data.encoding import EncodedRows
 from smt_ray.data.packing import PackedRows, deal, merge_targets, pack_rows, plan_packs
 
-PADDED, PACKED, PREFIX_PACKED = "padded", "packed", "prefix_packed"
+PADDED, PACKED, PREFIX_PACKED, ONE_ROW = "padded", "packed", "prefix_packed", "one_row"
+MODES = (PREFIX_PACKED, PACKED, PADDED, ONE_ROW)
+"""The batching modes; one that is not exact for a model is replaced by the next that is."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ def step_micro_batches(
     Args:
         encoded: The tokenised rows.
         rows: The indices of the rows of the step.
-        mode: The batching mode: ``padded``, ``packed`` or ``prefix_packed``.
+        mode: The batching mode: one of :data:`MODES`. ``one_row`` needs no padding.
         max_tokens: The largest number of tokens of a micro-batch; a longer row is alone in its
             micro-batch.
         train_on_inputs: Whether prompt tokens are targets.
@@ -228,9 +230,10 @@ def step_micro_batches(
     """
     num_targets = int(encoded.num_targets(train_on_inputs)[list(rows)].sum())
     token_weight = num_ranks / num_targets
-    if mode == PADDED:
+    if mode in (PADDED, ONE_ROW):
         lengths = [int(encoded.lengths[row]) for row in rows]
-        plan = plan_micro_batches(lengths, max_tokens=max_tokens, num_ranks=num_ranks)
+        most = 1 if mode == ONE_ROW else max_tokens
+        plan = plan_micro_batches(lengths, max_tokens=most, num_ranks=num_ranks)
         make = partial(collate, encoded)
     else:
         share = mode == PREFIX_PACKED

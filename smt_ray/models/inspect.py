@@ -76,6 +76,11 @@ def find_linears(
     return found
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear of any class, GPT-2's included."""
+    return isinstance(module, nn.Linear) or is_transposed(module)
+
+
 def is_transposed(module: nn.Module) -> bool:
     """Whether a module is GPT-2's linear, whose weight is (in, out)."""
     return type(module).__name__ == "Conv1D"

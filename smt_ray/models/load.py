@@ -78,6 +78,34 @@ def import_transformers() -> None:
         import transformers.modeling_utils  # noqa: F401
 
 
+def read_config(model: ModelConfig) -> Any:
+    """The transformers config of a model.
+
+    Raises:
+        UserError: It cannot be found or read.
+    """
+    from transformers import AutoConfig
+
+    if model.architecture:
+        values = dict(model.architecture)
+        return explained(model, lambda: AutoConfig.for_model(values.pop("model_type"), **values))
+    with model_place(model, weights=False) as path:
+        return explained(model, lambda: AutoConfig.from_pretrained(path, **hub_options(model)))
+
+
+def model_class(config: Any) -> Any:
+    """The auto class of a config: that of causal language models, or of images and text.
+
+    Some multimodal models have no causal language model class. They compute text rows with the same
+    inputs and outputs.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    known = type(config) in AutoModelForCausalLM._model_mapping
+    others = type(config) in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if others and not known else AutoModelForCausalLM
+
+
 def load_model(
     model: ModelConfig, device: torch.device | str = "cpu", num_devices: int = 1
 ) -> nn.Module:
@@ -92,15 +120,14 @@ def load_model(
     Raises:
         UserError: The model cannot be found or read, or has no causal language model class.
     """
-    from transformers import AutoModelForCausalLM
-
+    auto = model_class(read_config(model))
     with model_place(model) as path:
         loaded: Any = explained(
             model,
-            lambda: AutoModelForCausalLM.from_pretrained(
+            lambda: auto.from_pretrained(
                 path,
                 dtype=DTYPES[model.dtype],
-                attn_implementation=model.attn_implementation,
+                attn_implementation=model.attention,
                 **({"device_map": "balanced"} if num_devices > 1 else {}),
                 **hub_options(model),
             ),
@@ -135,17 +162,8 @@ def load_skeleton(model: ModelConfig) -> nn.Module:
     Raises:
         UserError: Its configuration cannot be found or read.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    auto: Any = AutoModelForCausalLM
-    if model.architecture:
-        values = dict(model.architecture)
-        config = explained(model, lambda: AutoConfig.for_model(values.pop("model_type"), **values))
-    else:
-        with model_place(model, weights=False) as path:
-            config = explained(
-                model, lambda: AutoConfig.from_pretrained(path, **hub_options(model))
-            )
+    config = read_config(model)
+    auto = model_class(config)
     with torch.device("meta"):
         skeleton: Any = explained(
             model,

@@ -14,33 +14,50 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 KEYWORD = "supervised_positions"  # a keyword of the model's forward, which its layers get too
 
-_MARK = "smt_ray_narrowed"  # an attribute of a layer that has the hooks
-
-# Families whose layer is exactly norm, attention, add, norm, MLP, add, with llama's names.
-_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "phi3")
+_OUTPUTS = ("o_proj", "dense", "out_proj")
 
 
-def narrow_last_layer(model: nn.Module) -> bool:
-    """Registers the hooks, if the model's family is known to allow it.
+def can_narrow(model: nn.Module) -> bool:
+    """Whether the last layer has the parts that the hooks need.
+
+    Whether it then computes the same is found by a probe (:mod:`smt_ray.probe`).
 
     Args:
-        model: A transformers causal language model. Its forward then returns the hidden states at
+        model: A transformers causal language model.
+    """
+    return _parts(model) is not None
+
+
+def narrow_last_layer(model: nn.Module) -> list[RemovableHandle]:
+    """Registers the hooks.
+
+    Args:
+        model: A model that :func:`can_narrow`. Its forward then returns the hidden states at
             ``supervised_positions`` if that keyword is given, and all hidden states otherwise.
 
     Returns:
-        Whether the hooks are there.
+        The handles that remove the hooks.
     """
+    parts = _parts(model)
+    assert parts is not None, "see can_narrow"
+    return _Narrowed(*parts).handles
+
+
+def _parts(model: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module] | None:
+    """The last layer, its input norm and its attention's output projection."""
     causal_lm: Any = model
-    if causal_lm.config.model_type not in _FAMILIES:
-        return False
-    layer = causal_lm.get_decoder().layers[-1]
-    if not getattr(layer, _MARK, False):
-        _Narrowed(layer)
-        setattr(layer, _MARK, True)
-    return True
+    decoder = causal_lm.get_decoder() if hasattr(causal_lm, "get_decoder") else None
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, nn.ModuleList) or not len(layers):
+        return None
+    layer = layers[-1]
+    norm, attention = getattr(layer, "input_layernorm", None), getattr(layer, "self_attn", None)
+    output = next((m for n in _OUTPUTS if (m := getattr(attention, n, None)) is not None), None)
+    return (layer, norm, output) if norm is not None and output is not None else None
 
 
 def pick(hidden: Tensor, positions: Tensor) -> Tensor:
@@ -51,13 +68,15 @@ def pick(hidden: Tensor, positions: Tensor) -> Tensor:
 class _Narrowed:
     """The hooks of one layer, and the tensors that they share within one forward."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: nn.Module, norm: nn.Module, output: nn.Module) -> None:
         self._positions: Tensor | None = None
         self._whole: Tensor | None = None
-        layer.register_forward_pre_hook(self._enter, with_kwargs=True)
-        layer.input_layernorm.register_forward_pre_hook(self._give_whole)
-        layer.self_attn.o_proj.register_forward_pre_hook(self._narrow)
-        layer.register_forward_hook(self._leave, always_call=True)
+        self.handles = [
+            layer.register_forward_pre_hook(self._enter, with_kwargs=True),
+            norm.register_forward_pre_hook(self._give_whole),
+            output.register_forward_pre_hook(self._narrow),
+            layer.register_forward_hook(self._leave, always_call=True),
+        ]
 
     def _enter(
         self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -22,22 +22,27 @@ class SupervisedLoss(nn.Module):
 
     Args:
         model: A transformers causal language model with the method's layers in place.
+        narrow: Whether the last layer computes nothing but supervised positions, which must be
+            exact for the model.
 
     Attributes:
         model: As given.
         attention: The attention implementation that the model was loaded with.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, narrow: bool) -> None:
         super().__init__()
         self.model = model
         causal_lm: Any = model
         self._config = causal_lm.config
         self.attention: str = self._config._attn_implementation
         self._positions: torch.Tensor | None = None
-        self._narrowed = last_layer.narrow_last_layer(model)
-        if not self._narrowed:
-            causal_lm.get_output_embeddings().register_forward_pre_hook(self._pick)
+        self._narrowed = narrow
+        if narrow:
+            self._hooks = last_layer.narrow_last_layer(model)
+        else:
+            head = causal_lm.get_output_embeddings()
+            self._hooks = [head.register_forward_pre_hook(self._pick)]
         packed_attention.register()
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
@@ -50,6 +55,12 @@ class SupervisedLoss(nn.Module):
             self._positions = None
         token_losses = F.cross_entropy(logits[0].float(), batch.targets, reduction="none")
         return (token_losses * batch.weights).sum()
+
+    def detach_from_model(self) -> None:
+        """Removes the hooks and restores the attention implementation."""
+        for hook in self._hooks:
+            hook.remove()
+        self._config._attn_implementation = self.attention
 
     def _inputs(self, batch: MicroBatch) -> dict[str, Any]:
         # The kernel stays set until the next forward, because checkpointed layers run once more

@@ -1,0 +1,40 @@
+"""The document of a probe: what an architecture allows."""
+
+from __future__ import annotations
+
+from smt_ray.documents.base import Document
+
+
+class Probe(Document):
+    """The findings about an architecture, from a small model of it with random weights."""
+
+    problem: str | None = None
+    """The reason why the architecture could not be tried; then only single rows are exact."""
+    is_causal: bool = True
+    """Whether no position depends on a later one."""
+    errors: dict[str, float | None] = {}
+    """Batching mode -> the relative error of a step's gradient against one row at a time; None if
+    the step failed."""
+    failures: dict[str, str] = {}
+    """Batching mode -> the error message of a step that failed."""
+    narrows: bool = False
+    """Whether the last layer may be computed for supervised positions alone."""
+    draws: bool = False
+    """Whether the model draws random numbers in training mode."""
+    pads_left: bool = False
+    """Whether padding on the left changes nothing, so that prompts can be generated in batches."""
+    pads_inside: bool = False
+    """Whether padding after a shared prefix changes nothing."""
+    unused_linears: tuple[str, ...] = ()
+    """Linears whose weights are used without their forward, or that text does not reach; numbers of
+    layers in their names are replaced by ``*``."""
+
+    def is_exact(self, mode: str) -> bool:
+        """Whether a batching mode computes the gradient of one row at a time."""
+        error = self.errors.get(mode)
+        return error is not None and error <= TOLERANCE
+
+
+TOLERANCE = 1e-3
+"""The largest relative error of an exact step in float32. Exact steps have errors below 1e-4, and
+wrong ones above 1e-2."""

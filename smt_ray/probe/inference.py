@@ -1,0 +1,76 @@
+"""Inference of a small model: whether it is causal, and what padding changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smt_ray.documents.probe import TOLERANCE
+from smt_ray.evaluation.batches import pad, positions
+from smt_ray.probe.shrink import WINDOW
+from smt_ray.probe.steps import rows
+
+
+def is_causal(model: Any) -> bool:
+    """Whether logits stay the same when a later token changes."""
+    ids = _longest()
+    changed = ids.clone()
+    changed[-1] = ids[0] if ids[-1] != ids[0] else ids[1]
+    with torch.no_grad():
+        one, other = (model(input_ids=row[None], use_cache=False).logits[0] for row in (ids, changed))
+    return _is_close(other[:-1], one[:-1])
+
+
+def draws(model: Any) -> bool:
+    """Whether the model draws random numbers in training mode."""
+    ids = _longest()[None]
+    was_training = model.training
+    model.train()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            one, other = (model(input_ids=ids, use_cache=False).logits for _ in range(2))
+    finally:
+        model.train(was_training)
+    return not torch.equal(one, other)
+
+
+def pads_left(model: Any) -> bool:
+    """Whether the last logits of prompts stay the same in a batch that is padded on the left."""
+    return _pads(model, 0)
+
+
+def pads_inside(model: Any) -> bool:
+    """The same for padding between a shared prefix and the rest of a prompt."""
+    return _pads(model, WINDOW + 1)
+
+
+def _pads(model: Any, num_shared: int) -> bool:
+    encoded = rows()
+    prompts = [encoded.row(row).tolist() for row in range(2, len(encoded))]  # they share a prefix
+    ids, mask = pad([prompt[num_shared:] for prompt in prompts], 0, model.device, left=True)
+    prefix = torch.tensor(prompts[0][:num_shared], dtype=ids.dtype).expand(len(prompts), -1)
+    ids = torch.cat([prefix, ids], dim=1)
+    mask = torch.cat([torch.ones_like(prefix), mask], dim=1)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    inputs |= model.prepare_inputs_for_generation(
+        ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
+    )
+    try:
+        with torch.no_grad():
+            batch = model(**inputs).logits[:, -1]
+            alone = [model(input_ids=torch.tensor([p]), use_cache=False).logits[0, -1] for p in prompts]
+    except Exception:  # a model's code may fail in any way; then prompts are not padded
+        return False
+    return _is_close(batch, torch.stack(alone))
+
+
+def _longest() -> Tensor:
+    encoded = rows()
+    return encoded.row(len(encoded) - 1).long()
+
+
+def _is_close(found: Tensor, expected: Tensor) -> bool:
+    return bool((found - expected).norm() <= TOLERANCE * expected.norm())

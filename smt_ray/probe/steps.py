@@ -1,0 +1,122 @@
+"""The training steps of a small model: packed and padded ones against one row at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smt_ray.data.batches import MODES, step_micro_batches
+from smt_ray.data.encoding import EncodedRows
+from smt_ray.documents.probe import TOLERANCE
+from smt_ray.probe.shrink import VOCABULARY, WINDOW
+from smt_ray.training.last_layer import can_narrow
+from smt_ray.training.loss import SupervisedLoss
+
+# Rows shorter and longer than every window, three of which begin with the same tokens.
+_LENGTHS = (3, WINDOW - 1, WINDOW + 4, 3 * WINDOW, 5 * WINDOW)
+_NUM_SHARED = WINDOW + 1
+_MAX_TOKENS = 6 * WINDOW  # so that a step has several micro-batches
+_FIRST_ID = 4  # smaller ones are padding, BOS and EOS
+
+
+class Step(NamedTuple):
+    """The gradient of a step, or the reason why it failed."""
+
+    error: float | None
+    failure: str | None = None
+
+
+class Steps(NamedTuple):
+    """What :func:`try_steps` found: the step of each mode, and whether the last layer narrows."""
+
+    modes: dict[str, Step]
+    narrows: bool
+
+
+def rows() -> EncodedRows:
+    """Random rows; about half of each is its prompt."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        torch.randint(_FIRST_ID, VOCABULARY - 1, (length,), generator=generator, dtype=torch.int32)
+        for length in _LENGTHS
+    ]
+    for part in parts[3:]:
+        part[:_NUM_SHARED] = parts[2][:_NUM_SHARED]
+    lengths = torch.tensor(_LENGTHS)
+    return EncodedRows(
+        input_ids=torch.cat(parts),
+        offsets=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
+        prompt_lengths=(lengths // 2).to(torch.int32),
+        positions=torch.arange(len(lengths), dtype=torch.int32),
+    )
+
+
+def try_steps(model: Any) -> Steps:
+    """Compares the steps of all batching modes with one row at a time.
+
+    Args:
+        model: The small model, in evaluation mode and float32.
+    """
+    expected = _reference(model)
+    modes = {}
+    narrows = can_narrow(model)
+    for mode in MODES:
+        modes[mode] = step = _step(model, mode, expected, narrow=False)
+        if narrows and _is_exact(step):
+            narrows = _is_exact(_step(model, mode, expected, narrow=True))
+    return Steps(modes, narrows)
+
+
+def _is_exact(step: Step) -> bool:
+    return step.error is not None and step.error <= TOLERANCE
+
+
+def _reference(model: Any) -> list[Tensor | None]:
+    """The gradient of a step, row by row and from whole logits."""
+    encoded, losses = rows(), []
+    for row in range(len(encoded)):
+        ids, first = encoded.row(row).long(), int(encoded.prompt_lengths[row])
+        logits = model(input_ids=ids[None], use_cache=False).logits[0]
+        losses.append(F.cross_entropy(logits[first - 1 : -1], ids[first:], reduction="none"))
+    return _gradients(model, torch.cat(losses).mean())
+
+
+def _step(model: Any, mode: str, expected: Sequence[Tensor | None], *, narrow: bool) -> Step:
+    loss = SupervisedLoss(model, narrow=narrow)
+    encoded = rows()
+    try:
+        batches = step_micro_batches(
+            encoded,
+            list(range(len(encoded))),
+            mode=mode,
+            max_tokens=_MAX_TOKENS,
+            train_on_inputs=False,
+        )
+        found = _gradients(model, torch.stack([loss(batch) for batch in batches]).sum())
+    except Exception as error:  # any failure of a model's code means that the mode cannot be used
+        return Step(None, f"{type(error).__name__}: {error}".splitlines()[0])
+    finally:
+        loss.detach_from_model()
+    return Step(relative_error(found, expected))
+
+
+def _gradients(model: Any, loss: Tensor) -> list[Tensor | None]:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return list(torch.autograd.grad(loss, parameters, allow_unused=True))
+
+
+def relative_error(found: Sequence[Tensor | None], expected: Sequence[Tensor | None]) -> float:
+    """The norm of the difference over the norm of what is expected; missing ones are zeros."""
+    difference = norm = 0.0
+    for one, other in zip(found, expected, strict=True):
+        if one is None and other is None:
+            continue
+        first = torch.zeros_like(other) if one is None else one  # type: ignore[arg-type]
+        second = torch.zeros_like(first) if other is None else other
+        difference += float((first - second).double().square().sum())
+        norm += float(second.double().square().sum())
+    return (difference / norm) ** 0.5
