@@ -13,11 +13,12 @@ from smt_ray.config.fields import Section, execution, semantic
 class BatchingConfig(Section):
     """How the rows of a step become micro-batches. It changes no result."""
 
-    mode: Literal["prefix_packed", "packed", "padded"] = execution("prefix_packed")
+    mode: Literal["prefix_packed", "packed", "padded", "one_row"] = execution("prefix_packed")
     """How rows share a micro-batch. packed: one after the other without padding, each with its own
     attention. prefix_packed: packed, and a prefix that several rows share is computed once. padded:
-    rows of similar length, padded to the longest. If packing would not be exact, because of the
-    model or dropout, the run falls back to another mode and says so."""
+    rows of similar length, padded to the longest. one_row: a row for each micro-batch. If a mode
+    would not be exact, because of the model or dropout, the run falls back to the next one and says
+    so."""
     max_tokens: int = execution(1024, ge=1)
     """The largest number of tokens of a micro-batch, padding included. A longer row has a
     micro-batch of its own."""

@@ -21,6 +21,11 @@ MODES = (PREFIX_PACKED, PACKED, PADDED, ONE_ROW)
 """The batching modes; one that is not exact for a model is replaced by the next that is."""
 
 
+def is_packed(mode: str) -> bool:
+    """Whether a batching mode puts rows one after the other, instead of padding them."""
+    return mode in (PACKED, PREFIX_PACKED)
+
+
 @dataclass(frozen=True)
 class StepPlan:
     """The rows of every optimizer step.
@@ -230,7 +235,7 @@ def step_micro_batches(
     """
     num_targets = int(encoded.num_targets(train_on_inputs)[list(rows)].sum())
     token_weight = num_ranks / num_targets
-    if mode in (PADDED, ONE_ROW):
+    if not is_packed(mode):
         lengths = [int(encoded.lengths[row]) for row in rows]
         most = 1 if mode == ONE_ROW else max_tokens
         plan = plan_micro_batches(lengths, max_tokens=most, num_ranks=num_ranks)

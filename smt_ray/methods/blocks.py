@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from smt_ray.config.run import RunConfig
+from smt_ray.documents.probe import Probe
 from smt_ray.models.inspect import count_parameters, find_eligible
 from smt_ray.smt.grid import check_block_size, common_block_size, resolve_block_size
 from smt_ray.smt.modules import match_groups, match_modules
@@ -50,17 +51,19 @@ class EligibleBlocks:
     rankings: tuple[Ranking, ...]
 
 
-def check_blocks(config: RunConfig, skeleton: nn.Module) -> EligibleBlocks:
+def check_blocks(config: RunConfig, skeleton: nn.Module, probe: Probe) -> EligibleBlocks:
     """Finds the blocks that a config may select, and checks its block sizes and budgets.
 
     Args:
         config: The configuration of a run that selects blocks.
         skeleton: The base model on the meta device.
+        probe: What its architecture allows.
 
     Raises:
         UserError: The model has no such modules, blocks or number of blocks.
     """
-    eligible = find_eligible(skeleton, config.warmup.target_modules)
+    targets = config.warmup.target_modules
+    eligible = find_eligible(skeleton, targets, unused=probe.unused_linears)
     shapes = {name: (m.out_features, m.in_features) for name, m in eligible.items()}
     num_parameters = count_parameters(skeleton)
     finest = _finest(config, shapes)

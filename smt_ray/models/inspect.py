@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,23 +22,33 @@ from smt_ray.smt.modules import match_modules, propose_modules
 _HASHED_SUFFIXES = (".safetensors", ".bin", ".gguf", ".json", ".model", ".txt", ".jinja", ".py")
 
 
-def find_eligible(model: nn.Module, target_modules: Sequence[str]) -> dict[str, nn.Linear]:
+def find_eligible(
+    model: nn.Module, target_modules: Sequence[str], *, unused: Sequence[str] = ()
+) -> dict[str, nn.Linear]:
     """The linears whose blocks may be selected, in the order of the model.
 
     Args:
         model: The base model.
         target_modules: The names of the linears, or the last parts of their names (``v_proj``).
+        unused: See :func:`find_linears`.
 
     Raises:
         UserError: A name matches no module, a module that is not a plain ``nn.Linear``, or a linear
             whose weight another module uses, too.
     """
-    found: dict[str, Any] = find_linears(model, target_modules, field="warmup.target_modules")
+    found: dict[str, Any] = find_linears(
+        model, target_modules, field="warmup.target_modules", unused=unused
+    )
     return found
 
 
 def find_linears(
-    model: nn.Module, target_modules: Sequence[str], *, field: str, transposed: bool = False
+    model: nn.Module,
+    target_modules: Sequence[str],
+    *,
+    field: str,
+    transposed: bool = False,
+    unused: Sequence[str] = (),
 ) -> dict[str, nn.Module]:
     """The linears with given names, in the order of the model.
 
@@ -46,12 +57,15 @@ def find_linears(
         target_modules: The names of the linears, or the last parts of their names.
         field: The config key of the names, for the error.
         transposed: Whether GPT-2's ``Conv1D``, whose weight is (in, out), counts as a linear.
+        unused: The linears to leave out, because text does not reach them or their weights are used
+            without their forward (:class:`smt_ray.documents.probe.Probe`); numbers in the names are
+            replaced by ``*``.
 
     Raises:
         UserError: A name matches no module, a module that is not a linear, or a linear whose weight
             another module uses, too.
     """
-    modules = dict(model.named_modules())
+    modules = {n: m for n, m in model.named_modules() if name_pattern(n) not in unused}
     linears = {
         name: module
         for name, module in modules.items()
@@ -74,6 +88,11 @@ def find_linears(
     found = {name: linears[name] for name in names}
     check_untied(model, found, field=field)
     return found
+
+
+def name_pattern(name: str) -> str:
+    """A module's name with the numbers of layers and experts replaced by ``*``."""
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from smt_ray.data.batches import MicroBatch
+from smt_ray.data.batches import MicroBatch, is_packed
 from smt_ray.data.packing import PackedRows
 from smt_ray.planning.live_bytes import LiveBytes
+from smt_ray.training.batching_mode import BatchingMode
 from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.packed_attention import forget_masks
 from smt_ray.training.recompute import recompute_activations
@@ -67,15 +68,20 @@ class DryRun:
     Args:
         model: The model on the meta device, whose trained parameters require gradients. It cannot
             be used elsewhere afterwards.
+        batching: How its rows are batched.
+
+    Attributes:
+        packed: Whether all rows of a micro-batch are in one sequence.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, batching: BatchingMode) -> None:
+        self.packed = is_packed(batching.mode)
         self._mode = FakeTensorMode()
         with self._mode:
             _hollow(model)
         _let_attention_need_no_mask(model)
         self._model: Any = model
-        self._loss = SupervisedLoss(model)
+        self._loss = SupervisedLoss(model, narrow=batching.narrows)
         for parameter in model.parameters():
             if parameter.requires_grad:  # gradients are not activations
                 parameter.register_post_accumulate_grad_hook(_drop_gradient)

@@ -21,14 +21,12 @@ class ActivationCurve:
     Attributes:
         run: The dry run of the prepared model.
         rows: The length of the rows, and their number of targets.
-        packed: Whether all rows are in one sequence.
         training: Whether dropout is active.
         checkpointing: Whether layers keep their inputs only and are computed again.
     """
 
     run: DryRun
     rows: RowStatistics
-    packed: bool
     training: bool
     checkpointing: bool = False
 
@@ -47,5 +45,5 @@ class ActivationCurve:
     def _measure(self, num_rows: int) -> int:
         length = self.rows.row_length
         num_targets = max(1, round(self.rows.target_share * num_rows * length))
-        shape = BatchShape(num_rows, length, num_targets, self.packed)
+        shape = BatchShape(num_rows, length, num_targets, self.run.packed)
         return self.run.peak_bytes(shape, training=self.training, checkpointing=self.checkpointing)

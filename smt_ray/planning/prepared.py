@@ -16,6 +16,7 @@ from smt_ray.methods.registry import settings_of
 from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.load import DTYPES, load_skeleton, located
 from smt_ray.planning.spread import spread_selection
+from smt_ray.probe.probe import probe_skeleton
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def prepare_model(config: RunConfig) -> PreparedModel:
     blocks, settings = None, {}
     method: Method
     if config.selects_blocks:
-        blocks = check_blocks(config, model)
+        blocks = check_blocks(config, model, probe_skeleton(model))
         method = SmtMethod(spread_selection(blocks, config.selection.scope))
     else:
         found = settings_of(config).check(config, lambda: model, None)

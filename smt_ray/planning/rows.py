@@ -8,7 +8,7 @@ from pathlib import Path
 
 from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.config.run import RunConfig
-from smt_ray.data.batches import PADDED, StepPlan, step_micro_batches
+from smt_ray.data.batches import StepPlan, is_packed, step_micro_batches
 from smt_ray.data.encoding import EncodedRows, encode_rows
 from smt_ray.data.sources import is_local
 from smt_ray.data.splits import read_split
@@ -57,7 +57,7 @@ def assumed_rows(
         mode: The batching mode. The last token of a row is only a target, so packs leave it out.
         train_on_inputs: Whether every token is a target.
     """
-    length = max(max_length - (mode != PADDED), 1)
+    length = max(max_length - is_packed(mode), 1)
     share = 1.0 if train_on_inputs else ASSUMED_TARGET_SHARE
     steps = -(-batch_size // num_ranks) * length
     return RowStatistics(length, steps, share, "assumed, not read")
@@ -87,7 +87,7 @@ def seen_rows(
     row_length, step_tokens, share = 1, 1, 0.0
     for step in steps:
         rows = plan.rows(step)
-        row_length = max(row_length, int(encoded.lengths[rows].max()) - (mode != PADDED))
+        row_length = max(row_length, int(encoded.lengths[rows].max()) - is_packed(mode))
         for rank in range(num_ranks):
             batches = step_micro_batches(
                 encoded,

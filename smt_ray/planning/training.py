@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from smt_ray.config.run import RunConfig
-from smt_ray.data.batches import PADDED
 from smt_ray.planning.activations import DryRun
 from smt_ray.planning.curve import ActivationCurve
 from smt_ray.planning.memory import RankBytes, rank_bytes
 from smt_ray.planning.prepared import prepare_model
 from smt_ray.planning.rows import PlannedRows
 from smt_ray.planning.settings import Setting
+from smt_ray.probe.probe import probe_skeleton
 from smt_ray.training.batching_mode import choose_mode
 from smt_ray.training.engine import LARGEST_BUCKET
 
@@ -35,13 +35,15 @@ class TrainingNeeds:
     def __init__(self, config: RunConfig, num_gpus: int, rows: PlannedRows) -> None:
         self.num_gpus = num_gpus
         self.prepared = prepare_model(config)
-        self.mode = choose_mode(self.prepared.model, config.batching.mode, training=True)
+        model = self.prepared.model
+        probe = probe_skeleton(model)
+        self.mode = choose_mode(model, config.batching.mode, probe, training=True)
         self.rows = rows.statistics(self.mode.mode, num_gpus)
-        run, packed = DryRun(self.prepared.model), self.mode.mode != PADDED
+        run = DryRun(model, self.mode)
         self.can_recompute = run.can_recompute
         self._curves = {
             checkpointing: ActivationCurve(
-                run, self.rows, packed, training=True, checkpointing=checkpointing
+                run, self.rows, training=True, checkpointing=checkpointing
             )
             for checkpointing in (False, True)
         }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Protocol
 
 from smt_ray.config.run import RunConfig
-from smt_ray.data.batches import PADDED
 from smt_ray.documents.memory import WarmupMemory
 from smt_ray.methods.blocks import EligibleBlocks
 from smt_ray.models.inspect import find_eligible
@@ -15,6 +14,7 @@ from smt_ray.planning.prepared import model_without_weights, value_bytes
 from smt_ray.planning.rows import PlannedRows
 from smt_ray.planning.settings import Setting
 from smt_ray.planning.training import TrainingNeeds
+from smt_ray.probe.probe import probe_skeleton
 from smt_ray.training.batching_mode import choose_mode
 
 _FP32 = 4
@@ -61,11 +61,12 @@ class ShardedWarmup:
         self._weights = self._value_bytes * blocks.num_parameters
         self._sums = _sum_bytes(blocks)
         model = model_without_weights(config).requires_grad_(False)
-        for linear in find_eligible(model, config.warmup.target_modules).values():
+        for linear in find_eligible(model, list(blocks.shapes)).values():
             linear.weight.requires_grad_(True)
-        mode = choose_mode(model, config.batching.mode, training=False).mode
-        one_rank = rows.statistics(mode, 1)  # each shard does whole steps
-        self._curve = ActivationCurve(DryRun(model), one_rank, mode != PADDED, training=False)
+        probe = probe_skeleton(model)
+        mode = choose_mode(model, config.batching.mode, probe, training=False)
+        one_rank = rows.statistics(mode.mode, 1)  # each shard does whole steps
+        self._curve = ActivationCurve(DryRun(model, mode), one_rank, training=False)
 
     def bytes_with(self, setting: Setting) -> int:
         """The largest number of bytes that a GPU of a shard holds.

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from smt_ray.documents.probe import TOLERANCE
-from smt_ray.evaluation.batches import pad, positions
+from smt_ray.evaluation.batches import pad
 from smt_ray.probe.shrink import WINDOW
-from smt_ray.probe.steps import rows
+from smt_ray.probe.steps import FIRST_LONG, NUM_SHARED, rows
 
 
 def is_causal(model: Any) -> bool:
@@ -19,7 +20,9 @@ def is_causal(model: Any) -> bool:
     changed = ids.clone()
     changed[-1] = ids[0] if ids[-1] != ids[0] else ids[1]
     with torch.no_grad():
-        one, other = (model(input_ids=row[None], use_cache=False).logits[0] for row in (ids, changed))
+        one, other = (
+            model(input_ids=row[None], use_cache=False).logits[0] for row in (ids, changed)
+        )
     return _is_close(other[:-1], one[:-1])
 
 
@@ -38,33 +41,49 @@ def draws(model: Any) -> bool:
 
 
 def pads_left(model: Any) -> bool:
-    """Whether the last logits of prompts stay the same in a batch that is padded on the left."""
+    """Whether prompts that are padded on the left are continued as they are alone."""
     return _pads(model, 0)
 
 
 def pads_inside(model: Any) -> bool:
     """The same for padding between a shared prefix and the rest of a prompt."""
-    return _pads(model, WINDOW + 1)
+    return _pads(model, NUM_SHARED)
 
 
 def _pads(model: Any, num_shared: int) -> bool:
     encoded = rows()
-    prompts = [encoded.row(row).tolist() for row in range(2, len(encoded))]  # they share a prefix
+    prompts = [encoded.row(row).tolist() for row in range(FIRST_LONG, len(encoded))][::2]
     ids, mask = pad([prompt[num_shared:] for prompt in prompts], 0, model.device, left=True)
     prefix = torch.tensor(prompts[0][:num_shared], dtype=ids.dtype).expand(len(prompts), -1)
     ids = torch.cat([prefix, ids], dim=1)
     mask = torch.cat([torch.ones_like(prefix), mask], dim=1)
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    inputs |= model.prepare_inputs_for_generation(
-        ids, attention_mask=mask, position_ids=positions(mask), use_cache=False
-    )
     try:
-        with torch.no_grad():
-            batch = model(**inputs).logits[:, -1]
-            alone = [model(input_ids=torch.tensor([p]), use_cache=False).logits[0, -1] for p in prompts]
+        batch = _logits(model, ids, mask)
+        alone = [_logits(model, one, torch.ones_like(one)) for one in map(_as_batch, prompts)]
     except Exception:  # a model's code may fail in any way; then prompts are not padded
         return False
-    return _is_close(batch, torch.stack(alone))
+    return _is_close(batch, torch.cat(alone))
+
+
+def _as_batch(prompt: list[int]) -> Tensor:
+    return torch.tensor([prompt])
+
+
+def _logits(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """The logits of greedily generated tokens, (B, N, V)."""
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        generation_config=GenerationConfig(
+            do_sample=False,
+            max_new_tokens=WINDOW + 1,
+            pad_token_id=0,
+            eos_token_id=None,
+            return_dict_in_generate=True,
+            output_logits=True,
+        ),
+    )
+    return torch.stack(output.logits, dim=1)
 
 
 def _longest() -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -13,12 +12,10 @@ from typing import Any
 
 import torch
 from cachetools import LRUCache, cached
-from torch import nn
 
-from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.artifacts.storage import Storage
 from smt_ray.documents.probe import Probe
-from smt_ray.models.inspect import is_linear
-from smt_ray.models.load import model_class, read_config
+from smt_ray.models.inspect import is_linear, name_pattern
 from smt_ray.probe import inference
 from smt_ray.probe.shrink import shrunk
 from smt_ray.probe.steps import rows, try_steps
@@ -26,31 +23,41 @@ from smt_ray.probe.steps import rows, try_steps
 _SPREAD = 0.2  # of biases and norms, so that a lost one shows
 
 
-def probe_model(model: ModelConfig) -> Probe:
+def probe_skeleton(skeleton: Any) -> Probe:
     """What the architecture of a model allows; the findings are kept within the process.
 
     Args:
-        model: The ``model`` section of a config.
-
-    Raises:
-        UserError: Its configuration cannot be found or read.
+        skeleton: A transformers model, perhaps on the meta device; only its class and its config
+            are used.
     """
-    config = read_config(model)
-    return probe_config(config, trust_remote_code=model.trust_remote_code)
+    small = _shrunk(skeleton)
+    return small if isinstance(small, Probe) else _probe(small, type(skeleton))
 
 
-def probe_config(config: Any, *, trust_remote_code: bool = False) -> Probe:
-    """What an architecture allows.
+def kept_probe(skeleton: Any, storage: Storage) -> Probe:
+    """The same as :func:`probe_skeleton`; the findings are kept in a storage.
 
     Args:
-        config: The transformers config.
-        trust_remote_code: Whether code that comes with the model may run.
+        skeleton: See :func:`probe_skeleton`.
+        storage: The storage, which has the findings under the fingerprint of the architecture.
     """
+    small = _shrunk(skeleton)
+    if isinstance(small, Probe):
+        return small
+    path = f"probes/{fingerprint(small)}.json"
+    if storage.exists(path):
+        return storage.read_document(Probe, path, fix="delete the file")
+    probe = _probe(small, type(skeleton))
+    storage.write_json(path, probe.to_json())
+    return probe
+
+
+def _shrunk(skeleton: Any) -> Any:
+    """The small config, or a probe that says why there is none."""
     try:
-        small = shrunk(config)
+        return shrunk(skeleton.config)
     except Exception as error:  # classes of configs check their values in many ways
         return Probe(problem=_one_line(error))
-    return _probe(small, trust_remote_code)
 
 
 def fingerprint(small: Any, *_: Any) -> str:
@@ -60,10 +67,10 @@ def fingerprint(small: Any, *_: Any) -> str:
 
 
 @cached(LRUCache(maxsize=64), key=fingerprint)
-def _probe(small: Any, trust_remote_code: bool) -> Probe:
+def _probe(small: Any, model_type: Any) -> Probe:
     with _quiet():
         try:
-            model = _build(small, trust_remote_code)
+            model = _build(small, model_type)
             unused = _unused_linears(model)
         except Exception as error:  # so do the classes of models
             return Probe(problem=_one_line(error))
@@ -80,12 +87,14 @@ def _probe(small: Any, trust_remote_code: bool) -> Probe:
         )
 
 
-def _build(small: Any, trust_remote_code: bool) -> Any:
+def _build(small: Any, model_type: Any) -> Any:
     """The small model in float32 and evaluation mode; it is the same every time."""
+    from transformers import GenerationConfig
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        auto = model_class(small)
-        model = auto.from_config(small, trust_remote_code=trust_remote_code).float().eval()
+        model = model_type._from_config(small).float().eval()
+        model.generation_config = GenerationConfig()  # without EOS, so that lengths are known
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.data += _SPREAD * torch.randn_like(parameter)
@@ -108,11 +117,6 @@ def _unused_linears(model: Any) -> tuple[str, ...]:
         for hook in hooks:
             hook.remove()
     return tuple(sorted({name_pattern(name) for name in linears} - called))
-
-
-def name_pattern(name: str) -> str:
-    """A module's name with the numbers of layers and experts replaced by ``*``."""
-    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
 
 
 def _one_line(error: Exception) -> str:

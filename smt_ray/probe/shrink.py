@@ -49,7 +49,7 @@ def _small(values: dict[str, Any]) -> dict[str, Any]:
     """The small values of a config or of one of its parts."""
     places = _kept_layers(values)
     num_heads = _first(values, HEADS)
-    small = {}
+    small: dict[str, Any] = {}
     for key, value in values.items():
         if key in DROPPED:
             continue
@@ -93,9 +93,7 @@ def _small_number(key: str, value: Any, num_heads: int | None, places: Sequence[
     return known.get(key, value)
 
 
-def _small_sequence(
-    key: str, value: Any, places: Sequence[int], num_layers: int | None
-) -> Any:
+def _small_sequence(key: str, value: Any, places: Sequence[int], num_layers: int | None) -> Any:
     if key.endswith("token_ids"):
         return []
     if key.endswith("token_id"):
@@ -133,7 +131,7 @@ def _small_rope(values: dict[str, Any], config: Mapping[str, Any]) -> dict[str, 
     width = SMALL["qk_rope_head_dim"] if "qk_rope_head_dim" in config else HEAD_WIDTH
     partial = values.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
     num_frequencies = int(width * partial) // 2
-    small = {}
+    small: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
             small[key] = _small_rope(dict(value), config)

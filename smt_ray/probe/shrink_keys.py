@@ -31,7 +31,8 @@ KEY_HEADS = (
 )  # fmt: skip
 HEAD_WIDTHS = (
     "head_dim", "kv_channels", "attention_head_dim", "global_head_dim", "swa_head_dim",
-    "d_head", "linear_head_dim", "v_head_dim", "swa_v_head_dim", "qk_nope_head_dim", "index_head_dim",
+    "d_head", "linear_head_dim", "v_head_dim", "swa_v_head_dim", "qk_nope_head_dim",
+    "index_head_dim",
 )  # fmt: skip
 EXPERTS = (
     "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts",
@@ -44,13 +45,14 @@ CHOSEN_EXPERTS = (
 WINDOWS = (
     "sliding_window", "attention_window_size", "window_size", "attention_chunk_size",
     "attention_window", "local_attention", "sliding_window_size", "chunk_size",
-    "mamba_chunk_size",
+    "mamba_chunk_size", "block_size", "floor_scale",
 )  # fmt: skip
 VOCABULARIES = ("vocab_size", "n_vocab", "vocab_size_per_layer_input", "text_vocab_size")
 SMALL = {
     "q_lora_rank": 32, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_head_dim": 24,
-    "index_topk": 4, "index_n_heads": 4, "hidden_size_per_layer_input": 16,
-    "linear_num_heads": 4, "rotary_dim": 8, "num_expert_group": 2, "n_group": 2, "topk_group": 1, "n_groups": 1, "mamba_n_groups": 1, "mamba_ngroups": 1,
+    "index_topk": 4, "index_n_heads": 2, "hidden_size_per_layer_input": 16,
+    "linear_num_heads": 4, "rotary_dim": 8, "num_expert_group": 2,
+    "n_group": 2, "topk_group": 1, "n_groups": 1, "mamba_n_groups": 1, "mamba_ngroups": 1,
     "mamba_d_state": 8, "ssm_state_size": 8, "state_size": 8, "mamba_dt_rank": 4,
     "time_step_rank": 4, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_num_heads": 8,
     "mamba_head_dim": 16, "mamba_headdim": 16, "mamba_d_ssm": 128,
@@ -59,8 +61,13 @@ SMALL = {
     "original_max_position_embeddings": 16,
 }  # fmt: skip
 DROPPED = (
-    "transformers_version", "dtype", "torch_dtype", "quantization_config", "_name_or_path",
-    "id2label", "label2id",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "quantization_config",
+    "_name_or_path",
+    "id2label",
+    "label2id",
 )
 FAMILIES: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8, "head_dim": 16},

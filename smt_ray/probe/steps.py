@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,10 +17,21 @@ from smt_ray.probe.shrink import VOCABULARY, WINDOW
 from smt_ray.training.last_layer import can_narrow
 from smt_ray.training.loss import SupervisedLoss
 
-# Rows shorter and longer than every window, three of which begin with the same tokens.
-_LENGTHS = (3, WINDOW - 1, WINDOW + 4, 3 * WINDOW, 5 * WINDOW)
-_NUM_SHARED = WINDOW + 1
-_MAX_TOKENS = 6 * WINDOW  # so that a step has several micro-batches
+# Rows shorter and longer than every window.
+_LENGTHS = (
+    3,
+    WINDOW - 1,
+    WINDOW + 3,
+    WINDOW + 4,
+    2 * WINDOW,
+    3 * WINDOW - 1,
+    3 * WINDOW,
+    5 * WINDOW,
+)
+FIRST_LONG = 2
+"""The first row of those that begin with the same :data:`NUM_SHARED` tokens."""
+NUM_SHARED = WINDOW + 1
+_MAX_TOKENS = 4 * 5 * WINDOW  # so that a step has several micro-batches, and wide padding
 _FIRST_ID = 4  # smaller ones are padding, BOS and EOS
 
 
@@ -44,8 +56,8 @@ def rows() -> EncodedRows:
         torch.randint(_FIRST_ID, VOCABULARY - 1, (length,), generator=generator, dtype=torch.int32)
         for length in _LENGTHS
     ]
-    for part in parts[3:]:
-        part[:_NUM_SHARED] = parts[2][:_NUM_SHARED]
+    for part in parts[FIRST_LONG:]:
+        part[:NUM_SHARED] = parts[FIRST_LONG][:NUM_SHARED]
     lengths = torch.tensor(_LENGTHS)
     return EncodedRows(
         input_ids=torch.cat(parts),
@@ -119,4 +131,4 @@ def relative_error(found: Sequence[Tensor | None], expected: Sequence[Tensor | N
         second = torch.zeros_like(first) if other is None else other
         difference += float((first - second).double().square().sum())
         norm += float(second.double().square().sum())
-    return (difference / norm) ** 0.5
+    return math.sqrt(difference / norm)

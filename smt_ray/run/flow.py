@@ -18,12 +18,14 @@ from smt_ray.cluster.nodes import rank_resources, ray_for
 from smt_ray.cluster.shared_places import check_shared
 from smt_ray.cluster.writer import TrackedRun
 from smt_ray.config.run import RunConfig
+from smt_ray.documents.probe import Probe
 from smt_ray.documents.run import RunMetrics, Status
 from smt_ray.errors import UserError
 from smt_ray.methods.blocks import EligibleBlocks, check_blocks
 from smt_ray.methods.protocol import MethodSettings
 from smt_ray.methods.registry import settings_of
 from smt_ray.models.load import import_transformers, shared_skeleton
+from smt_ray.probe.probe import kept_probe
 from smt_ray.reporting.text.progress import say
 from smt_ray.reporting.text.values import stage_text
 from smt_ray.run import record
@@ -37,6 +39,7 @@ from smt_ray.stages.trained_warmup import make_trained_warmup
 from smt_ray.stages.training import make_training
 from smt_ray.stages.warmup import make_warmup
 from smt_ray.tracking.connect import TRACKER, tracker_settings
+from smt_ray.training.batching_mode import check_probe
 
 _PATIENCE_S = 30.0  # the most time that sending a run may take at its end
 
@@ -139,12 +142,18 @@ class Flow:
         if any(stage is not None and not stage.is_done() for stage in choosing):
             _ = self._blocks
         if not plan.training.is_done():
+            check_probe(self._skeleton(), self._probe)
             _ = self._method
 
     @cached_property
     def _blocks(self) -> EligibleBlocks:
         """The eligible blocks, checked on the model."""
-        return check_blocks(self.config, self._skeleton())
+        return check_blocks(self.config, self._skeleton(), self._probe)
+
+    @cached_property
+    def _probe(self) -> Probe:
+        """What the architecture of the model allows."""
+        return kept_probe(self._skeleton(), self.storage)
 
     @cached_property
     def _method(self) -> MethodSettings:
@@ -189,7 +198,8 @@ class Flow:
         if until in ("warmup", "selection"):
             return
         self._make_or_reuse(
-            "training", lambda: make_training(self.plan, self._method, self.board, self.callbacks)
+            "training",
+            lambda: make_training(self.plan, self._method, self._probe, self.board, self.callbacks),
         )
         if until == "evaluation":
             self._evaluation()
@@ -199,7 +209,9 @@ class Flow:
         # A finished selection needs no warm-up, but a finished warm-up still belongs to the run.
         if stage and (until == "warmup" or self.needs_warmup() or stage.is_done()):
             make = make_trained_warmup if self.config.trained_warmup else make_warmup
-            self._make_or_reuse("warmup", lambda: make(self.plan, self._blocks, self.board))
+            self._make_or_reuse(
+                "warmup", lambda: make(self.plan, self._blocks, self._probe, self.board)
+            )
 
     def _evaluation(self) -> None:
         stages = {evaluation_key(who): (who, s) for who, s in self.plan.evaluations.items()}

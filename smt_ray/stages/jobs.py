@@ -11,6 +11,7 @@ from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.data.rows import Row
 from smt_ray.documents.prediction import Prediction
+from smt_ray.documents.probe import Probe
 from smt_ray.documents.stages import Protocol
 
 if TYPE_CHECKING:  # unpickling a job imports these classes
@@ -26,6 +27,7 @@ class WarmupJob:
         config: The configuration of the run.
         model: The base model.
         blocks: The eligible blocks of the model.
+        probe: What the architecture of the model allows.
         storage: The root of the storage.
         tokens: The path of the tokenised rows in the storage.
         table: The path of the score table in the storage.
@@ -36,6 +38,7 @@ class WarmupJob:
     config: RunConfig
     model: ModelConfig
     blocks: EligibleBlocks
+    probe: Probe
     storage: str
     tokens: str
     table: str
@@ -74,6 +77,7 @@ class TrainingJob:
         config: The configuration of the run.
         model: The model that training starts from.
         method: The settings of the method.
+        probe: What the architecture of the model allows.
         num_steps: The optimizer steps of the whole training.
         storage: The root of the storage.
         folder: The path of the stage's folder in the storage.
@@ -84,6 +88,7 @@ class TrainingJob:
     config: RunConfig
     model: ModelConfig
     method: MethodSettings
+    probe: Probe
     num_steps: int
     storage: str
     folder: str

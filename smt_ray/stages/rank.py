@@ -73,6 +73,7 @@ class TrainingRank:
             training,
             validation,
             settings,
+            job.probe,
             Callbacks(self._record, self._checkpoint, self._preempted),
             self.device,
             after_prepare=self._after_prepare,

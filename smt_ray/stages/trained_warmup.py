@@ -19,6 +19,7 @@ from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.stages import Finished
 from smt_ray.cluster.nodes import rank_resources
 from smt_ray.data.encoding import EncodedRows
+from smt_ray.documents.probe import Probe
 from smt_ray.documents.stages import RankOutcome, WarmupSummary
 from smt_ray.errors import UserError
 from smt_ray.methods.blocks import EligibleBlocks
@@ -40,13 +41,14 @@ _SUM = "/gradient_sum"  # ends the name of a gradient sum in a checkpoint
 
 
 def make_trained_warmup(
-    plan: RunPlan, blocks: EligibleBlocks, board: Any
+    plan: RunPlan, blocks: EligibleBlocks, probe: Probe, board: Any
 ) -> Finished[WarmupSummary]:
     """Trains, and stores the score table, the updated model and the records.
 
     Args:
         plan: The plan of the run.
         blocks: The eligible blocks of the model.
+        probe: What the architecture of the model allows.
         board: The progress actor.
 
     Raises:
@@ -58,6 +60,7 @@ def make_trained_warmup(
         config=config,
         model=plan.model,
         method=FullSettings(),
+        probe=probe,
         num_steps=config.warmup.num_steps,
         storage=plan.storage.root,
         folder=stage.folder,
@@ -108,7 +111,7 @@ class WarmupRank(TrainingRank):
     def _after_prepare(self, model: torch.nn.Module) -> None:
         warmup = self.job.config.warmup
         self.sums = GradientSums(
-            find_eligible(model, warmup.target_modules), warmup.accumulate_on, self.device
+            find_eligible(model, list(self.job.blocks.shapes)), warmup.accumulate_on, self.device
         )
 
     def _record(self, done: int, metrics: Mapping[str, float]) -> None:

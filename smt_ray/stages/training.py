@@ -21,6 +21,7 @@ from smt_ray.cluster.session import is_alone
 from smt_ray.cluster.waiting import PLACEMENT, found_no_place, wait_for_place
 from smt_ray.config.run import RunConfig
 from smt_ray.data.batches import StepPlan
+from smt_ray.documents.probe import Probe
 from smt_ray.documents.stages import RankOutcome, TrainingSummary
 from smt_ray.errors import UserError
 from smt_ray.methods.protocol import MethodSettings
@@ -37,6 +38,7 @@ Worker = Callable[[dict[str, Any]], "RankOutcome | UserError"]
 def make_training(
     plan: RunPlan,
     method: MethodSettings,
+    probe: Probe,
     board: Any,
     callbacks: Sequence[ray.train.UserCallback] = (),
 ) -> Finished[TrainingSummary]:
@@ -45,6 +47,7 @@ def make_training(
     Args:
         plan: The plan of the run.
         method: The settings of the method.
+        probe: What the architecture of the model allows.
         board: The progress actor.
         callbacks: Callbacks of Ray Train.
 
@@ -58,6 +61,7 @@ def make_training(
         config=config,
         model=plan.starting_model,
         method=method,
+        probe=probe,
         num_steps=steps.num_steps(config.training.num_epochs, config.training.max_steps),
         storage=plan.storage.root,
         folder=stage.folder,

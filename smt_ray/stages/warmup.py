@@ -25,6 +25,7 @@ from smt_ray.cluster.board import announce
 from smt_ray.cluster.nodes import cluster_nodes
 from smt_ray.cluster.resources import ProcessResources, plan_processes
 from smt_ray.cluster.waiting import wait_for_place
+from smt_ray.documents.probe import Probe
 from smt_ray.documents.stages import WarmupSummary
 from smt_ray.reporting.text.progress import progress, say
 from smt_ray.stages.jobs import WarmupJob
@@ -39,12 +40,15 @@ PROGRESS = "warm-up"
 """The name of the warm-up on the progress board."""
 
 
-def make_warmup(plan: RunPlan, blocks: EligibleBlocks, board: Any) -> Finished[WarmupSummary]:
+def make_warmup(
+    plan: RunPlan, blocks: EligibleBlocks, probe: Probe, board: Any
+) -> Finished[WarmupSummary]:
     """Runs the graph and stores the score table.
 
     Args:
         plan: The plan of the run.
         blocks: The eligible blocks of the model.
+        probe: What the architecture of the model allows.
         board: The progress actor.
 
     Raises:
@@ -58,7 +62,7 @@ def make_warmup(plan: RunPlan, blocks: EligibleBlocks, board: Any) -> Finished[W
         gpus_each=config.warmup.gpus_per_shard,
     )  # fmt: skip
     wait_for_place("warmup", 1, resources, config.resources.wait_timeout_s)
-    job = warmup_job(plan, blocks, resources)
+    job = warmup_job(plan, blocks, probe, resources)
     with progress(PROGRESS, config.warmup.num_steps, lambda: ray.get(board.done.remote(PROGRESS))):
         run_graph(job, board)
     write_records(plan.storage, stage.path(RECORDS), ray.get(board.measured.remote(PROGRESS)))
@@ -72,12 +76,15 @@ def make_warmup(plan: RunPlan, blocks: EligibleBlocks, board: Any) -> Finished[W
     return stage.publish([SCORE_TABLE, RECORDS], summary, time.monotonic() - began)
 
 
-def warmup_job(plan: RunPlan, blocks: EligibleBlocks, resources: ProcessResources) -> WarmupJob:
+def warmup_job(
+    plan: RunPlan, blocks: EligibleBlocks, probe: Probe, resources: ProcessResources
+) -> WarmupJob:
     """The job of a run's warm-up.
 
     Args:
         plan: The plan of the run.
         blocks: The eligible blocks of the model.
+        probe: What the architecture of the model allows.
         resources: The resources of one shard.
     """
     assert plan.warmup is not None
@@ -85,6 +92,7 @@ def warmup_job(plan: RunPlan, blocks: EligibleBlocks, resources: ProcessResource
         config=plan.config,
         model=plan.model,
         blocks=blocks,
+        probe=probe,
         storage=plan.storage.root,
         tokens=plan.tokens.path(TOKENS),
         table=plan.warmup.path(SCORE_TABLE),
@@ -168,8 +176,9 @@ def _shard(job: WarmupJob, index: int, board: Any) -> Iterator[ShardPart]:
         encoded,
         StepPlan(len(encoded), config.training.batch_size, config.seed),
         steps,
-        target_modules=warmup.target_modules,
+        modules=list(job.blocks.shapes),
         batching=config.batching.mode,
+        probe=job.probe,
         max_tokens=config.batching.max_tokens,
         train_on_inputs=config.data.train_on_inputs,
         device=device,

@@ -11,6 +11,7 @@ from torch import nn
 
 from smt_ray.data.batches import StepPlan
 from smt_ray.data.encoding import EncodedRows
+from smt_ray.documents.probe import Probe
 from smt_ray.documents.stages import RankOutcome
 from smt_ray.methods.protocol import Method
 from smt_ray.training.batching_mode import attention_kernel, choose_mode
@@ -52,6 +53,7 @@ class RankTraining:
         training: The tokenised rows that are trained on.
         validation: The tokenised rows that are held out; None for no validation.
         settings: See :class:`TrainingSettings`.
+        probe: What the architecture of the model allows.
         callbacks: The functions that the loop calls.
         device: This rank's device.
         after_prepare: A function that is called with the prepared model before the engine takes
@@ -73,6 +75,7 @@ class RankTraining:
         training: EncodedRows,
         validation: EncodedRows | None,
         settings: TrainingSettings,
+        probe: Probe,
         callbacks: Callbacks,
         device: torch.device,
         *,
@@ -85,13 +88,13 @@ class RankTraining:
         self.counts = method.count(model)  # before the engine partitions the weights
         if settings.activation_checkpointing:
             recompute_activations(model)
-        loss = SupervisedLoss(model)
+        self.batching = choose_mode(model, settings.loop.batching, probe, training=True)
+        loss = SupervisedLoss(model, narrow=self.batching.narrows)
         self._attention = loss.attention
         self.engine = Engine(
             loss, settings.engine, device=device, refresh=lambda: method.refresh(model)
         )
         self.engine.train()
-        self.batching = choose_mode(model, settings.loop.batching, training=True)
         self.loop = TrainingLoop(
             self.engine,
             training,
@@ -126,7 +129,7 @@ class RankTraining:
             dtype=self.settings.engine.dtype,
             optimizer=self.engine.optimizer_name,
             device=_device_name(self.engine.device),
-            kernel=attention_kernel(self.batching.mode, self._attention),
+            kernel=attention_kernel(self.batching, self._attention),
             batching=f"{self.batching.mode}, {self.settings.loop.max_tokens} tokens",
             batching_fallback=self.batching.fallback,
         )

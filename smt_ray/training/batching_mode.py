@@ -1,4 +1,4 @@
-"""Chooses how rows are batched: the configured mode if it is exact for the model."""
+"""Chooses how rows are batched: the configured mode, or the next one that is exact."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from smt_ray.data.batches import PACKED, PADDED, PREFIX_PACKED
-
-_LAYER_TYPES = {"full_attention", "sliding_attention"}  # that the packed kernel computes
+from smt_ray.data.batches import MODES, ONE_ROW, PADDED, PREFIX_PACKED, is_packed
+from smt_ray.documents.probe import Probe
+from smt_ray.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -18,15 +18,17 @@ class BatchingMode:
     """The batching mode of a model.
 
     Attributes:
-        mode: ``padded``, ``packed`` or ``prefix_packed``.
+        mode: One of :data:`smt_ray.data.batches.MODES`.
+        narrows: Whether the last layer is computed for supervised positions alone.
         fallback: The reason why it is not the configured mode; None if it is.
     """
 
     mode: str
+    narrows: bool = False
     fallback: str | None = None
 
 
-def choose_mode(model: nn.Module, mode: str, *, training: bool) -> BatchingMode:
+def choose_mode(model: nn.Module, mode: str, probe: Probe, *, training: bool) -> BatchingMode:
     """The configured batching mode, or the one to fall back to where that is not exact.
 
     Dropout draws a random number for every position. A shared prefix is computed once and has one
@@ -35,29 +37,78 @@ def choose_mode(model: nn.Module, mode: str, *, training: bool) -> BatchingMode:
     Args:
         model: A transformers causal language model with the method's layers in place.
         mode: The configured mode.
+        probe: What the architecture of the model allows.
         training: Whether dropout is active.
+
+    Raises:
+        UserError: The model cannot be trained by rows; see :func:`check_probe`.
     """
-    if mode == PADDED:
-        return BatchingMode(PADDED)
-    if obstacle := packing_obstacle(model):
-        return BatchingMode(PADDED, obstacle)
-    if mode == PREFIX_PACKED and training and has_dropout(model):
-        return BatchingMode(PACKED, "the dropout of rows differs, so they cannot share a prefix")
-    return BatchingMode(mode)
+    check_probe(model, probe)
+    obstacles: list[str] = []
+    for candidate in MODES[MODES.index(mode) :]:
+        obstacle = _obstacle(model, candidate, probe)
+        if obstacle is None and candidate == PREFIX_PACKED and training:
+            obstacle = _randomness(model, probe)
+        if obstacle is None:
+            reasons = "; ".join(dict.fromkeys(obstacles))
+            return BatchingMode(candidate, probe.narrows, reasons or None)
+        obstacles.append(obstacle)
+    raise AssertionError("check_probe refuses models of which not even single rows work")
 
 
-def packing_obstacle(model: nn.Module) -> str | None:
-    """The reason why the model would compute packed rows wrongly; None if there is none.
+def check_probe(model: nn.Module, probe: Probe) -> None:
+    """Refuses a model that cannot be trained to predict the next token.
 
     Args:
-        model: A transformers causal language model.
+        model: The model, of which only the class is used.
+        probe: What its architecture allows.
+
+    Raises:
+        UserError: A position depends on later ones, or the loss of single rows is wrong.
     """
+    name = type(model).__name__
+    if not probe.is_causal:
+        raise UserError(
+            "model",
+            "must be causal: no position may depend on a later one",
+            got=name,
+            fix="use a causal language model, or set is_decoder in its config.json where it has"
+            " that key",
+        )
+    if probe.problem is None and not probe.is_exact(ONE_ROW):
+        raise UserError(
+            "model",
+            "must give a row's logits from its input_ids alone"
+            f" ({probe.failures.get(ONE_ROW, 'the loss of a row differs')})",
+            got=name,
+            fix="use a causal language model of another type",
+        )
+
+
+def _obstacle(model: nn.Module, mode: str, probe: Probe) -> str | None:
+    """The reason why a mode is not exact; None if it is."""
+    if probe.problem is not None:
+        return None if mode == ONE_ROW else f"its architecture could not be tried ({probe.problem})"
+    if probe.is_exact(mode):
+        return None
+    if mode == PADDED:
+        return "padding changes what the model computes"
+    error = probe.errors.get(mode)
+    if known := _known_obstacle(model):
+        return known
+    if error is None:
+        return f"it cannot compute packed rows ({probe.failures.get(mode)})"
+    return f"the gradient of packed rows would be wrong by {error:.1g}"
+
+
+def _known_obstacle(model: nn.Module) -> str | None:
+    """The usual reasons why a model computes packed rows wrongly, for people to read."""
     config: Any = model.config
     text = config.get_text_config()
     kind = type(model).__name__
     if not getattr(model, "_supports_attention_backend", False):
         return f"{kind} does not support another attention kernel"
-    others = set(getattr(text, "layer_types", None) or ()) - _LAYER_TYPES
+    others = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if others:
         return f"{kind} has layers of {', '.join(sorted(others))}"
     if getattr(text, "attn_logit_softcapping", None):
@@ -70,23 +121,22 @@ def packing_obstacle(model: nn.Module) -> str | None:
     return None
 
 
+def _randomness(model: nn.Module, probe: Probe) -> str | None:
+    if probe.draws or has_dropout(model):
+        return "the dropout of rows differs, so they cannot share a prefix"
+    return None
+
+
 def has_dropout(model: nn.Module) -> bool:
-    """Whether the model draws random numbers in training mode."""
-    return any(_dropout_rate(module) > 0 for module in model.modules())
+    """Whether a module of the model drops values, such as those that a method has added."""
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
 
-def _dropout_rate(module: nn.Module) -> float:
-    if isinstance(module, nn.Dropout):
-        return module.p
-    rate = getattr(module, "attention_dropout", 0.0)  # a number in most families' attention
-    return rate if isinstance(rate, float) else 0.0
-
-
-def attention_kernel(mode: str, implementation: str) -> str:
+def attention_kernel(mode: BatchingMode, implementation: str) -> str:
     """What computes attention in a batching mode, for people to read.
 
     Args:
-        mode: ``padded``, ``packed`` or ``prefix_packed``.
-        implementation: ``model.attn_implementation``, which packed rows do not use.
+        mode: The batching mode.
+        implementation: The attention implementation of the model, which packed rows do not use.
     """
-    return implementation if mode == PADDED else "sdpa by row"
+    return "sdpa by row" if is_packed(mode.mode) else implementation

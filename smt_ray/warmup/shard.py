@@ -15,6 +15,7 @@ from torch import nn
 
 from smt_ray.data.batches import MicroBatch, StepPlan, step_micro_batches
 from smt_ray.data.encoding import EncodedRows
+from smt_ray.documents.probe import Probe
 from smt_ray.errors import UserError
 from smt_ray.models.inspect import find_eligible
 from smt_ray.smt.gradients import GradientAccumulator
@@ -38,8 +39,9 @@ def stream_shard(
     plan: StepPlan,
     steps: Sequence[int],
     *,
-    target_modules: Sequence[str],
+    modules: Sequence[str],
     batching: str,
+    probe: Probe,
     max_tokens: int,
     train_on_inputs: bool,
     device: torch.device,
@@ -55,8 +57,9 @@ def stream_shard(
         encoded: The tokenised training rows.
         plan: The rows of each step.
         steps: The steps of this shard.
-        target_modules: The last parts of the names of eligible linears.
-        batching: The configured batching mode: ``padded``, ``packed`` or ``prefix_packed``.
+        modules: The names of the eligible linears.
+        batching: The configured batching mode.
+        probe: What the architecture of the model allows.
         max_tokens: The largest number of tokens of a micro-batch.
         train_on_inputs: Whether prompt tokens are targets.
         device: The device that computes.
@@ -69,15 +72,19 @@ def stream_shard(
     Raises:
         UserError: The loss of a step is not finite; the error names the step and its rows.
     """
-    loss = SupervisedLoss(model).eval()
-    eligible = find_eligible(model, target_modules)
-    mode = choose_mode(model, batching, training=False).mode
+    chosen = choose_mode(model, batching, probe, training=False)
+    loss = SupervisedLoss(model, narrow=chosen.narrows).eval()
+    eligible = find_eligible(model, modules)
     accumulator = GradientAccumulator(model, eligible, "host" if accumulate_on == "host" else None)
     with accumulator:
         for step in steps:
             rows = plan.rows(step)
             batches = step_micro_batches(
-                encoded, rows, mode=mode, max_tokens=max_tokens, train_on_inputs=train_on_inputs
+                encoded,
+                rows,
+                mode=chosen.mode,
+                max_tokens=max_tokens,
+                train_on_inputs=train_on_inputs,
             )
             value = _add_gradient(loss, batches, device)
             _check_finite(value, step + 1, encoded.positions[rows].tolist())

@@ -18,6 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("run",),
     ("stages",),
     ("planning", "warmup"),  # planning runs training's loss on empty tensors
+    ("probe",),  # it runs training's loss and evaluation's batches on small models
     ("training", "evaluation"),
     ("methods",),
     ("models", "data", "cluster"),
