@@ -35,7 +35,6 @@ class StageKind(Generic[S]):
     Attributes:
         name: The first part of the names of its folders.
         version: A number to raise when the artifacts of equal inputs would change.
-        summary: The type of the summary in its manifests.
     """
 
     name: str
@@ -63,7 +62,6 @@ class Finished(Generic[S]):
 
     Attributes:
         summary: The results that a reader needs without opening the artifacts.
-        seconds: The time that the stage took.
         files: The digest of each artifact, by its path within the folder of the stage.
     """
 
@@ -76,8 +74,6 @@ class Stage(Generic[S]):
     """The artifacts of one step of a run.
 
     Args:
-        storage: The storage that keeps the stage.
-        kind: The kind of the stage.
         inputs: Everything that the artifacts depend on, as JSON values.
     """
 
@@ -171,8 +167,6 @@ class Stage(Generic[S]):
 
         Args:
             files: The artifacts, relative to the folder of the stage; they must be written already.
-            summary: The results that a reader needs without opening the artifacts.
-            seconds: The time that the stage took.
         """
         digests = {file: self.storage.digest(self.path(file)) for file in sorted(files)}
         manifest = StageManifest(

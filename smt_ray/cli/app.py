@@ -39,11 +39,7 @@ for command in (run, plan, compare, tune, evaluate, check_data, merge, log, repo
 
 
 def main(*arguments: str) -> None:
-    """Runs the command line; the pipelines give the name of the command.
-
-    Args:
-        arguments: The arguments before those of the command line.
-    """
+    """Runs the command line; the pipelines give the name of the command, which comes first."""
     # Skips the garbage collection at exit, which takes seconds once torch is loaded.
     atexit.register(gc.freeze)
     app([*arguments, *sys.argv[1:]], prog_name="smt-ray")

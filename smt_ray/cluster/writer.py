@@ -23,8 +23,6 @@ class Sent:
     Attributes:
         complete: Whether the store has everything.
         error: The reason if it has not, in one line.
-        run_id: The tracker's id of the run, if known.
-        url: The page of the run, if known.
     """
 
     complete: bool
@@ -34,11 +32,7 @@ class Sent:
 
 
 class Writer:
-    """The class of the actor: it owns the tracker of one run.
-
-    Args:
-        settings: The settings of the tracker.
-    """
+    """The class of the actor: it owns the tracker of one run."""
 
     def __init__(self, settings: TrackerSettings) -> None:
         self._tracker = open_tracker(settings)
@@ -96,14 +90,9 @@ class TrackedRun:
         return found
 
     def finish(self, snapshot: AbstractContextManager[RunSnapshot], timeout: float) -> Sent | None:
-        """Sends everything on disk for the run, and warns if the store does not take all of it.
+        """Sends everything on disk for the run; None without tracking.
 
-        Args:
-            snapshot: The context manager that opens what is sent.
-            timeout: The most seconds to wait.
-
-        Returns:
-            None without tracking.
+        It waits at most ``timeout`` seconds, and warns if the store does not take all of it.
         """
         if self.writer is None:
             return None

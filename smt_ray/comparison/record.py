@@ -30,13 +30,7 @@ from smt_ray.reporting.text.tables import write_csv
 def write_comparison(
     folder: GroupFolder, config: ComparisonConfig, results: ComparisonDocument
 ) -> None:
-    """Writes everything into the folder of a comparison.
-
-    Args:
-        folder: The folder.
-        config: The comparison.
-        results: The results of :func:`smt_ray.comparison.flow.compare`.
-    """
+    """Writes everything into the folder of a comparison."""
     folder.write_document(COMPARISON, results)
     folder.write_text(COMPARISON_CONFIG, to_yaml(config))
     folder.write_text(COMPARISON_TABLES, to_markdown(results))
@@ -49,10 +43,6 @@ def failure_text(config: ComparisonConfig, results: ComparisonDocument) -> str:
     """The number of failed runs and the file that says why they failed; "" if no run failed.
 
     A learning rate that failed does not count if another one of its method was chosen.
-
-    Args:
-        config: The comparison.
-        results: The results of :func:`smt_ray.comparison.flow.compare`.
     """
     names = {
         name

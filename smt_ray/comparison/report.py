@@ -55,12 +55,7 @@ def read_contents(storage: Storage, name: str) -> ComparisonContents:
 
 
 class _Runs:
-    """The runs of a comparison; each is read once.
-
-    Args:
-        storage: The storage that keeps them.
-        results: The results of the comparison.
-    """
+    """The runs of a comparison; each is read once."""
 
     def __init__(self, storage: Storage, results: ComparisonDocument) -> None:
         self._storage, self._results = storage, results

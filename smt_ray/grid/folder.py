@@ -21,7 +21,6 @@ class GroupFolder:
     """The folder of a comparison or a search.
 
     Args:
-        storage: The storage that keeps it.
         path: The folder, as the storage names it.
 
     Attributes:
@@ -54,12 +53,7 @@ class GroupFolder:
         self.storage.write_json(self._listed(file), document.to_json())
 
     def write_picture(self, file: str, draw: Callable[[Path], object]) -> None:
-        """Writes a picture.
-
-        Args:
-            file: The name of the file.
-            draw: A function that draws the picture to a local path.
-        """
+        """Writes the picture that ``draw`` draws to a local path."""
         with scratch_folder() as scratch:
             draw(scratch / file)
             self.storage.put_file(scratch / file, self._listed(file))

@@ -106,23 +106,14 @@ def seen_rows(
 
 
 class PlannedRows:
-    """The rows of a run. They are read here if they and the tokenizer are on this machine.
-
-    Args:
-        config: The configuration of the run.
-    """
+    """The rows of a run. They are read here if they and the tokenizer are on this machine."""
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._encoded = _read_rows(config)
 
     def statistics(self, mode: str, num_ranks: int) -> RowStatistics:
-        """The statistics of the micro-batches.
-
-        Args:
-            mode: The batching mode.
-            num_ranks: The number of ranks that share a step.
-        """
+        """The statistics of the micro-batches, if so many ranks share each step."""
         batch_size, data = self._config.training.batch_size, self._config.data
         if self._encoded is None:
             return assumed_rows(

@@ -17,14 +17,7 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """Settings that affect memory and time, but no result beyond rounding.
-
-    Attributes:
-        zero_stage: The ZeRO stage, 0 to 3.
-        checkpointing: Whether layers keep their inputs only and are computed again.
-        max_tokens: The largest number of tokens of a micro-batch.
-        accumulate_on: The memory that holds the sums of the warm-up, ``device`` or ``host``.
-    """
+    """Settings that affect memory and time, but no result beyond rounding; see the config's keys."""
 
     zero_stage: int
     checkpointing: bool
@@ -56,10 +49,7 @@ def settings_by_cost(
     5. ZeRO stage 3, which gathers every weight at each use
 
     Args:
-        max_tokens: The largest number of tokens of a micro-batch.
         row_length: The number of tokens of the longest row, which is the smallest micro-batch.
-        num_gpus: The number of training ranks.
-        can_recompute: Whether the model supports activation checkpointing.
     """
     sizes = list(_halved(max_tokens, row_length))
     for stages in ((0, 1, 2), (3,)) if num_gpus > 1 else ((0,),):

@@ -36,14 +36,7 @@ class WarmupNeeds(Protocol):
 def warmup_needs(
     config: RunConfig, num_gpus: int, rows: PlannedRows, blocks: EligibleBlocks | None
 ) -> WarmupNeeds | None:
-    """The memory of a run's warm-up; None if it has none.
-
-    Args:
-        config: The configuration of the run.
-        num_gpus: The number of training ranks.
-        rows: The rows of the run.
-        blocks: The blocks that may be selected.
-    """
+    """The memory of a run's warm-up; None if it has none."""
     if not config.has_warmup:
         return None
     assert blocks is not None

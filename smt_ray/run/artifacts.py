@@ -17,10 +17,6 @@ from smt_ray.tracking.records import Record, parse_records
 class StageArtifacts:
     """The artifacts of a run's finished stages.
 
-    Args:
-        storage: The storage that keeps them.
-        stages: The stages of the run, from its manifest.
-
     Attributes:
         missing: The artifacts that should exist but were not found.
     """

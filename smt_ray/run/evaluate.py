@@ -41,8 +41,6 @@ def evaluate_run(
     """Evaluates a run's tuned model on all test rows. Other settings are the run's own.
 
     Args:
-        storage_root: The storage that holds the run.
-        name: The name of the run.
         tasks: Names of tasks or suites.
         data: The folder with ``dataset/<task>/test.json``, or ``hub``; None for the run's own.
         overrides: ``key=value`` items for the run's config.

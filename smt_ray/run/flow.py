@@ -42,14 +42,7 @@ _PATIENCE_S = 30.0  # the most time that sending a run may take at its end
 
 
 def run(config: RunConfig, until: Until = "evaluation") -> RunMetrics:
-    """Carries out a run, from rows to metrics.
-
-    Args:
-        config: The configuration of the run.
-        until: The last stage.
-
-    Returns:
-        The content of ``runs/<name>/metrics.json``.
+    """Carries out a run, from rows to metrics; returns the content of ``metrics.json``.
 
     Raises:
         UserError: Bad input. Finished stages are kept, and the same run resumes from them.
@@ -61,9 +54,7 @@ class Flow:
     """One run.
 
     Args:
-        config: The configuration of the run.
         parent_run_id: The tracker's id of the comparison or search that the run belongs to.
-        callbacks: Callbacks of Ray Train for the training.
     """
 
     def __init__(

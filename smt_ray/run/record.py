@@ -40,11 +40,6 @@ _PACKAGES = (
 def begin(folder: RunFolder, plan: RunPlan, parent_run_id: str | None = None) -> None:
     """Writes the configuration, environment and status of a run that starts or resumes.
 
-    Args:
-        folder: The folder of the run.
-        plan: The plan of the run.
-        parent_run_id: The tracker's id of the comparison or search that the run belongs to.
-
     Raises:
         UserError: A run of this name was made with another configuration.
     """
@@ -75,13 +70,7 @@ def begin(folder: RunFolder, plan: RunPlan, parent_run_id: str | None = None) ->
 
 
 def finish(folder: RunFolder, plan: RunPlan, seconds: float) -> RunMetrics:
-    """Writes metrics.json, its table and the curves of the training.
-
-    Args:
-        folder: The folder of the run.
-        plan: The plan of the run.
-        seconds: The time of the whole run.
-    """
+    """Writes metrics.json, its table and the curves of the training."""
     metrics = collect_metrics(folder, plan, seconds)
     _write_metrics(folder, metrics)
     folder.storage.write_bytes(folder.path(RUN_TABLE), to_markdown(metrics).encode())
@@ -101,13 +90,7 @@ def add_tracked_run(folder: RunFolder, metrics: RunMetrics, url: str | None) -> 
 
 
 def end(folder: RunFolder, status: Status, ended_ms: int | None = None) -> None:
-    """Writes the status of an ended run.
-
-    Args:
-        folder: The folder of the run.
-        status: The status.
-        ended_ms: The end, in milliseconds since the epoch; by default now.
-    """
+    """Writes the status of a run that ended at a time, in milliseconds since the epoch, or now."""
     folder.update(status=status, ended_ms=ended_ms or now_ms())
 
 

@@ -29,13 +29,7 @@ def try_to_write_report(run: RunFolder) -> None:
 
 
 def warn_on_failure(write: Callable[[], str], name: str, storage: Storage) -> str | None:
-    """Writes a page; returns its path or URI, or None if it could not be written.
-
-    Args:
-        write: The function that writes it.
-        name: The name of the run, comparison or search.
-        storage: The storage that keeps it.
-    """
+    """Writes a page; returns its path or URI, or None if it could not be written."""
     try:
         return write()
     except Exception as error:  # the work itself is finished, and no error may lose it

@@ -33,13 +33,9 @@ _ORDER = (FINISHED, STOPPED, FAILED)
 
 
 def settle(search: PlannedSearch, record: TrialRecord) -> list[Point]:
-    """Keeps the trials of an earlier start that have ended.
+    """Keeps the trials of an earlier start that have ended; removes the others from the record.
 
     A trial is finished if its run is, whatever the record says. A stopped trial stays stopped.
-
-    Args:
-        search: The search.
-        record: The record of its trials; entries that are not kept are removed.
 
     Returns:
         The points that are still to be tried. If points are drawn one after the other, these are
@@ -84,10 +80,6 @@ def read_trials(search: PlannedSearch, entries: Sequence[TrialEntry]) -> list[Tr
     """The results of trials: finished ones first, then stopped ones, each by validation loss.
 
     Of several trials with the same run only the best one is kept.
-
-    Args:
-        search: The search.
-        entries: The entries of its record.
     """
     trials = sorted((_read_trial(search, entry) for entry in entries), key=_rank)
     runs = [trial.run for trial in trials]
@@ -131,10 +123,6 @@ def close_trials(storage: Storage, trials: Sequence[TrialResult]) -> None:
     """Ends the runs of stopped trials, since Tune ends their processes without notice.
 
     A run that was just being stopped may have noted a failure without telling the tracker.
-
-    Args:
-        storage: The storage that keeps the runs.
-        trials: The trials of the search.
     """
     for trial in trials:
         if trial.run is None:

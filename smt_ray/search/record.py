@@ -26,12 +26,7 @@ _TABLE, _CURVES = "trials.csv", "trials.png"
 
 
 def check_same_search(folder: GroupFolder, config: SearchConfig, run: RunConfig) -> None:
-    """Writes the settings of the search into its folder, or compares them with those there.
-
-    Args:
-        folder: The folder of the search.
-        config: The search.
-        run: The run of its first point.
+    """Writes the settings of the search and its first run, or compares them with the folder's.
 
     Raises:
         UserError: Another search made the folder.
@@ -53,13 +48,7 @@ def check_same_search(folder: GroupFolder, config: SearchConfig, run: RunConfig)
 
 
 def write_search(folder: GroupFolder, config: SearchConfig, results: SearchDocument) -> None:
-    """Writes everything into the folder of a search.
-
-    Args:
-        folder: The folder.
-        config: The search.
-        results: The results of :func:`smt_ray.search.flow.search`.
-    """
+    """Writes everything into the folder of a search."""
     trials = results.trials
     folder.write_document(SEARCH, results)
     folder.write_text(SEARCH_CONFIG, to_yaml(config))

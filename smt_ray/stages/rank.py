@@ -48,12 +48,7 @@ def train_worker(given: dict[str, Any]) -> RankOutcome | UserError:
 
 
 class TrainingRank:
-    """One rank, from rows to the adapter.
-
-    Args:
-        job: The job.
-        board: The progress actor.
-    """
+    """One rank, from rows to the adapter."""
 
     task = PROGRESS
 

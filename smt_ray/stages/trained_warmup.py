@@ -44,11 +44,6 @@ def make_trained_warmup(
 ) -> Finished[WarmupSummary]:
     """Trains, and stores the score table, the updated model and the records.
 
-    Args:
-        plan: The plan of the run.
-        blocks: The eligible blocks of the model.
-        board: The progress actor.
-
     Raises:
         UserError: As :func:`smt_ray.stages.training.fit` does.
     """

@@ -42,12 +42,6 @@ def make_training(
 ) -> Finished[TrainingSummary]:
     """Trains, and stores the adapter and the records.
 
-    Args:
-        plan: The plan of the run.
-        method: The settings of the method.
-        board: The progress actor.
-        callbacks: Callbacks of Ray Train.
-
     Raises:
         UserError: As :func:`fit` does.
     """
@@ -97,17 +91,10 @@ def fit(
     worker: Worker = train_worker,
     callbacks: Sequence[ray.train.UserCallback] = (),
 ) -> RankOutcome:
-    """Trains to the end, resuming from the latest checkpoint of the stage if there is one.
+    """Trains to the end, from the latest checkpoint if there is one; returns rank 0's outcome.
 
     Args:
-        job: The job of every rank.
-        stage: The stage that is made.
-        board: The progress actor.
-        worker: The function of a rank.
         callbacks: Callbacks of Ray Train, which receive every checkpoint and its metrics.
-
-    Returns:
-        The outcome of rank 0.
 
     Raises:
         UserError: Bad input, a loss that is not finite, workers that keep failing, or no place for
@@ -190,12 +177,7 @@ def _workers_lost(kind: str, max_failures: int, error: BaseException) -> UserErr
 
 
 def scaling(num_workers: int, resources: ProcessResources) -> ray.train.ScalingConfig:
-    """The placement of ranks, on as few nodes as possible.
-
-    Args:
-        num_workers: The number of ranks.
-        resources: The resources of each rank.
-    """
+    """The placement of ranks, on as few nodes as possible."""
     gpus = {"GPU": resources.num_gpus} if resources.num_gpus else {}
     return ray.train.ScalingConfig(
         num_workers=num_workers,

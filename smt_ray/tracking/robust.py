@@ -45,7 +45,6 @@ class RobustTracker:
         run_id: MLflow's id of the run; None until it is started.
         healthy: Whether the store answers; False while it counts as down.
         lost: The number of records and other calls that did not reach the store.
-        last_error: The latest failure.
     """
 
     def __init__(
@@ -79,7 +78,6 @@ class RobustTracker:
         If the store does not answer, the run is started before the first call that succeeds.
 
         Args:
-            run_name: The name of the run.
             wait_seconds: The most seconds to wait for the id; creating an sqlite store takes some.
             **options: See :meth:`smt_ray.tracking.protocol.Tracker.start_run`.
 
@@ -149,10 +147,7 @@ class RobustTracker:
         self._submit(lambda tracker: tracker.end_run(status, ended_ms=ended))
 
     def flush(self, timeout: float) -> bool:
-        """Waits until every call is made or given up.
-
-        Args:
-            timeout: The most seconds to wait.
+        """Waits at most ``timeout`` seconds until every call is made or given up.
 
         Returns:
             Whether the store has everything that was handed over since the last flush.

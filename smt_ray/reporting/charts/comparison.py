@@ -45,7 +45,6 @@ class _Picture:
     """The picture of a table.
 
     Attributes:
-        label: A description of the picture.
         height: The height that the picture needs, in inches.
         draw: A function that draws the picture into an empty figure.
     """
@@ -74,12 +73,7 @@ def draw_table(table: TableResult, path: Path) -> Path:
 
 
 def table_chart(table: TableResult, name: str) -> str | None:
-    """The picture of :func:`draw_table` for a page; None if nothing was measured.
-
-    Args:
-        table: The table.
-        name: A prefix for the ids of the chart, unique within the page.
-    """
+    """The picture of :func:`draw_table` for a page; None if nothing was measured."""
     if not _is_measured(table):
         return None
     picture = _picture(table)
@@ -87,12 +81,7 @@ def table_chart(table: TableResult, name: str) -> str | None:
 
 
 def tasks_chart(table: TableResult, name: str) -> str | None:
-    """The accuracies by task with intervals, one band a task; None for fewer than two tasks.
-
-    Args:
-        table: A table whose columns are tasks.
-        name: A prefix for the ids of the chart, unique within the page.
-    """
+    """The accuracies of a table of tasks, one band a task; None for fewer than two tasks."""
     bands: dict[str, dict[str, Estimate]] = {}
     for row, columns in table.rows.items():
         accuracies = columns[""].tasks or {}
@@ -254,11 +243,7 @@ def finish_axes(
     """Draws the grid and, for several series, the legend.
 
     Args:
-        figure: The figure.
-        axes: Its axes.
-        grid: The axes that have grid lines.
         handles: The entries of the legend; by default the series with a label.
-        num_columns: The number of columns of the legend.
     """
     axes.grid(axis=grid, alpha=0.3)
     axes.set_axisbelow(True)

@@ -19,12 +19,7 @@ Records = Mapping[str, Sequence[Record]]
 
 
 def losses_chart(records: Records, name: str) -> str | None:
-    """Training losses as lines and validation losses as markers, over the optimizer steps.
-
-    Args:
-        records: The records of one run of each row.
-        name: A prefix for the ids of the chart, unique within the page.
-    """
+    """Training losses as lines and validation losses as markers, over the optimizer steps."""
     if not any(loss_curves(of_row, TRAINING_LOSS)[0] for of_row in records.values()):
         return None
     label = "Training and validation losses over the optimizer steps"

@@ -33,10 +33,7 @@ class Series:
     """The look of a series.
 
     Attributes:
-        label: The text in the legend.
-        colour: The colour of the marker and the interval.
         marker: The letter of the marker in matplotlib.
-        filled: Whether the marker is filled.
     """
 
     label: str
@@ -59,12 +56,7 @@ ACCURACY_SERIES = {
 
 
 def curves_chart(records: Sequence[Record], name: str) -> str:
-    """Training and validation loss over the optimizer steps.
-
-    Args:
-        records: The records of ``metrics.jsonl``.
-        name: A prefix for the ids of the chart, unique within the page.
-    """
+    """Training and validation loss over the optimizer steps."""
     return svg_chart(
         name,
         "Training and validation loss over the optimizer steps",
@@ -78,7 +70,6 @@ def accuracy_chart(rows: Mapping[str, Mapping[str, Estimate]], name: str) -> str
 
     Args:
         rows: Task -> key of :data:`ACCURACY_SERIES` -> accuracy and interval, in [0, 1].
-        name: A prefix for the ids of the chart, unique within the page.
     """
     label = "accuracy: correct answers (%)"
     return interval_chart(rows, ACCURACY_SERIES, name, label, scale=100, limit=100)
@@ -98,7 +89,6 @@ def interval_chart(
     Args:
         rows: Label of the row -> key of ``series`` -> value and interval.
         series: The look of each series, from top to bottom; a series without values is left out.
-        name: A prefix for the ids of the chart, unique within the page.
         label: The label of the axis, with its unit.
         scale: The factor that values are multiplied by.
         limit: The end of the axis, which then begins at 0; by default the axis fits the values.
@@ -197,7 +187,6 @@ def svg_chart(name: str, label: str, height: float, draw: Callable[[Figure], Non
         name: A prefix for the ids of the chart, unique within the page.
         label: A description for readers who do not see the chart.
         height: The height in inches; the width is :data:`CHART_WIDTH`.
-        draw: A function that draws into an empty figure.
     """
     from matplotlib import rc_context
 

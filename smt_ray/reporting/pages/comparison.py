@@ -38,7 +38,6 @@ class ComparisonContents:
     """What the page shows of a comparison; what is empty has no section.
 
     Attributes:
-        results: The contents of ``comparison.json``.
         config_text: The contents of ``comparison.yaml``.
         reference: The run whose settings, blocks and wrong answers are shown.
         stages: Run -> its stages, from ``run.json``.
@@ -63,9 +62,7 @@ class TriedRate:
     """A learning rate that was tried.
 
     Attributes:
-        rate: The learning rate.
         result: The validation loss, or "failed".
-        is_chosen: Whether the method uses it.
     """
 
     rate: str
@@ -78,8 +75,6 @@ class RatesRow:
     """The learning rates of a method.
 
     Attributes:
-        method: The method.
-        tried: The learning rates that were tried.
         end: "lowest" or "highest" if this one was chosen, so that a better one may lie beyond.
     """
 
@@ -90,18 +85,7 @@ class RatesRow:
 
 @dataclass(frozen=True)
 class TableSection:
-    """The section of a table; None for a part that is left out.
-
-    Attributes:
-        table: The table.
-        anchor: The anchor of the section.
-        cells: The table as text.
-        chart: The picture of the table.
-        task_chart: The accuracies by task.
-        task_cells: The numbers of ``task_chart``.
-        claims: The claims of the table.
-        selections: The chosen blocks of its cells.
-    """
+    """The section of a table; None for a part that is left out."""
 
     table: TableResult
     anchor: str

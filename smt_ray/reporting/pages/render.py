@@ -15,12 +15,7 @@ if TYPE_CHECKING:
 
 
 def render_page(template: str, **contents: Any) -> str:
-    """The page as HTML.
-
-    Args:
-        template: The name of a file in ``templates/``.
-        contents: What the template shows; see :func:`drawing` for SVG.
-    """
+    """The page as HTML, from a file in ``templates/``; see :func:`drawing` for SVG."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

@@ -11,10 +11,8 @@ class RunRow:
     """A run.
 
     Attributes:
-        name: The name of the run.
         texts: Column -> text: settings and measurements of the run.
         settings: All other settings, in one line.
-        seconds: The time that the run took; None if it is not known.
         status: The status in one or two words, such as "finished".
         error: The reason of a failure; "" without one.
         page: The link to the page of the run; "" without one.
@@ -34,7 +32,6 @@ class RunsTable:
     """The table.
 
     Attributes:
-        rows: The runs, in the order shown.
         number_columns: The columns that are aligned right.
     """
 

@@ -21,8 +21,6 @@ class SearchContents:
     """What the page shows of a search.
 
     Attributes:
-        results: The contents of ``search.json``.
-        winner: The run of the winner.
         config_text: The contents of ``search.yaml``.
         pages: Run -> the link to its page.
     """

@@ -13,7 +13,6 @@ class TimeRow:
 
     Attributes:
         name: What took the time, such as a stage.
-        seconds: The time; None if it is not known.
         detail: The text of the last column.
         reused: Whether an earlier run had spent the time.
     """

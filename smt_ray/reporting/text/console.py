@@ -40,7 +40,6 @@ def rich_table(cells: Cells, style: Callable[[str], str] = lambda _: "") -> Tabl
     """A table with a rule below its head, and a rule above a row named "average".
 
     Args:
-        cells: The table as text.
         style: A function from the text of a cell to its style, in rich's words.
     """
     from rich import box

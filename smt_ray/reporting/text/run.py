@@ -97,7 +97,6 @@ class _Column:
     """A column of the table of accuracies.
 
     Attributes:
-        head: The name of the column.
         value: A function from the results of a task to its value, a fraction.
         template: The format of the value in percent.
         who: The model whose interval is shown beside the value; None for no interval.
