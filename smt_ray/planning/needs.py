@@ -21,7 +21,7 @@ class RunNeeds:
     """
 
     def __init__(self, config: RunConfig, num_gpus: int) -> None:
-        rows = PlannedRows(config)
+        rows = PlannedRows.read(config)
         self.training = TrainingNeeds(config, num_gpus, rows)
         self.warmup = warmup_needs(config, num_gpus, rows, self.training.prepared.blocks)
 

@@ -17,7 +17,7 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """Settings that affect memory and time, but no result beyond rounding; see the config's keys."""
+    """Settings that affect memory and time, but no result beyond rounding."""
 
     zero_stage: int
     checkpointing: bool

@@ -34,8 +34,9 @@ class Tracker(Protocol):
             key: The permanent name of the run, which is kept as the tag ``smt_ray.key``.
             run_id: MLflow's id of the run to continue.
             parent_run_id: MLflow's id of the search or comparison that the run belongs to.
-            params: The flat parameters.
-            tags: The tags, such as method and model.
+            params: The flat parameters; a parameter that has a value keeps it.
+            tags: The tags, which replace earlier values. ``user``, ``source`` (the program) and
+                ``description`` (Markdown) have their own places in most trackers.
             started_ms: The start of a new run, in milliseconds since the epoch; None for now.
 
         Returns:
@@ -49,18 +50,6 @@ class Tracker(Protocol):
 
     def log_missing_records(self, records: Sequence[Record]) -> None:
         """Sends the records that the store does not have."""
-        ...
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Sends parameters; a parameter that has a value keeps it."""
-        ...
-
-    def log_tags(self, tags: Mapping[str, str]) -> None:
-        """Sets tags, which replace earlier values.
-
-        ``user``, ``source`` (the program) and ``description`` (Markdown) have their own places in
-        most trackers.
-        """
         ...
 
     def log_dataset(self, dataset: Dataset) -> None:

@@ -113,16 +113,6 @@ class RobustTracker:
         copied = list(records)
         self._submit(lambda tracker: tracker.log_missing_records(copied), loses=len(copied))
 
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Hands over parameters."""
-        copied = dict(params)
-        self._submit(lambda tracker: tracker.log_params(copied))
-
-    def log_tags(self, tags: Mapping[str, str]) -> None:
-        """Hands over tags."""
-        copied = dict(tags)
-        self._submit(lambda tracker: tracker.log_tags(copied))
-
     def log_dataset(self, dataset: Dataset) -> None:
         """Hands over the name of rows that the run read."""
         self._submit(lambda tracker: tracker.log_dataset(dataset))

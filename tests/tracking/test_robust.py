@@ -71,13 +71,13 @@ def robust(store: Store) -> Iterator[RobustTracker]:
 
 def test_calls_arrive_in_order_and_nothing_is_lost(robust: RobustTracker, store: Store) -> None:
     assert robust.start_run("a", params={"p": 1}) == "id-1"
-    robust.log_params({"q": 2})
+    robust.log_artifact("table.md")
     robust.log_records([_record(0)])
     robust.log_artifacts("folder", "adapter")
     robust.end_run("FAILED")
     assert robust.flush(5)
     names = [call[0] for call in store.calls]
-    assert names == ["start_run", "log_params", "log_records", "log_artifacts", "end_run"]
+    assert names == ["start_run", "log_artifact", "log_records", "log_artifacts", "end_run"]
     assert (robust.lost, robust.healthy) == (0, True)
 
 
@@ -101,9 +101,9 @@ def test_a_temporary_failure_is_tried_again_without_a_warning(
 ) -> None:
     robust.start_run("a")
     store.failures = [TimeoutError("slow")]
-    robust.log_tags({"a": "b"})
+    robust.log_artifacts("folder")
     assert robust.flush(5)
-    assert store.calls[-1] == ("log_tags", {"a": "b"})
+    assert store.calls[-1] == ("log_artifacts", "folder", None)
     assert _warnings(caplog) == []
 
 
@@ -113,7 +113,7 @@ def test_a_dead_store_causes_one_warning_and_lost_calls_are_counted(
     robust.start_run("smt-a")
     store.down = True
     for _ in range(5):
-        robust.log_tags({"a": "b"})
+        robust.log_artifacts("folder")
     assert not robust.flush(5)
     assert (robust.lost, robust.healthy) == (5, False)
     (warning,) = _warnings(caplog)
@@ -127,7 +127,7 @@ def test_a_dead_store_is_left_alone_between_probes(store: Store) -> None:
     store.down = True
     tries = store.tries
     for _ in range(50):
-        robust.log_tags({"a": "b"})
+        robust.log_artifacts("folder")
     robust.close(5)
     assert store.tries - tries == 1
 
@@ -140,7 +140,7 @@ def test_records_of_an_outage_are_sent_when_the_store_is_back(
     robust.log_records([_record(0), _record(1)])
     assert not robust.flush(5)
     store.down = False
-    robust.log_tags({"a": "b"})
+    robust.log_artifacts("folder")
     assert robust.flush(5)
     assert store.steps() == [0, 1]
     assert (robust.lost, robust.healthy) == (0, True)
@@ -179,10 +179,10 @@ def test_a_refusal_is_not_tried_again_and_stops_nothing_else(
     robust.start_run("a")
     store.failures = [RejectedError("no such file")]
     robust.log_artifact("gone")
-    robust.log_tags({"a": "b"})
+    robust.log_artifacts("folder")
     assert not robust.flush(5)
     assert (robust.lost, robust.healthy) == (1, True)
-    assert [call[0] for call in store.calls] == ["start_run", "log_tags"]
+    assert [call[0] for call in store.calls] == ["start_run", "log_artifacts"]
     assert len(_warnings(caplog)) == 1
     assert robust.flush(5), "the loss was told by the flush before"
 
