@@ -6,9 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from smt_ray.artifacts.layout import MANIFEST, stage_folder
@@ -122,10 +120,6 @@ class Stage(Generic[S]):
     def uri(self) -> str:
         """The path or URI of the stage's folder."""
         return self.storage.uri(self.folder)
-
-    def local(self, file: str) -> AbstractContextManager[Path]:
-        """A local path of a file or folder of the stage; it exists while the context is open."""
-        return self.storage.local(self.path(file))
 
     def is_done(self) -> bool:
         """Whether the stage is finished. Its files are not checked."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from smt_ray.artifacts.layout import (
     COMPARISON,
     COMPARISON_CONFIG,
@@ -61,7 +63,7 @@ def failure_text(config: ComparisonConfig, results: ComparisonDocument) -> str:
 
 def _write_table(folder: GroupFolder, name: str, table: TableResult) -> None:
     folder.write_text(f"{name}.csv", to_csv(table))
-    folder.write_picture(f"{name}.png", lambda path: draw_table(table, path))
+    folder.write_picture(f"{name}.png", partial(draw_table, table))
     if lines := layer_lines(table):
         folder.write_text(f"{name}_layers.csv", write_csv(lines))
         for row, cell in layered_rows(table).items():

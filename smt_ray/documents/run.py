@@ -20,6 +20,12 @@ Who = Literal["base", "base_likelihood", "tuned", "tuned_likelihood"]
 
 WHO: tuple[Who, ...] = ("base", "base_likelihood", "tuned", "tuned_likelihood")
 
+
+def evaluation_key(who: Who) -> str:
+    """The name of an evaluation stage in the run's documents."""
+    return f"evaluation_{who}"
+
+
 VALIDATION_LOSS = "validation/loss"
 """The name of the validation loss among the metrics of a step."""
 

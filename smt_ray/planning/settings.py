@@ -67,7 +67,7 @@ def cheapest(
     return next((setting for setting in settings if needed(setting) <= available), None)
 
 
-def parse_memory(text: str, field: str = "--gpu-memory") -> int:
+def parse_memory(text: str) -> int:
     """The bytes of a size such as ``24GiB``, ``40GB`` or ``80``, which means GiB.
 
     Raises:
@@ -80,7 +80,8 @@ def parse_memory(text: str, field: str = "--gpu-memory") -> int:
     except (ValueError, KeyError):
         size = 0
     if size < 1:
-        raise UserError(field, "must be a size", got=text, fix="write it as 24GiB, 40GB or 80")
+        fix = "write it as 24GiB, 40GB or 80"
+        raise UserError("--gpu-memory", "must be a size", got=text, fix=fix)
     return int(size)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from smt_ray.config.run import RunConfig
 from smt_ray.data.batches import PADDED
 from smt_ray.documents.memory import WarmupMemory
@@ -21,21 +19,9 @@ _FP32 = 4
 _STATISTICS_BYTES = 4 * 8  # of a block: four float64 sums
 
 
-class WarmupNeeds(Protocol):
-    """The memory of a warm-up."""
-
-    def bytes_with(self, setting: Setting) -> int:
-        """The largest number of bytes that a GPU holds."""
-        ...
-
-    def report(self, setting: Setting) -> WarmupMemory:
-        """The parts of the memory, and the traffic."""
-        ...
-
-
 def warmup_needs(
     config: RunConfig, num_gpus: int, rows: PlannedRows, blocks: EligibleBlocks | None
-) -> WarmupNeeds | None:
+) -> ShardedWarmup | TrainedWarmup | None:
     """The memory of a run's warm-up; None if it has none."""
     if not config.has_warmup:
         return None

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from smt_ray.artifacts.layout import RECORDS, SELECTION, stage_folder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.documents.prediction import Prediction
-from smt_ray.documents.run import StageEntry, Who
+from smt_ray.documents.run import StageEntry, Who, evaluation_key
 from smt_ray.evaluation.lines import from_lines
 from smt_ray.reporting.pages.weight_grid import Weight
-from smt_ray.stages.plan import evaluation_key
 from smt_ray.tracking.records import Record, parse_records
 
 
@@ -25,9 +24,9 @@ class StageArtifacts:
         self._storage, self._stages = storage, stages
         self.missing: list[str] = []
 
-    def records(self) -> list[Record]:
-        """The records of the training."""
-        place = self._find("training", RECORDS)
+    def records(self, key: str = "training") -> list[Record]:
+        """The records of the training or of the warm-up."""
+        place = self._find(key, RECORDS)
         return parse_records(self._storage.read_bytes(place).decode()) if place else []
 
     def weights(self) -> list[Weight]:

@@ -16,11 +16,12 @@ from smt_ray.documents.run import (
     TaskResults,
     Trainable,
     TrainingMetrics,
+    evaluation_key,
 )
 from smt_ray.documents.stages import RankOutcome, SelectionSummary
 from smt_ray.evaluation.metrics import majority_share
 from smt_ray.methods.protocol import Counts
-from smt_ray.stages.plan import RunPlan, evaluation_key
+from smt_ray.stages.plan import RunPlan
 from smt_ray.tracking.uris import how_to_open, resolve_tracking_uri
 
 

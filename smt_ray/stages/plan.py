@@ -14,7 +14,7 @@ from smt_ray.config.run import RunConfig
 from smt_ray.config.running import EvaluationConfig
 from smt_ray.config.stage_keys import StageKeys, stage_keys
 from smt_ray.data.splits import Split, read_split
-from smt_ray.documents.run import Who
+from smt_ray.documents.run import Who, evaluation_key
 from smt_ray.documents.stages import (
     PROTOCOLS,
     EvaluationSummary,
@@ -98,11 +98,6 @@ class RunPlan:
                 **{evaluation_key(who): stage for who, stage in self.evaluations.items()},
             }
         return {until: self.stages[until]}
-
-
-def evaluation_key(who: Who) -> str:
-    """The name of an evaluation stage in the run's documents."""
-    return f"evaluation_{who}"
 
 
 def make_plan(config: RunConfig) -> RunPlan:

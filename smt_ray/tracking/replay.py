@@ -23,7 +23,7 @@ class RunStart:
 
     name: str
     key: str
-    started_ms: int
+    started_ms: int | None
     run_id: str | None = None
     parent_run_id: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)

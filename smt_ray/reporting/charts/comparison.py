@@ -54,22 +54,13 @@ class _Picture:
     draw: Callable[[Figure], None]
 
 
-def draw_table(table: TableResult, path: Path) -> Path:
-    """Draws the main numbers of a table.
-
-    Args:
-        table: The table.
-        path: The PNG to write.
-
-    Returns:
-        The path of the file.
-    """
+def draw_table(table: TableResult, path: Path) -> None:
+    """Draws the main numbers of a table into a PNG."""
     picture = _picture(table)
     figure = new_figure(7, picture.height + 0.3)
     picture.draw(figure)
     figure.axes[0].set_title(table.title, loc="left", fontsize=10)
     figure.savefig(path, dpi=150)
-    return path
 
 
 def table_chart(table: TableResult, name: str) -> str | None:
@@ -90,7 +81,7 @@ def tasks_chart(table: TableResult, name: str) -> str | None:
     if len(bands) < 2:
         return None
     label = "accuracy: correct answers (%)"
-    return interval_chart(bands, series_of(table.rows), name, label, scale=100)
+    return interval_chart(bands, series_of(table.rows), name, label)
 
 
 def series_of(rows: Iterable[str]) -> dict[str, Series]:
@@ -150,7 +141,7 @@ def _averages(cells: Mapping[str, CellResult]) -> _Picture:
     key, label = "average", "average accuracy (%)"
     series = {key: Series(label, series_colour(0).fill, _MARKERS[0])}
     bands = {row: {key: found} for row, cell in cells.items() if (found := _estimate(cell))}
-    draw = partial(draw_intervals, rows=bands, series=series, label=label, scale=100)
+    draw = partial(draw_intervals, rows=bands, series=series, label=label)
     return _Picture(label, interval_height(bands, series), draw)
 
 

@@ -72,7 +72,7 @@ def accuracy_chart(rows: Mapping[str, Mapping[str, Estimate]], name: str) -> str
         rows: Task -> key of :data:`ACCURACY_SERIES` -> accuracy and interval, in [0, 1].
     """
     label = "accuracy: correct answers (%)"
-    return interval_chart(rows, ACCURACY_SERIES, name, label, scale=100, limit=100)
+    return interval_chart(rows, ACCURACY_SERIES, name, label, limit=100)
 
 
 def interval_chart(
@@ -81,16 +81,14 @@ def interval_chart(
     name: str,
     label: str,
     *,
-    scale: float = 1.0,
     limit: float | None = None,
 ) -> str:
-    """Values with their intervals, one band for each row.
+    """Fractions with their intervals in percent, one band for each row.
 
     Args:
         rows: Label of the row -> key of ``series`` -> value and interval.
         series: The look of each series, from top to bottom; a series without values is left out.
         label: The label of the axis, with its unit.
-        scale: The factor that values are multiplied by.
         limit: The end of the axis, which then begins at 0; by default the axis fits the values.
     """
     shown = _shown(rows, series)
@@ -98,7 +96,7 @@ def interval_chart(
         name,
         f"{label}; {', '.join(look.label for look in shown.values())}",
         interval_height(rows, series),
-        lambda figure: draw_intervals(figure, rows, shown, label, scale=scale, limit=limit),
+        lambda figure: draw_intervals(figure, rows, shown, label, limit=limit),
     )
 
 
@@ -117,7 +115,6 @@ def draw_intervals(
     series: Mapping[str, Series],
     label: str,
     *,
-    scale: float = 1.0,
     limit: float | None = None,
 ) -> None:
     """Draws the chart of :func:`interval_chart` into a figure."""
@@ -126,7 +123,7 @@ def draw_intervals(
     axes = figure.subplots()
     for number, (key, look) in enumerate(shown.items()):
         points = [
-            (place * band + number, *(scale * value for value in row[key]))
+            (place * band + number, *(100 * value for value in row[key]))
             for place, row in enumerate(rows.values())
             if key in row
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
@@ -15,19 +16,20 @@ if TYPE_CHECKING:
 _PLAIN_WIDTH = 1000  # wide enough that nothing is wrapped in plain text
 
 
-def show(render: Callable[[Console], None], file: TextIO) -> None:
-    """Prints what ``render`` prints; as plain text if ``file`` is not a terminal."""
+def show(render: Callable[[Console], None], file: TextIO | None) -> None:
+    """Prints what ``render`` prints; as plain text if ``file``, or stdout, is not a terminal."""
     from rich.console import Console
 
+    file = file or sys.stdout
     console = Console(file=file)
     if console.is_terminal:
         render(console)
     else:
         encoding = getattr(file, "encoding", None) or "utf-8"  # the log of a job may be ASCII
-        file.write(plain_text(render).encode(encoding, "replace").decode(encoding))
+        file.write(_plain_text(render).encode(encoding, "replace").decode(encoding))
 
 
-def plain_text(render: Callable[[Console], None]) -> str:
+def _plain_text(render: Callable[[Console], None]) -> str:
     """What ``render`` prints, without colours or wrapping."""
     from rich.console import Console
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
@@ -36,7 +35,7 @@ _LEGEND = (
 
 def print_memory(report: MemoryReport, file: TextIO | None = None) -> None:
     """Prints the table; as plain text without colours or wrapping if ``file`` is not a terminal."""
-    show(partial(_render, report), file or sys.stdout)
+    show(partial(_render, report), file)
 
 
 def format_bytes(size: int) -> str:

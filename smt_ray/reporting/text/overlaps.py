@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
@@ -19,7 +18,7 @@ _HEAD = ("task", "test rows", "in training", "share", "same answer", "first test
 
 def print_overlaps(report: OverlapReport, file: TextIO | None = None) -> None:
     """Prints the table; as plain text if ``file`` is not a terminal."""
-    show(partial(_render, report), file or sys.stdout)
+    show(partial(_render, report), file)
 
 
 def _render(report: OverlapReport, console: Console) -> None:

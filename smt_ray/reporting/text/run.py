@@ -7,7 +7,6 @@ not shown.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from smt_ray.documents.run import (
     Trainable,
     Who,
 )
-from smt_ray.reporting.text.console import facts_grid, plain_text, rich_table, show
+from smt_ray.reporting.text.console import facts_grid, rich_table, show
 from smt_ray.reporting.text.tables import Cells, escape, markdown_table
 from smt_ray.reporting.text.values import (
     MISSING,
@@ -54,12 +53,7 @@ _PATH_LABELS = {
 
 def print_table(metrics: RunMetrics, file: TextIO | None = None) -> None:
     """Prints the table; as plain text without colours or wrapping if ``file`` is not a terminal."""
-    show(partial(_render, metrics), file or sys.stdout)
-
-
-def to_text(metrics: RunMetrics) -> str:
-    """The table as plain text."""
-    return plain_text(partial(_render, metrics))
+    show(partial(_render, metrics), file)
 
 
 def to_markdown(metrics: RunMetrics) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -16,7 +15,7 @@ from smt_ray.reporting.text.values import MISSING, number_text, value_text
 def print_trials(trials: Sequence[TrialResult], file: TextIO | None = None) -> None:
     """Prints the table; as plain text if ``file`` is not a terminal."""
     table = rich_table(trial_cells(trials))
-    show(lambda console: console.print(table), file or sys.stdout)
+    show(lambda console: console.print(table), file)
 
 
 def to_markdown(results: SearchDocument) -> str:

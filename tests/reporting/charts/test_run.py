@@ -66,12 +66,14 @@ def test_chosen_blocks_of_an_unknown_module_are_an_error() -> None:
 def test_the_selection_figure_is_written(tmp_path: Path, num_layers: int) -> None:
     totals = _llama(num_layers)
     counts = {name: 1 for name in totals if "v_proj" in name}
-    path = selection_figure(counts, totals, tmp_path / "new" / "selection.png", "a title")
+    path = tmp_path / "new" / "selection.png"
+    selection_figure(counts, totals, path, "a title")
     assert path.read_bytes().startswith(PNG)
 
 
 def test_an_empty_selection_can_be_drawn(tmp_path: Path) -> None:
-    path = selection_figure({}, _llama(1), tmp_path / "selection.png", "")
+    path = tmp_path / "selection.png"
+    selection_figure({}, _llama(1), path, "")
     assert path.read_bytes().startswith(PNG)
 
 
@@ -102,7 +104,9 @@ def test_the_curves_figure_is_written(tmp_path: Path, num_steps: int) -> None:
         {"step": i, "metrics": {"train/loss": 1 / (i + 1)}} for i in range(num_steps)
     ]
     records += [{"step": i, "metrics": {"validation/loss": 1.0}} for i in range(0, num_steps, 50)]
-    assert curves_figure(records, tmp_path / "curves.png").read_bytes().startswith(PNG)
+    path = tmp_path / "curves.png"
+    curves_figure(records, path, "")
+    assert path.read_bytes().startswith(PNG)
 
 
 def test_importing_reporting_loads_no_library_that_draws() -> None:
