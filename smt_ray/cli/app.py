@@ -10,12 +10,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from smt_ray.cli.config import config
-from smt_ray.cli.data import check_data
 from smt_ray.cli.errors import exit_with
 from smt_ray.cli.groups import compare, tune
 from smt_ray.cli.results import evaluate, log, merge, report
-from smt_ray.cli.run import plan, run
+from smt_ray.cli.run import check_data, config, plan, run
 
 
 class _Commands(TyperGroup):

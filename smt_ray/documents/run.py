@@ -1,11 +1,11 @@
-"""The documents of one run: ``run.json``, ``metrics.json`` and ``environment.json``.
+"""The documents of one run: ``run.json``, ``metrics.json``, ``environment.json`` and its records.
 
 Accuracies, intervals and margins are fractions in [0, 1]; tables show percent and points.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 from pydantic import JsonValue
 
@@ -28,6 +28,17 @@ def evaluation_key(who: Who) -> str:
 
 VALIDATION_LOSS = "validation/loss"
 """The name of the validation loss among the metrics of a step."""
+
+
+class Record(TypedDict):
+    """A line of ``metrics.jsonl``: the metrics of one moment."""
+
+    time_ms: int
+    """Milliseconds since the epoch."""
+    step: int
+    """The number of optimizer steps done."""
+    metrics: dict[str, float]
+    """The values by name, such as ``{"train/loss": 1.2}``."""
 
 
 class StageEntry(Document):

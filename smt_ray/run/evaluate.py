@@ -17,8 +17,7 @@ from smt_ray.config.load import apply_overrides, validate_config
 from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.config.stage_keys import stage_keys
-from smt_ray.documents.evaluation import EvaluationReport
-from smt_ray.documents.stages import PROTOCOLS, EvaluationSummary, Protocol
+from smt_ray.documents.stages import PROTOCOLS, EvaluationReport, EvaluationSummary, Protocol
 from smt_ray.errors import UserError
 from smt_ray.evaluation.tasks import find_tasks
 from smt_ray.evaluation.test_rows import TestRows, check_candidates, read_tests

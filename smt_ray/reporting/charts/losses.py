@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from smt_ray.documents.run import VALIDATION_LOSS
+from smt_ray.documents.run import VALIDATION_LOSS, Record
 from smt_ray.reporting.charts.comparison import LINE_STYLES, finish_axes, legend_inches, series_of
-from smt_ray.reporting.charts.run import TRAINING_LOSS, Record, loss_curves, running_mean
+from smt_ray.reporting.charts.run import TRAINING_LOSS, loss_curves, running_mean
 from smt_ray.reporting.charts.svg import svg_chart
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from smt_ray.documents.module_names import parse_module_name
-from smt_ray.documents.run import VALIDATION_LOSS
+from smt_ray.documents.run import VALIDATION_LOSS, Record
 from smt_ray.reporting.charts.colours import MAP
 
 if TYPE_CHECKING:
@@ -27,18 +27,6 @@ TRAINING_LOSS = "train/loss"
 _ROWS_A_PANEL = 42
 _CELL_INCHES = (0.66, 0.2)
 _TRAINING_COLOUR, _VALIDATION_COLOUR = "#00429d", "#d1730a"
-
-
-class Record(TypedDict):
-    """The part of a line of ``metrics.jsonl`` that reporting reads.
-
-    Attributes:
-        step: The number of optimizer steps done.
-        metrics: The values by name.
-    """
-
-    step: int
-    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from smt_ray.reporting.charts.run import Record, draw_curves, new_figure
+from smt_ray.documents.run import Record
+from smt_ray.reporting.charts.run import draw_curves, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,14 +15,13 @@ from smt_ray.reporting.charts.losses import Records, losses_chart
 from smt_ray.reporting.pages.claims import ClaimTable, claim_table
 from smt_ray.reporting.pages.render import drawing, moment, render_page
 from smt_ray.reporting.pages.run import Pairs, RunContents, run_facts, run_wrong_answers
-from smt_ray.reporting.pages.runs_table import RunRow, RunsTable
 from smt_ray.reporting.pages.selection_map import (
     SelectionMaps,
     Selections,
     selection_map,
     selection_maps,
 )
-from smt_ray.reporting.pages.time_table import TimeRow, TimeTable
+from smt_ray.reporting.pages.tables import RunRow, RunsTable, TimeRow, TimeTable
 from smt_ray.reporting.text.comparison import legend_text, table_cells, task_interval_cells
 from smt_ray.reporting.text.learning_rates import rates_text
 from smt_ray.reporting.text.run import format_seconds

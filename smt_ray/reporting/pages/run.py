@@ -11,14 +11,15 @@ from smt_ray.documents.run import (
     WHO,
     Dataset,
     Environment,
+    Record,
     RunMetrics,
     TaskResults,
 )
-from smt_ray.reporting.charts.run import TRAINING_LOSS, Record, loss_curves
+from smt_ray.reporting.charts.run import TRAINING_LOSS, loss_curves
 from smt_ray.reporting.charts.svg import Estimate, accuracy_chart, curves_chart
 from smt_ray.reporting.pages.render import drawing, moment, render_page
 from smt_ray.reporting.pages.selection_map import SelectionMap, selection_map
-from smt_ray.reporting.pages.time_table import TimeRow, TimeTable
+from smt_ray.reporting.pages.tables import TimeRow, TimeTable
 from smt_ray.reporting.pages.weight_grid import Weight
 from smt_ray.reporting.pages.wrong_answers import Predictions, WrongAnswers, wrong_answers
 from smt_ray.reporting.text.run import LEGEND, accuracy_cells, facts, task_rows
