@@ -11,8 +11,9 @@ import ray
 from smt_ray.cluster.board import beside_the_driver
 from smt_ray.reporting.text.progress import say
 from smt_ray.tracking.connect import TrackerSettings, open_tracker
+from smt_ray.tracking.protocol import RunStart
 from smt_ray.tracking.records import Record
-from smt_ray.tracking.replay import RunSnapshot, RunStart, begin, replay
+from smt_ray.tracking.replay import RunSnapshot, replay
 from smt_ray.tracking.uris import redact
 
 
@@ -39,7 +40,7 @@ class Writer:
 
     def start_run(self, start: RunStart) -> str | None:
         """Starts or continues the run; returns its id, or None if the store does not answer."""
-        return begin(self._tracker, start)
+        return self._tracker.start_run(start)
 
     def records(self, records: list[Record]) -> None:
         """Hands records to the tracker."""

@@ -16,7 +16,8 @@ from smt_ray.grid.folder import GroupFolder
 from smt_ray.run.record import now_ms, user_name
 from smt_ray.tracking.connect import tracker_settings
 from smt_ray.tracking.params import as_description, config_params
-from smt_ray.tracking.replay import RunSnapshot, RunStart
+from smt_ray.tracking.protocol import RunStart
+from smt_ray.tracking.replay import RunSnapshot
 
 _PATIENCE_S = 60.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 
 from smt_ray.artifacts.layout import RECORDS, SELECTION, stage_folder
 from smt_ray.artifacts.storage import Storage
@@ -52,17 +53,13 @@ class StageArtifacts:
     def predictions(self, who: Who) -> dict[str, list[Prediction]]:
         """The predictions of one model by one protocol, by task."""
         folder = self._find(evaluation_key(who))
-        files = self._storage.list_files(folder) if folder else []
-        return {
-            file.rpartition("/")[2].removesuffix(".jsonl"): self._read_predictions(
-                f"{folder}/{file}"
-            )
-            for file in files
-            if file.endswith(".jsonl")
-        }
-
-    def _read_predictions(self, place: str) -> list[Prediction]:
-        return from_lines(self._storage.read_bytes(place).decode(), self._storage.uri(place))
+        found = {}
+        for file in self._storage.list_files(folder) if folder else []:
+            if file.endswith(".jsonl"):
+                place = f"{folder}/{file}"
+                text = self._storage.read_bytes(place).decode()
+                found[PurePath(file).stem] = from_lines(text, self._storage.uri(place))
+        return found
 
     def _find(self, key: str, file: str = "") -> str | None:
         """The path of a stage's file or folder; None if the run has no such stage or lost it."""

@@ -68,12 +68,11 @@ class Flow:
         self.storage = self.plan.storage
         self.folder = RunFolder(self.storage, config.name)
         self.tracker = tracker_settings(config.tracking, self.storage.root)
-        self.began = 0.0
         self.board: Any = None  # until Ray is started
 
     def run(self, until: Until) -> RunMetrics:
         """Carries out the run up to a stage; see :func:`run`."""
-        self.began = time.monotonic()
+        began = time.monotonic()
         self._check_until(until)
         self.storage.check_writable()
         self.check()
@@ -87,7 +86,8 @@ class Flow:
                 try:
                     self._check_resources(until)
                     self._stages(until)
-                    metrics = record.finish(self.folder, self.plan, self._seconds())
+                    seconds = round(time.monotonic() - began, 1)
+                    metrics = record.finish(self.folder, self.plan, seconds)
                     status = "FINISHED"
                 except KeyboardInterrupt:
                     status = "KILLED"
@@ -233,6 +233,3 @@ class Flow:
             return None
         self.folder.update(tracked={TRACKER: sent.run_id})
         return sent.url
-
-    def _seconds(self) -> float:
-        return round(time.monotonic() - self.began, 1)

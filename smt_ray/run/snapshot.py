@@ -25,7 +25,8 @@ from smt_ray.reporting.text.run import to_markdown
 from smt_ray.run.artifacts import StageArtifacts
 from smt_ray.tracking.connect import TRACKER
 from smt_ray.tracking.params import as_description, config_params
-from smt_ray.tracking.replay import RunSnapshot, RunStart
+from smt_ray.tracking.protocol import RunStart
+from smt_ray.tracking.replay import RunSnapshot
 
 
 def read_start(run: RunFolder) -> RunStart:

@@ -67,13 +67,10 @@ def _ended(search: PlannedSearch, entry: TrialEntry) -> TrialEntry | None:
     if not plan.training.is_done():
         return entry if entry.status == STOPPED else None
     name = plan.config.name
-    if entry.status in (RUNNING, FAILED) and not _is_finished(plan.storage, name):
+    ended = RunFolder(plan.storage, name).manifest().status == "FINISHED"
+    if entry.status in (RUNNING, FAILED) and not ended:
         return None  # it was trained, but its run did not end
     return entry.model_copy(update={"id": entry.id or name, "status": FINISHED, "error": ""})
-
-
-def _is_finished(storage: Storage, run: str) -> bool:
-    return RunFolder(storage, run).manifest().status == "FINISHED"
 
 
 def read_trials(search: PlannedSearch, entries: Sequence[TrialEntry]) -> list[TrialResult]:

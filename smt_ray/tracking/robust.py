@@ -11,12 +11,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from smt_ray.documents.run import Dataset, Status
 from smt_ray.errors import UserError
 from smt_ray.tracking.background import BackgroundCalls
-from smt_ray.tracking.protocol import RejectedError, Tracker
+from smt_ray.tracking.protocol import RejectedError, RunStart, Tracker
 from smt_ray.tracking.records import Record
 from smt_ray.tracking.uris import redact
 
@@ -72,14 +73,13 @@ class RobustTracker:
         self._lost_before_flush = 0
         self._warned: set[str] = set()
 
-    def start_run(self, run_name: str, *, wait_seconds: float = 20.0, **options: Any) -> str | None:
+    def start_run(self, start: RunStart, wait_seconds: float = 20.0) -> str | None:
         """Starts or continues the run. This is the only call that waits.
 
         If the store does not answer, the run is started before the first call that succeeds.
 
         Args:
             wait_seconds: The most seconds to wait for the id; creating an sqlite store takes some.
-            **options: See :meth:`smt_ray.tracking.protocol.Tracker.start_run`.
 
         Returns:
             MLflow's id of the run; None if the store does not answer in time.
@@ -89,11 +89,10 @@ class RobustTracker:
         """
         answered = threading.Event()
 
-        def start(tracker: Tracker) -> None:
-            known = options.get("run_id") or self.run_id
-            self.run_id = tracker.start_run(run_name, **{**options, "run_id": known})
+        def call(tracker: Tracker) -> None:
+            self.run_id = tracker.start_run(replace(start, run_id=start.run_id or self.run_id))
 
-        self._run_name, self._start = run_name, start
+        self._run_name, self._start = start.name, call
         self._probe_at = 0.0
         self._submit(lambda tracker: None, loses=0, answered=answered)
         answered.wait(wait_seconds)

@@ -25,7 +25,8 @@ def render_page(template: str, **contents: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": "{:,}".format, "percent": _percent, "seconds": format_seconds}
+    numbers = {"count": "{:,}".format, "percent": "{:.1%}".format}
+    environment.filters |= {**numbers, "seconds": format_seconds}
     return environment.get_template(template).render(**contents)
 
 
@@ -39,7 +40,3 @@ def drawing(svg: str | None) -> Markup | None:
 def moment(ms: int | None) -> str | None:
     """A time for people, from milliseconds since the epoch."""
     return None if ms is None else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}"
