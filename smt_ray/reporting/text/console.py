@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from smt_ray.reporting.text.tables import Cells
 
@@ -16,17 +16,16 @@ if TYPE_CHECKING:
 _PLAIN_WIDTH = 1000  # wide enough that nothing is wrapped in plain text
 
 
-def show(render: Callable[[Console], None], file: TextIO | None) -> None:
-    """Prints what ``render`` prints; as plain text if ``file``, or stdout, is not a terminal."""
+def show(render: Callable[[Console], None]) -> None:
+    """Prints what ``render`` prints; as plain text if the output is not a terminal."""
     from rich.console import Console
 
-    file = file or sys.stdout
-    console = Console(file=file)
+    console = Console()
     if console.is_terminal:
         render(console)
     else:
-        encoding = getattr(file, "encoding", None) or "utf-8"  # the log of a job may be ASCII
-        file.write(_plain_text(render).encode(encoding, "replace").decode(encoding))
+        encoding = sys.stdout.encoding or "utf-8"  # the log of a job may be ASCII
+        sys.stdout.write(_plain_text(render).encode(encoding, "replace").decode(encoding))
 
 
 def _plain_text(render: Callable[[Console], None]) -> str:

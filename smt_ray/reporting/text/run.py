@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from smt_ray.documents.averages import mean
 from smt_ray.documents.run import (
@@ -51,9 +51,9 @@ _PATH_LABELS = {
 }
 
 
-def print_table(metrics: RunMetrics, file: TextIO | None = None) -> None:
-    """Prints the table; as plain text without colours or wrapping if ``file`` is not a terminal."""
-    show(partial(_render, metrics), file)
+def print_table(metrics: RunMetrics) -> None:
+    """Prints the table; without colours or wrapping if the output is not a terminal."""
+    show(partial(_render, metrics))
 
 
 def to_markdown(metrics: RunMetrics) -> str:
