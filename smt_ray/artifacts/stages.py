@@ -6,9 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from smt_ray.artifacts.layout import MANIFEST, stage_folder
@@ -35,7 +33,6 @@ class StageKind(Generic[S]):
     Attributes:
         name: The first part of the names of its folders.
         version: A number to raise when the artifacts of equal inputs would change.
-        summary: The type of the summary in its manifests.
     """
 
     name: str
@@ -63,7 +60,6 @@ class Finished(Generic[S]):
 
     Attributes:
         summary: The results that a reader needs without opening the artifacts.
-        seconds: The time that the stage took.
         files: The digest of each artifact, by its path within the folder of the stage.
     """
 
@@ -76,8 +72,6 @@ class Stage(Generic[S]):
     """The artifacts of one step of a run.
 
     Args:
-        storage: The storage that keeps the stage.
-        kind: The kind of the stage.
         inputs: Everything that the artifacts depend on, as JSON values.
     """
 
@@ -127,10 +121,6 @@ class Stage(Generic[S]):
         """The path or URI of the stage's folder."""
         return self.storage.uri(self.folder)
 
-    def local(self, file: str) -> AbstractContextManager[Path]:
-        """A local path of a file or folder of the stage; it exists while the context is open."""
-        return self.storage.local(self.path(file))
-
     def is_done(self) -> bool:
         """Whether the stage is finished. Its files are not checked."""
         return self._finished is not None or self._has(MANIFEST)
@@ -171,8 +161,6 @@ class Stage(Generic[S]):
 
         Args:
             files: The artifacts, relative to the folder of the stage; they must be written already.
-            summary: The results that a reader needs without opening the artifacts.
-            seconds: The time that the stage took.
         """
         digests = {file: self.storage.digest(self.path(file)) for file in sorted(files)}
         manifest = StageManifest(

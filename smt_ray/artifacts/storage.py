@@ -111,8 +111,6 @@ class Storage:
         """Reads a JSON document.
 
         Args:
-            kind: The type of the document.
-            path: The file.
             fix: What the user can do about a damaged file.
 
         Raises:
@@ -145,7 +143,6 @@ class Storage:
         can be used afterwards.
 
         Args:
-            path: The file or folder.
             without: The endings of files in the folder that need not be copied.
 
         Raises:

@@ -10,12 +10,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from smt_ray.cli.config import config
-from smt_ray.cli.data import check_data
 from smt_ray.cli.errors import exit_with
 from smt_ray.cli.groups import compare, tune
 from smt_ray.cli.results import evaluate, log, merge, report
-from smt_ray.cli.run import plan, run
+from smt_ray.cli.run import check_data, config, plan, run
 
 
 class _Commands(TyperGroup):
@@ -39,11 +37,7 @@ for command in (run, plan, compare, tune, evaluate, check_data, merge, log, repo
 
 
 def main(*arguments: str) -> None:
-    """Runs the command line; the pipelines give the name of the command.
-
-    Args:
-        arguments: The arguments before those of the command line.
-    """
+    """Runs the command line; the pipelines give the name of the command, which comes first."""
     # Skips the garbage collection at exit, which takes seconds once torch is loaded.
     atexit.register(gc.freeze)
     app([*arguments, *sys.argv[1:]], prog_name="smt-ray")

@@ -1,11 +1,16 @@
-"""Arguments that several commands share."""
+"""What several commands share: their arguments, and the line that they begin with."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from smt_ray.imports import large_imports
 
 ConfigArguments = Annotated[
     list[str] | None,
@@ -36,3 +41,14 @@ def split_arguments(arguments: list[str] | None) -> tuple[str | None, list[str]]
     arguments = list(arguments or [])
     path = arguments.pop(0) if arguments and "=" not in arguments[0] else None
     return path, arguments
+
+
+@contextmanager
+def announced_imports(work: str) -> Iterator[None]:
+    """Prints the name of the work before the imports of the body.
+
+    They take seconds, and minutes on a busy machine.
+    """
+    print(work, file=sys.stderr, flush=True)
+    with large_imports():
+        yield

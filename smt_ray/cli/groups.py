@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from smt_ray.cli.arguments import ComparisonFile, RunOverrides, SearchFile
-from smt_ray.imports import large_imports
+from smt_ray.cli.arguments import ComparisonFile, RunOverrides, SearchFile, announced_imports
 
 
 def compare(config: ComparisonFile, overrides: RunOverrides = None) -> None:
@@ -21,8 +20,7 @@ def compare(config: ComparisonFile, overrides: RunOverrides = None) -> None:
     from smt_ray.config.comparison import load_comparison
 
     resolved = load_comparison(config, list(overrides or []))
-    print(f"comparison {resolved.name}", file=sys.stderr, flush=True)
-    with large_imports():
+    with announced_imports(f"comparison {resolved.name}"):
         from smt_ray.comparison.flow import compare as run_comparison
         from smt_ray.comparison.record import failure_text
     from smt_ray.reporting.text.comparison import to_markdown
@@ -48,8 +46,7 @@ def tune(
     from smt_ray.config.search import load_search
 
     resolved = load_search(config, list(overrides or []))
-    print(f"search {resolved.name}", file=sys.stderr, flush=True)
-    with large_imports():
+    with announced_imports(f"search {resolved.name}"):
         from smt_ray.search.flow import search
     from smt_ray.reporting.text.run import print_table
     from smt_ray.reporting.text.search import print_trials

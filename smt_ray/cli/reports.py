@@ -15,6 +15,7 @@ from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.comparison import report as comparison_report
 from smt_ray.errors import UserError
+from smt_ray.grid.folder import GroupFolder
 from smt_ray.run import report as run_report
 from smt_ray.search import report as search_report
 
@@ -32,10 +33,12 @@ def write_report_of(storage_root: str, name: str) -> str:
     run = RunFolder(storage, name)
     if run.exists():
         return run_report.write_report(run)
-    if storage.exists(comparison_folder(name), COMPARISON):
-        return comparison_report.write_report(storage, name)
-    if storage.exists(search_folder(name), SEARCH):
-        return search_report.write_report(storage, name)
+    comparison = GroupFolder(storage, comparison_folder(name))
+    if comparison.exists(COMPARISON):
+        return comparison_report.write_report(comparison)
+    search = GroupFolder(storage, search_folder(name))
+    if search.exists(SEARCH):
+        return search_report.write_report(search)
     folders = (RUNS_FOLDER, COMPARISONS_FOLDER, SEARCHES_FOLDER)
     known = [
         f"{folder} there: {', '.join(storage.list_folders(folder)) or 'none'}" for folder in folders

@@ -1,15 +1,15 @@
-"""Commands of one run: ``run`` and ``plan``."""
+"""Commands on the configuration of one run: ``run``, ``plan``, ``check-data`` and ``config``."""
 
 from __future__ import annotations
 
-import sys
+import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from smt_ray.cli.arguments import ConfigArguments, split_arguments
+from smt_ray.cli.arguments import ConfigArguments, announced_imports, split_arguments
 from smt_ray.errors import UserError
-from smt_ray.imports import large_imports
 
 
 def run(
@@ -25,9 +25,7 @@ def run(
     from smt_ray.config.load import load_config
 
     resolved = load_config(*split_arguments(config))
-    # Printed before the imports, which take seconds, and minutes on a busy machine.
-    print(f"run {resolved.name} in {resolved.storage}", file=sys.stderr, flush=True)
-    with large_imports():
+    with announced_imports(f"run {resolved.name} in {resolved.storage}"):
         from smt_ray.run import flow
     from smt_ray.reporting.text.run import print_table
     from smt_ray.stages.plan import UNTIL
@@ -58,3 +56,36 @@ def plan(
 
     available = None if gpu_memory is None else parse_memory(gpu_memory)
     print_memory(plan_memory(resolved, gpus, available))
+
+
+def check_data(
+    config: ConfigArguments = None,
+    json_: Annotated[
+        Path | None, typer.Option("--json", help="A file for every question that is found.")
+    ] = None,
+) -> None:
+    """Show which test questions are in the training rows, by task."""
+    from smt_ray.config.load import load_config
+
+    resolved = load_config(*split_arguments(config))
+    from smt_ray.reporting.text.overlaps import print_overlaps
+    from smt_ray.run.check_data import check_data as compare_rows
+
+    report = compare_rows(resolved)
+    if json_ is not None:
+        json_.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+    print_overlaps(report)
+
+
+def config(
+    config: ConfigArguments = None,
+    schema: Annotated[bool, typer.Option(help="Print the JSON schema of all keys.")] = False,
+) -> None:
+    """Print a complete configuration, defaults included, or the schema."""
+    from smt_ray.config.load import load_config, to_yaml
+    from smt_ray.config.run import RunConfig
+
+    if schema:
+        print(json.dumps(RunConfig.model_json_schema(), indent=2))
+        return
+    print(to_yaml(load_config(*split_arguments(config))), end="")

@@ -64,11 +64,7 @@ class Board:
 
 
 def make_board(writer: Any = None) -> Any:
-    """Starts the board.
-
-    Args:
-        writer: The actor of :class:`smt_ray.cluster.writer.Writer`, or None without tracking.
-    """
+    """Starts the board; see :class:`Board`."""
     return beside_the_driver(Board, writer)
 
 

@@ -98,7 +98,6 @@ def wanted(
     """The number of processes of each kind that must fit, and the bundles to ask for.
 
     Args:
-        config: The configuration of the run.
         num_ranks: The number of ranks at the same time.
         warms_up: Whether the shards of a warm-up must be placed, too.
     """

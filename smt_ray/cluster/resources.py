@@ -22,7 +22,6 @@ class ProcessResources:
     """The resources of one process.
 
     Attributes:
-        num_cpus: The number of CPUs.
         num_gpus: The number of GPUs; 0 to compute on the CPU.
         accelerator_type: Ray's name of the accelerator type; None for any.
     """
@@ -67,12 +66,7 @@ class ProcessResources:
 
 
 def count_places(nodes: Nodes, each: ProcessResources) -> int:
-    """The number of processes that fit the nodes at the same time.
-
-    Args:
-        nodes: The resources of each node. A process needs all of its resources on one node.
-        each: The resources of one process.
-    """
+    """The number of processes that fit the nodes at the same time, each of them on one node."""
     return sum(
         min(math.floor(node.get(name, 0.0) / held + 1e-9) for name, held in each.bundle.items())
         for node in nodes
@@ -85,10 +79,8 @@ def plan_processes(
     """The resources of each of several processes, checked against the nodes of the cluster.
 
     Args:
-        config: The ``resources`` section of a config.
         num_at_once: The number of processes that must run at the same time; 1 if they can take
             turns.
-        nodes: The resources of each node.
         what: The config key that sets ``num_at_once``, for the message.
         gpus_each: The number of GPUs of a process, if GPUs are used.
 

@@ -31,7 +31,6 @@ def check_shared(config: RunConfig, *, tracks: bool = True, searches: bool = Fal
     Ray must be connected.
 
     Args:
-        config: The configuration of a run.
         tracks: Whether the work is tracked if the configuration says so.
         searches: Whether the run is a trial of a search. A trial writes to the tracking store from
             the node on which Ray places it.
@@ -75,10 +74,6 @@ def refuse_sqlite(config: RunConfig, num_nodes: int) -> None:
 
     A shared volume does not help, since network file systems do not keep sqlite's locks.
 
-    Args:
-        config: The configuration of a run.
-        num_nodes: The number of nodes of the cluster.
-
     Raises:
         UserError: The tracking store is an sqlite file.
     """
@@ -120,12 +115,7 @@ def find_missed(nodes: Iterable[str], probes: Mapping[str, Path]) -> dict[str, l
 def refuse_unshared(
     places: Mapping[str, Path], missed: Mapping[str, Sequence[str]], num_nodes: int
 ) -> None:
-    """Refuses folders that some nodes do not see.
-
-    Args:
-        places: The folders, by config key.
-        missed: The nodes that do not see a file in the folder, by config key.
-        num_nodes: The number of nodes of the cluster.
+    """Refuses folders, by config key, that some nodes do not see.
 
     Raises:
         UserError: Some node does not see one of the folders.

@@ -18,13 +18,10 @@ class _Turn:
 
 @contextmanager
 def turn(name: str) -> Iterator[None]:
-    """Waits for the turn of a name, and has it while the context is open.
+    """Waits for the turn of a name, such as a stage's, and has it while the context is open.
 
     The turn is an actor of that name, and Ray allows only one in a job. The actor ends with the
     process that started it, so a trial that is killed does not keep the others waiting.
-
-    Args:
-        name: The name, such as that of a stage.
     """
     holder = _take(name)
     try:

@@ -26,9 +26,6 @@ def wait_for_place(kind: str, number: int, each: ProcessResources, timeout_s: fl
 
     Args:
         kind: The work of the processes, such as ``training``; the message begins with it.
-        number: The number of processes at the same time.
-        each: The resources of each process.
-        timeout_s: The most seconds to wait.
 
     Raises:
         UserError: The resources were not free within that time.

@@ -11,8 +11,9 @@ import ray
 from smt_ray.cluster.board import beside_the_driver
 from smt_ray.reporting.text.progress import say
 from smt_ray.tracking.connect import TrackerSettings, open_tracker
+from smt_ray.tracking.protocol import RunStart
 from smt_ray.tracking.records import Record
-from smt_ray.tracking.replay import RunSnapshot, RunStart, begin, replay
+from smt_ray.tracking.replay import RunSnapshot, replay
 from smt_ray.tracking.uris import redact
 
 
@@ -23,8 +24,6 @@ class Sent:
     Attributes:
         complete: Whether the store has everything.
         error: The reason if it has not, in one line.
-        run_id: The tracker's id of the run, if known.
-        url: The page of the run, if known.
     """
 
     complete: bool
@@ -34,18 +33,14 @@ class Sent:
 
 
 class Writer:
-    """The class of the actor: it owns the tracker of one run.
-
-    Args:
-        settings: The settings of the tracker.
-    """
+    """The class of the actor: it owns the tracker of one run."""
 
     def __init__(self, settings: TrackerSettings) -> None:
         self._tracker = open_tracker(settings)
 
     def start_run(self, start: RunStart) -> str | None:
         """Starts or continues the run; returns its id, or None if the store does not answer."""
-        return begin(self._tracker, start)
+        return self._tracker.start_run(start)
 
     def records(self, records: list[Record]) -> None:
         """Hands records to the tracker."""
@@ -96,14 +91,9 @@ class TrackedRun:
         return found
 
     def finish(self, snapshot: AbstractContextManager[RunSnapshot], timeout: float) -> Sent | None:
-        """Sends everything on disk for the run, and warns if the store does not take all of it.
+        """Sends everything on disk for the run; None without tracking.
 
-        Args:
-            snapshot: The context manager that opens what is sent.
-            timeout: The most seconds to wait.
-
-        Returns:
-            None without tracking.
+        It waits at most ``timeout`` seconds, and warns if the store does not take all of it.
         """
         if self.writer is None:
             return None

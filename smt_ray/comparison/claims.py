@@ -25,12 +25,7 @@ class _Answer(NamedTuple):
 
 
 def answer_claims(table: TableConfig, measured: Mapping[Cell, Measured]) -> list[ClaimResult]:
-    """Answers the claims of a table.
-
-    Args:
-        table: The table.
-        measured: Cell -> its measurements; cells with a failed run are missing.
-    """
+    """Answers the claims of a table; cells with a failed run have no measurements."""
     is_speed = table.columns == "speed"
     answer = _faster if is_speed else _larger_share if table.columns == "projections" else _better
     results = []

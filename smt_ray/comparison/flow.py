@@ -24,13 +24,9 @@ from smt_ray.run.record import now_ms
 
 
 def compare(config: ComparisonConfig) -> ComparisonDocument:
-    """Carries out a comparison. Finished runs are skipped, and failed runs are noted.
+    """Carries out a comparison; returns the content of ``comparisons/<name>/comparison.json``.
 
-    Args:
-        config: The comparison.
-
-    Returns:
-        The content of ``comparisons/<name>/comparison.json``.
+    Finished runs are skipped, and failed runs are noted.
 
     Raises:
         UserError: A cell cannot work, and nothing was started; or the results of a finished run

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from smt_ray.artifacts.stages import Stage
 from smt_ray.comparison.statistics import Correct
 from smt_ray.documents.comparison import WeightBlocks
+from smt_ray.documents.run import evaluation_key
 from smt_ray.grid.runs import Outcome
 from smt_ray.run.artifacts import StageArtifacts
-from smt_ray.stages.plan import evaluation_key
 from smt_ray.tracking.records import Record
 
 _STEP_SECONDS = "train/step_seconds"

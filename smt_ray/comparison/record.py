@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from smt_ray.artifacts.layout import (
     COMPARISON,
     COMPARISON_CONFIG,
@@ -30,13 +32,7 @@ from smt_ray.reporting.text.tables import write_csv
 def write_comparison(
     folder: GroupFolder, config: ComparisonConfig, results: ComparisonDocument
 ) -> None:
-    """Writes everything into the folder of a comparison.
-
-    Args:
-        folder: The folder.
-        config: The comparison.
-        results: The results of :func:`smt_ray.comparison.flow.compare`.
-    """
+    """Writes everything into the folder of a comparison."""
     folder.write_document(COMPARISON, results)
     folder.write_text(COMPARISON_CONFIG, to_yaml(config))
     folder.write_text(COMPARISON_TABLES, to_markdown(results))
@@ -49,10 +45,6 @@ def failure_text(config: ComparisonConfig, results: ComparisonDocument) -> str:
     """The number of failed runs and the file that says why they failed; "" if no run failed.
 
     A learning rate that failed does not count if another one of its method was chosen.
-
-    Args:
-        config: The comparison.
-        results: The results of :func:`smt_ray.comparison.flow.compare`.
     """
     names = {
         name
@@ -71,7 +63,7 @@ def failure_text(config: ComparisonConfig, results: ComparisonDocument) -> str:
 
 def _write_table(folder: GroupFolder, name: str, table: TableResult) -> None:
     folder.write_text(f"{name}.csv", to_csv(table))
-    folder.write_picture(f"{name}.png", lambda path: draw_table(table, path))
+    folder.write_picture(f"{name}.png", partial(draw_table, table))
     if lines := layer_lines(table):
         folder.write_text(f"{name}_layers.csv", write_csv(lines))
         for row, cell in layered_rows(table).items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from smt_ray.artifacts.layout import COMPARISON, COMPARISON_CONFIG, REPORT, comparison_folder
+from smt_ray.artifacts.layout import COMPARISON, COMPARISON_CONFIG, REPORT
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.documents.comparison import CellResult, ComparisonDocument
@@ -17,24 +17,23 @@ from smt_ray.run.artifacts import StageArtifacts
 from smt_ray.tracking.records import Record
 
 
-def write_report(storage: Storage, name: str) -> str:
+def write_report(folder: GroupFolder) -> str:
     """Writes ``report.html`` into the folder of a comparison; returns its path or URI.
 
     Raises:
         UserError: An artifact cannot be read.
     """
-    folder = GroupFolder(storage, comparison_folder(name))
-    folder.write_text(REPORT, comparison_page(read_contents(storage, name)))
+    folder.write_text(REPORT, comparison_page(read_contents(folder)))
     return folder.uri(REPORT)
 
 
-def read_contents(storage: Storage, name: str) -> ComparisonContents:
+def read_contents(folder: GroupFolder) -> ComparisonContents:
     """Reads what a comparison and its runs left behind.
 
     Raises:
         UserError: An artifact cannot be read. A missing artifact is only named.
     """
-    folder = GroupFolder(storage, comparison_folder(name))
+    storage = folder.storage
     results = folder.read_document(
         ComparisonDocument,
         COMPARISON,
@@ -55,12 +54,7 @@ def read_contents(storage: Storage, name: str) -> ComparisonContents:
 
 
 class _Runs:
-    """The runs of a comparison; each is read once.
-
-    Args:
-        storage: The storage that keeps them.
-        results: The results of the comparison.
-    """
+    """The runs of a comparison; each is read once."""
 
     def __init__(self, storage: Storage, results: ComparisonDocument) -> None:
         self._storage, self._results = storage, results

@@ -44,13 +44,6 @@ def collect_results(
 ) -> ComparisonDocument:
     """The content of ``comparison.json``.
 
-    Args:
-        config: The comparison.
-        tuning: The learning rates that were tried.
-        cells: The cells.
-        outcomes: Run of a cell -> its outcome.
-        started_ms: The start, in milliseconds since the epoch.
-
     Raises:
         UserError: An artifact of a run cannot be read.
     """

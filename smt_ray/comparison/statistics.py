@@ -35,7 +35,6 @@ class Accuracies(NamedTuple):
 
     Attributes:
         average: The plain mean over the tasks.
-        tasks: Task -> its accuracy.
     """
 
     average: Interval
@@ -60,14 +59,12 @@ def accuracies(correct: Correct) -> Accuracies:
 
 
 def paired_difference(better: Correct, worse: Correct) -> Interval:
-    """The first average accuracy minus the second one, in [-1, 1].
+    """The average accuracy of one way to train minus that of another one, in [-1, 1].
+
+    Both have the same tasks, seeds and rows.
 
     If all rows differ in the same way (for example, not at all), the interval is as wide as
     Wilson's for a share of zero in as many rows.
-
-    Args:
-        better: The answers of one way to train.
-        worse: The answers of the other one, with the same tasks, seeds and rows.
     """
     assert better.keys() == worse.keys()
     values = {task: better[task].astype(float) - worse[task] for task in better}

@@ -21,10 +21,6 @@ def mark_untuned_as_failed(
     They need other names because the runs that tried the learning rates have errors of their own. A
     cell that sets its learning rate is not affected.
 
-    Args:
-        cells: The cells.
-        tuning: The learning rates that were tried.
-
     Returns:
         All cells; and run -> its outcome, for the runs that are not started.
     """

@@ -40,8 +40,6 @@ class CellRuns(NamedTuple):
     """The runs of one cell.
 
     Attributes:
-        table: The name of the table.
-        row: The name of the row.
         column: The name of the column; "" in tables whose columns are measurements.
         settings: The settings of the row and the column.
         runs: A run for each seed.

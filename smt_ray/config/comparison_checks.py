@@ -36,10 +36,6 @@ def check_distinct(field: str, values: Sequence[float]) -> None:
 def check_methods(rates: Mapping[str, Sequence[float]], methods: set[str]) -> None:
     """Refuses learning rates of a method that no cell uses.
 
-    Args:
-        rates: Method -> learning rates.
-        methods: The methods of the cells.
-
     Raises:
         UserError: There is such a method.
     """
@@ -110,7 +106,6 @@ def check_claim(table: str, cells: Mapping[str, RunConfig]) -> None:
     """Refuses a claim between cells that answer different questions, which cannot be paired.
 
     Args:
-        table: The name of the table.
         cells: The better cell and the worse one -> their first runs.
 
     Raises:

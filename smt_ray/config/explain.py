@@ -18,7 +18,6 @@ def explain(error: ValidationError, root: type[BaseModel]) -> UserError:
     """The error for the user: the field, the rule, the value and the fix.
 
     Args:
-        error: The error of pydantic.
         root: The section that was validated.
     """
     first, num_others = _choose(error)

@@ -122,7 +122,6 @@ def load_named(section: type[S], path: str | Path, overrides: Iterable[str]) -> 
 
     Args:
         section: The pydantic model, which has a field ``name``. The default is the file's name.
-        path: The YAML file.
         overrides: The ``key.sub=value`` items, such as ``run.storage=...``.
 
     Raises:

@@ -134,9 +134,6 @@ class SearchConfig(Section):
     def asha_steps(self, runs: Iterable[RunConfig]) -> tuple[int, int]:
         """The steps before asha may stop a trial, and the steps of the longest training.
 
-        Args:
-            runs: The runs of the search.
-
         Raises:
             UserError: Training ends before asha could stop a trial.
         """

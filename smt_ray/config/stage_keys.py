@@ -20,12 +20,9 @@ class StageKeys:
     """The semantic keys of each stage, as JSON values.
 
     Attributes:
-        tokens: The keys of the tokens stage.
         warmup: The keys of the warm-up; None without one.
         selection: The keys of the selection; None for methods that select no blocks.
         training: The keys of the training, except the method's own.
-        generate: The keys of predictions that are generated.
-        likelihood: The keys of predictions by likelihood.
     """
 
     tokens: Keys

@@ -23,7 +23,6 @@ class Document(BaseModel):
         """Validates a JSON value.
 
         Args:
-            value: The parsed JSON.
             place: The file that it was read from, for the error.
             fix: What the user can do about a damaged file.
 

@@ -1,11 +1,11 @@
-"""The documents of one run: ``run.json``, ``metrics.json`` and ``environment.json``.
+"""The documents of one run: ``run.json``, ``metrics.json``, ``environment.json`` and its records.
 
 Accuracies, intervals and margins are fractions in [0, 1]; tables show percent and points.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 from pydantic import JsonValue
 
@@ -20,8 +20,25 @@ Who = Literal["base", "base_likelihood", "tuned", "tuned_likelihood"]
 
 WHO: tuple[Who, ...] = ("base", "base_likelihood", "tuned", "tuned_likelihood")
 
+
+def evaluation_key(who: Who) -> str:
+    """The name of an evaluation stage in the run's documents."""
+    return f"evaluation_{who}"
+
+
 VALIDATION_LOSS = "validation/loss"
 """The name of the validation loss among the metrics of a step."""
+
+
+class Record(TypedDict):
+    """A line of ``metrics.jsonl``: the metrics of one moment."""
+
+    time_ms: int
+    """Milliseconds since the epoch."""
+    step: int
+    """The number of optimizer steps done."""
+    metrics: dict[str, float]
+    """The values by name, such as ``{"train/loss": 1.2}``."""
 
 
 class StageEntry(Document):

@@ -147,3 +147,11 @@ class EvaluationSummary(Document):
 
     protocol: Protocol
     tasks: dict[str, TaskSummary]
+
+
+class EvaluationReport(Document):
+    """The evaluation that ``smt-ray evaluate`` prints."""
+
+    tasks: dict[str, TaskSummary]
+    predictions: str
+    """The folder of the predictions: a path or URI."""

@@ -21,7 +21,6 @@ class GroupFolder:
     """The folder of a comparison or a search.
 
     Args:
-        storage: The storage that keeps it.
         path: The folder, as the storage names it.
 
     Attributes:
@@ -47,31 +46,24 @@ class GroupFolder:
 
     def write_text(self, file: str, text: str) -> None:
         """Writes a text file."""
-        self.storage.write_bytes(self._listed(file), text.encode())
+        self.storage.write_bytes(self.path(file), text.encode())
+        self._list(file)
 
     def write_document(self, file: str, document: Document) -> None:
         """Writes a JSON document."""
-        self.storage.write_json(self._listed(file), document.to_json())
+        self.storage.write_json(self.path(file), document.to_json())
+        self._list(file)
 
-    def write_picture(self, file: str, draw: Callable[[Path], object]) -> None:
-        """Writes a picture.
-
-        Args:
-            file: The name of the file.
-            draw: A function that draws the picture to a local path.
-        """
+    def write_picture(self, file: str, draw: Callable[[Path], None]) -> None:
+        """Writes the picture that ``draw`` draws to a local path."""
         with scratch_folder() as scratch:
             draw(scratch / file)
-            self.storage.put_file(scratch / file, self._listed(file))
+            self.storage.put_file(scratch / file, self.path(file))
+        self._list(file)
 
-    def write_page(self, write: Callable[[Storage, str], str]) -> None:
-        """Writes the page. A failure is only a warning, since the results are already written.
-
-        Args:
-            write: A function that writes ``report.html`` from the storage and the folder's name.
-        """
-        if warn_on_failure(lambda: write(self.storage, self.name), self.name, self.storage):
-            self._listed(REPORT)
+    def write_page(self, write: Callable[[GroupFolder], str]) -> None:
+        """Writes the page. A failure is only a warning, since the results are already written."""
+        warn_on_failure(lambda: write(self), self.name, self.storage)
 
     def read_document(self, kind: type[D], file: str, *, fix: str) -> D:
         """Reads a JSON document; see :meth:`Storage.read_document`."""
@@ -89,8 +81,7 @@ class GroupFolder:
             if self.storage.exists(RunFolder(self.storage, run).path(REPORT))
         }
 
-    def _listed(self, file: str) -> str:
+    def _list(self, file: str) -> None:
         path = self.path(file)
         if path not in self.files:
             self.files.append(path)
-        return path

@@ -24,12 +24,7 @@ class Tuning(NamedTuple):
 
 
 def choose_rates(runs: dict[str, dict[float, RunConfig]], outcomes: dict[str, Outcome]) -> Tuning:
-    """Chooses the learning rate with the lowest validation loss for each method.
-
-    Args:
-        runs: Method -> learning rate -> the run that tried it.
-        outcomes: Run -> its outcome.
-    """
+    """Chooses the learning rate with the lowest validation loss for each method."""
     chosen = {}
     for method, tried in runs.items():
         losses = {

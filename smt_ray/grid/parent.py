@@ -16,7 +16,8 @@ from smt_ray.grid.folder import GroupFolder
 from smt_ray.run.record import now_ms, user_name
 from smt_ray.tracking.connect import tracker_settings
 from smt_ray.tracking.params import as_description, config_params
-from smt_ray.tracking.replay import RunSnapshot, RunStart
+from smt_ray.tracking.protocol import RunStart
+from smt_ray.tracking.replay import RunSnapshot
 
 _PATIENCE_S = 60.0
 
@@ -25,12 +26,6 @@ class ParentRun:
     """The tracked run of a comparison or a search; it does nothing without tracking.
 
     As a context manager it ends the tracked run if an exception leaves the context.
-
-    Args:
-        kind: What it is.
-        config: The configuration of the comparison or search.
-        folder: The folder of the comparison or search.
-        tracking: The ``tracking`` section of its runs.
     """
 
     def __init__(
@@ -73,12 +68,9 @@ class ParentRun:
     def end(
         self, status: Status, metrics: Mapping[str, float] | None = None, summary: str = ""
     ) -> None:
-        """Sends the results and the files of the folder; warns if the tracker does not take them.
+        """Sends the metrics, a summary as Markdown and the files of the folder.
 
-        Args:
-            status: The status that the run ends with.
-            metrics: Metric -> value.
-            summary: The description of the run, as Markdown.
+        It warns if the tracker does not take them.
         """
         self._has_ended = True
         self._tracked.finish(self._snapshot(status, dict(metrics or {}), summary), _PATIENCE_S)

@@ -28,7 +28,6 @@ class Outcome(NamedTuple):
     """The outcome of a run.
 
     Attributes:
-        folder: The folder of the run.
         metrics: The metrics of the run; None if it failed.
         error: The reason why it failed, in one line; "" if it did not fail.
         reused: Whether it was already finished.
@@ -76,15 +75,9 @@ def run_grid(
     parent_run_id: str | None = None,
     until: Until = "evaluation",
 ) -> dict[str, Outcome]:
-    """Carries out runs.
+    """Carries out runs; returns run -> its outcome, in the given order.
 
-    Args:
-        configs: The runs; those with the same name are the same and carried out once.
-        parent_run_id: The tracker's id of the comparison that they belong to.
-        until: The last stage of each run.
-
-    Returns:
-        Run -> its outcome, in the given order.
+    Runs with the same name are the same and carried out once.
     """
     distinct = _distinct(configs)
     outcomes: dict[str, Outcome] = {}

@@ -35,7 +35,6 @@ class BatchShape:
 
     Attributes:
         num_rows: The number of rows, which have the same length.
-        row_length: The number of tokens of each row.
         num_targets: The number of positions at which the head and the loss are computed.
         packed: Whether all rows are in one sequence.
     """
@@ -90,7 +89,6 @@ class DryRun:
         """The largest number of bytes in use besides parameters and their gradients.
 
         Args:
-            shape: The shape of the micro-batch.
             training: Whether dropout is active.
             checkpointing: Whether layers keep their inputs only and are computed again.
         """

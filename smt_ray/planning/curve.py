@@ -16,13 +16,8 @@ class ActivationCurve:
     """The memory that a micro-batch needs besides parameters and gradients.
 
     It is measured for one row and for a few rows; other sizes lie on the line through both. Rows do
-    not attend to each other, so the memory grows linearly with their number.
-
-    Attributes:
-        run: The dry run of the prepared model.
-        rows: The length of the rows, and their number of targets.
-        training: Whether dropout is active.
-        checkpointing: Whether layers keep their inputs only and are computed again.
+    not attend to each other, so the memory grows linearly with their number. The settings are those
+    of :class:`BatchShape` and :meth:`DryRun.peak_bytes`.
     """
 
     run: DryRun

@@ -53,10 +53,8 @@ def rank_bytes(
     """The memory of a rank under a ZeRO stage.
 
     Args:
-        zero_stage: The stage, 0 to 3.
         num_gpus: The number of ranks, which share what the stage partitions.
         num_parameters: The number of parameters of base model and adapter, tied ones once.
-        num_trainable: The number of trained parameters.
         bytes_per_value: The bytes of a weight: 4 for float32 and 2 for bfloat16.
         bucket: The number of elements of a reduction's buffer.
     """

@@ -14,19 +14,14 @@ class RunNeeds:
     """The memory of a run's training and warm-up.
 
     Args:
-        config: The configuration of the run.
         num_gpus: The number of training ranks, each with one GPU.
-
-    Attributes:
-        training: The memory of the training.
-        warmup: The memory of the warm-up; None if the run has none.
 
     Raises:
         UserError: The model cannot be found, or it does not allow what the config asks for.
     """
 
     def __init__(self, config: RunConfig, num_gpus: int) -> None:
-        rows = PlannedRows(config)
+        rows = PlannedRows.read(config)
         self.training = TrainingNeeds(config, num_gpus, rows)
         self.warmup = warmup_needs(config, num_gpus, rows, self.training.prepared.blocks)
 

@@ -25,9 +25,7 @@ class PreparedModel:
 
     Attributes:
         model: The model with the layers of the method.
-        method: The method.
         method_settings: The settings of the method that tables show.
-        counts: The numbers of parameters.
         blocks: The blocks that may be selected; None for methods that select none.
         value_bytes: The bytes of a weight.
     """

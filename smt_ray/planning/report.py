@@ -29,7 +29,6 @@ def plan_memory(
     """Plans the memory of a run.
 
     Args:
-        config: The configuration of the run.
         num_gpus: The number of training ranks, each with one GPU; by default the config's.
         gpu_memory: The bytes of each GPU; None for no verdict.
 

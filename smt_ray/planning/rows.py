@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,103 +44,59 @@ class RowStatistics:
         return max(min(max_tokens, self.step_tokens), self.row_length)
 
 
-def assumed_rows(
-    max_length: int, batch_size: int, num_ranks: int, *, mode: str, train_on_inputs: bool
-) -> RowStatistics:
-    """The statistics if every row has the largest allowed length.
-
-    Args:
-        max_length: The largest number of tokens of a row.
-        batch_size: The number of rows of a step over all ranks.
-        num_ranks: The number of ranks that share them.
-        mode: The batching mode. The last token of a row is only a target, so packs leave it out.
-        train_on_inputs: Whether every token is a target.
-    """
-    length = max(max_length - is_packed(mode), 1)
-    share = 1.0 if train_on_inputs else ASSUMED_TARGET_SHARE
-    steps = -(-batch_size // num_ranks) * length
-    return RowStatistics(length, steps, share, "assumed, not read")
-
-
-def seen_rows(
-    encoded: EncodedRows,
-    plan: StepPlan,
-    steps: Iterable[int],
-    num_ranks: int,
-    *,
-    mode: str,
-    max_tokens: int,
-    train_on_inputs: bool,
-) -> RowStatistics:
-    """The statistics of the actual micro-batches of some steps, over all ranks.
-
-    Args:
-        encoded: The tokenised rows.
-        plan: The plan of which rows make a step.
-        steps: The steps.
-        num_ranks: The number of ranks that share a step.
-        mode: The batching mode.
-        max_tokens: The largest number of tokens of a micro-batch.
-        train_on_inputs: Whether prompt tokens are targets.
-    """
-    row_length, step_tokens, share = 1, 1, 0.0
-    for step in steps:
-        rows = plan.rows(step)
-        row_length = max(row_length, int(encoded.lengths[rows].max()) - is_packed(mode))
-        for rank in range(num_ranks):
-            batches = step_micro_batches(
-                encoded,
-                rows,
-                mode=mode,
-                max_tokens=max_tokens,
-                train_on_inputs=train_on_inputs,
-                rank=rank,
-                num_ranks=num_ranks,
-            )
-            sizes = [batch.input_ids.numel() for batch in batches]
-            step_tokens = max(step_tokens, sum(sizes))
-            shares = [len(b.positions) / size for b, size in zip(batches, sizes, strict=True)]
-            share = max(share, *shares)
-    return RowStatistics(row_length, step_tokens, min(share, 1.0), "as in the run's rows")
-
-
+@dataclass(frozen=True)
 class PlannedRows:
-    """The rows of a run. They are read here if they and the tokenizer are on this machine.
+    """The rows of a run.
 
-    Args:
-        config: The configuration of the run.
+    Attributes:
+        encoded: The rows of the first steps; None if they or the tokenizer are not on this machine.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config
-        self._encoded = _read_rows(config)
+    config: RunConfig
+    encoded: EncodedRows | None
+
+    @classmethod
+    def read(cls, config: RunConfig) -> PlannedRows:
+        """Reads the rows, if they and the tokenizer are on this machine."""
+        return cls(config, _read_rows(config))
 
     def statistics(self, mode: str, num_ranks: int) -> RowStatistics:
-        """The statistics of the micro-batches.
+        """The statistics of the micro-batches, if so many ranks share each step."""
+        if self.encoded is None:
+            return self._assumed(mode, num_ranks)
+        return self._seen(self.encoded, mode, num_ranks)
 
-        Args:
-            mode: The batching mode.
-            num_ranks: The number of ranks that share a step.
-        """
-        batch_size, data = self._config.training.batch_size, self._config.data
-        if self._encoded is None:
-            return assumed_rows(
-                data.max_length,
-                batch_size,
-                num_ranks,
-                mode=mode,
-                train_on_inputs=data.train_on_inputs,
-            )
-        plan = StepPlan(len(self._encoded), batch_size, self._config.seed)
-        return seen_rows(
-            self._encoded,
-            plan,
-            range(plan.steps_per_epoch),
-            num_ranks,
-            mode=mode,
-            max_tokens=self._config.batching.max_tokens,
-            train_on_inputs=data.train_on_inputs,
-        )
+    def _assumed(self, mode: str, num_ranks: int) -> RowStatistics:
+        """The statistics if every row has the largest allowed length."""
+        data = self.config.data
+        # The last token of a row is only a target, so packs leave it out.
+        length = max(data.max_length - is_packed(mode), 1)
+        share = 1.0 if data.train_on_inputs else ASSUMED_TARGET_SHARE
+        step_tokens = -(-self.config.training.batch_size // num_ranks) * length
+        return RowStatistics(length, step_tokens, share, "assumed, not read")
+
+    def _seen(self, encoded: EncodedRows, mode: str, num_ranks: int) -> RowStatistics:
+        """The statistics of the actual micro-batches, over all ranks."""
+        plan = StepPlan(len(encoded), self.config.training.batch_size, self.config.seed)
+        row_length, step_tokens, share = 1, 1, 0.0
+        for step in range(plan.steps_per_epoch):
+            rows = plan.rows(step)
+            row_length = max(row_length, int(encoded.lengths[rows].max()) - is_packed(mode))
+            for rank in range(num_ranks):
+                batches = step_micro_batches(
+                    encoded,
+                    rows,
+                    mode=mode,
+                    max_tokens=self.config.batching.max_tokens,
+                    train_on_inputs=self.config.data.train_on_inputs,
+                    rank=rank,
+                    num_ranks=num_ranks,
+                )
+                sizes = [batch.input_ids.numel() for batch in batches]
+                step_tokens = max(step_tokens, sum(sizes))
+                shares = [len(b.positions) / size for b, size in zip(batches, sizes, strict=True)]
+                share = max(share, *shares)
+        return RowStatistics(row_length, step_tokens, min(share, 1.0), "as in the run's rows")
 
 
 def _read_rows(config: RunConfig) -> EncodedRows | None:

@@ -17,14 +17,7 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """Settings that affect memory and time, but no result beyond rounding.
-
-    Attributes:
-        zero_stage: The ZeRO stage, 0 to 3.
-        checkpointing: Whether layers keep their inputs only and are computed again.
-        max_tokens: The largest number of tokens of a micro-batch.
-        accumulate_on: The memory that holds the sums of the warm-up, ``device`` or ``host``.
-    """
+    """Settings that affect memory and time, but no result beyond rounding."""
 
     zero_stage: int
     checkpointing: bool
@@ -56,10 +49,7 @@ def settings_by_cost(
     5. ZeRO stage 3, which gathers every weight at each use
 
     Args:
-        max_tokens: The largest number of tokens of a micro-batch.
         row_length: The number of tokens of the longest row, which is the smallest micro-batch.
-        num_gpus: The number of training ranks.
-        can_recompute: Whether the model supports activation checkpointing.
     """
     sizes = list(_halved(max_tokens, row_length))
     for stages in ((0, 1, 2), (3,)) if num_gpus > 1 else ((0,),):
@@ -77,7 +67,7 @@ def cheapest(
     return next((setting for setting in settings if needed(setting) <= available), None)
 
 
-def parse_memory(text: str, field: str = "--gpu-memory") -> int:
+def parse_memory(text: str) -> int:
     """The bytes of a size such as ``24GiB``, ``40GB`` or ``80``, which means GiB.
 
     Raises:
@@ -90,7 +80,8 @@ def parse_memory(text: str, field: str = "--gpu-memory") -> int:
     except (ValueError, KeyError):
         size = 0
     if size < 1:
-        raise UserError(field, "must be a size", got=text, fix="write it as 24GiB, 40GB or 80")
+        fix = "write it as 24GiB, 40GB or 80"
+        raise UserError("--gpu-memory", "must be a size", got=text, fix=fix)
     return int(size)
 
 

@@ -19,7 +19,6 @@ def spread_selection(blocks: EligibleBlocks, scope: str) -> Selection:
     same size does not need more memory.
 
     Args:
-        blocks: The blocks that a config may select in its model.
         scope: The scope of the selection; ``per_module`` gives each module the same number.
     """
     modules: dict[str, ModuleSelection] = {}

@@ -15,17 +15,10 @@ from smt_ray.training.engine import LARGEST_BUCKET
 
 
 class TrainingNeeds:
-    """The memory of a training rank.
-
-    Args:
-        config: The configuration of the run.
-        num_gpus: The number of ranks, each with one GPU.
-        rows: The rows of the run.
+    """The memory of a training rank, which has one GPU.
 
     Attributes:
-        prepared: The prepared model.
         mode: How the rows are batched, and why if it is not as configured.
-        rows: The sizes of the micro-batches.
         can_recompute: Whether the model supports activation checkpointing.
 
     Raises:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.memory import WarmupMemory
 from smt_ray.methods.blocks import EligibleBlocks
@@ -21,29 +19,10 @@ _FP32 = 4
 _STATISTICS_BYTES = 4 * 8  # of a block: four float64 sums
 
 
-class WarmupNeeds(Protocol):
-    """The memory of a warm-up."""
-
-    def bytes_with(self, setting: Setting) -> int:
-        """The largest number of bytes that a GPU holds."""
-        ...
-
-    def report(self, setting: Setting) -> WarmupMemory:
-        """The parts of the memory, and the traffic."""
-        ...
-
-
 def warmup_needs(
     config: RunConfig, num_gpus: int, rows: PlannedRows, blocks: EligibleBlocks | None
-) -> WarmupNeeds | None:
-    """The memory of a run's warm-up; None if it has none.
-
-    Args:
-        config: The configuration of the run.
-        num_gpus: The number of training ranks.
-        rows: The rows of the run.
-        blocks: The blocks that may be selected.
-    """
+) -> ShardedWarmup | TrainedWarmup | None:
+    """The memory of a run's warm-up; None if it has none."""
     if not config.has_warmup:
         return None
     assert blocks is not None

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 
 from smt_ray.artifacts.layout import RECORDS, SELECTION, stage_folder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.documents.prediction import Prediction
-from smt_ray.documents.run import StageEntry, Who
+from smt_ray.documents.run import StageEntry, Who, evaluation_key
 from smt_ray.evaluation.lines import from_lines
 from smt_ray.reporting.pages.weight_grid import Weight
-from smt_ray.stages.plan import evaluation_key
 from smt_ray.tracking.records import Record, parse_records
 
 
 class StageArtifacts:
     """The artifacts of a run's finished stages.
-
-    Args:
-        storage: The storage that keeps them.
-        stages: The stages of the run, from its manifest.
 
     Attributes:
         missing: The artifacts that should exist but were not found.
@@ -29,9 +25,9 @@ class StageArtifacts:
         self._storage, self._stages = storage, stages
         self.missing: list[str] = []
 
-    def records(self) -> list[Record]:
-        """The records of the training."""
-        place = self._find("training", RECORDS)
+    def records(self, key: str = "training") -> list[Record]:
+        """The records of the training or of the warm-up."""
+        place = self._find(key, RECORDS)
         return parse_records(self._storage.read_bytes(place).decode()) if place else []
 
     def weights(self) -> list[Weight]:
@@ -57,17 +53,13 @@ class StageArtifacts:
     def predictions(self, who: Who) -> dict[str, list[Prediction]]:
         """The predictions of one model by one protocol, by task."""
         folder = self._find(evaluation_key(who))
-        files = self._storage.list_files(folder) if folder else []
-        return {
-            file.rpartition("/")[2].removesuffix(".jsonl"): self._read_predictions(
-                f"{folder}/{file}"
-            )
-            for file in files
-            if file.endswith(".jsonl")
-        }
-
-    def _read_predictions(self, place: str) -> list[Prediction]:
-        return from_lines(self._storage.read_bytes(place).decode(), self._storage.uri(place))
+        found = {}
+        for file in self._storage.list_files(folder) if folder else []:
+            if file.endswith(".jsonl"):
+                place = f"{folder}/{file}"
+                text = self._storage.read_bytes(place).decode()
+                found[PurePath(file).stem] = from_lines(text, self._storage.uri(place))
+        return found
 
     def _find(self, key: str, file: str = "") -> str | None:
         """The path of a stage's file or folder; None if the run has no such stage or lost it."""

@@ -15,10 +15,7 @@ from smt_ray.evaluation.test_rows import read_tests
 
 
 def check_data(config: RunConfig) -> OverlapReport:
-    """Compares the training rows with the test rows of the config's tasks.
-
-    Args:
-        config: The configuration of a run; no model is loaded.
+    """Compares the training rows with the test rows of the config's tasks; no model is loaded.
 
     Raises:
         UserError: Rows or tasks cannot be read, or the config names no task.

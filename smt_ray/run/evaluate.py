@@ -17,8 +17,7 @@ from smt_ray.config.load import apply_overrides, validate_config
 from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.config.stage_keys import stage_keys
-from smt_ray.documents.evaluation import EvaluationReport
-from smt_ray.documents.stages import PROTOCOLS, EvaluationSummary, Protocol
+from smt_ray.documents.stages import PROTOCOLS, EvaluationReport, EvaluationSummary, Protocol
 from smt_ray.errors import UserError
 from smt_ray.evaluation.tasks import find_tasks
 from smt_ray.evaluation.test_rows import TestRows, check_candidates, read_tests
@@ -41,8 +40,6 @@ def evaluate_run(
     """Evaluates a run's tuned model on all test rows. Other settings are the run's own.
 
     Args:
-        storage_root: The storage that holds the run.
-        name: The name of the run.
         tasks: Names of tasks or suites.
         data: The folder with ``dataset/<task>/test.json``, or ``hub``; None for the run's own.
         overrides: ``key=value`` items for the run's config.

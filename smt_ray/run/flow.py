@@ -19,7 +19,7 @@ from smt_ray.cluster.shared_places import check_shared
 from smt_ray.cluster.writer import TrackedRun
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
-from smt_ray.documents.run import RunMetrics, Status
+from smt_ray.documents.run import RunMetrics, Status, evaluation_key
 from smt_ray.errors import UserError
 from smt_ray.methods.blocks import EligibleBlocks, check_blocks
 from smt_ray.methods.protocol import MethodSettings
@@ -32,7 +32,7 @@ from smt_ray.run import record
 from smt_ray.run.report import try_to_write_report
 from smt_ray.run.snapshot import read_snapshot, read_start
 from smt_ray.stages.evaluation import evaluation_pool, make_evaluation
-from smt_ray.stages.plan import UNTIL, RunPlan, Until, evaluation_key, make_plan
+from smt_ray.stages.plan import UNTIL, RunPlan, Until, make_plan
 from smt_ray.stages.selection import make_selection
 from smt_ray.stages.tokens import make_tokens
 from smt_ray.stages.trained_warmup import make_trained_warmup
@@ -45,14 +45,7 @@ _PATIENCE_S = 30.0  # the most time that sending a run may take at its end
 
 
 def run(config: RunConfig, until: Until = "evaluation") -> RunMetrics:
-    """Carries out a run, from rows to metrics.
-
-    Args:
-        config: The configuration of the run.
-        until: The last stage.
-
-    Returns:
-        The content of ``runs/<name>/metrics.json``.
+    """Carries out a run, from rows to metrics; returns the content of ``metrics.json``.
 
     Raises:
         UserError: Bad input. Finished stages are kept, and the same run resumes from them.
@@ -64,9 +57,7 @@ class Flow:
     """One run.
 
     Args:
-        config: The configuration of the run.
         parent_run_id: The tracker's id of the comparison or search that the run belongs to.
-        callbacks: Callbacks of Ray Train for the training.
     """
 
     def __init__(
@@ -80,12 +71,11 @@ class Flow:
         self.storage = self.plan.storage
         self.folder = RunFolder(self.storage, config.name)
         self.tracker = tracker_settings(config.tracking, self.storage.root)
-        self.began = 0.0
         self.board: Any = None  # until Ray is started
 
     def run(self, until: Until) -> RunMetrics:
         """Carries out the run up to a stage; see :func:`run`."""
-        self.began = time.monotonic()
+        began = time.monotonic()
         self._check_until(until)
         self.storage.check_writable()
         self.check()
@@ -99,7 +89,8 @@ class Flow:
                 try:
                     self._check_resources(until)
                     self._stages(until)
-                    metrics = record.finish(self.folder, self.plan, self._seconds())
+                    seconds = round(time.monotonic() - began, 1)
+                    metrics = record.finish(self.folder, self.plan, seconds)
                     status = "FINISHED"
                 except KeyboardInterrupt:
                     status = "KILLED"
@@ -254,6 +245,3 @@ class Flow:
             return None
         self.folder.update(tracked={TRACKER: sent.run_id})
         return sent.url
-
-    def _seconds(self) -> float:
-        return round(time.monotonic() - self.began, 1)

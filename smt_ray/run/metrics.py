@@ -16,22 +16,17 @@ from smt_ray.documents.run import (
     TaskResults,
     Trainable,
     TrainingMetrics,
+    evaluation_key,
 )
 from smt_ray.documents.stages import RankOutcome, SelectionSummary
 from smt_ray.evaluation.metrics import majority_share
 from smt_ray.methods.protocol import Counts
-from smt_ray.stages.plan import RunPlan, evaluation_key
+from smt_ray.stages.plan import RunPlan
 from smt_ray.tracking.uris import how_to_open, resolve_tracking_uri
 
 
 def collect_metrics(folder: RunFolder, plan: RunPlan, seconds: float) -> RunMetrics:
-    """Collects the content of a run's table, and the settings that training really used.
-
-    Args:
-        folder: The folder of the run.
-        plan: The plan of the run.
-        seconds: The time of the whole run.
-    """
+    """Collects the content of a run's table, and the settings that training really used."""
     stages = folder.manifest().stages
     trained = plan.training.read().summary if "training" in stages else None
     selected = None

@@ -14,7 +14,6 @@ from typing import Any
 from smt_ray.artifacts.layout import (
     CURVES_PICTURE,
     ENVIRONMENT,
-    RECORDS,
     RUN_CONFIG,
     RUN_METRICS,
     RUN_TABLE,
@@ -26,10 +25,10 @@ from smt_ray.documents.run import Dataset, Environment, RunMetrics, StageEntry, 
 from smt_ray.errors import UserError
 from smt_ray.reporting.charts.run import curves_figure
 from smt_ray.reporting.text.run import to_markdown
+from smt_ray.run.artifacts import StageArtifacts
 from smt_ray.run.metrics import collect_metrics
 from smt_ray.stages.plan import RunPlan
 from smt_ray.tracking.connect import TRACKER
-from smt_ray.tracking.records import parse_records
 
 _PACKAGES = (
     "smt-ray", "torch", "ray", "deepspeed", "transformers", "datasets", "mlflow", "peft",
@@ -39,11 +38,6 @@ _PACKAGES = (
 
 def begin(folder: RunFolder, plan: RunPlan, parent_run_id: str | None = None) -> None:
     """Writes the configuration, environment and status of a run that starts or resumes.
-
-    Args:
-        folder: The folder of the run.
-        plan: The plan of the run.
-        parent_run_id: The tracker's id of the comparison or search that the run belongs to.
 
     Raises:
         UserError: A run of this name was made with another configuration.
@@ -75,18 +69,12 @@ def begin(folder: RunFolder, plan: RunPlan, parent_run_id: str | None = None) ->
 
 
 def finish(folder: RunFolder, plan: RunPlan, seconds: float) -> RunMetrics:
-    """Writes metrics.json, its table and the curves of the training.
-
-    Args:
-        folder: The folder of the run.
-        plan: The plan of the run.
-        seconds: The time of the whole run.
-    """
+    """Writes metrics.json, its table and the curves of the training."""
     metrics = collect_metrics(folder, plan, seconds)
     _write_metrics(folder, metrics)
     folder.storage.write_bytes(folder.path(RUN_TABLE), to_markdown(metrics).encode())
     if metrics.training is not None:
-        _draw_curves(folder, plan)
+        _draw_curves(folder, metrics)
     return metrics
 
 
@@ -101,13 +89,7 @@ def add_tracked_run(folder: RunFolder, metrics: RunMetrics, url: str | None) -> 
 
 
 def end(folder: RunFolder, status: Status, ended_ms: int | None = None) -> None:
-    """Writes the status of an ended run.
-
-    Args:
-        folder: The folder of the run.
-        status: The status.
-        ended_ms: The end, in milliseconds since the epoch; by default now.
-    """
+    """Writes the status of a run that ended at a time, in milliseconds since the epoch, or now."""
     folder.update(status=status, ended_ms=ended_ms or now_ms())
 
 
@@ -149,12 +131,11 @@ def _tags(plan: RunPlan, environment: Environment) -> dict[str, str]:
     }
 
 
-def _draw_curves(folder: RunFolder, plan: RunPlan) -> None:
-    place = plan.training.path(RECORDS)
-    records = parse_records(folder.storage.read_bytes(place).decode())
+def _draw_curves(folder: RunFolder, metrics: RunMetrics) -> None:
+    records = StageArtifacts(folder.storage, metrics.stages).records()
     with scratch_folder() as scratch:
-        picture = curves_figure(records, scratch / CURVES_PICTURE, title=folder.name)
-        folder.storage.put_file(picture, folder.path(CURVES_PICTURE))
+        curves_figure(records, scratch / CURVES_PICTURE, folder.name)
+        folder.storage.put_file(scratch / CURVES_PICTURE, folder.path(CURVES_PICTURE))
 
 
 def _datasets(plan: RunPlan) -> list[Dataset]:

@@ -28,23 +28,16 @@ def try_to_write_report(run: RunFolder) -> None:
     warn_on_failure(lambda: write_report(run), run.name, run.storage)
 
 
-def warn_on_failure(write: Callable[[], str], name: str, storage: Storage) -> str | None:
-    """Writes a page; returns its path or URI, or None if it could not be written.
-
-    Args:
-        write: The function that writes it.
-        name: The name of the run, comparison or search.
-        storage: The storage that keeps it.
-    """
+def warn_on_failure(write: Callable[[], str], name: str, storage: Storage) -> None:
+    """Writes a page, and warns if it could not be written."""
     try:
-        return write()
+        write()
     except Exception as error:  # the work itself is finished, and no error may lose it
         said = str(error).strip().rpartition("\n")[2]
         say(
             f"WARNING report: could not be written ({said}); nothing is lost:"
             f" smt-ray report {name} --storage {storage.root} writes it"
         )
-        return None
 
 
 def read_contents(run: RunFolder) -> RunContents:

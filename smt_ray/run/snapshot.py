@@ -11,7 +11,6 @@ from smt_ray.artifacts.layout import (
     ADAPTER,
     CURVES_PICTURE,
     ENVIRONMENT,
-    RECORDS,
     REPORT,
     RUN_CONFIG,
     RUN_METRICS,
@@ -23,15 +22,16 @@ from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.stages import Stage
 from smt_ray.documents.run import WHO, RunManifest, RunMetrics
 from smt_ray.reporting.text.run import to_markdown
+from smt_ray.run.artifacts import StageArtifacts
 from smt_ray.tracking.connect import TRACKER
 from smt_ray.tracking.params import as_description, config_params
-from smt_ray.tracking.records import Record, parse_records
-from smt_ray.tracking.replay import RunSnapshot, RunStart
+from smt_ray.tracking.protocol import RunStart
+from smt_ray.tracking.replay import RunSnapshot
 
 
 def read_start(run: RunFolder) -> RunStart:
     """The data that starts or continues the tracking of a run."""
-    return RunStart(**_start_fields(run, run.manifest()))
+    return _start(run, run.manifest())
 
 
 @contextmanager
@@ -41,29 +41,30 @@ def read_snapshot(run: RunFolder) -> Iterator[RunSnapshot]:
         yield _read_snapshot(run, lambda path: copies.enter_context(run.storage.local(path)))
 
 
-def _start_fields(run: RunFolder, manifest: RunManifest) -> dict[str, Any]:
-    return {
-        "name": run.name,
-        "key": f"{run.uri}@{manifest.started_ms}",
-        "started_ms": manifest.started_ms,
-        "run_id": manifest.tracked.get(TRACKER),
-        "parent_run_id": manifest.parents.get(TRACKER),
-        "params": config_params(manifest.config),
-        "tags": manifest.tags,
-    }
+def _start(run: RunFolder, manifest: RunManifest) -> RunStart:
+    return RunStart(
+        name=run.name,
+        key=f"{run.uri}@{manifest.started_ms}",
+        started_ms=manifest.started_ms,
+        run_id=manifest.tracked.get(TRACKER),
+        parent_run_id=manifest.parents.get(TRACKER),
+        params=config_params(manifest.config),
+        tags=manifest.tags,
+    )
 
 
 def _read_snapshot(run: RunFolder, local: Callable[[str], Path]) -> RunSnapshot:
     manifest, metrics = run.manifest(), run.metrics()
-    fields = _start_fields(run, manifest)
+    start = vars(_start(run, manifest))
     if metrics is not None:
         description = as_description(to_markdown(metrics))
-        fields["tags"] = {**manifest.tags, "description": description}
+        start = {**start, "tags": {**manifest.tags, "description": description}}
+    found = StageArtifacts(run.storage, manifest.stages)
     return RunSnapshot(
-        **fields,
+        **start,
         status=manifest.status or "RUNNING",
         ended_ms=manifest.ended_ms,
-        records=_records(run, manifest),
+        records=[*found.records("warmup"), *found.records("training")],
         final_metrics=final_metrics(metrics) if metrics else {},
         datasets=manifest.datasets,
         artifacts=[
@@ -73,16 +74,6 @@ def _read_snapshot(run: RunFolder, local: Callable[[str], Path]) -> RunSnapshot:
         ],
         tables=_tables(metrics) if metrics else {},
     )
-
-
-def _records(run: RunFolder, manifest: RunManifest) -> list[Record]:
-    found: list[Record] = []
-    for key in ("warmup", "training"):
-        if key in manifest.stages:
-            path = f"{stage_folder(manifest.stages[key].stage)}/{RECORDS}"
-            if run.storage.exists(path):
-                found += parse_records(run.storage.read_bytes(path).decode())
-    return found
 
 
 def _artifacts(run: RunFolder, manifest: RunManifest) -> list[tuple[str, str | None]]:

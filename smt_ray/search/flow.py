@@ -28,14 +28,12 @@ from smt_ray.search.tuner import run_trials
 
 
 def search(config: SearchConfig, merge_into: Path | None = None) -> SearchDocument:
-    """Carries out a search. An interrupted search resumes, and finished trials are kept.
+    """Carries out a search; returns the content of ``searches/<name>/search.json``.
+
+    An interrupted search resumes, and finished trials are kept.
 
     Args:
-        config: The search.
         merge_into: A new folder for the winner's model, or None.
-
-    Returns:
-        The content of ``searches/<name>/search.json``.
 
     Raises:
         UserError: A point cannot work, and nothing was started; no trial finished; or the results

@@ -33,13 +33,9 @@ _ORDER = (FINISHED, STOPPED, FAILED)
 
 
 def settle(search: PlannedSearch, record: TrialRecord) -> list[Point]:
-    """Keeps the trials of an earlier start that have ended.
+    """Keeps the trials of an earlier start that have ended; removes the others from the record.
 
     A trial is finished if its run is, whatever the record says. A stopped trial stays stopped.
-
-    Args:
-        search: The search.
-        record: The record of its trials; entries that are not kept are removed.
 
     Returns:
         The points that are still to be tried. If points are drawn one after the other, these are
@@ -71,23 +67,16 @@ def _ended(search: PlannedSearch, entry: TrialEntry) -> TrialEntry | None:
     if not plan.training.is_done():
         return entry if entry.status == STOPPED else None
     name = plan.config.name
-    if entry.status in (RUNNING, FAILED) and not _is_finished(plan.storage, name):
+    ended = RunFolder(plan.storage, name).manifest().status == "FINISHED"
+    if entry.status in (RUNNING, FAILED) and not ended:
         return None  # it was trained, but its run did not end
     return entry.model_copy(update={"id": entry.id or name, "status": FINISHED, "error": ""})
-
-
-def _is_finished(storage: Storage, run: str) -> bool:
-    return RunFolder(storage, run).manifest().status == "FINISHED"
 
 
 def read_trials(search: PlannedSearch, entries: Sequence[TrialEntry]) -> list[TrialResult]:
     """The results of trials: finished ones first, then stopped ones, each by validation loss.
 
     Of several trials with the same run only the best one is kept.
-
-    Args:
-        search: The search.
-        entries: The entries of its record.
     """
     trials = sorted((_read_trial(search, entry) for entry in entries), key=_rank)
     runs = [trial.run for trial in trials]
@@ -131,10 +120,6 @@ def close_trials(storage: Storage, trials: Sequence[TrialResult]) -> None:
     """Ends the runs of stopped trials, since Tune ends their processes without notice.
 
     A run that was just being stopped may have noted a failure without telling the tracker.
-
-    Args:
-        storage: The storage that keeps the runs.
-        trials: The trials of the search.
     """
     for trial in trials:
         if trial.run is None:

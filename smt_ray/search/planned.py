@@ -20,7 +20,6 @@ class PlannedSearch:
     """A search and the flows of its points. The run of a point is planned once.
 
     Args:
-        config: The configuration of the search.
         points: All points. If they are drawn one after the other, the points that were checked.
         flows: Run -> its flow, for the runs of these points.
 

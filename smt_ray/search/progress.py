@@ -17,12 +17,7 @@ from smt_ray.search.trial_record import TrialRecord
 
 
 class TrialProgress(tune.Callback):  # type: ignore[misc]
-    """Prints a line for every event of a trial, and writes down its status.
-
-    Args:
-        record: The record of the trials, which has those of earlier starts.
-        num_trials: The number of trials of the search.
-    """
+    """Prints a line for every event of a trial, and writes down its status."""
 
     def __init__(self, record: TrialRecord, num_trials: int) -> None:
         self._record, self._num_before = record, len(record.entries)

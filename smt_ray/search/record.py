@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 from smt_ray.artifacts.layout import (
     BEST_CONFIG,
@@ -26,12 +25,7 @@ _TABLE, _CURVES = "trials.csv", "trials.png"
 
 
 def check_same_search(folder: GroupFolder, config: SearchConfig, run: RunConfig) -> None:
-    """Writes the settings of the search into its folder, or compares them with those there.
-
-    Args:
-        folder: The folder of the search.
-        config: The search.
-        run: The run of its first point.
+    """Writes the settings of the search and its first run, or compares them with the folder's.
 
     Raises:
         UserError: Another search made the folder.
@@ -53,27 +47,18 @@ def check_same_search(folder: GroupFolder, config: SearchConfig, run: RunConfig)
 
 
 def write_search(folder: GroupFolder, config: SearchConfig, results: SearchDocument) -> None:
-    """Writes everything into the folder of a search.
-
-    Args:
-        folder: The folder.
-        config: The search.
-        results: The results of :func:`smt_ray.search.flow.search`.
-    """
+    """Writes everything into the folder of a search."""
     trials = results.trials
     folder.write_document(SEARCH, results)
     folder.write_text(SEARCH_CONFIG, to_yaml(config))
     folder.write_text(SEARCH_TABLE, to_markdown(results))
     folder.write_text(_TABLE, to_csv(trials))
     folder.write_text(BEST_CONFIG, results.best_yaml)
-    folder.write_picture(_CURVES, lambda path: save_curves(trials, path))
+    folder.write_picture(_CURVES, partial(save_curves, trials))
     for key, domain in config.domains.items():
-        folder.write_picture(f"loss_over_{key}.png", _draw_key(results, key, is_log=domain.is_log))
+        draw = partial(save_key, trials, key, is_log=domain.is_log)
+        folder.write_picture(f"loss_over_{key}.png", draw)
     folder.write_page(write_report)
-
-
-def _draw_key(results: SearchDocument, key: str, *, is_log: bool) -> Callable[[Path], Path]:
-    return lambda path: save_key(results.trials, key, path, is_log=is_log)
 
 
 def best_yaml(config: SearchConfig, best: TrialResult, num_trials: int) -> str:

@@ -22,8 +22,6 @@ def make_scheduler(
     """The scheduler of a search; None if no trial is stopped.
 
     Args:
-        config: The search.
-        runs: The runs of its points.
         done: The trials of an earlier start. The scheduler is told of their losses.
 
     Raises:
@@ -55,7 +53,6 @@ def make_searcher(
     """The searcher that draws points from results; None if all points are drawn first.
 
     Args:
-        config: The search.
         again: Points of an earlier start whose trials did not end.
         done: The other trials of an earlier start.
 

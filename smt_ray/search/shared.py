@@ -15,12 +15,9 @@ from smt_ray.stages.tokens import make_tokens
 def make_shared(search: PlannedSearch, parent_run_id: str | None) -> None:
     """Makes the warm-ups of all trials, and the selections and tokens that several trials share.
 
-    If points are drawn one after the other, a warm-up that only one of the checked points needs is
-    not made here. The first trial that needs it makes it.
-
-    Args:
-        search: The search. Trials that are already trained do not count.
-        parent_run_id: The tracker's id of the search.
+    Trials that are already trained do not count. If points are drawn one after the other, a warm-up
+    that only one of the checked points needs is not made here. The first trial that needs it makes
+    it.
     """
     flows = [flow for flow in search.flows if not flow.plan.training.is_done()]
     for flow in _makers(flows, [flow.plan.selection for flow in flows], at_least=2):

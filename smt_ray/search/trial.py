@@ -32,8 +32,6 @@ class TrialJob:
     """What all trials of a search need.
 
     Attributes:
-        config: The configuration of the search.
-        parent_run_id: The tracker's id of the search.
         folder: The folder that the search was started in, which relative paths start from.
     """
 
@@ -59,10 +57,6 @@ class ReportDuringTraining(TuneReportCallback):  # type: ignore[misc]
 
 def run_trial(job: TrialJob, point: Point) -> None:
     """Trains the run of a point and reports its last validation loss.
-
-    Args:
-        job: What all trials need.
-        point: The point.
 
     Raises:
         UserError: The point breaks a rule, or the loss is not finite.

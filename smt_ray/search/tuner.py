@@ -36,10 +36,6 @@ _FOLDER = "tune"
 def run_trials(search: PlannedSearch, parent: ParentRun) -> list[TrialResult]:
     """Runs the trials that are left; returns all trials, those of earlier starts included.
 
-    Args:
-        search: The search.
-        parent: The tracked run of the search.
-
     Raises:
         UserError: Ray Tune ended before all trials did.
     """
@@ -111,10 +107,6 @@ def _check_all_ended(record: TrialRecord, num_trials: int) -> None:
 
 def concurrent_runs(runs: Sequence[RunConfig], limit: int | None) -> int:
     """The number of trials that can train at the same time, so that none waits for another.
-
-    Args:
-        runs: The runs of the trials.
-        limit: The largest number; None for no limit.
 
     Raises:
         UserError: The cluster cannot hold one of them.

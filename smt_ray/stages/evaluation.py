@@ -28,13 +28,7 @@ if TYPE_CHECKING:  # workers import this file, but not the modules that only the
 
 
 class EvaluationPool:
-    """Workers that hold a model; see :func:`evaluation_pool`.
-
-    Args:
-        workers: The handles of the actors of :class:`_Evaluator`.
-        board: The progress actor.
-        config: The configuration of the run, for prompts and decoding.
-    """
+    """Workers that hold a model; see :func:`evaluation_pool`."""
 
     def __init__(self, workers: Sequence[Any], board: Any, config: RunConfig) -> None:
         self._workers, self._board, self._config = workers, board, config
@@ -52,8 +46,6 @@ class EvaluationPool:
 
         Args:
             title: The title of the progress bar.
-            tests: The test rows by task.
-            protocol: ``generate`` or ``likelihood``.
             model: The model, which is loaded by workers that do not hold it yet.
             adapter: The folder or URI of an adapter to put on the model; None for the model as it
                 is.
@@ -85,10 +77,6 @@ class EvaluationPool:
 def evaluation_pool(config: RunConfig, board: Any) -> Iterator[EvaluationPool]:
     """Starts ``resources.num_workers`` workers, and ends them afterwards.
 
-    Args:
-        config: The configuration of the run.
-        board: The progress actor.
-
     Raises:
         UserError: The cluster cannot hold that many workers, or has no place for them in time.
     """
@@ -108,13 +96,7 @@ def evaluation_pool(config: RunConfig, board: Any) -> Iterator[EvaluationPool]:
 
 
 def make_evaluation(plan: RunPlan, pool: EvaluationPool, who: Who) -> Finished[EvaluationSummary]:
-    """Evaluates the base or the tuned model, and stores the predictions.
-
-    Args:
-        plan: The plan of the run.
-        pool: The workers.
-        who: The model and the protocol.
-    """
+    """Evaluates the base or the tuned model, and stores the predictions."""
     began, stage = time.monotonic(), plan.evaluations[who]
     is_tuned = stage.inputs["tuned"] is not None
     answers = pool.evaluate(
@@ -130,13 +112,7 @@ def make_evaluation(plan: RunPlan, pool: EvaluationPool, who: Who) -> Finished[E
 def publish_predictions(
     stage: Stage[EvaluationSummary], answers: Mapping[str, Answers], seconds: float
 ) -> Finished[EvaluationSummary]:
-    """Stores every prediction and the metrics of the tasks.
-
-    Args:
-        stage: The stage of the evaluation.
-        answers: The answers by task.
-        seconds: The time of the whole stage.
-    """
+    """Stores every prediction and the metrics of the tasks."""
     from smt_ray.evaluation.lines import to_lines
     from smt_ray.evaluation.metrics import summarise
 

@@ -1,4 +1,7 @@
-"""The jobs that are sent to other processes: to Ray tasks, ranks and evaluation workers."""
+"""The jobs that are sent to other processes: to Ray tasks, ranks and evaluation workers.
+
+The storage of a job is the root of a storage, and its other places are paths in that storage.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,7 @@ class WarmupJob:
     """The warm-up, for its shards, its reductions and its table.
 
     Attributes:
-        config: The configuration of the run.
         model: The base model.
-        blocks: The eligible blocks of the model.
-        probe: What the architecture of the model allows.
-        storage: The root of the storage.
-        tokens: The path of the tokenised rows in the storage.
-        table: The path of the score table in the storage.
-        resources: The resources of one shard.
         provenance: The origin of the table, which is stored in it.
     """
 
@@ -51,11 +47,8 @@ class SelectionJob:
     """The selection.
 
     Attributes:
-        config: The configuration of the run.
         model: The model that training starts from; its weights are read by the score ``magnitude``.
-        storage: The root of the storage.
-        folder: The path of the stage's folder in the storage.
-        table: The path of the score table in the storage; None for scores that need no gradients.
+        table: The score table; None for scores that need no gradients.
         blocks: The eligible blocks of the model; None if there is a table.
         provenance: The origin of a selection without a table, which is stored in it.
     """
@@ -74,15 +67,7 @@ class TrainingJob:
     """One rank of a training.
 
     Attributes:
-        config: The configuration of the run.
         model: The model that training starts from.
-        method: The settings of the method.
-        probe: What the architecture of the model allows.
-        num_steps: The optimizer steps of the whole training.
-        storage: The root of the storage.
-        folder: The path of the stage's folder in the storage.
-        tokens: The path of the tokenised rows in the storage.
-        resources: The resources of one rank.
     """
 
     config: RunConfig
@@ -101,7 +86,6 @@ class TrainedWarmupJob(TrainingJob):
     """One rank of a warm-up that trains.
 
     Attributes:
-        blocks: The eligible blocks of the model.
         provenance: The origin of the table, which is stored in it.
     """
 
@@ -114,7 +98,6 @@ class TaskShare:
     """One worker's share of a task.
 
     Attributes:
-        rows: The rows of the share.
         indices: The position of each row in the task.
         answer_pool: All answers of the task.
     """
@@ -130,12 +113,7 @@ class EvaluationJob:
 
     Attributes:
         title: The name of the evaluation on the progress board.
-        worker: The number of the worker.
-        shares: Its share of every task.
-        protocol: ``generate`` or ``likelihood``.
-        model: The model.
         adapter: The folder or URI of an adapter to put on the model; None for the model as it is.
-        config: The configuration of the run, for prompts and decoding.
     """
 
     title: str
@@ -151,7 +129,6 @@ class Answers(NamedTuple):
     """The predictions of a task, or of a worker's share of it.
 
     Attributes:
-        predictions: One for each row.
         seconds: The time that they took; with several workers, the slowest's.
     """
 

@@ -14,7 +14,7 @@ from smt_ray.config.run import RunConfig
 from smt_ray.config.running import EvaluationConfig
 from smt_ray.config.stage_keys import StageKeys, stage_keys
 from smt_ray.data.splits import Split, read_split
-from smt_ray.documents.run import Who
+from smt_ray.documents.run import Who, evaluation_key
 from smt_ray.documents.stages import (
     PROTOCOLS,
     EvaluationSummary,
@@ -43,11 +43,7 @@ class RunPlan:
     """The rows and stages of a run.
 
     Attributes:
-        config: The configuration.
-        storage: The storage that keeps the stages.
-        identity: The identity of the base model.
         split: The training rows and the held-out rows.
-        tests: The test rows by task.
         tokens: The tokenised rows.
         warmup: The score table; None for methods and scores that need no gradients.
         selection: The selected blocks; None for methods that select none.
@@ -102,11 +98,6 @@ class RunPlan:
                 **{evaluation_key(who): stage for who, stage in self.evaluations.items()},
             }
         return {until: self.stages[until]}
-
-
-def evaluation_key(who: Who) -> str:
-    """The name of an evaluation stage in the run's documents."""
-    return f"evaluation_{who}"
 
 
 def make_plan(config: RunConfig) -> RunPlan:
@@ -174,14 +165,7 @@ def _asked(
 def evaluation_inputs(
     identity: Identity, tests: Mapping[str, TestRows], keys: StageKeys, protocol: Protocol
 ) -> dict[str, Any]:
-    """The inputs of an evaluation stage, without the name of the training that made the model.
-
-    Args:
-        identity: The identity of the base model.
-        tests: The test rows by task.
-        keys: The semantic keys of the configuration.
-        protocol: ``generate`` or ``likelihood``.
-    """
+    """The inputs of an evaluation stage, without the name of the training that made the model."""
     tasks = {task: test.digest for task, test in tests.items()}
     inputs = {"model": identity, "tasks": tasks, "protocol": protocol}
     if protocol == "likelihood":
@@ -191,10 +175,5 @@ def evaluation_inputs(
 
 
 def kept_model(base: ModelConfig, warmup: Stage[WarmupSummary]) -> ModelConfig:
-    """The model whose weights a trained warm-up updated.
-
-    Args:
-        base: The base model.
-        warmup: The stage of the warm-up.
-    """
+    """The model whose weights a trained warm-up updated."""
     return base.replaced_by(warmup.storage.uri(warmup.path(KEPT_MODEL)))

@@ -33,29 +33,24 @@ PROGRESS = "training"
 """The name of the training on the progress board."""
 
 
-def train_worker(given: dict[str, Any]) -> RankOutcome | UserError:
-    """Trains on this rank and, on rank 0, writes the adapter.
-
-    A user's error is returned: if it were raised, Ray Train would retry.
+def run_rank(given: dict[str, Any]) -> RankOutcome | UserError:
+    """Trains on this rank. A user's error is returned: if it were raised, Ray Train would retry.
 
     Args:
-        given: ``job``, a :class:`TrainingJob`, and ``board``, the progress actor.
+        given: ``rank``, the class of the rank, and its arguments ``job`` and ``board``.
     """
+    rank: type[TrainingRank] = given["rank"]
     try:
-        return TrainingRank(given["job"], given["board"]).run()
+        return rank(given["job"], given["board"]).run()
     except UserError as error:
         return error
 
 
 class TrainingRank:
-    """One rank, from rows to the adapter.
-
-    Args:
-        job: The job.
-        board: The progress actor.
-    """
+    """One rank, from rows to the adapter."""
 
     task = PROGRESS
+    prefix = "train/"  # begins the names of the metrics
 
     def __init__(self, job: TrainingJob, board: Any) -> None:
         self.job, self.board = job, board
@@ -130,7 +125,8 @@ class TrainingRank:
     def _record(self, done: int, metrics: Mapping[str, float]) -> None:
         assert self.log is not None
         self.board.update.remote(self.task, 0, done, f"loss {metrics['train/loss']:.3f}")
-        if sent := self.log.add(done, metrics):
+        named = {name.replace("train/", self.prefix): value for name, value in metrics.items()}
+        if sent := self.log.add(done, named):
             self.board.records.remote(sent)
 
     def _checkpoint(self, done: int, metrics: Mapping[str, float]) -> None:

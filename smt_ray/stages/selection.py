@@ -22,12 +22,7 @@ if TYPE_CHECKING:  # workers import this file, but not the modules that only the
 
 
 def make_selection(plan: RunPlan, blocks: EligibleBlocks) -> Finished[SelectionSummary]:
-    """Selects the blocks and stores them with their picture.
-
-    Args:
-        plan: The plan of the run.
-        blocks: The eligible blocks of the model.
-    """
+    """Selects the blocks and stores them with their picture."""
     began, stage = time.monotonic(), plan.selection
     assert stage is not None
     job = selection_job(plan, blocks)
@@ -39,12 +34,7 @@ def make_selection(plan: RunPlan, blocks: EligibleBlocks) -> Finished[SelectionS
 
 
 def selection_job(plan: RunPlan, blocks: EligibleBlocks) -> SelectionJob:
-    """The job of a run's selection.
-
-    Args:
-        plan: The plan of the run.
-        blocks: The eligible blocks of the model.
-    """
+    """The job of a run's selection."""
     assert plan.selection is not None
     by_gradients = plan.config.selection.needs_gradients
     return SelectionJob(

@@ -20,8 +20,7 @@ from smt_ray.artifacts.stages import Finished
 from smt_ray.cluster.nodes import rank_resources
 from smt_ray.data.encoding import EncodedRows
 from smt_ray.documents.probe import Probe
-from smt_ray.documents.stages import RankOutcome, WarmupSummary
-from smt_ray.errors import UserError
+from smt_ray.documents.stages import WarmupSummary
 from smt_ray.methods.blocks import EligibleBlocks
 from smt_ray.methods.full import FullSettings
 from smt_ray.models.inspect import find_eligible
@@ -45,12 +44,6 @@ def make_trained_warmup(
 ) -> Finished[WarmupSummary]:
     """Trains, and stores the score table, the updated model and the records.
 
-    Args:
-        plan: The plan of the run.
-        blocks: The eligible blocks of the model.
-        probe: What the architecture of the model allows.
-        board: The progress actor.
-
     Raises:
         UserError: As :func:`smt_ray.stages.training.fit` does.
     """
@@ -70,7 +63,7 @@ def make_trained_warmup(
         provenance={"model": dict(plan.identity), "warmup": stage.name, "mode": "trained"},
     )
     with progress(PROGRESS, job.num_steps, lambda: ray.get(board.done.remote(PROGRESS))):
-        outcome = fit(job, stage, board, warmup_worker)
+        outcome = fit(job, stage, board, WarmupRank)
     say_outcome("warmup", outcome, config)
     summary = WarmupSummary(
         num_modules=len(blocks.shapes),
@@ -84,22 +77,11 @@ def make_trained_warmup(
     return stage.publish(files, summary, time.monotonic() - began)
 
 
-def warmup_worker(given: dict[str, Any]) -> RankOutcome | UserError:
-    """Trains on this rank and, on rank 0, writes the table and the model.
-
-    Args:
-        given: ``job``, a :class:`TrainedWarmupJob`, and ``board``, the progress actor.
-    """
-    try:
-        return WarmupRank(given["job"], given["board"]).run()
-    except UserError as error:
-        return error
-
-
 class WarmupRank(TrainingRank):
     """One rank, from rows to the table and the model."""
 
     task = PROGRESS
+    prefix = "warmup/"
     job: TrainedWarmupJob
 
     def _settings(self) -> TrainingSettings:
@@ -113,13 +95,6 @@ class WarmupRank(TrainingRank):
         self.sums = GradientSums(
             find_eligible(model, list(self.job.blocks.shapes)), warmup.accumulate_on, self.device
         )
-
-    def _record(self, done: int, metrics: Mapping[str, float]) -> None:
-        assert self.log is not None
-        named = {name.replace("train/", "warmup/"): value for name, value in metrics.items()}
-        self.board.update.remote(self.task, 0, done, f"loss {named['warmup/loss']:.3f}")
-        if sent := self.log.add(done, named):
-            self.board.records.remote(sent)
 
     def _export_state(self) -> dict[str, torch.Tensor]:
         sums = self.sums.export(keep=self._is_first)

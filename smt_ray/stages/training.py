@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,11 +28,9 @@ from smt_ray.methods.protocol import MethodSettings
 from smt_ray.reporting.text.progress import progress, say
 from smt_ray.stages.jobs import TrainingJob
 from smt_ray.stages.plan import RunPlan
-from smt_ray.stages.rank import PROGRESS, train_worker
+from smt_ray.stages.rank import PROGRESS, TrainingRank, run_rank
 
 _ROUNDS = 5  # attempts: other work may take the place that was waited for
-
-Worker = Callable[[dict[str, Any]], "RankOutcome | UserError"]
 
 
 def make_training(
@@ -43,13 +41,6 @@ def make_training(
     callbacks: Sequence[ray.train.UserCallback] = (),
 ) -> Finished[TrainingSummary]:
     """Trains, and stores the adapter and the records.
-
-    Args:
-        plan: The plan of the run.
-        method: The settings of the method.
-        probe: What the architecture of the model allows.
-        board: The progress actor.
-        callbacks: Callbacks of Ray Train.
 
     Raises:
         UserError: As :func:`fit` does.
@@ -98,20 +89,13 @@ def fit(
     job: TrainingJob,
     stage: Stage[Any],
     board: Any,
-    worker: Worker = train_worker,
+    rank: type[TrainingRank] = TrainingRank,
     callbacks: Sequence[ray.train.UserCallback] = (),
 ) -> RankOutcome:
-    """Trains to the end, resuming from the latest checkpoint of the stage if there is one.
+    """Trains to the end, from the latest checkpoint if there is one; returns rank 0's outcome.
 
     Args:
-        job: The job of every rank.
-        stage: The stage that is made.
-        board: The progress actor.
-        worker: The function of a rank.
         callbacks: Callbacks of Ray Train, which receive every checkpoint and its metrics.
-
-    Returns:
-        The outcome of rank 0.
 
     Raises:
         UserError: Bad input, a loss that is not finite, workers that keep failing, or no place for
@@ -120,7 +104,7 @@ def fit(
     kind, asked = stage.kind.name, job.config.resources
     for rounds_left in reversed(range(_ROUNDS)):
         wait_for_place(kind, asked.num_workers, job.resources, asked.wait_timeout_s)
-        trainer = _make_trainer(job, stage, board, worker, callbacks)
+        trainer = _make_trainer(job, stage, board, rank, callbacks)
         try:
             with _interrupts_as_before():
                 outcome: RankOutcome | UserError = trainer.fit().return_value
@@ -140,15 +124,15 @@ def _make_trainer(
     job: TrainingJob,
     stage: Stage[Any],
     board: Any,
-    worker: Worker,
+    rank: type[TrainingRank],
     callbacks: Sequence[ray.train.UserCallback],
 ) -> TorchTrainer:
     """The trainer, which resumes from the latest checkpoint of the stage; see :func:`fit`."""
     asked = job.config.resources
     threads = {"OMP_NUM_THREADS": str(job.resources.num_threads)}
     return TorchTrainer(
-        worker,
-        train_loop_config={"job": job, "board": board},
+        run_rank,
+        train_loop_config={"rank": rank, "job": job, "board": board},
         scaling_config=scaling(asked.num_workers, job.resources),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
@@ -194,12 +178,7 @@ def _workers_lost(kind: str, max_failures: int, error: BaseException) -> UserErr
 
 
 def scaling(num_workers: int, resources: ProcessResources) -> ray.train.ScalingConfig:
-    """The placement of ranks, on as few nodes as possible.
-
-    Args:
-        num_workers: The number of ranks.
-        resources: The resources of each rank.
-    """
+    """The placement of ranks, on as few nodes as possible."""
     gpus = {"GPU": resources.num_gpus} if resources.num_gpus else {}
     return ray.train.ScalingConfig(
         num_workers=num_workers,

@@ -45,12 +45,6 @@ def make_warmup(
 ) -> Finished[WarmupSummary]:
     """Runs the graph and stores the score table.
 
-    Args:
-        plan: The plan of the run.
-        blocks: The eligible blocks of the model.
-        probe: What the architecture of the model allows.
-        board: The progress actor.
-
     Raises:
         UserError: Bad input, a loss that is not finite, or no place for a shard in time.
     """
@@ -79,14 +73,7 @@ def make_warmup(
 def warmup_job(
     plan: RunPlan, blocks: EligibleBlocks, probe: Probe, resources: ProcessResources
 ) -> WarmupJob:
-    """The job of a run's warm-up.
-
-    Args:
-        plan: The plan of the run.
-        blocks: The eligible blocks of the model.
-        probe: What the architecture of the model allows.
-        resources: The resources of one shard.
-    """
+    """The job of a run's warm-up."""
     assert plan.warmup is not None
     return WarmupJob(
         config=plan.config,
@@ -111,12 +98,7 @@ def _attempts(board: Any) -> dict[str, int]:
 
 
 def run_graph(job: WarmupJob, board: Any) -> None:
-    """Runs the graph; returns once the table is in the storage.
-
-    Args:
-        job: The warm-up.
-        board: The progress actor.
-    """
+    """Runs the graph; returns once the table is in the storage."""
     streams = _start_shards(job, board)
     # Zero CPUs: reductions would otherwise wait for shards that hold all CPUs.
     reduce = ray.remote(_reduce).options(num_cpus=0)

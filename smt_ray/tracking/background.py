@@ -8,11 +8,7 @@ from collections.abc import Callable
 
 
 class BackgroundCalls:
-    """Calls that wait for a background thread, which makes them in their order.
-
-    Args:
-        name: The name of the thread.
-    """
+    """Calls that wait for a background thread, which makes them in their order."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -27,14 +23,7 @@ class BackgroundCalls:
         self._queue.put(call)
 
     def wait(self, timeout: float) -> bool:
-        """Waits until every call is made.
-
-        Args:
-            timeout: The most seconds to wait.
-
-        Returns:
-            Whether every call was made in time.
-        """
+        """Waits at most ``timeout`` seconds; returns whether every call was made by then."""
         with self._queue.all_tasks_done:
             return self._queue.all_tasks_done.wait_for(
                 lambda: not self._queue.unfinished_tasks, timeout

@@ -21,8 +21,6 @@ class TrackerSettings:
     """The settings of a run's tracker.
 
     Attributes:
-        uri: The tracking URI.
-        experiment: The name of the experiment.
         environment: The driver's MLflow variables, including credentials. They are set in the
             process of the writer only.
     """
@@ -36,10 +34,6 @@ def tracker_settings(config: TrackingConfig, storage_root: str) -> TrackerSettin
     """The settings of a run's tracker; None if tracking is off.
 
     The URI is that of the config, else MLFLOW_TRACKING_URI, else an sqlite file in the storage.
-
-    Args:
-        config: The ``tracking`` section.
-        storage_root: The path or URI of the storage.
 
     Raises:
         UserError: MLflow does not support the URI.

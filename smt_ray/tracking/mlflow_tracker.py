@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from smt_ray.documents.run import Dataset, Status
 from smt_ray.tracking import uris
 from smt_ray.tracking.params import clean_key, param_value, tag_key, tag_value
-from smt_ray.tracking.protocol import RejectedError
+from smt_ray.tracking.protocol import RejectedError, RunStart
 from smt_ray.tracking.records import Record
 from smt_ray.tracking.refusals import error_code, final_errors
 
@@ -74,34 +74,24 @@ class MlflowTracker:
             self.experiment_id = self._find_or_make_experiment(experiment_name)
 
     @final_errors
-    def start_run(
-        self,
-        run_name: str,
-        *,
-        key: str | None = None,
-        run_id: str | None = None,
-        parent_run_id: str | None = None,
-        params: Mapping[str, Any] | None = None,
-        tags: Mapping[str, str] | None = None,
-        started_ms: int | None = None,
-    ) -> str:
-        """Starts a run, or continues the run of this ``run_id`` or, without one, of this ``key``.
+    def start_run(self, start: RunStart) -> str:
+        """Starts or continues the run.
 
         If the store has no run of this id any more, that is logged and a new run is started.
         """
-        run = self._get_run(run_id) or self._find_run(key)
+        run = self._get_run(start.run_id) or self._find_run(start.key)
         if run is None:
-            if run_id:
-                logger.warning("MLflow has no run %s any more: starting a new one.", run_id)
+            if start.run_id:
+                logger.warning("MLflow has no run %s any more: starting a new one.", start.run_id)
             run = self._client.create_run(
-                self.experiment_id, start_time=started_ms, run_name=run_name
+                self.experiment_id, start_time=start.started_ms, run_name=start.name
             )
         else:
-            self._client.update_run(run.info.run_id, status="RUNNING", name=run_name)
+            self._client.update_run(run.info.run_id, status="RUNNING", name=start.name)
         self.run_id = run.info.run_id
-        own_tags = {KEY_TAG: _tag_value(key), _PARENT_TAG: parent_run_id}
-        self.log_tags({**(tags or {}), **{k: v for k, v in own_tags.items() if v}})
-        self.log_params(params or {})
+        own_tags = {KEY_TAG: _tag_value(start.key), _PARENT_TAG: start.parent_run_id}
+        self.log_tags({**start.tags, **{k: v for k, v in own_tags.items() if v}})
+        self.log_params(start.params)
         return self.run_id
 
     @final_errors
@@ -233,7 +223,7 @@ class MlflowTracker:
             raise
         return run if run.info.lifecycle_stage == "active" else None
 
-    def _find_run(self, key: str | None) -> Run | None:
+    def _find_run(self, key: str) -> Run | None:
         if not key:
             return None
         runs = self._client.search_runs(
@@ -285,8 +275,8 @@ def _identity(metric: Metric) -> tuple[str, int, int, str]:
     return metric.key, metric.timestamp, metric.step, repr(stored)
 
 
-def _tag_value(key: str | None) -> str | None:
-    return key and tag_value(key.replace("'", "_"))
+def _tag_value(key: str) -> str:
+    return tag_value(key.replace("'", "_"))
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

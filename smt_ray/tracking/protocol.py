@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from smt_ray.documents.run import Dataset, Status
@@ -13,34 +14,36 @@ class RejectedError(Exception):
     """The store refused a call, and would refuse it again."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunStart:
+    """What starts a tracked run, or continues the one of this ``run_id`` or, without it, ``key``.
+
+    Attributes:
+        name: The name that the list of runs shows.
+        key: The permanent name of the run, such as its storage, its name and the time of its start;
+            "" for none.
+        started_ms: The start of a new run, in milliseconds since the epoch; None for now.
+        run_id: The tracker's id of the run, if known.
+        parent_run_id: The tracker's id of the search or comparison that the run belongs to.
+        params: The flat parameters; a parameter that has a value keeps it.
+        tags: The tags, which replace earlier values. ``user``, ``source`` (the program) and
+            ``description`` (Markdown) have their own places in most trackers.
+    """
+
+    name: str
+    key: str = ""
+    started_ms: int | None = None
+    run_id: str | None = None
+    parent_run_id: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
 class Tracker(Protocol):
     """Writes one run at a time. Every call may be repeated."""
 
-    def start_run(
-        self,
-        run_name: str,
-        *,
-        key: str | None = None,
-        run_id: str | None = None,
-        parent_run_id: str | None = None,
-        params: Mapping[str, Any] | None = None,
-        tags: Mapping[str, str] | None = None,
-        started_ms: int | None = None,
-    ) -> str | None:
-        """Starts a run, or continues the run of this ``run_id`` or, without one, of this ``key``.
-
-        Args:
-            run_name: The name that the list of runs shows.
-            key: The permanent name of the run, which is kept as the tag ``smt_ray.key``.
-            run_id: MLflow's id of the run to continue.
-            parent_run_id: MLflow's id of the search or comparison that the run belongs to.
-            params: The flat parameters.
-            tags: The tags, such as method and model.
-            started_ms: The start of a new run, in milliseconds since the epoch; None for now.
-
-        Returns:
-            MLflow's id of the run; None if the store cannot be reached.
-        """
+    def start_run(self, start: RunStart) -> str | None:
+        """Starts a run, or continues it; returns its id, or None if no store can be reached."""
         ...
 
     def log_records(self, records: Sequence[Record]) -> None:
@@ -49,18 +52,6 @@ class Tracker(Protocol):
 
     def log_missing_records(self, records: Sequence[Record]) -> None:
         """Sends the records that the store does not have."""
-        ...
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Sends parameters; a parameter that has a value keeps it."""
-        ...
-
-    def log_tags(self, tags: Mapping[str, str]) -> None:
-        """Sets tags, which replace earlier values.
-
-        ``user``, ``source`` (the program) and ``description`` (Markdown) have their own places in
-        most trackers.
-        """
         ...
 
     def log_dataset(self, dataset: Dataset) -> None:

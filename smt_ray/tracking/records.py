@@ -11,27 +11,14 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from typing import SupportsFloat, TypedDict
+from typing import SupportsFloat
 
+from smt_ray.documents.run import Record as Record
 from smt_ray.errors import UserError
 
 _NOT_A_RECORD = (
     ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError
 )  # fmt: skip
-
-
-class Record(TypedDict):
-    """The metrics of one moment.
-
-    Attributes:
-        time_ms: The time, in milliseconds since the epoch.
-        step: The number of optimizer steps done.
-        metrics: The values by name, such as ``{"train/loss": 1.2}``.
-    """
-
-    time_ms: int
-    step: int
-    metrics: dict[str, float]
 
 
 def make_record(

@@ -8,32 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from smt_ray.documents.run import Dataset, Status
-from smt_ray.tracking.protocol import Tracker
+from smt_ray.tracking.protocol import RunStart, Tracker
 from smt_ray.tracking.records import Record, make_record
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunStart:
-    """What starts a tracked run, or continues one.
-
-    Attributes:
-        name: The name of the run.
-        key: A permanent name of this run, such as its storage, its name and the time of its start.
-            The run of this key is continued if ``run_id`` is not known.
-        started_ms: The start, in milliseconds since the epoch.
-        run_id: The tracker's id of the run, if known.
-        parent_run_id: The tracker's id of the search or comparison that this run belongs to.
-        params: Flat parameters, from the complete configuration.
-        tags: Tags such as method, model and commit.
-    """
-
-    name: str
-    key: str
-    started_ms: int
-    run_id: str | None = None
-    parent_run_id: str | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +20,9 @@ class RunSnapshot(RunStart):
     changes nothing.
 
     Attributes:
-        status: The status of the run.
         ended_ms: The end, in milliseconds since the epoch, which dates the final metrics; None for
             a run that has not ended.
-        records: The lines of ``metrics.jsonl``.
         final_metrics: Flat metrics, such as ``{"eval/boolq/tuned": 0.71}``.
-        datasets: The rows that the run read.
         artifacts: Pairs of a local file or folder and its folder among the artifacts, or None.
         tables: The columns by file name, such as ``{"tasks.json": {"task": [...]}}``.
     """
@@ -63,32 +36,13 @@ class RunSnapshot(RunStart):
     tables: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
 
 
-def begin(tracker: Tracker, start: RunStart) -> str | None:
-    """Starts or continues a run.
-
-    Returns:
-        The tracker's id of the run; None if the store cannot be reached.
-    """
-    return tracker.start_run(
-        start.name,
-        key=start.key,
-        run_id=start.run_id,
-        parent_run_id=start.parent_run_id,
-        params=start.params,
-        tags=start.tags,
-        started_ms=start.started_ms,
-    )
-
-
 def replay(tracker: Tracker, snapshot: RunSnapshot) -> str | None:
-    """Sends a run. What the store already has stays unchanged.
+    """Sends a run; returns the tracker's id, or None if the store cannot be reached.
 
-    Metrics are sent first and folders last, so a server that fails at a large upload has the rest.
-
-    Returns:
-        The tracker's id of the run; None if the store cannot be reached.
+    What the store already has stays unchanged. Metrics are sent first and folders last, so a server
+    that fails at a large upload has the rest.
     """
-    run_id = begin(tracker, snapshot)
+    run_id = tracker.start_run(snapshot)
     if snapshot.records:
         tracker.log_missing_records(snapshot.records)
     if snapshot.final_metrics:

@@ -11,12 +11,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from smt_ray.documents.run import Dataset, Status
 from smt_ray.errors import UserError
 from smt_ray.tracking.background import BackgroundCalls
-from smt_ray.tracking.protocol import RejectedError, Tracker
+from smt_ray.tracking.protocol import RejectedError, RunStart, Tracker
 from smt_ray.tracking.records import Record
 from smt_ray.tracking.uris import redact
 
@@ -45,7 +46,6 @@ class RobustTracker:
         run_id: MLflow's id of the run; None until it is started.
         healthy: Whether the store answers; False while it counts as down.
         lost: The number of records and other calls that did not reach the store.
-        last_error: The latest failure.
     """
 
     def __init__(
@@ -73,15 +73,13 @@ class RobustTracker:
         self._lost_before_flush = 0
         self._warned: set[str] = set()
 
-    def start_run(self, run_name: str, *, wait_seconds: float = 20.0, **options: Any) -> str | None:
+    def start_run(self, start: RunStart, wait_seconds: float = 20.0) -> str | None:
         """Starts or continues the run. This is the only call that waits.
 
         If the store does not answer, the run is started before the first call that succeeds.
 
         Args:
-            run_name: The name of the run.
             wait_seconds: The most seconds to wait for the id; creating an sqlite store takes some.
-            **options: See :meth:`smt_ray.tracking.protocol.Tracker.start_run`.
 
         Returns:
             MLflow's id of the run; None if the store does not answer in time.
@@ -91,11 +89,10 @@ class RobustTracker:
         """
         answered = threading.Event()
 
-        def start(tracker: Tracker) -> None:
-            known = options.get("run_id") or self.run_id
-            self.run_id = tracker.start_run(run_name, **{**options, "run_id": known})
+        def call(tracker: Tracker) -> None:
+            self.run_id = tracker.start_run(replace(start, run_id=start.run_id or self.run_id))
 
-        self._run_name, self._start = run_name, start
+        self._run_name, self._start = start.name, call
         self._probe_at = 0.0
         self._submit(lambda tracker: None, loses=0, answered=answered)
         answered.wait(wait_seconds)
@@ -114,16 +111,6 @@ class RobustTracker:
         """Hands over records, some of which the store may have."""
         copied = list(records)
         self._submit(lambda tracker: tracker.log_missing_records(copied), loses=len(copied))
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Hands over parameters."""
-        copied = dict(params)
-        self._submit(lambda tracker: tracker.log_params(copied))
-
-    def log_tags(self, tags: Mapping[str, str]) -> None:
-        """Hands over tags."""
-        copied = dict(tags)
-        self._submit(lambda tracker: tracker.log_tags(copied))
 
     def log_dataset(self, dataset: Dataset) -> None:
         """Hands over the name of rows that the run read."""
@@ -149,10 +136,7 @@ class RobustTracker:
         self._submit(lambda tracker: tracker.end_run(status, ended_ms=ended))
 
     def flush(self, timeout: float) -> bool:
-        """Waits until every call is made or given up.
-
-        Args:
-            timeout: The most seconds to wait.
+        """Waits at most ``timeout`` seconds until every call is made or given up.
 
         Returns:
             Whether the store has everything that was handed over since the last flush.

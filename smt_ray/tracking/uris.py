@@ -23,7 +23,6 @@ def resolve_tracking_uri(uri: str | None, storage: str) -> str:
     Args:
         uri: The configured URI; None for ``MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the
             storage.
-        storage: The path or URI of the storage.
 
     Raises:
         UserError: MLflow does not support the scheme; or no URI is given and the storage is remote,

@@ -237,7 +237,7 @@ def test_a_stage_is_opened_by_its_name_alone(done: Stage[Any]) -> None:
     opened = Stage.open(done.storage, done.name)
     assert (opened.kind, opened.name, opened.inputs) == (TOKENS, done.name, done.inputs)
     assert opened.read() == done.read()
-    with opened.local("deep/b.bin") as file:
+    with opened.storage.local(opened.path("deep/b.bin")) as file:
         assert file.read_bytes() == b"abc"
 
 

@@ -13,8 +13,9 @@ from ray.exceptions import ActorDiedError
 from smt_ray.cluster import writer
 from smt_ray.cluster.writer import Sent, TrackedRun, Writer
 from smt_ray.tracking.connect import TrackerSettings
+from smt_ray.tracking.protocol import RunStart
 from smt_ray.tracking.records import make_record
-from smt_ray.tracking.replay import RunSnapshot, RunStart
+from smt_ray.tracking.replay import RunSnapshot
 
 SETTINGS = TrackerSettings("http://there:5000", "experiment", {})
 START = RunStart(name="mine", key="storage/mine@1", started_ms=1)
@@ -31,9 +32,9 @@ class Tracker:
         self.lost, self.takes_all = 0, True
         self.last_error: Exception | None = None
 
-    def start_run(self, run_name: str, **_: Any) -> str:
+    def start_run(self, start: RunStart) -> str:
         self.calls.append("start_run")
-        self.run_id = f"id of {run_name}"
+        self.run_id = f"id of {start.name}"
         return self.run_id
 
     def close(self, timeout: float) -> bool:

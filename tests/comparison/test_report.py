@@ -36,6 +36,7 @@ from smt_ray.errors import UserError
 from smt_ray.grid.folder import GroupFolder
 from smt_ray.grid.learning_rates import Tuning
 from smt_ray.grid.runs import Outcome
+from smt_ray.reporting.pages.comparison import ComparisonContents
 from tests.finished_runs import Content, finish_run
 from tests.runs import QUICK
 
@@ -111,6 +112,9 @@ class Written:
     def results(self) -> ComparisonDocument:
         return self.storage.read_document(ComparisonDocument, f"{FOLDER}/{COMPARISON}", fix="")
 
+    def contents(self) -> ComparisonContents:
+        return read_contents(GroupFolder(self.storage, FOLDER))
+
     def run(self, row: str, seed: int = 0) -> RunFolder:
         return RunFolder(self.storage, self.config.make_run(ROWS[row], seed).name)
 
@@ -136,7 +140,7 @@ def copied(written: Written, tmp_path: Path) -> Written:
 
 
 def test_the_contents_are_those_of_the_runs(written: Written) -> None:
-    contents = read_contents(written.storage, "mine")
+    contents = written.contents()
     reference = written.run("smt").name
     assert contents.reference is not None
     assert contents.reference.name == reference
@@ -153,7 +157,7 @@ def test_tables_whose_cells_have_different_selections_show_each_of_them(copied: 
     outcomes = finish_all(copied.config)
     second = copied.config.make_run(ROWS["random"], 1)
     write(copied.config, outcomes | {second.name: finish(second, 9)})
-    selections = read_contents(copied.storage, "mine").selections
+    selections = copied.contents().selections
     blocks = {row: weights[0].blocks for row, weights in selections["methods"].items()}
     assert blocks == {"smt": [(0, 0)], "random": [(0, 2)]}
     assert not selections["lora"]
@@ -196,7 +200,7 @@ def test_a_missing_artifact_is_named_and_the_rest_is_shown(copied: Written) -> N
     page = Path(write_report_of(copied.storage.root, "mine")).read_text()
     assert f"Missing artifact, not shown: {gone}" in page
     assert "smt above lora" in page
-    assert read_contents(copied.storage, "mine").missing == [str(gone)]
+    assert copied.contents().missing == [str(gone)]
 
 
 def test_damaged_predictions_are_refused(copied: Written) -> None:

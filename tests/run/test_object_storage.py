@@ -128,7 +128,7 @@ def test_a_killed_run_resumes_from_the_bucket_and_ends_with_the_same_adapter(
     training = bucket_run.stage("training")
     summary = training.read().summary
     assert 0 < summary.outcome.resumed_from < summary.num_steps
-    with training.local("adapter") as adapter:
+    with training.storage.local(training.path("adapter")) as adapter:
         assert {p.name: p.read_bytes() for p in adapter.iterdir()} == whole.adapter
 
 

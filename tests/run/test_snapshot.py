@@ -12,11 +12,11 @@ import pytest
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.run import RunConfig
-from smt_ray.documents.run import Trainable
+from smt_ray.documents.run import Trainable, evaluation_key
 from smt_ray.documents.stages import EvaluationSummary, RankOutcome, TaskSummary, TrainingSummary
 from smt_ray.run import record
 from smt_ray.run.snapshot import read_snapshot, read_start
-from smt_ray.stages.plan import RunPlan, evaluation_key, make_plan
+from smt_ray.stages.plan import RunPlan, make_plan
 from smt_ray.tracking.connect import TRACKER
 from smt_ray.training.metrics_log import MetricsLog
 

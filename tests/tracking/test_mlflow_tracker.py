@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from smt_ray.tracking.mlflow_tracker import MlflowTracker
-from smt_ray.tracking.protocol import RejectedError
+from smt_ray.tracking.protocol import RejectedError, RunStart
 from smt_ray.tracking.records import Record, make_record
 from smt_ray.tracking.replay import RunSnapshot, replay
 
@@ -64,7 +64,7 @@ def test_a_replayed_run_is_whole(
 
 
 def test_a_table_is_what_mlflow_itself_would_write(tracker: MlflowTracker) -> None:
-    run_id = tracker.start_run("a")
+    run_id = tracker.start_run(RunStart(name="a"))
     columns = {"task": ["boolq", "piqa"], "tuned": [0.71, None], "rows": [3270, 1838]}
     tracker.log_table(columns, "ours.json")
     client = MlflowClient(tracking_uri=tracker.uri)
@@ -98,14 +98,14 @@ def test_replaying_twice_changes_nothing(
 def test_records_that_are_sent_twice_are_stored_once(
     tracker: MlflowTracker, records: list[Record]
 ) -> None:
-    run_id = tracker.start_run("live")
+    run_id = tracker.start_run(RunStart(name="live"))
     tracker.log_records(records)
     tracker.log_records(records[5:] + records[5:])
     assert [row[1] for row in _everything(tracker, run_id)["history"]["train/lr"]] == [*range(10)]
 
 
 def test_only_missing_records_are_sent(tracker: MlflowTracker, records: list[Record]) -> None:
-    tracker.start_run("live")
+    tracker.start_run(RunStart(name="live"))
     tracker.log_records(records[:4] + records[6:])
     sent: list[Any] = []
     tracker._client.log_batch = lambda run_id, metrics: sent.extend(metrics)
@@ -115,7 +115,7 @@ def test_only_missing_records_are_sent(tracker: MlflowTracker, records: list[Rec
 
 
 def test_more_than_one_batch_of_metrics_and_params_arrives(tracker: MlflowTracker) -> None:
-    run_id = tracker.start_run("big", params={f"p{i}": i for i in range(230)})
+    run_id = tracker.start_run(RunStart(name="big", params={f"p{i}": i for i in range(230)}))
     tracker.log_records([make_record(i, {"x": i}, time_ms=i) for i in range(2500)])
     got = _everything(tracker, run_id)
     assert len(got["params"]) == 230
@@ -126,7 +126,7 @@ def test_a_param_keeps_its_first_value_and_another_one_is_logged(
     tracker: MlflowTracker, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = {"zero_stage": 2, "long": "v" * 7000, "rank": 8, "seed": None}
-    run_id = tracker.start_run("a", params=first)
+    run_id = tracker.start_run(RunStart(name="a", params=first))
     with caplog.at_level(logging.WARNING, logger="smt_ray.tracking"):
         tracker.log_params({**first, "zero_stage": 3, "rank": None, "new": True})
     params = _everything(tracker, run_id)["params"]
@@ -141,18 +141,19 @@ def test_an_unknown_id_starts_a_new_run_and_is_logged(
     tracker: MlflowTracker, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="smt_ray.tracking"):
-        run_id = tracker.start_run("a", run_id="0" * 32)
+        run_id = tracker.start_run(RunStart(name="a", run_id="0" * 32))
     assert _everything(tracker, run_id)["info"][:2] == ("a", "RUNNING")
     assert "no run 00000000000000000000000000000000" in caplog.text
 
 
 def test_a_child_finds_its_parent_from_another_process(store: str) -> None:
     tracker = MlflowTracker(store, "family")
-    parent = tracker.start_run("search")
+    parent = tracker.start_run(RunStart(name="search"))
     code = (
-        "import sys; from smt_ray.tracking.mlflow_tracker import MlflowTracker\n"
+        "import sys; from smt_ray.tracking.mlflow_tracker import MlflowTracker, RunStart\n"
         "tracker = MlflowTracker(sys.argv[1], 'family')\n"
-        "print(tracker.start_run('trial-0', parent_run_id=sys.argv[2]))\n"
+        "start = RunStart(name='trial-0', parent_run_id=sys.argv[2])\n"
+        "print(tracker.start_run(start))\n"
         "tracker.end_run()"
     )
     command = [sys.executable, "-c", code, store, parent]
@@ -168,8 +169,8 @@ def test_a_child_finds_its_parent_from_another_process(store: str) -> None:
 def test_processes_that_create_one_store_together_all_succeed(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     code = (
-        "import sys; from smt_ray.tracking.mlflow_tracker import MlflowTracker\n"
-        "MlflowTracker(sys.argv[1], 'shared').start_run('a')"
+        "import sys; from smt_ray.tracking.mlflow_tracker import MlflowTracker, RunStart\n"
+        "MlflowTracker(sys.argv[1], 'shared').start_run(RunStart(name='a'))"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, uri]) for _ in range(3)]
     assert [writer.wait(120) for writer in writers] == [0, 0, 0]
@@ -181,7 +182,7 @@ def test_processes_that_create_one_store_together_all_succeed(tmp_path: Path) ->
 
 
 def test_a_refused_call_raises_a_rejected_error(tracker: MlflowTracker, tmp_path: Path) -> None:
-    tracker.start_run("a")
+    tracker.start_run(RunStart(name="a"))
     with pytest.raises(RejectedError, match="nothing-here"):
         tracker.log_artifact(str(tmp_path / "nothing-here"))
 

@@ -18,6 +18,7 @@ import pytest
 from mlflow import MlflowClient
 
 from smt_ray.tracking.mlflow_tracker import MlflowTracker
+from smt_ray.tracking.protocol import RunStart
 from smt_ray.tracking.records import Record
 from smt_ray.tracking.replay import RunSnapshot, replay
 from smt_ray.tracking.robust import RobustTracker
@@ -66,7 +67,7 @@ def test_a_run_outlives_its_server_and_is_completed_afterwards(
     port = free_port()
     with _server(tmp_path, port) as uri:
         robust = RobustTracker(lambda: MlflowTracker(uri, "exp"), retry_seconds=1.0)
-        run_id = robust.start_run("smt-a", key="store/smt-a/1", wait_seconds=60)
+        run_id = robust.start_run(RunStart(name="smt-a", key="store/smt-a/1"), 60)
         robust.log_records(records[:4])
         assert robust.flush(60)
     robust.log_records(records[4:])

@@ -45,7 +45,6 @@ class _Picture:
     """The picture of a table.
 
     Attributes:
-        label: A description of the picture.
         height: The height that the picture needs, in inches.
         draw: A function that draws the picture into an empty figure.
     """
@@ -55,31 +54,17 @@ class _Picture:
     draw: Callable[[Figure], None]
 
 
-def draw_table(table: TableResult, path: Path) -> Path:
-    """Draws the main numbers of a table.
-
-    Args:
-        table: The table.
-        path: The PNG to write.
-
-    Returns:
-        The path of the file.
-    """
+def draw_table(table: TableResult, path: Path) -> None:
+    """Draws the main numbers of a table into a PNG."""
     picture = _picture(table)
     figure = new_figure(7, picture.height + 0.3)
     picture.draw(figure)
     figure.axes[0].set_title(table.title, loc="left", fontsize=10)
     figure.savefig(path, dpi=150)
-    return path
 
 
 def table_chart(table: TableResult, name: str) -> str | None:
-    """The picture of :func:`draw_table` for a page; None if nothing was measured.
-
-    Args:
-        table: The table.
-        name: A prefix for the ids of the chart, unique within the page.
-    """
+    """The picture of :func:`draw_table` for a page; None if nothing was measured."""
     if not _is_measured(table):
         return None
     picture = _picture(table)
@@ -87,12 +72,7 @@ def table_chart(table: TableResult, name: str) -> str | None:
 
 
 def tasks_chart(table: TableResult, name: str) -> str | None:
-    """The accuracies by task with intervals, one band a task; None for fewer than two tasks.
-
-    Args:
-        table: A table whose columns are tasks.
-        name: A prefix for the ids of the chart, unique within the page.
-    """
+    """The accuracies of a table of tasks, one band a task; None for fewer than two tasks."""
     bands: dict[str, dict[str, Estimate]] = {}
     for row, columns in table.rows.items():
         accuracies = columns[""].tasks or {}
@@ -101,7 +81,7 @@ def tasks_chart(table: TableResult, name: str) -> str | None:
     if len(bands) < 2:
         return None
     label = "accuracy: correct answers (%)"
-    return interval_chart(bands, series_of(table.rows), name, label, scale=100)
+    return interval_chart(bands, series_of(table.rows), name, label)
 
 
 def series_of(rows: Iterable[str]) -> dict[str, Series]:
@@ -161,7 +141,7 @@ def _averages(cells: Mapping[str, CellResult]) -> _Picture:
     key, label = "average", "average accuracy (%)"
     series = {key: Series(label, series_colour(0).fill, _MARKERS[0])}
     bands = {row: {key: found} for row, cell in cells.items() if (found := _estimate(cell))}
-    draw = partial(draw_intervals, rows=bands, series=series, label=label, scale=100)
+    draw = partial(draw_intervals, rows=bands, series=series, label=label)
     return _Picture(label, interval_height(bands, series), draw)
 
 
@@ -254,11 +234,7 @@ def finish_axes(
     """Draws the grid and, for several series, the legend.
 
     Args:
-        figure: The figure.
-        axes: Its axes.
-        grid: The axes that have grid lines.
         handles: The entries of the legend; by default the series with a label.
-        num_columns: The number of columns of the legend.
     """
     axes.grid(axis=grid, alpha=0.3)
     axes.set_axisbelow(True)

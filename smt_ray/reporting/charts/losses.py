@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from smt_ray.documents.run import VALIDATION_LOSS
+from smt_ray.documents.run import VALIDATION_LOSS, Record
 from smt_ray.reporting.charts.comparison import LINE_STYLES, finish_axes, legend_inches, series_of
-from smt_ray.reporting.charts.run import TRAINING_LOSS, Record, loss_curves, running_mean
+from smt_ray.reporting.charts.run import TRAINING_LOSS, loss_curves, running_mean
 from smt_ray.reporting.charts.svg import svg_chart
 
 if TYPE_CHECKING:
@@ -19,12 +19,7 @@ Records = Mapping[str, Sequence[Record]]
 
 
 def losses_chart(records: Records, name: str) -> str | None:
-    """Training losses as lines and validation losses as markers, over the optimizer steps.
-
-    Args:
-        records: The records of one run of each row.
-        name: A prefix for the ids of the chart, unique within the page.
-    """
+    """Training losses as lines and validation losses as markers, over the optimizer steps."""
     if not any(loss_curves(of_row, TRAINING_LOSS)[0] for of_row in records.values()):
         return None
     label = "Training and validation losses over the optimizer steps"

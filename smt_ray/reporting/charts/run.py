@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from smt_ray.documents.module_names import parse_module_name
-from smt_ray.documents.run import VALIDATION_LOSS
+from smt_ray.documents.run import VALIDATION_LOSS, Record
 from smt_ray.reporting.charts.colours import MAP
 
 if TYPE_CHECKING:
@@ -27,18 +27,6 @@ TRAINING_LOSS = "train/loss"
 _ROWS_A_PANEL = 42
 _CELL_INCHES = (0.66, 0.2)
 _TRAINING_COLOUR, _VALIDATION_COLOUR = "#00429d", "#d1730a"
-
-
-class Record(TypedDict):
-    """The part of a line of ``metrics.jsonl`` that reporting reads.
-
-    Attributes:
-        step: The number of optimizer steps done.
-        metrics: The values by name.
-    """
-
-    step: int
-    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -119,8 +107,8 @@ def running_mean(values: Sequence[float], width: int) -> list[float]:
 
 
 def selection_figure(
-    counts: Mapping[str, int], totals: Mapping[str, int], path: str | Path, title: str
-) -> Path:
+    counts: Mapping[str, int], totals: Mapping[str, int], path: Path, title: str
+) -> None:
     """Draws where the chosen blocks are: a heat map of layers by projections (paper, Figure 5).
 
     The number in a cell is the number of its chosen blocks, and the colour is their share of the
@@ -128,13 +116,10 @@ def selection_figure(
     in several panels side by side.
 
     Args:
-        counts: Module name -> the number of chosen blocks.
-        totals: Module name -> the number of all blocks, for every eligible module.
+        counts: As for :func:`selection_grid`.
+        totals: As for :func:`selection_grid`.
         path: The file to write; its suffix is the format (png, pdf, svg).
         title: The title of the figure; lines of about 45 characters fit.
-
-    Returns:
-        The path of the file.
     """
     grid = selection_grid(counts, totals)
     num_panels = max(1, math.ceil(len(grid.layers) / _ROWS_A_PANEL))
@@ -155,27 +140,19 @@ def selection_figure(
     bar = figure.colorbar(image, ax=maps, location="bottom", shrink=0.7, aspect=40, pad=0.02)
     bar.set_label("share of the blocks in a cell that are chosen (%)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    return _save(figure, path)
+    _save(figure, path)
 
 
-def curves_figure(records: Sequence[Record], path: str | Path, *, title: str = "") -> Path:
+def curves_figure(records: Sequence[Record], path: Path, title: str) -> None:
     """Draws the training and validation loss over the optimizer steps.
 
     The training loss is a thin line, with its running mean over a twentieth of the run. Validation
     losses are points.
-
-    Args:
-        records: The records of ``metrics.jsonl``.
-        path: The file to write.
-        title: The title, in one line.
-
-    Returns:
-        The path of the file.
     """
     figure = new_figure(6.4, 3.6)
     draw_curves(figure, records)
     figure.axes[0].set_title(title, fontsize=10, fontweight="bold")
-    return _save(figure, path)
+    _save(figure, path)
 
 
 def draw_curves(figure: Figure, records: Sequence[Record]) -> None:
@@ -212,11 +189,9 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: str | Path) -> Path:
-    path = Path(path)
+def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160)
-    return path
 
 
 def _layout(figure: Figure, num_panels: int, heights: tuple[float, float]) -> list[Axes]:

@@ -1,4 +1,7 @@
-"""The pictures of a search: the losses by step, and the last loss over each key."""
+"""The pictures of a search: the losses by step, and the last loss over each key.
+
+All functions take the trials with the winner first.
+"""
 
 from __future__ import annotations
 
@@ -27,41 +30,18 @@ _HEIGHT = 3.3  # inches, in a page
 _MOST_TICKS = 4
 
 
-def save_curves(trials: Sequence[TrialResult], path: Path) -> Path:
-    """Draws the validation losses of every trial by step; the winner has the thick line.
-
-    Args:
-        trials: The trials, the winner first.
-        path: The PNG to write.
-
-    Returns:
-        The path of the file.
-    """
-    return _save(path, lambda figure: _draw_curves(figure, trials))
+def save_curves(trials: Sequence[TrialResult], path: Path) -> None:
+    """Draws the validation losses of every trial by step; the winner has the thick line."""
+    _save(path, lambda figure: _draw_curves(figure, trials))
 
 
-def save_key(trials: Sequence[TrialResult], key: str, path: Path, *, is_log: bool = False) -> Path:
-    """Draws the last validation loss of every trial over one key.
-
-    Args:
-        trials: The trials, the winner first.
-        key: The dotted key.
-        path: The PNG to write.
-        is_log: Whether the key has a logarithmic axis.
-
-    Returns:
-        The path of the file.
-    """
-    return _save(path, lambda figure: _draw_key(figure, trials, key, is_log))
+def save_key(trials: Sequence[TrialResult], key: str, path: Path, *, is_log: bool = False) -> None:
+    """Draws the last validation loss of every trial over one key, whose axis may be logarithmic."""
+    _save(path, lambda figure: _draw_key(figure, trials, key, is_log))
 
 
 def trials_chart(trials: Sequence[TrialResult], name: str) -> str:
-    """The picture of :func:`save_curves` for a page.
-
-    Args:
-        trials: The trials, the winner first.
-        name: A prefix for the ids of the chart, unique within the page.
-    """
+    """The picture of :func:`save_curves` for a page."""
     label = "Validation loss of every trial over the optimizer steps"
     return svg_chart(name, label, _HEIGHT, lambda figure: _draw_curves(figure, trials))
 
@@ -72,11 +52,10 @@ def key_chart(trials: Sequence[TrialResult], key: str, name: str, *, is_log: boo
     return svg_chart(name, label, _HEIGHT, lambda figure: _draw_key(figure, trials, key, is_log))
 
 
-def _save(path: Path, draw: Callable[[Figure], None]) -> Path:
+def _save(path: Path, draw: Callable[[Figure], None]) -> None:
     figure = new_figure(*_SIZE)
     draw(figure)
     figure.savefig(path, dpi=150)
-    return path
 
 
 def _draw_curves(figure: Figure, trials: Sequence[TrialResult]) -> None:

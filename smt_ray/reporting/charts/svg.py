@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from smt_ray.reporting.charts.run import Record, draw_curves, new_figure
+from smt_ray.documents.run import Record
+from smt_ray.reporting.charts.run import draw_curves, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,10 +34,7 @@ class Series:
     """The look of a series.
 
     Attributes:
-        label: The text in the legend.
-        colour: The colour of the marker and the interval.
         marker: The letter of the marker in matplotlib.
-        filled: Whether the marker is filled.
     """
 
     label: str
@@ -59,12 +57,7 @@ ACCURACY_SERIES = {
 
 
 def curves_chart(records: Sequence[Record], name: str) -> str:
-    """Training and validation loss over the optimizer steps.
-
-    Args:
-        records: The records of ``metrics.jsonl``.
-        name: A prefix for the ids of the chart, unique within the page.
-    """
+    """Training and validation loss over the optimizer steps."""
     return svg_chart(
         name,
         "Training and validation loss over the optimizer steps",
@@ -78,10 +71,9 @@ def accuracy_chart(rows: Mapping[str, Mapping[str, Estimate]], name: str) -> str
 
     Args:
         rows: Task -> key of :data:`ACCURACY_SERIES` -> accuracy and interval, in [0, 1].
-        name: A prefix for the ids of the chart, unique within the page.
     """
     label = "accuracy: correct answers (%)"
-    return interval_chart(rows, ACCURACY_SERIES, name, label, scale=100, limit=100)
+    return interval_chart(rows, ACCURACY_SERIES, name, label, limit=100)
 
 
 def interval_chart(
@@ -90,17 +82,14 @@ def interval_chart(
     name: str,
     label: str,
     *,
-    scale: float = 1.0,
     limit: float | None = None,
 ) -> str:
-    """Values with their intervals, one band for each row.
+    """Fractions with their intervals in percent, one band for each row.
 
     Args:
         rows: Label of the row -> key of ``series`` -> value and interval.
         series: The look of each series, from top to bottom; a series without values is left out.
-        name: A prefix for the ids of the chart, unique within the page.
         label: The label of the axis, with its unit.
-        scale: The factor that values are multiplied by.
         limit: The end of the axis, which then begins at 0; by default the axis fits the values.
     """
     shown = _shown(rows, series)
@@ -108,7 +97,7 @@ def interval_chart(
         name,
         f"{label}; {', '.join(look.label for look in shown.values())}",
         interval_height(rows, series),
-        lambda figure: draw_intervals(figure, rows, shown, label, scale=scale, limit=limit),
+        lambda figure: draw_intervals(figure, rows, shown, label, limit=limit),
     )
 
 
@@ -127,7 +116,6 @@ def draw_intervals(
     series: Mapping[str, Series],
     label: str,
     *,
-    scale: float = 1.0,
     limit: float | None = None,
 ) -> None:
     """Draws the chart of :func:`interval_chart` into a figure."""
@@ -136,7 +124,7 @@ def draw_intervals(
     axes = figure.subplots()
     for number, (key, look) in enumerate(shown.items()):
         points = [
-            (place * band + number, *(scale * value for value in row[key]))
+            (place * band + number, *(100 * value for value in row[key]))
             for place, row in enumerate(rows.values())
             if key in row
         ]
@@ -197,7 +185,6 @@ def svg_chart(name: str, label: str, height: float, draw: Callable[[Figure], Non
         name: A prefix for the ids of the chart, unique within the page.
         label: A description for readers who do not see the chart.
         height: The height in inches; the width is :data:`CHART_WIDTH`.
-        draw: A function that draws into an empty figure.
     """
     from matplotlib import rc_context
 

@@ -19,9 +19,7 @@ class ClaimRow:
     """A claim.
 
     Attributes:
-        table: The name of the table.
         anchor: The anchor of the table in the page.
-        claim: The claim and its answer.
         relation: The words between the two cells.
         difference: The difference and its interval as text; nothing if it is not known.
         places: The positions of the value and the interval's ends in the drawing; None for no
@@ -41,8 +39,6 @@ class ClaimTable:
     """All claims, whose intervals share one scale.
 
     Attributes:
-        rows: The claims.
-        size: The width and height of a drawing.
         zero: The position of a difference of 0 in a drawing.
         ends: The ends of the scale as text; None if no claim has a drawing.
     """
@@ -67,7 +63,6 @@ def claim_table(tables: Mapping[str, TableResult], anchors: Mapping[str, str]) -
     """The claims of some tables; None without claims.
 
     Args:
-        tables: The tables.
         anchors: Table -> its anchor in the page.
     """
     claims = [(name, claim) for name, table in tables.items() for claim in table.claims]
@@ -88,11 +83,7 @@ def claim_table(tables: Mapping[str, TableResult], anchors: Mapping[str, str]) -
 
 
 class _Scale:
-    """The scale of all drawings, which includes 0.
-
-    Args:
-        low, high: The smallest and the largest end of an interval.
-    """
+    """The scale of all drawings, from the lowest end of an interval to the highest, with 0."""
 
     def __init__(self, low: float, high: float) -> None:
         self.low, self.high = min(0.0, low), max(0.0, high)

@@ -15,14 +15,13 @@ from smt_ray.reporting.charts.losses import Records, losses_chart
 from smt_ray.reporting.pages.claims import ClaimTable, claim_table
 from smt_ray.reporting.pages.render import drawing, moment, render_page
 from smt_ray.reporting.pages.run import Pairs, RunContents, run_facts, run_wrong_answers
-from smt_ray.reporting.pages.runs_table import RunRow, RunsTable
 from smt_ray.reporting.pages.selection_map import (
     SelectionMaps,
     Selections,
     selection_map,
     selection_maps,
 )
-from smt_ray.reporting.pages.time_table import TimeRow, TimeTable
+from smt_ray.reporting.pages.tables import RunRow, RunsTable, TimeRow, TimeTable
 from smt_ray.reporting.text.comparison import legend_text, table_cells, task_interval_cells
 from smt_ray.reporting.text.learning_rates import rates_text
 from smt_ray.reporting.text.run import format_seconds
@@ -38,7 +37,6 @@ class ComparisonContents:
     """What the page shows of a comparison; what is empty has no section.
 
     Attributes:
-        results: The contents of ``comparison.json``.
         config_text: The contents of ``comparison.yaml``.
         reference: The run whose settings, blocks and wrong answers are shown.
         stages: Run -> its stages, from ``run.json``.
@@ -63,9 +61,7 @@ class TriedRate:
     """A learning rate that was tried.
 
     Attributes:
-        rate: The learning rate.
         result: The validation loss, or "failed".
-        is_chosen: Whether the method uses it.
     """
 
     rate: str
@@ -78,8 +74,6 @@ class RatesRow:
     """The learning rates of a method.
 
     Attributes:
-        method: The method.
-        tried: The learning rates that were tried.
         end: "lowest" or "highest" if this one was chosen, so that a better one may lie beyond.
     """
 
@@ -90,18 +84,7 @@ class RatesRow:
 
 @dataclass(frozen=True)
 class TableSection:
-    """The section of a table; None for a part that is left out.
-
-    Attributes:
-        table: The table.
-        anchor: The anchor of the section.
-        cells: The table as text.
-        chart: The picture of the table.
-        task_chart: The accuracies by task.
-        task_cells: The numbers of ``task_chart``.
-        claims: The claims of the table.
-        selections: The chosen blocks of its cells.
-    """
+    """The section of a table; None for a part that is left out."""
 
     table: TableResult
     anchor: str

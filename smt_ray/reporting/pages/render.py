@@ -15,12 +15,7 @@ if TYPE_CHECKING:
 
 
 def render_page(template: str, **contents: Any) -> str:
-    """The page as HTML.
-
-    Args:
-        template: The name of a file in ``templates/``.
-        contents: What the template shows; see :func:`drawing` for SVG.
-    """
+    """The page as HTML, from a file in ``templates/``; see :func:`drawing` for SVG."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -30,7 +25,8 @@ def render_page(template: str, **contents: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": "{:,}".format, "percent": _percent, "seconds": format_seconds}
+    numbers = {"count": "{:,}".format, "percent": "{:.1%}".format}
+    environment.filters |= {**numbers, "seconds": format_seconds}
     return environment.get_template(template).render(**contents)
 
 
@@ -44,7 +40,3 @@ def drawing(svg: str | None) -> Markup | None:
 def moment(ms: int | None) -> str | None:
     """A time for people, from milliseconds since the epoch."""
     return None if ms is None else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}"

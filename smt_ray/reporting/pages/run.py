@@ -11,14 +11,15 @@ from smt_ray.documents.run import (
     WHO,
     Dataset,
     Environment,
+    Record,
     RunMetrics,
     TaskResults,
 )
-from smt_ray.reporting.charts.run import TRAINING_LOSS, Record, loss_curves
+from smt_ray.reporting.charts.run import TRAINING_LOSS, loss_curves
 from smt_ray.reporting.charts.svg import Estimate, accuracy_chart, curves_chart
 from smt_ray.reporting.pages.render import drawing, moment, render_page
 from smt_ray.reporting.pages.selection_map import SelectionMap, selection_map
-from smt_ray.reporting.pages.time_table import TimeRow, TimeTable
+from smt_ray.reporting.pages.tables import TimeRow, TimeTable
 from smt_ray.reporting.pages.weight_grid import Weight
 from smt_ray.reporting.pages.wrong_answers import Predictions, WrongAnswers, wrong_answers
 from smt_ray.reporting.text.run import LEGEND, accuracy_cells, facts, task_rows
@@ -37,14 +38,10 @@ class RunContents:
     """What a page shows of a run; what is empty has no section.
 
     Attributes:
-        name: The name of the run.
         status: The status, such as ``FINISHED`` or ``FAILED``.
         started_ms, ended_ms: Milliseconds since the epoch, if they are known.
-        metrics: The contents of ``metrics.json``.
         config: The complete configuration as plain values.
         config_text: The configuration as it was written.
-        datasets: The rows that the run read.
-        environment: The contents of ``environment.json``.
         records: The records of the training's ``metrics.jsonl``.
         weights: Every eligible weight with its chosen blocks.
         predictions: ``base`` or ``tuned`` -> task -> predictions.
@@ -68,13 +65,7 @@ class RunContents:
 
 @dataclass(frozen=True)
 class AccuracySection:
-    """The accuracies.
-
-    Attributes:
-        cells: The table.
-        legend: The note below the table.
-        chart: The same as a chart.
-    """
+    """The accuracies."""
 
     cells: Cells
     legend: str
@@ -93,8 +84,6 @@ class LossSection:
     """The losses.
 
     Attributes:
-        chart: The losses by step.
-        last: The last training loss.
         lowest, last_validation: Two validation losses; None without validation.
     """
 
@@ -109,8 +98,6 @@ class RunSections:
     """The sections about a run, in its own page or in the page of a search.
 
     Attributes:
-        facts: What was trained and how.
-        datasets: The rows that the run read.
         accuracy, loss, selection, wrong: The sections; None for a section that is left out.
     """
 

@@ -11,7 +11,7 @@ from smt_ray.documents.search import FAILED, STOPPED, SearchDocument, TrialResul
 from smt_ray.reporting.charts.search import key_chart, trials_chart
 from smt_ray.reporting.pages.render import drawing, moment, render_page
 from smt_ray.reporting.pages.run import Pairs, RunContents, run_sections
-from smt_ray.reporting.pages.runs_table import RunRow, RunsTable
+from smt_ray.reporting.pages.tables import RunRow, RunsTable
 from smt_ray.reporting.text.run import format_seconds
 from smt_ray.reporting.text.search import point_text, trial_keys
 
@@ -21,8 +21,6 @@ class SearchContents:
     """What the page shows of a search.
 
     Attributes:
-        results: The contents of ``search.json``.
-        winner: The run of the winner.
         config_text: The contents of ``search.yaml``.
         pages: Run -> the link to its page.
     """

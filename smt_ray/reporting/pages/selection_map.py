@@ -24,7 +24,6 @@ class HeatCell:
     """A cell of a heat map.
 
     Attributes:
-        num_chosen: The number of chosen blocks.
         title: The numbers in words.
         colour: The colour of the share of chosen blocks.
         anchor: The anchor of the weight's grid; "" for no link.
@@ -43,7 +42,6 @@ class HeatRow:
     Attributes:
         layer: The number of the layer, or "other" for modules without one.
         cells: The cells by projection; None if the model has no such weight.
-        num_chosen: The number of chosen blocks in the layer.
     """
 
     layer: str
@@ -56,8 +54,6 @@ class HeatMap:
     """The chosen blocks by layer and projection.
 
     Attributes:
-        projections: The names of the columns.
-        rows: The layers.
         totals: (chosen blocks, all blocks) of each projection.
     """
 
@@ -111,10 +107,7 @@ class SelectionMap:
     """A selection in detail.
 
     Attributes:
-        heat: The heat map.
-        scale: The colours of the heat map.
         panels: The weights of each cell with chosen blocks; the cell with the most is the last.
-        legend: The shades of the blocks.
     """
 
     heat: HeatMap
@@ -125,12 +118,7 @@ class SelectionMap:
 
 @dataclass(frozen=True)
 class SelectionMaps:
-    """Several selections side by side.
-
-    Attributes:
-        heats: Name of a selection -> its heat map.
-        scale: The colours of all heat maps.
-    """
+    """The heat maps of several selections by name, with the colours of one scale."""
 
     heats: Mapping[str, HeatMap]
     scale: ColourScale

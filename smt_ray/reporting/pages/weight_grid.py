@@ -25,7 +25,6 @@ class Weight:
     """The chosen blocks of one weight.
 
     Attributes:
-        name: The name of its module.
         shape: (out_features, in_features).
         block_size: The side of a block, in elements.
         blocks: The (row, column) of each chosen block.
@@ -51,12 +50,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Shade:
-    """A line of the legend.
-
-    Attributes:
-        fill: The colour.
-        label: The meaning of the colour.
-    """
+    """A colour of the legend, and its meaning."""
 
     fill: str
     label: str
@@ -67,7 +61,6 @@ class DrawnWeight:
     """The drawing of a weight.
 
     Attributes:
-        weight: The weight.
         area: The number of rows and columns of blocks that one square stands for.
         view: The width and height in squares.
         pixels: The width and height in pixels.
@@ -88,9 +81,6 @@ class Drawing:
 
     A block has one of four shades, by the quarter of all scores that its own score is in. An area
     has one by the share of its blocks that are chosen.
-
-    Args:
-        weights: All weights of the selection.
     """
 
     def __init__(self, weights: Sequence[Weight]) -> None:

@@ -40,10 +40,8 @@ class TaskAnswers:
     """The wrong answers of one task.
 
     Attributes:
-        name: The name of the task.
         opening: The text that all prompts begin with.
         ending: The text that all prompts end with.
-        answers: The answers.
     """
 
     name: str
@@ -57,8 +55,6 @@ class WrongAnswers:
     """The wrong answers of all tasks.
 
     Attributes:
-        num_answers: The number of all answers.
-        num_wrong: The number of wrong answers.
         num_unread: The number of wrong answers of which no answer could be read.
         tasks: The tasks with the answers that are shown.
     """
@@ -79,13 +75,7 @@ def wrong_answers(
 ) -> WrongAnswers | None:
     """About equally many wrong answers of each task, spread evenly over its rows.
 
-    Args:
-        tuned: The predictions of the tuned model.
-        base: The predictions of the base model, which are shown beside them.
-        most: The maximum number of answers that are shown.
-
-    Returns:
-        None if nothing was evaluated.
+    Those of the base model are shown beside them. None if nothing was evaluated.
     """
     if not any(tuned.values()):
         return None

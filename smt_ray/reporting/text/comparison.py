@@ -90,12 +90,7 @@ def difference_parts(claim: ClaimResult) -> tuple[str, ...]:
 
 
 def table_cells(table: TableResult, *, with_intervals: bool = False) -> Cells:
-    """A table as text.
-
-    Args:
-        table: The table.
-        with_intervals: Whether the accuracy of each task has its interval beside it.
-    """
+    """A table as text; ``with_intervals`` adds the interval of each task's accuracy."""
     if isinstance(table.columns, list):
         return _grid_cells(table, table.columns)
     if table.columns == "tasks":
@@ -109,11 +104,7 @@ def row_cells(table: TableResult) -> dict[str, CellResult]:
 
 
 def task_interval_cells(table: TableResult) -> Cells | None:
-    """The accuracies by task with their intervals; None if no row has intervals.
-
-    Args:
-        table: A table whose columns are tasks.
-    """
+    """The accuracies of a table of tasks with their intervals; None if no row has intervals."""
     cells = {row: cell for row, cell in row_cells(table).items() if cell.task_intervals}
     if not cells:
         return None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from smt_ray.reporting.text.tables import Cells
 
@@ -15,19 +16,19 @@ if TYPE_CHECKING:
 _PLAIN_WIDTH = 1000  # wide enough that nothing is wrapped in plain text
 
 
-def show(render: Callable[[Console], None], file: TextIO) -> None:
-    """Prints what ``render`` prints; as plain text if ``file`` is not a terminal."""
+def show(render: Callable[[Console], None]) -> None:
+    """Prints what ``render`` prints; as plain text if the output is not a terminal."""
     from rich.console import Console
 
-    console = Console(file=file)
+    console = Console()
     if console.is_terminal:
         render(console)
     else:
-        encoding = getattr(file, "encoding", None) or "utf-8"  # the log of a job may be ASCII
-        file.write(plain_text(render).encode(encoding, "replace").decode(encoding))
+        encoding = sys.stdout.encoding or "utf-8"  # the log of a job may be ASCII
+        sys.stdout.write(_plain_text(render).encode(encoding, "replace").decode(encoding))
 
 
-def plain_text(render: Callable[[Console], None]) -> str:
+def _plain_text(render: Callable[[Console], None]) -> str:
     """What ``render`` prints, without colours or wrapping."""
     from rich.console import Console
 
@@ -40,7 +41,6 @@ def rich_table(cells: Cells, style: Callable[[str], str] = lambda _: "") -> Tabl
     """A table with a rule below its head, and a rule above a row named "average".
 
     Args:
-        cells: The table as text.
         style: A function from the text of a cell to its style, in rich's words.
     """
     from rich import box

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from smt_ray.documents.memory import (
     MemoryReport,
@@ -34,9 +33,9 @@ _LEGEND = (
 )
 
 
-def print_memory(report: MemoryReport, file: TextIO | None = None) -> None:
-    """Prints the table; as plain text without colours or wrapping if ``file`` is not a terminal."""
-    show(partial(_render, report), file or sys.stdout)
+def print_memory(report: MemoryReport) -> None:
+    """Prints the table; without colours or wrapping if the output is not a terminal."""
+    show(partial(_render, report))
 
 
 def format_bytes(size: int) -> str:

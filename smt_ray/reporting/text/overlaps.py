@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from smt_ray.documents.overlaps import OverlapReport, TaskOverlap
 from smt_ray.reporting.text.console import rich_table, show
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
 _HEAD = ("task", "test rows", "in training", "share", "same answer", "first test row")
 
 
-def print_overlaps(report: OverlapReport, file: TextIO | None = None) -> None:
-    """Prints the table; as plain text if ``file`` is not a terminal."""
-    show(partial(_render, report), file or sys.stdout)
+def print_overlaps(report: OverlapReport) -> None:
+    """Prints the table; without colours or wrapping if the output is not a terminal."""
+    show(partial(_render, report))
 
 
 def _render(report: OverlapReport, console: Console) -> None:

@@ -23,8 +23,6 @@ def progress(title: str, total: int, poll: Poll) -> Iterator[None]:
     """Shows the progress of a stage while the body of the ``with`` statement runs.
 
     Args:
-        title: The name of the stage.
-        total: The number of all units.
         poll: The source of the progress. A thread calls it, and its exceptions are ignored.
     """
     console = Console(file=sys.stderr)

@@ -7,11 +7,10 @@ not shown.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from smt_ray.documents.averages import mean
 from smt_ray.documents.run import (
@@ -23,7 +22,7 @@ from smt_ray.documents.run import (
     Trainable,
     Who,
 )
-from smt_ray.reporting.text.console import facts_grid, plain_text, rich_table, show
+from smt_ray.reporting.text.console import facts_grid, rich_table, show
 from smt_ray.reporting.text.tables import Cells, escape, markdown_table
 from smt_ray.reporting.text.values import (
     MISSING,
@@ -52,14 +51,9 @@ _PATH_LABELS = {
 }
 
 
-def print_table(metrics: RunMetrics, file: TextIO | None = None) -> None:
-    """Prints the table; as plain text without colours or wrapping if ``file`` is not a terminal."""
-    show(partial(_render, metrics), file or sys.stdout)
-
-
-def to_text(metrics: RunMetrics) -> str:
-    """The table as plain text."""
-    return plain_text(partial(_render, metrics))
+def print_table(metrics: RunMetrics) -> None:
+    """Prints the table; without colours or wrapping if the output is not a terminal."""
+    show(partial(_render, metrics))
 
 
 def to_markdown(metrics: RunMetrics) -> str:
@@ -97,7 +91,6 @@ class _Column:
     """A column of the table of accuracies.
 
     Attributes:
-        head: The name of the column.
         value: A function from the results of a task to its value, a fraction.
         template: The format of the value in percent.
         who: The model whose interval is shown beside the value; None for no interval.

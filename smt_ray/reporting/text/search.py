@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import TextIO
 
 from smt_ray.documents.search import SearchDocument, TrialResult
 from smt_ray.reporting.text.console import rich_table, show
@@ -13,10 +11,10 @@ from smt_ray.reporting.text.tables import Cells, markdown_table, write_csv
 from smt_ray.reporting.text.values import MISSING, number_text, value_text
 
 
-def print_trials(trials: Sequence[TrialResult], file: TextIO | None = None) -> None:
-    """Prints the table; as plain text if ``file`` is not a terminal."""
+def print_trials(trials: Sequence[TrialResult]) -> None:
+    """Prints the table; without colours or wrapping if the output is not a terminal."""
     table = rich_table(trial_cells(trials))
-    show(lambda console: console.print(table), file or sys.stdout)
+    show(lambda console: console.print(table))
 
 
 def to_markdown(results: SearchDocument) -> str:

@@ -12,7 +12,6 @@ class Cells:
     """A table as text; the first column has the names of the rows.
 
     Attributes:
-        head: The names of the columns.
         rows: The rows, each with a text for every column.
         num_right: The number of columns after the first one that are aligned right.
     """

@@ -11,13 +11,13 @@ import pytest
 
 from smt_ray.documents.module_names import parse_module_name
 from smt_ray.reporting.charts.run import (
-    Record,
     curves_figure,
     loss_curves,
     running_mean,
     selection_figure,
     selection_grid,
 )
+from smt_ray.tracking.records import make_record
 
 PNG = b"\x89PNG"
 
@@ -66,22 +66,24 @@ def test_chosen_blocks_of_an_unknown_module_are_an_error() -> None:
 def test_the_selection_figure_is_written(tmp_path: Path, num_layers: int) -> None:
     totals = _llama(num_layers)
     counts = {name: 1 for name in totals if "v_proj" in name}
-    path = selection_figure(counts, totals, tmp_path / "new" / "selection.png", "a title")
+    path = tmp_path / "new" / "selection.png"
+    selection_figure(counts, totals, path, "a title")
     assert path.read_bytes().startswith(PNG)
 
 
 def test_an_empty_selection_can_be_drawn(tmp_path: Path) -> None:
-    path = selection_figure({}, _llama(1), tmp_path / "selection.png", "")
+    path = tmp_path / "selection.png"
+    selection_figure({}, _llama(1), path, "")
     assert path.read_bytes().startswith(PNG)
 
 
 def test_a_repeated_step_counts_with_its_last_value_and_nan_is_left_out() -> None:
-    records: list[Record] = [
-        {"step": 1, "metrics": {"train/loss": 3.0}},
-        {"step": 2, "metrics": {"train/loss": 9.0}},
-        {"step": 2, "metrics": {"validation/loss": 5.0}},
-        {"step": 2, "metrics": {"train/loss": 2.0}},
-        {"step": 3, "metrics": {"train/loss": math.nan}},
+    records = [
+        make_record(1, {"train/loss": 3.0}, time_ms=0),
+        make_record(2, {"train/loss": 9.0}, time_ms=0),
+        make_record(2, {"validation/loss": 5.0}, time_ms=0),
+        make_record(2, {"train/loss": 2.0}, time_ms=0),
+        make_record(3, {"train/loss": math.nan}, time_ms=0),
     ]
     assert loss_curves(records, "train/loss") == ([1, 2], [3.0, 2.0])
     assert loss_curves(records, "validation/loss") == ([2], [5.0])
@@ -98,11 +100,13 @@ def test_the_running_mean_does_not_lag_behind_a_straight_line() -> None:
 
 @pytest.mark.parametrize("num_steps", [0, 3, 200])
 def test_the_curves_figure_is_written(tmp_path: Path, num_steps: int) -> None:
-    records: list[Record] = [
-        {"step": i, "metrics": {"train/loss": 1 / (i + 1)}} for i in range(num_steps)
+    records = [make_record(i, {"train/loss": 1 / (i + 1)}, time_ms=0) for i in range(num_steps)]
+    records += [
+        make_record(i, {"validation/loss": 1.0}, time_ms=0) for i in range(0, num_steps, 50)
     ]
-    records += [{"step": i, "metrics": {"validation/loss": 1.0}} for i in range(0, num_steps, 50)]
-    assert curves_figure(records, tmp_path / "curves.png").read_bytes().startswith(PNG)
+    path = tmp_path / "curves.png"
+    curves_figure(records, path, "")
+    assert path.read_bytes().startswith(PNG)
 
 
 def test_importing_reporting_loads_no_library_that_draws() -> None:

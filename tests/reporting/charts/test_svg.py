@@ -7,11 +7,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from smt_ray.reporting.charts.run import Record
 from smt_ray.reporting.charts.svg import ACCURACY_SERIES, accuracy_chart, curves_chart
+from smt_ray.tracking.records import make_record
 
-RECORDS: list[Record] = [{"step": i, "metrics": {"train/loss": 1 / i}} for i in range(1, 50)]
-RECORDS += [{"step": i, "metrics": {"validation/loss": 2 / i}} for i in (20, 40)]
+RECORDS = [make_record(i, {"train/loss": 1 / i}, time_ms=0) for i in range(1, 50)]
+RECORDS += [make_record(i, {"validation/loss": 2 / i}, time_ms=0) for i in (20, 40)]
 ROWS = {
     "boolq": {"majority": (0.6, 0.6, 0.6), "base": (0.5, 0.4, 0.6), "tuned": (0.7, 0.6, 0.8)},
     "cost < $1 & $2": {"base": (0.0, 0.0, 0.1), "tuned": (1.0, 0.9, 1.0)},

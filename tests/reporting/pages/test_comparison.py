@@ -11,12 +11,12 @@ import pytest
 
 from smt_ray.documents.comparison import ComparisonDocument
 from smt_ray.documents.run import Dataset, Environment, RunMetrics, StageEntry
-from smt_ray.reporting.charts.run import Record
 from smt_ray.reporting.pages.comparison import ComparisonContents, comparison_page, table_anchors
 from smt_ray.reporting.pages.run import RunContents
 from smt_ray.reporting.pages.weight_grid import Weight
 from smt_ray.reporting.text.comparison import difference_parts, table_cells
 from smt_ray.reporting.text.run import format_seconds
+from smt_ray.tracking.records import make_record
 from tests.reporting.comparisons import (
     FAILED,
     FASTER,
@@ -42,9 +42,9 @@ CONFIG: dict[str, Any] = {
         "lr_warmup_steps": 10,
     },
 }
-RECORDS: list[Record] = [
-    {"step": 1, "metrics": {"train/loss": 0.75}},
-    {"step": 2, "metrics": {"train/loss": 0.5, "validation/loss": 0.625}},
+RECORDS = [
+    make_record(1, {"train/loss": 0.75}, time_ms=0),
+    make_record(2, {"train/loss": 0.5, "validation/loss": 0.625}, time_ms=0),
 ]
 
 

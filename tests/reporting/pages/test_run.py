@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from smt_ray.documents.run import Dataset, Environment, RunMetrics
-from smt_ray.reporting.charts.run import Record
 from smt_ray.reporting.pages.run import RunContents, run_page
 from smt_ray.reporting.pages.weight_grid import Weight
 from smt_ray.reporting.text.run import accuracy_cells, facts, format_seconds
+from smt_ray.tracking.records import make_record
 from tests.reporting.page_reader import NASTY, Page, leaks, prediction, read_page
 
 SECTIONS = ["summary", "accuracy", "loss", "selection", "wrong", "stages", "versions", "config"]
@@ -68,10 +68,10 @@ ENVIRONMENT = Environment(
     commit="c0ffee",
     packages={"torch": "2.13.0", "peft": None},
 )
-RECORDS: list[Record] = [
-    {"step": 1, "metrics": {"train/loss": 0.75}},
-    {"step": 2, "metrics": {"train/loss": 0.5, "validation/loss": 0.625}},
-    {"step": 3, "metrics": {"train/loss": 0.25, "validation/loss": 0.875}},
+RECORDS = [
+    make_record(1, {"train/loss": 0.75}, time_ms=0),
+    make_record(2, {"train/loss": 0.5, "validation/loss": 0.625}, time_ms=0),
+    make_record(3, {"train/loss": 0.25, "validation/loss": 0.875}, time_ms=0),
 ]
 WEIGHTS = [
     Weight("model.layers.0.self_attn.q_proj", (64, 32), 16, [(0, 0), (3, 1)], [1.0, 2.0]),
@@ -317,7 +317,7 @@ def test_the_page_of_a_large_run_is_smaller_than_a_megabyte(run: RunContents) ->
             for name in names
         ],
         records=[
-            {"step": i, "metrics": {"train/loss": 1 + (i * 7919 % 1000) / 1000}}
+            make_record(i, {"train/loss": 1 + (i * 7919 % 1000) / 1000}, time_ms=0)
             for i in range(30_000)
         ],
         predictions={

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import redirect_stdout
 from typing import Any
 
 import pytest
@@ -73,8 +74,8 @@ def verdict(**changes: Any) -> dict[str, Any]:
 
 
 def printed(**changes: Any) -> str:
-    file = io.StringIO()
-    print_memory(report(**changes), file)
+    with redirect_stdout(io.StringIO()) as file:
+        print_memory(report(**changes))
     return file.getvalue()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import redirect_stdout
 from typing import Any
 
 from smt_ray.documents.overlaps import OverlapReport
@@ -13,8 +14,8 @@ FOUND = [{"index": 3, "position": 0, "same_answer": True}]
 
 def printed(**tasks: dict[str, Any]) -> str:
     report = OverlapReport.model_validate({"num_training_rows": 1200, "tasks": tasks})
-    file = io.StringIO()
-    print_overlaps(report, file)
+    with redirect_stdout(io.StringIO()) as file:
+        print_overlaps(report)
     return file.getvalue()
 
 

@@ -51,7 +51,9 @@ def test_numbers_and_names_can_be_drawn_even_if_no_trial_finished(
 ) -> None:
     trials = three_trials(point={**POINT, "selection.score": "random"})
     trials = trials if is_finished else trials[2:]
-    paths = [save_curves(trials, tmp_path / "curves.png")]
+    save_curves(trials, tmp_path / "curves.png")
     for key, is_log in (("selection.score", False), ("training.learning_rate", True)):
-        paths.append(save_key(trials, key, tmp_path / f"{key}.png", is_log=is_log))
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+        save_key(trials, key, tmp_path / f"{key}.png", is_log=is_log)
+    pictures = list(tmp_path.iterdir())
+    assert len(pictures) == 3
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)

@@ -1,20 +1,19 @@
-"""The table of all runs of a comparison or a search."""
+"""The tables of runs and of times."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run.
+    """A run of a :class:`RunsTable`.
 
     Attributes:
-        name: The name of the run.
         texts: Column -> text: settings and measurements of the run.
         settings: All other settings, in one line.
-        seconds: The time that the run took; None if it is not known.
         status: The status in one or two words, such as "finished".
         error: The reason of a failure; "" without one.
         page: The link to the page of the run; "" without one.
@@ -31,10 +30,9 @@ class RunRow:
 
 @dataclass(frozen=True)
 class RunsTable:
-    """The table.
+    """The table of all runs of a comparison or a search.
 
     Attributes:
-        rows: The runs, in the order shown.
         number_columns: The columns that are aligned right.
     """
 
@@ -57,3 +55,47 @@ class RunsTable:
     def has_pages(self) -> bool:
         """Whether a name is a link."""
         return any(row.page for row in self.rows)
+
+
+@dataclass(frozen=True)
+class TimeRow:
+    """A row of a :class:`TimeTable`.
+
+    Attributes:
+        name: What took the time, such as a stage.
+        detail: The text of the last column.
+        reused: Whether an earlier run had spent the time.
+    """
+
+    name: str
+    seconds: float | None
+    detail: str = ""
+    reused: bool = False
+
+
+@dataclass(frozen=True)
+class TimeTable:
+    """A table of seconds, as numbers and as bars.
+
+    Attributes:
+        detail_head: The head of the last column.
+        rows: The rows; there is at least one.
+    """
+
+    detail_head: str
+    rows: Sequence[TimeRow]
+
+    @property
+    def total(self) -> float:
+        """The sum of the known times."""
+        return math.fsum(row.seconds or 0.0 for row in self.rows)
+
+    @property
+    def any_reused(self) -> bool:
+        """Whether a row needs the note about reuse."""
+        return any(row.reused for row in self.rows)
+
+    def share(self, row: TimeRow) -> float:
+        """The time of a row as a fraction of the longest one."""
+        longest = max(row.seconds or 0.0 for row in self.rows)
+        return (row.seconds or 0.0) / (longest or 1.0)
