@@ -202,7 +202,7 @@ def select(base: nn.Module, batching: Batching, steps: Sequence[Sequence[int]]) 
     device = next(model.parameters()).device
     eligible = find_eligible(model, DEFAULT_TARGET_MODULES)
     size = common_block_size({n: (m.out_features, m.in_features) for n, m in eligible.items()})
-    loss = SupervisedLoss(model)
+    loss = SupervisedLoss(model, narrow=True)
     with GradientAccumulator(model, eligible) as sums:
         for rows in steps:
             for batch in batching.packed(rows):
@@ -216,7 +216,7 @@ def select(base: nn.Module, batching: Batching, steps: Sequence[Sequence[int]]) 
 
 
 def _prepared(model: nn.Module, method: Method) -> nn.Module:
-    method.prepare(model, zero_stage=0)
+    method.prepare(model)
     return model
 
 
@@ -250,5 +250,5 @@ def _model_loss(trainee: Trainee) -> Callable[[Any, int], Tensor]:
 
 def _our_loss(trainee: Trainee) -> Callable[[Any, int], Tensor]:
     """Our loss: the sum over targets, already divided by the number of targets in the step."""
-    supervised = SupervisedLoss(trainee.model)
+    supervised = SupervisedLoss(trainee.model, narrow=True)
     return lambda batch, _num_batches: supervised(batch)

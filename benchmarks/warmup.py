@@ -39,6 +39,7 @@ from smt_ray.config.load import load_config
 from smt_ray.config.run import RunConfig
 from smt_ray.methods.blocks import check_blocks
 from smt_ray.models.load import load_skeleton
+from smt_ray.probe.probe import probe_skeleton
 from smt_ray.smt.scores import SCORES, ScoreTable
 from smt_ray.smt.selection import Selection, select_blocks
 from smt_ray.stages.jobs import WarmupJob
@@ -147,11 +148,13 @@ def _measure(
 ) -> tuple[list[dict[Case, dict[str, float]]], dict[Case, ScoreTable]]:
     plan = make_plan(config)
     make_tokens(plan)
-    blocks = check_blocks(config, load_skeleton(plan.model))
+    skeleton = load_skeleton(plan.model)
+    probe = probe_skeleton(skeleton)
+    blocks = check_blocks(config, skeleton, probe)
     tables: dict[Case, ScoreTable] = {}
     with ray_session():
         resources = plan_processes(config.resources, 1, cluster_nodes(), "warmup.num_shards")
-        job = warmup_job(plan, blocks, resources)
+        job = warmup_job(plan, blocks, probe, resources)
 
         def run(case: Case, number: int) -> dict[str, float]:
             path = f"tables/{number}/{case}.safetensors"

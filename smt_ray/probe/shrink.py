@@ -16,6 +16,7 @@ from smt_ray.probe.shrink_keys import (
     HIDDEN,
     KEY_HEADS,
     LAYERS,
+    POSITIONS,
     SMALL,
     VOCABULARIES,
     WIDE,
@@ -25,6 +26,8 @@ from smt_ray.probe.shrink_keys import (
 HIDDEN_SIZE, NUM_HEADS, HEAD_WIDTH, VOCABULARY = 64, 4, 16, 128
 WINDOW = 8
 """The number of tokens of windows, chunks and similar bounds, which a longer row crosses."""
+LONGEST = 8 * WINDOW
+"""The number of tokens that a small model has positions for, at least."""
 
 _MAX_LAYERS = 12  # of which most families repeat a pattern of kinds
 _PLACEHOLDER = VOCABULARY - 1  # the token id of images and the like, which no row has
@@ -77,6 +80,8 @@ def _small_number(key: str, value: Any, num_heads: int | None, places: Sequence[
         return _INITIALIZER_RANGE
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         return value  # not set, or a number that says so, such as -1
+    if key in POSITIONS:
+        return max(value, LONGEST)
     if key in KEY_HEADS and num_heads:
         return NUM_HEADS if value == num_heads else min(value, 2)
     known: dict[str, int] = SMALL | (

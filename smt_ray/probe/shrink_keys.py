@@ -47,6 +47,7 @@ WINDOWS = (
     "attention_window", "local_attention", "sliding_window_size", "chunk_size",
     "mamba_chunk_size", "block_size", "floor_scale",
 )  # fmt: skip
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
 VOCABULARIES = ("vocab_size", "n_vocab", "vocab_size_per_layer_input", "text_vocab_size")
 SMALL = {
     "q_lora_rank": 32, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_head_dim": 24,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import SupportsFloat
 
-from smt_ray.documents.run import Record as Record
+from smt_ray.documents.run import Record
 from smt_ray.errors import UserError
 
 _NOT_A_RECORD = (

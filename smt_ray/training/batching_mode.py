@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +88,10 @@ def _obstacle(model: nn.Module, mode: str, probe: Probe) -> str | None:
     """The reason why a mode is not exact; None if it is."""
     if probe.problem is not None:
         return None if mode == ONE_ROW else f"its architecture could not be tried ({probe.problem})"
+    if mode == ONE_ROW:
+        return None
+    if _has_dynamic_rope(model):
+        return "its rotary embedding depends on the length of the input"
     if probe.is_exact(mode):
         return None
     if mode == PADDED:
@@ -115,10 +118,14 @@ def _known_obstacle(model: nn.Module) -> str | None:
         return f"{kind} caps its attention scores"
     if any(name.rpartition(".")[2] == "sinks" for name, _ in model.named_parameters()):
         return f"{kind} has attention sinks"
-    scaling: Mapping[str, Any] = getattr(text, "rope_parameters", None) or {}
-    if any(rope_type in str(scaling) for rope_type in ("dynamic", "longrope")):
-        return "its rotary embedding depends on the length of the input"
     return None
+
+
+def _has_dynamic_rope(model: nn.Module) -> bool:
+    """Whether frequencies depend on the longest input so far, or on that of the batch."""
+    config: Any = model.config
+    scaling = str(getattr(config.get_text_config(), "rope_parameters", None))
+    return any(rope_type in scaling for rope_type in ("dynamic", "longrope"))
 
 
 def _randomness(model: nn.Module, probe: Probe) -> str | None:
@@ -129,7 +136,14 @@ def _randomness(model: nn.Module, probe: Probe) -> str | None:
 
 def has_dropout(model: nn.Module) -> bool:
     """Whether a module of the model drops values, such as those that a method has added."""
-    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+    return any(_dropout_rate(module) > 0 for module in model.modules())
+
+
+def _dropout_rate(module: nn.Module) -> float:
+    if isinstance(module, nn.Dropout):
+        return module.p
+    rate = getattr(module, "attention_dropout", 0.0)  # a number in most families' attention
+    return rate if isinstance(rate, float) else 0.0
 
 
 def attention_kernel(mode: BatchingMode, implementation: str) -> str:

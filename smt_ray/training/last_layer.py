@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 KEYWORD = "supervised_positions"  # a keyword of the model's forward, which its layers get too
 
+_HANDLES = "smt_ray_narrowing"  # an attribute of a layer that has the hooks
 _OUTPUTS = ("o_proj", "dense", "out_proj")
 
 
@@ -44,7 +45,11 @@ def narrow_last_layer(model: nn.Module) -> list[RemovableHandle]:
     """
     parts = _parts(model)
     assert parts is not None, "see can_narrow"
-    return _Narrowed(*parts).handles
+    layer: Any = parts[0]
+    for handle in getattr(layer, _HANDLES, ()):
+        handle.remove()  # the model is used by another loss now
+    setattr(layer, _HANDLES, _Narrowed(*parts).handles)
+    return list(getattr(layer, _HANDLES))
 
 
 def _parts(model: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module] | None:

@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from smt_ray.artifacts.storage import Storage
-from smt_ray.tracking.records import Record, encode_record, make_record, parse_records
+from smt_ray.documents.run import Record
+from smt_ray.tracking.records import encode_record, make_record, parse_records
 
 _FLUSH_EVERY_S = 2.0
 

@@ -21,6 +21,7 @@ from smt_ray.data.batches import StepPlan
 from smt_ray.data.encoding import EncodedRows
 from smt_ray.models.inspect import find_eligible
 from smt_ray.models.load import load_tokenizer
+from smt_ray.probe.probe import probe_skeleton
 from smt_ray.warmup.shard import reduce_module, stream_shard
 
 CPU = torch.device("cpu")
@@ -142,7 +143,8 @@ def test_bytes_moved_are_the_bytes_that_shards_and_reductions_send(
         list(
             stream_shard(
                 make_llama(), encoded, StepPlan(len(encoded), 4, 0), [shard],
-                target_modules=["q_proj", "v_proj"], batching="padded", max_tokens=100,
+                modules=["q_proj", "v_proj"], batching="padded", max_tokens=100,
+                probe=probe_skeleton(model),
                 train_on_inputs=False, device=CPU, with_weights=shard == 0,
                 statistics_block_size=8 if reduction == "score" else None,
             )

@@ -23,7 +23,7 @@ def make_full(model: Any) -> None:
 
 def make_lora(model: Any) -> None:
     settings = LoraSettings(4, 8, 0.0, ["q_proj", "down_proj"], use_dora=False, seed=0)
-    LoraMethod(settings).prepare(model, zero_stage=0)
+    LoraMethod(settings).prepare(model)
 
 
 def make_smt(model: Any) -> None:
@@ -67,7 +67,7 @@ def test_dora_needs_the_flops_of_lora_and_those_of_its_norms(
     models = [make_llama(), make_llama()]
     for model, use_dora in zip(models, (False, True), strict=True):
         settings = LoraSettings(4, 8, 0.0, ["k_proj"], use_dora=use_dora, seed=0)
-        LoraMethod(settings).prepare(model, zero_stage=0)
+        LoraMethod(settings).prepare(model)
     lora, dora = (step_flops(read_decoder(model), [Work(5, 15, 2)]) for model in models)
     assert dora - lora == 2 * (2 * 32 * 4 * 16)  # two layers' B (16, 4) times A (4, 32)
 

@@ -19,6 +19,7 @@ from smt_ray.artifacts.storage import Storage
 from smt_ray.cluster import waiting
 from smt_ray.cluster.resources import ProcessResources
 from smt_ray.config.run import RunConfig
+from smt_ray.documents.probe import Probe
 from smt_ray.documents.run import Trainable
 from smt_ray.documents.stages import RankOutcome
 from smt_ray.errors import UserError
@@ -132,6 +133,7 @@ def fit(
             config=config,
             model=config.model,
             method=FullSettings(),
+            probe=Probe(),
             num_steps=1,
             storage=config.storage,
             folder=stage.folder,

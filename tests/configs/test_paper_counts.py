@@ -15,6 +15,7 @@ from smt_ray.methods.lora import LoraSettings, find_targets, target_shapes
 from smt_ray.methods.protocol import Counts
 from smt_ray.models.inspect import count_parameters
 from smt_ray.models.load import load_skeleton
+from smt_ray.probe.probe import probe_skeleton
 from tests.configs.recipes import MODELS, RECIPES, ROOT, Recipe
 
 _LLAMA = {"model_type": "llama", "vocab_size": 32_000}
@@ -70,7 +71,8 @@ def skeleton(model: str) -> nn.Module:
 
 def num_blocks(recipe: Recipe) -> int:
     """The number of blocks, from the run's own check."""
-    found = check_blocks(recipe.config, skeleton(recipe.model))
+    model = skeleton(recipe.model)
+    found = check_blocks(recipe.config, model, probe_skeleton(model))
     assert found.block_size == BLOCK_SIZE
     (ranking,) = found.rankings
     return ranking.num_blocks

@@ -44,7 +44,7 @@ def divided(
     model: Any, encoded: EncodedRows, num_ranks: int, **options: Any
 ) -> tuple[float, torch.Tensor]:
     """The loss and the gradient of a step, averaged over ranks."""
-    loss, total = SupervisedLoss(model), 0.0
+    loss, total = SupervisedLoss(model, narrow=False), 0.0
     for rank in range(num_ranks):
         for batch in step_micro_batches(
             encoded,

@@ -8,6 +8,7 @@ from smt_ray.config.load import load_config
 from smt_ray.errors import UserError
 from smt_ray.methods.blocks import EligibleBlocks, check_blocks
 from smt_ray.models.load import load_skeleton
+from smt_ray.probe.probe import probe_skeleton
 
 # q is 32 x 32, k and v are 16 x 32, up and gate 64 x 32, down 32 x 64.
 MODEL = (
@@ -21,7 +22,8 @@ NUM_PARAMETERS = 100 * 32 + 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32 + 2 * 3
 def check(*overrides: str) -> EligibleBlocks:
     config = load_config(None, [MODEL, "selection={block_size: 8, budget: 0.05}",
                                 "warmup.table_block_size=4", *overrides])  # fmt: skip
-    return check_blocks(config, load_skeleton(config.model))
+    skeleton = load_skeleton(config.model)
+    return check_blocks(config, skeleton, probe_skeleton(skeleton))
 
 
 def test_without_groups_all_eligible_modules_share_one_ranking() -> None:

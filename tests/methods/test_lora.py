@@ -85,7 +85,7 @@ def test_gradients_through_our_batches_equal_pefts_on_whole_logits(
     method, ours, rows = make_method(name), make_llama(), [3, 1, 20, 36, 9]
     method.prepare(ours)
     initial = tuned(method, ours)
-    encoded, loss = make_encoded(), SupervisedLoss(ours.double())
+    encoded, loss = make_encoded(), SupervisedLoss(ours.double(), narrow=False)
     for batch in step_micro_batches(
         encoded, rows, mode="padded", max_tokens=40, train_on_inputs=False
     ):
@@ -121,7 +121,7 @@ def test_an_untied_head_may_be_adapted_and_sees_only_supervised_positions(
     (batch,) = step_micro_batches(
         encoded, [0, 1], mode="padded", max_tokens=80, train_on_inputs=False
     )
-    SupervisedLoss(model)(batch).backward()
+    SupervisedLoss(model, narrow=False)(batch).backward()
     assert shapes == [(1, int(encoded.num_targets(False)[:2].sum()), 100)]
 
 

@@ -21,6 +21,7 @@ from smt_ray.methods.protocol import Method
 from smt_ray.methods.registry import find_method
 from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.inspect import count_parameters, find_eligible
+from smt_ray.probe.probe import probe_skeleton
 from smt_ray.smt.controls import random_scores
 from smt_ray.smt.model import make_sparse, sparse_modules
 from smt_ray.smt.selection import select_by_scores
@@ -81,8 +82,8 @@ def prepared(family: str, name: str) -> tuple[Method, Any]:
 
 def our_loss(model: nn.Module, encoded: EncodedRows, mode: str = "padded") -> torch.Tensor:
     """The loss of a step as in training: micro-batches, and the head on targets only."""
-    loss = SupervisedLoss(model)
-    mode = choose_mode(model, mode, training=False).mode
+    loss = SupervisedLoss(model, narrow=False)
+    mode = choose_mode(model, mode, probe_skeleton(model), training=False).mode
     batches = step_micro_batches(encoded, ROWS, mode=mode, max_tokens=40, train_on_inputs=False)
     assert len(batches) < len(ROWS)
     return torch.stack([loss(batch) for batch in batches]).sum()
@@ -200,7 +201,7 @@ def test_the_warm_up_sums_dense_gradients(family: str, encoded: EncodedRows) -> 
     found = {
         part.module: torch.tensor(part.gradient)
         for part in stream_shard(
-            model, encoded, plan, range(2), target_modules=targets_of(family),
+            model, encoded, plan, range(2), modules=targets_of(family), probe=probe_skeleton(model),
             batching="prefix_packed", max_tokens=40, train_on_inputs=False,
             device=torch.device("cpu"),
         )
@@ -216,7 +217,9 @@ def test_the_warm_up_sums_dense_gradients(family: str, encoded: EncodedRows) -> 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_of_a_family_are_packed(family: str) -> None:
-    assert choose_mode(FAMILIES[family](), "prefix_packed", training=False).mode == "prefix_packed"
+    model = FAMILIES[family]()
+    chosen = choose_mode(model, "prefix_packed", probe_skeleton(model), training=False)
+    assert chosen.mode == "prefix_packed"
 
 
 def refused(find: Callable[..., Any], family: str, targets: Any) -> str:

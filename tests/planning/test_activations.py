@@ -15,11 +15,14 @@ from smt_ray.methods.lora import LoraMethod, LoraSettings
 from smt_ray.planning.activations import BatchShape, DryRun
 from smt_ray.planning.live_bytes import LiveBytes
 from smt_ray.planning.prepared import prepare_model
+from smt_ray.training.batching_mode import BatchingMode
 from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.recompute import recompute_activations
 
 Make = Callable[..., Any]
 SHAPES = {"packed": BatchShape(3, 17, 20, True), "padded": BatchShape(3, 17, 20, False)}
+
+NARROWED = BatchingMode("packed", narrows=True)
 
 
 def prepare(model: Any, method: str, small_config: Callable[..., RunConfig]) -> None:
@@ -44,7 +47,7 @@ def real_peak(model: Any, shape: BatchShape, checkpointing: bool) -> int:
     model.train()
     if checkpointing:
         recompute_activations(model)
-    loss = SupervisedLoss(model)
+    loss = SupervisedLoss(model, narrow=True)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
@@ -80,7 +83,7 @@ def test_a_dry_run_needs_as_much_memory_as_the_real_step(
     prepare(skeleton, method, small_config)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        planned = DryRun(skeleton).peak_bytes(
+        planned = DryRun(skeleton, NARROWED).peak_bytes(
             SHAPES[shape], training=True, checkpointing=checkpointing
         )
     assert planned == pytest.approx(real_peak(model, SHAPES[shape], checkpointing), rel=0.02)
@@ -90,15 +93,15 @@ def test_a_dry_run_does_not_affect_real_runs(make_llama: Make) -> None:
     with torch.device("meta"):
         skeleton = make_llama()
     shape = SHAPES["packed"]
-    before = SupervisedLoss(make_llama())(shape.fill())
-    DryRun(skeleton).peak_bytes(shape, training=False, checkpointing=False)
-    assert torch.equal(SupervisedLoss(make_llama())(shape.fill()), before)
+    before = SupervisedLoss(make_llama(), narrow=True)(shape.fill())
+    DryRun(skeleton, NARROWED).peak_bytes(shape, training=False, checkpointing=False)
+    assert torch.equal(SupervisedLoss(make_llama(), narrow=True)(shape.fill()), before)
 
 
 def test_more_rows_need_more_and_checkpointing_less(make_llama: Make) -> None:
     with torch.device("meta"):
         skeleton = make_llama(num_hidden_layers=6)
-    run = DryRun(skeleton)
+    run = DryRun(skeleton, NARROWED)
 
     def peak(num_rows: int, checkpointing: bool = False) -> int:
         shape = BatchShape(num_rows, 32, 8, True)

@@ -19,6 +19,7 @@ from smt_ray.methods.blocks import check_blocks
 from smt_ray.models.load import load_skeleton
 from smt_ray.planning.prepared import prepare_model
 from smt_ray.planning.report import plan_memory
+from smt_ray.probe.probe import probe_skeleton
 from smt_ray.warmup.shard import stream_shard
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -53,7 +54,8 @@ def test_llama_7b_has_the_papers_blocks_and_percentages(llama_7b: RunConfig) -> 
     assert counts.num_base == 6_738_415_616
     assert counts.num_trainable == 864 * 256**2
     assert counts.summary().percent_of_base == pytest.approx(0.84, abs=0.005)
-    blocks = check_blocks(llama_7b, load_skeleton(llama_7b.model))
+    skeleton = load_skeleton(llama_7b.model)
+    blocks = check_blocks(llama_7b, skeleton, probe_skeleton(skeleton))
     assert sum(o * i for o, i in blocks.shapes.values()) == 24_576 * 256**2
 
 
@@ -95,7 +97,7 @@ def test_a_shard_sends_what_the_plan_says(
     small: Callable[..., RunConfig], make_llama: Callable[..., Any],
     make_encoded: Callable[..., EncodedRows],
 ) -> None:  # fmt: skip
-    encoded, num_shards = make_encoded(), 2
+    encoded, num_shards, model = make_encoded(), 2, make_llama(num_hidden_layers=1)
     config = small(f"warmup.num_shards={num_shards}", "warmup.table_block_size=8")
     warmup = plan_memory(config).warmup
     assert warmup is not None
@@ -105,8 +107,9 @@ def test_a_shard_sends_what_the_plan_says(
             value.nbytes
             for shard in range(num_shards)
             for part in stream_shard(
-                make_llama(num_hidden_layers=1), encoded, StepPlan(len(encoded), 4, 0), range(1),
-                target_modules=config.warmup.target_modules, batching="padded", max_tokens=80,
+                model, encoded, StepPlan(len(encoded), 4, 0), range(1),
+                modules=config.warmup.target_modules, batching="padded", max_tokens=80,
+                probe=probe_skeleton(model),
                 train_on_inputs=False, device=torch.device("cpu"),
                 statistics_block_size=block_size, with_weights=block_size is None and not shard,
             )

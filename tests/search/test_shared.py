@@ -10,6 +10,7 @@ import pytest
 from smt_ray.artifacts.layout import SELECTION, SELECTION_PICTURE
 from smt_ray.methods.blocks import check_blocks
 from smt_ray.models.load import shared_skeleton
+from smt_ray.probe.probe import probe_skeleton
 from smt_ray.run.flow import Flow
 from smt_ray.search import shared as search_shared
 from smt_ray.search.planned import plan_search
@@ -86,7 +87,8 @@ def test_a_selection_has_the_same_bytes_whichever_run_makes_it(tmp_path: Path) -
         config = make_search(tmp_path / place, run={"selection": {"score": "random"}})
         plan = make_plan(config.make_run({KEY: rate}))
         assert plan.selection
-        blocks = check_blocks(plan.config, shared_skeleton(plan.model, plan.identity))
+        skeleton = shared_skeleton(plan.model, plan.identity)
+        blocks = check_blocks(plan.config, skeleton, probe_skeleton(skeleton))
         selection_stage._select(selection_stage.selection_job(plan, blocks))
         folder = tmp_path / place / plan.selection.folder
         found.append({file.name: file.read_bytes() for file in folder.iterdir()})

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from smt_ray.config.run import RunConfig
+from smt_ray.probe.probe import probe_skeleton
 from smt_ray.smt.scores import ScoreTable
 from smt_ray.smt.selection import Selection, select_blocks
 
@@ -72,10 +73,12 @@ def test_any_number_of_shards_gives_the_same_table_and_the_driver_fetches_no_gra
     from smt_ray.stages.warmup import run_graph, warmup_job
 
     plan = make_plan(quick(whole.storage, f"warmup.num_shards={num_shards}"))
-    blocks = check_blocks(plan.config, load_skeleton(plan.model))
+    skeleton = load_skeleton(plan.model)
+    probe = probe_skeleton(skeleton)
+    blocks = check_blocks(plan.config, skeleton, probe)
     # Four shards take turns on two CPUs.
     resources = ProcessResources(num_cpus=1, num_gpus=0, accelerator_type=None)
-    job = replace(warmup_job(plan, blocks, resources), table=f"scratch/{num_shards}/{TABLE}")
+    job = replace(warmup_job(plan, blocks, probe, resources), table=f"scratch/{num_shards}/{TABLE}")
     board = make_board()
     fetched.clear()
     run_graph(job, board)

@@ -179,7 +179,7 @@ def _held_out(rank: Rank, model: Any) -> tuple[float, torch.Tensor]:
     ids = rank.validation.input_ids.long()[None]
     with torch.no_grad():
         tokens = model(input_ids=ids[:, : model.config.max_position_embeddings]).logits.argmax(-1)
-        hooks = SupervisedLoss(model)
+        hooks = SupervisedLoss(model, narrow=False)
         return float(sum(hooks(batch) for batch in batches)), tokens
 
 

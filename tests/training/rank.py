@@ -19,6 +19,7 @@ from smt_ray.methods.lora import LoraMethod, LoraSettings
 from smt_ray.methods.protocol import Method
 from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.load import load_model
+from smt_ray.probe.probe import probe_skeleton
 from smt_ray.smt.model import sparse_modules
 from smt_ray.smt.selection import Selection
 from smt_ray.training.assembly import RankTraining, TrainingSettings
@@ -109,6 +110,7 @@ class Rank:
             self.training,
             self.validation,
             settings,
+            probe_skeleton(model),
             replace(callbacks, preempted=preempted) if preempted else callbacks,
             torch.device("cpu"),
             after_prepare=after_prepare,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from smt_ray.data.batches import step_micro_batches
-from smt_ray.training.last_layer import narrow_last_layer
+from smt_ray.training.last_layer import can_narrow
 from smt_ray.training.loss import SupervisedLoss
 
 Make = Callable[..., Any]
@@ -31,7 +31,7 @@ def test_loss_and_gradients_equal_those_of_the_whole_layer(
         make_encoded(), rows, mode="padded", max_tokens=1000, train_on_inputs=False
     )
     whole, narrowed = make_llama().double(), make_llama().double()
-    expected, found = whole_loss(whole, batch), SupervisedLoss(narrowed)(batch)
+    expected, found = whole_loss(whole, batch), SupervisedLoss(narrowed, narrow=True)(batch)
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
     expected.backward()
     found.backward()
@@ -46,7 +46,7 @@ def test_the_last_mlp_only_gets_supervised_positions(make_llama: Make, make_enco
     (batch,) = step_micro_batches(
         encoded, [3, 1], mode="packed", max_tokens=1000, train_on_inputs=False
     )
-    SupervisedLoss(model)(batch)
+    SupervisedLoss(model, narrow=True)(batch)
     num_targets = int(encoded.num_targets(False)[[3, 1]].sum())
     assert seen == [batch.input_ids.shape[1], num_targets]
 
@@ -56,7 +56,7 @@ def test_the_model_itself_still_computes_all_positions(
 ) -> None:
     model, ids = make_llama(), torch.arange(10)[None]
     expected = model(input_ids=ids).logits
-    loss = SupervisedLoss(model)
+    loss = SupervisedLoss(model, narrow=True)
     (batch,) = step_micro_batches(
         make_encoded(), [0], mode="padded", max_tokens=1000, train_on_inputs=False
     )
@@ -64,15 +64,13 @@ def test_the_model_itself_still_computes_all_positions(
     assert torch.equal(model(input_ids=ids).logits, expected)
 
 
-def test_hooks_are_registered_once(make_llama: Make) -> None:
+def test_hooks_can_be_removed(make_llama: Make) -> None:
     model = make_llama()
-    assert narrow_last_layer(model)
-    assert narrow_last_layer(model)
-    assert len(model.model.layers[-1]._forward_pre_hooks) == 1
+    SupervisedLoss(model, narrow=True).detach_from_model()
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
 
 
-def test_other_families_keep_their_whole_layer(make_llama: Make) -> None:
-    model = make_llama()
-    model.config.model_type = "another"
-    assert not narrow_last_layer(model)
-    assert not model.model.layers[-1]._forward_pre_hooks
+def test_a_layer_without_the_needed_parts_is_not_narrowed() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    assert not can_narrow(GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=4)))

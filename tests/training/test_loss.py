@@ -37,7 +37,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_targets_in_any_batches(
 ) -> None:
     model, encoded, rows = make_llama(), make_encoded(), [3, 1, 20, 36, 9]
     expected = mean_loss(model, encoded, rows, train_on_inputs)
-    loss = SupervisedLoss(model)
+    loss = SupervisedLoss(model, narrow=False)
     batches = step_micro_batches(
         encoded, rows, mode="padded", max_tokens=max_tokens, train_on_inputs=train_on_inputs
     )
@@ -51,7 +51,7 @@ def test_the_head_only_gets_supervised_positions(
     model, encoded = make_llama(), make_encoded()
     shapes = []
     model.lm_head.register_forward_hook(lambda _, __, output: shapes.append(output.shape))
-    loss = SupervisedLoss(model)
+    loss = SupervisedLoss(model, narrow=False)
     (batch,) = step_micro_batches(
         encoded, [0, 1], mode="padded", max_tokens=80, train_on_inputs=False
     )
@@ -66,7 +66,7 @@ def test_the_model_itself_still_computes_all_logits(
     model, encoded = make_llama(), make_encoded()
     ids = torch.arange(12).view(2, 6)
     before = model(input_ids=ids).logits
-    loss = SupervisedLoss(model)
+    loss = SupervisedLoss(model, narrow=False)
     loss(step_micro_batches(encoded, [0], mode="padded", max_tokens=80, train_on_inputs=False)[0])
     with pytest.raises(IndexError):
         loss(MicroBatch(ids, torch.tensor([99]), torch.tensor([1]), torch.ones(1)))
@@ -80,7 +80,7 @@ def test_a_rank_without_rows_has_zero_gradients_and_takes_part_in_backward(
     (batch,) = step_micro_batches(
         encoded, [0], mode="padded", max_tokens=80, train_on_inputs=False, rank=1, num_ranks=2
     )
-    loss = SupervisedLoss(model)(batch)
+    loss = SupervisedLoss(model, narrow=False)(batch)
     loss.backward()
     gradients = [parameter.grad for parameter in model.parameters()]
     assert loss.item() == 0
@@ -99,5 +99,5 @@ def test_layers_below_the_lowest_trained_block_have_no_graph(
     (batch,) = step_micro_batches(
         make_encoded(), [0, 1], mode="prefix_packed", max_tokens=80, train_on_inputs=False
     )
-    SupervisedLoss(model)(batch).backward()
+    SupervisedLoss(model, narrow=False)(batch).backward()
     assert seen == [False, False, True, True]

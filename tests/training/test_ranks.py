@@ -92,7 +92,7 @@ def plain_gradient(
     model = make_llama().double()
     encoded = load_tokens(folder / "tokens.safetensors", "training")
     assert encoded is not None
-    loss = SupervisedLoss(model)
+    loss = SupervisedLoss(model, narrow=False)
     for batch in step_micro_batches(
         encoded, StepPlan(len(encoded), BATCH_SIZE, SEED).rows(0),
         mode="padded", max_tokens=1, train_on_inputs=False,

@@ -23,6 +23,7 @@ from smt_ray.methods.full import FullMethod
 from smt_ray.models.inspect import find_eligible
 from smt_ray.models.load import load_model
 from smt_ray.models.save import save_model
+from smt_ray.probe.probe import probe_skeleton
 from smt_ray.training.assembly import RankTraining, TrainingSettings
 from smt_ray.training.engine_settings import EngineSettings
 from smt_ray.training.loop import Callbacks, LoopSettings
@@ -65,11 +66,12 @@ class Warmup:
             activation_checkpointing=recompute,
         )  # fmt: skip
         self.training = RankTraining(
-            load_model(self.base),
+            model := load_model(self.base),
             FullMethod(),
             encoded,
             None,
             settings,
+            probe_skeleton(model),
             Callbacks(
                 lambda _, metrics: self.norms.append(metrics["train/grad_norm"]), self._checkpoint
             ),

@@ -32,7 +32,7 @@ class Training:
     """Gradient descent, and the sums of its gradients."""
 
     def __init__(self, model: Any, encoded: EncodedRows) -> None:
-        self.loss, self.encoded = SupervisedLoss(model), encoded
+        self.loss, self.encoded = SupervisedLoss(model, narrow=False), encoded
         self.weights = {n: m.weight for n, m in find_eligible(model, TARGETS).items()}
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         self.seen: dict[str, Any] = {}

@@ -14,6 +14,7 @@ import torch
 from smt_ray.data.batches import StepPlan, step_micro_batches
 from smt_ray.data.encoding import EncodedRows
 from smt_ray.errors import UserError
+from smt_ray.probe.probe import probe_skeleton
 from smt_ray.smt.scores import ScoreTable, block_statistics
 from smt_ray.smt.selection import select_blocks
 from smt_ray.training.loss import SupervisedLoss
@@ -29,8 +30,9 @@ Make = Callable[..., Any]
 
 def stream(model: Any, encoded: EncodedRows, steps: range, **changes: Any) -> list[ShardPart]:
     options: dict[str, Any] = {
-        "target_modules": TARGETS,
+        "modules": TARGETS,
         "batching": "prefix_packed",
+        "probe": probe_skeleton(model),
         "max_tokens": 80,
         "train_on_inputs": False,
         "device": torch.device("cpu"),
@@ -54,7 +56,7 @@ def table_of(make_llama: Make, encoded: EncodedRows, num_shards: int, **changes:
 
 def dense_gradients(model: Any, encoded: EncodedRows, steps: range) -> dict[str, torch.Tensor]:
     """The sums of the gradients of all steps, by autograd alone."""
-    loss, sums = SupervisedLoss(model), {}
+    loss, sums = SupervisedLoss(model, narrow=False), {}
     for step in steps:
         model.zero_grad()
         for batch in step_micro_batches(
