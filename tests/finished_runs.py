@@ -18,7 +18,14 @@ from smt_ray.artifacts.stages import Stage
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.base import Document
 from smt_ray.documents.prediction import Prediction
-from smt_ray.documents.run import VALIDATION_LOSS, RunMetrics, Trainable, Who, evaluation_key
+from smt_ray.documents.run import (
+    VALIDATION_LOSS,
+    Record,
+    RunMetrics,
+    Trainable,
+    Who,
+    evaluation_key,
+)
 from smt_ray.documents.stages import (
     EvaluationSummary,
     RankOutcome,
@@ -34,7 +41,7 @@ from smt_ray.run import record
 from smt_ray.run.metrics import collect_metrics
 from smt_ray.smt.selection import ModuleSelection, Selection
 from smt_ray.stages.plan import RunPlan, Until, make_plan
-from smt_ray.tracking.records import Record, encode_record, make_record
+from smt_ray.tracking.records import encode_record, make_record
 
 MODULE = "model.layers.0.self_attn.q_proj"
 """The only eligible weight: 6 blocks of size 4."""

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from smt_ray.tracking.records import Record
+from smt_ray.documents.run import Record
 
 
 class Board:

@@ -9,10 +9,10 @@ from typing import Any
 import ray
 
 from smt_ray.cluster.board import beside_the_driver
+from smt_ray.documents.run import Record
 from smt_ray.reporting.text.progress import say
 from smt_ray.tracking.connect import TrackerSettings, open_tracker
 from smt_ray.tracking.protocol import RunStart
-from smt_ray.tracking.records import Record
 from smt_ray.tracking.replay import RunSnapshot, replay
 from smt_ray.tracking.uris import redact
 

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from smt_ray.artifacts.stages import Stage
 from smt_ray.comparison.statistics import Correct
 from smt_ray.documents.comparison import WeightBlocks
-from smt_ray.documents.run import evaluation_key
+from smt_ray.documents.run import Record, evaluation_key
 from smt_ray.grid.runs import Outcome
 from smt_ray.run.artifacts import StageArtifacts
-from smt_ray.tracking.records import Record
 
 _STEP_SECONDS = "train/step_seconds"
 _RAMP = 0.1  # the share of the first steps that is left out of the speed

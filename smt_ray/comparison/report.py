@@ -8,13 +8,12 @@ from smt_ray.artifacts.layout import COMPARISON, COMPARISON_CONFIG, REPORT
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.documents.comparison import CellResult, ComparisonDocument
-from smt_ray.documents.run import RunManifest
+from smt_ray.documents.run import Record, RunManifest
 from smt_ray.grid.folder import GroupFolder
 from smt_ray.reporting.pages.comparison import ComparisonContents, comparison_page
 from smt_ray.reporting.pages.weight_grid import Weight
 from smt_ray.run import report as run_report
 from smt_ray.run.artifacts import StageArtifacts
-from smt_ray.tracking.records import Record
 
 
 def write_report(folder: GroupFolder) -> str:

@@ -10,7 +10,7 @@ from smt_ray.artifacts.layout import RECORDS
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.load import validate_config
-from smt_ray.documents.run import RunManifest, Status
+from smt_ray.documents.run import Record, RunManifest, Status
 from smt_ray.documents.search import (
     FAILED,
     FINISHED,
@@ -27,7 +27,7 @@ from smt_ray.run.log import log_run
 from smt_ray.search.planned import PlannedSearch
 from smt_ray.search.trial import METRIC
 from smt_ray.search.trial_record import TrialRecord
-from smt_ray.tracking.records import Record, parse_records
+from smt_ray.tracking.records import parse_records
 
 _ORDER = (FINISHED, STOPPED, FAILED)
 

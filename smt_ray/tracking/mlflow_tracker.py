@@ -16,11 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from smt_ray.documents.run import Dataset, Status
+from smt_ray.documents.run import Dataset, Record, Status
 from smt_ray.tracking import uris
 from smt_ray.tracking.params import clean_key, param_value, tag_key, tag_value
 from smt_ray.tracking.protocol import RejectedError, RunStart
-from smt_ray.tracking.records import Record
 from smt_ray.tracking.refusals import error_code, final_errors
 
 if TYPE_CHECKING:

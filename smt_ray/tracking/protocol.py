@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from smt_ray.documents.run import Dataset, Status
-from smt_ray.tracking.records import Record
+from smt_ray.documents.run import Dataset, Record, Status
 
 
 class RejectedError(Exception):

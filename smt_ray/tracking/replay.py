@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smt_ray.documents.run import Dataset, Status
+from smt_ray.documents.run import Dataset, Record, Status
 from smt_ray.tracking.protocol import RunStart, Tracker
-from smt_ray.tracking.records import Record, make_record
+from smt_ray.tracking.records import make_record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from smt_ray.documents.run import Dataset, Status
+from smt_ray.documents.run import Dataset, Record, Status
 from smt_ray.errors import UserError
 from smt_ray.tracking.background import BackgroundCalls
 from smt_ray.tracking.protocol import RejectedError, RunStart, Tracker
-from smt_ray.tracking.records import Record
 from smt_ray.tracking.uris import redact
 
 logger = logging.getLogger("smt_ray.tracking")

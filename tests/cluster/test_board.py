@@ -6,7 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from smt_ray.cluster.board import Board
-from smt_ray.tracking.records import Record, make_record
+from smt_ray.documents.run import Record
+from smt_ray.tracking.records import make_record
 
 
 def record(step: int, value: float = 1.0) -> Record:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from smt_ray.documents.run import Dataset
+from smt_ray.documents.run import Dataset, Record
 from smt_ray.tracking.mlflow_tracker import MlflowTracker
-from smt_ray.tracking.records import Record, make_record
+from smt_ray.tracking.records import make_record
 from smt_ray.tracking.replay import RunSnapshot
 
 START_MS = 1_700_000_000_000

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from smt_ray.documents.run import Record
 from smt_ray.tracking.mlflow_tracker import MlflowTracker
 from smt_ray.tracking.protocol import RejectedError, RunStart
-from smt_ray.tracking.records import Record, make_record
+from smt_ray.tracking.records import make_record
 from smt_ray.tracking.replay import RunSnapshot, replay
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from smt_ray.documents.run import Record
 from smt_ray.errors import UserError
 from smt_ray.tracking.protocol import RejectedError, RunStart
-from smt_ray.tracking.records import Record, make_record
+from smt_ray.tracking.records import make_record
 from smt_ray.tracking.replay import RunSnapshot, replay
 from smt_ray.tracking.robust import RobustTracker
 

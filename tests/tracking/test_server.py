@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from smt_ray.documents.run import Record
 from smt_ray.tracking.mlflow_tracker import MlflowTracker
 from smt_ray.tracking.protocol import RunStart
-from smt_ray.tracking.records import Record
 from smt_ray.tracking.replay import RunSnapshot, replay
 from smt_ray.tracking.robust import RobustTracker
 from tests.ranks import free_port
