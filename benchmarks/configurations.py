@@ -24,7 +24,8 @@ from smt_ray.config.method import (
 from smt_ray.data.batches import MicroBatch, step_micro_batches
 from smt_ray.data.encoding import EncodedRows
 from smt_ray.methods.full import FullMethod
-from smt_ray.methods.lora import LoraMethod, LoraSettings, default_alpha
+from smt_ray.methods.lora import LoraMethod, LoraSettings
+from smt_ray.methods.lora_targets import default_alpha
 from smt_ray.methods.protocol import Method
 from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.inspect import count_parameters, find_eligible

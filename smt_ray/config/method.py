@@ -14,6 +14,8 @@ DEFAULT_BUDGET = 0.0084  # the paper's, Table 2
 LORA_TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 DEFAULT_RANK = 32
 
+TargetModules = Annotated[list[str], Field(min_length=1)] | Literal["auto"]
+
 
 class WarmupConfig(Section):
     """The warm-up: gradients are summed over some steps, to score blocks (paper section 3.2)."""
@@ -28,8 +30,9 @@ class WarmupConfig(Section):
     """The learning rate of mode trained, which stays constant after a ramp of
     ``training.lr_warmup_steps``; null for ``training.learning_rate``. It has no effect with mode
     base."""
-    target_modules: list[str] = semantic(list(DEFAULT_TARGET_MODULES), min_length=1)
-    """The linears whose blocks are scored, by the last parts of their names."""
+    target_modules: TargetModules = semantic(AUTO)
+    """The linears whose blocks are scored, by the last parts of their names. auto is the linears
+    that make queries, keys and values, whatever their names in the model's family."""
     table_block_size: int | Literal["auto"] = semantic(AUTO)
     """The finest block size that can be selected later; auto is the largest size up to 32 that
     divides every dimension of the linears."""
@@ -145,8 +148,9 @@ class LoraConfig(Section):
     """The numerator of the update's scale alpha / rank; null for twice the rank."""
     dropout: float = semantic(0.05, ge=0, lt=1)
     """The dropout rate before the first factor, in training."""
-    target_modules: list[str] = semantic(list(LORA_TARGET_MODULES), min_length=1)
-    """The adapted linears, by the last parts of their names."""
+    target_modules: TargetModules = semantic(AUTO)
+    """The adapted linears, by the last parts of their names. auto is the linears that make queries,
+    keys and values, and those of the MLPs without the gates, as in the published baselines."""
 
     @model_validator(mode="before")
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from smt_ray.config.fields import Section, execution, semantic
-from smt_ray.config.method import LoraConfig, SelectionConfig, TrainingConfig, WarmupConfig
+from smt_ray.config.method import AUTO, LoraConfig, SelectionConfig, TrainingConfig, WarmupConfig
 from smt_ray.config.model_and_data import DataConfig, ModelConfig
 from smt_ray.config.running import (
     BatchingConfig,
@@ -98,8 +98,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _selection_within_warmup(self) -> RunConfig:
-        wanted = self.selection.target_modules or []
-        outside = [name for name in wanted if name not in self.warmup.target_modules]
+        wanted, scored = self.selection.target_modules or [], self.warmup.target_modules
+        # What auto stands for is only known with the model.
+        outside = [name for name in wanted if scored != AUTO and name not in scored]
         if outside:
             raise ValueError(
                 f"selection.target_modules must be among warmup.target_modules"

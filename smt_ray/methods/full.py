@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from smt_ray.config.run import RunConfig
+from smt_ray.documents.probe import Probe
 from smt_ray.errors import UserError
 from smt_ray.methods.base_model import check_base, record_base, write_base
 from smt_ray.methods.protocol import Counts, Fetch
@@ -29,7 +30,11 @@ class FullSettings:
 
     @classmethod
     def check(
-        cls, config: RunConfig, skeleton: Callable[[], nn.Module], selection: str | None
+        cls,
+        config: RunConfig,
+        skeleton: Callable[[], nn.Module],
+        probe: Probe,
+        selection: str | None,
     ) -> FullSettings:
         """Accepts every model."""
         return cls()

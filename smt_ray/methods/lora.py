@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +13,27 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from smt_ray.config.run import RunConfig
+from smt_ray.documents.probe import Probe
 from smt_ray.errors import UserError
 from smt_ray.methods.base_model import check_base, record_base, write_base
+from smt_ray.methods.lora_check import adapter_problem, check_adapter
+from smt_ray.methods.lora_targets import (
+    choose_rank,
+    default_alpha,
+    find_targets,
+    target_choices,
+    target_shapes,
+)
 from smt_ray.methods.protocol import Counts, Fetch
-from smt_ray.models.inspect import count_parameters, find_linears, is_transposed
+from smt_ray.models.inspect import (
+    count_parameters,
+    is_transposed,
+)
 from smt_ray.smt.tensorfile import reading
 
 CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 _PREFIX = "base_model.model."  # begins the names of parameters in peft's files
-_ALPHA_OVER_RANK = 2
 
 
 @dataclass(frozen=True)
@@ -50,21 +60,38 @@ class LoraSettings:
 
     @classmethod
     def check(
-        cls, config: RunConfig, skeleton: Callable[[], nn.Module], selection: str | None
+        cls,
+        config: RunConfig,
+        skeleton: Callable[[], nn.Module],
+        probe: Probe,
+        selection: str | None,
     ) -> LoraSettings:
-        """Checks the target modules, and chooses the rank if a budget is given.
+        """Finds the target modules, and chooses the rank if a budget is given.
 
         Raises:
-            UserError: A target matches no linear, or no rank comes near the budget.
+            UserError: A target matches no linear, peft would train something else, or no rank comes
+                near the budget.
         """
-        lora, model, use_dora = config.lora, skeleton(), config.method == "dora"
-        shapes = target_shapes(find_targets(model, lora.target_modules))
+        model = skeleton()
+        choices = target_choices(model, config.lora.target_modules, probe.unused_linears)
+        for targets in choices[:-1]:
+            settings = cls._of(config, model, targets)
+            if adapter_problem(LoraMethod(settings), targets, model) is None:
+                return settings
+        settings = cls._of(config, model, choices[-1])
+        check_adapter(LoraMethod(settings), choices[-1], model)
+        return settings
+
+    @classmethod
+    def _of(cls, config: RunConfig, model: nn.Module, targets: Sequence[str]) -> LoraSettings:
+        lora, use_dora = config.lora, config.method == "dora"
         rank = lora.rank
         if rank is None:
             assert lora.budget is not None
+            shapes = target_shapes(find_targets(model, targets))
             rank = choose_rank(shapes, lora.budget, count_parameters(model), use_dora=use_dora)
         alpha = lora.alpha or default_alpha(rank)
-        return cls(rank, alpha, lora.dropout, tuple(lora.target_modules), use_dora, config.seed)
+        return cls(rank, alpha, lora.dropout, tuple(targets), use_dora, config.seed)
 
     @staticmethod
     def stage_inputs(config: RunConfig) -> dict[str, Any]:
@@ -177,74 +204,33 @@ class LoraMethod:
             raise _misfit(directory, str(error)) from error
         model.train(model.training)
 
+    def loading_problem(self, plain: nn.Module, prepared: nn.Module) -> str | None:
+        """What is wrong with the adapter of a prepared model when it is loaded; None if nothing.
+
+        Args:
+            plain: The base model on the meta device, which is changed.
+            prepared: The prepared model on the meta device.
+        """
+        from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+        trained = {
+            _PREFIX + name: parameter
+            for name, parameter in prepared.named_parameters()
+            if parameter.requires_grad
+        }
+        tensors = get_peft_model_state_dict(
+            self._peft, state_dict=trained, save_embedding_layers=False
+        )
+        other = get_peft_model(plain, self._peft.peft_config["default"])
+        result: Any = set_peft_model_state_dict(other, tensors)
+        missing = [name for name in result.missing_keys if "lora_" in name]
+        wrong = [*missing, *result.unexpected_keys]
+        return f"peft cannot load {wrong[0]} of its adapter" if wrong else None
+
     def merge(self, model: nn.Module) -> None:
         """Adds the product of the factors to the weights, as peft computes it."""
         self._peft.merge_and_unload()
         _forget(model)
-
-
-def find_targets(model: nn.Module, target_modules: Sequence[str]) -> dict[str, nn.Module]:
-    """The linears that LoRA adapts, including GPT-2's, in the order of the model.
-
-    Args:
-        model: The plain model.
-        target_modules: The names of the linears, or the last parts of their names.
-
-    Raises:
-        UserError: A name matches no module, a module that is not a linear, or a linear whose weight
-            another module uses, too.
-    """
-    return find_linears(model, target_modules, field="lora.target_modules", transposed=True)
-
-
-def target_shapes(linears: Mapping[str, nn.Module]) -> dict[str, tuple[int, int]]:
-    """The (out_features, in_features) of each linear, by name."""
-    shapes = {}
-    for name, module in linears.items():
-        first, second = module.get_parameter("weight").shape
-        shapes[name] = (second, first) if is_transposed(module) else (first, second)
-    return shapes
-
-
-def choose_rank(
-    shapes: Mapping[str, tuple[int, int]],
-    budget: float,
-    num_base_parameters: int,
-    *,
-    use_dora: bool,
-) -> int:
-    """The rank whose number of parameters is nearest to a budget.
-
-    A linear has rank x (out + in) trained parameters, and ``out`` magnitudes more with DoRA.
-
-    Args:
-        shapes: The (out_features, in_features) of the adapted linears.
-        budget: The trained parameters as a fraction of the base model's.
-        num_base_parameters: The number of parameters of the base model, tied ones once.
-        use_dora: Whether there are magnitudes.
-
-    Raises:
-        UserError: The nearest rank is less than 1, or more than full rank.
-    """
-    each = sum(o + i for o, i in shapes.values())
-    magnitudes = sum(o for o, _ in shapes.values()) if use_dora else 0
-    rank = math.floor((budget * num_base_parameters - magnitudes) / each + 0.5)
-    largest = max(min(shape) for shape in shapes.values())
-    if not 1 <= rank <= largest:
-        least, most = ((r * each + magnitudes) / num_base_parameters for r in (1, largest))
-        raise UserError(
-            "lora.budget",
-            f"must come to rank 1 to {largest}, which are {least:.3g} to {most:.4g} of the base"
-            " model's parameters",
-            got=budget,
-            fix="change it or lora.target_modules",
-        )
-    return rank
-
-
-def default_alpha(rank: int) -> int:
-    """Twice the rank, as in the published baselines."""
-    return _ALPHA_OVER_RANK * rank
 
 
 def _misfit(directory: Path, problem: str) -> UserError:

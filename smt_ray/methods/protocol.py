@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from smt_ray.config.run import RunConfig
+from smt_ray.documents.probe import Probe
 from smt_ray.documents.run import Trainable
 
 Fetch = Callable[[str], AbstractContextManager[Path]]
@@ -99,7 +100,11 @@ class MethodSettings(Protocol):
 
     @classmethod
     def check(
-        cls, config: RunConfig, skeleton: Callable[[], nn.Module], selection: str | None
+        cls,
+        config: RunConfig,
+        skeleton: Callable[[], nn.Module],
+        probe: Probe,
+        selection: str | None,
     ) -> MethodSettings:
         """Makes the settings of a run, and checks them on its model.
 
@@ -107,6 +112,7 @@ class MethodSettings(Protocol):
             config: The configuration of the run.
             skeleton: A function that loads the base model on the meta device; it is only called
                 if the model is needed.
+            probe: What the architecture of the model allows.
             selection: The file of the selected blocks, as the storage names it, for a method that
                 selects blocks.
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from smt_ray.config.run import RunConfig
+from smt_ray.documents.probe import Probe
 from smt_ray.methods.protocol import Counts, Fetch
 from smt_ray.smt.adapter import load_adapter, save_adapter
 from smt_ray.smt.model import (
@@ -37,7 +38,11 @@ class SmtSettings:
 
     @classmethod
     def check(
-        cls, config: RunConfig, skeleton: Callable[[], nn.Module], selection: str | None
+        cls,
+        config: RunConfig,
+        skeleton: Callable[[], nn.Module],
+        probe: Probe,
+        selection: str | None,
     ) -> SmtSettings:
         """Names the selection, which was checked on the model when it was made."""
         assert selection is not None

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cachetools import LRUCache, cached
 from torch import nn
@@ -16,6 +16,7 @@ from smt_ray.artifacts.versions import versioned
 from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.errors import UserError
 from smt_ray.models.load import explained, hub_options, model_place
+from smt_ray.models.targets import attention_inputs
 from smt_ray.smt.model import check_untied, find_ties, is_plain_linear
 from smt_ray.smt.modules import match_modules, propose_modules
 
@@ -23,23 +24,48 @@ _HASHED_SUFFIXES = (".safetensors", ".bin", ".gguf", ".json", ".model", ".txt", 
 
 
 def find_eligible(
-    model: nn.Module, target_modules: Sequence[str], *, unused: Sequence[str] = ()
+    model: nn.Module,
+    target_modules: Sequence[str] | Literal["auto"],
+    *,
+    unused: Sequence[str] = (),
 ) -> dict[str, nn.Linear]:
     """The linears whose blocks may be selected, in the order of the model.
 
     Args:
         model: The base model.
-        target_modules: The names of the linears, or the last parts of their names (``v_proj``).
+        target_modules: The names of the linears, or the last parts of their names (``v_proj``);
+            auto stands for the linears that make queries, keys and values.
         unused: See :func:`find_linears`.
 
     Raises:
         UserError: A name matches no module, a module that is not a plain ``nn.Linear``, or a linear
             whose weight another module uses, too.
     """
-    found: dict[str, Any] = find_linears(
-        model, target_modules, field="warmup.target_modules", unused=unused
-    )
+    field = "warmup.target_modules"
+    if target_modules == "auto":
+        target_modules = attention_inputs(trainable_linears(model, unused=unused), field=field)
+    found: dict[str, Any] = find_linears(model, target_modules, field=field, unused=unused)
     return found
+
+
+def trainable_linears(
+    model: nn.Module, *, transposed: bool = False, unused: Sequence[str] = ()
+) -> list[str]:
+    """The names of the linears that may be trained, in the order of the model.
+
+    Args:
+        model: The base model.
+        transposed: See :func:`find_linears`.
+        unused: See :func:`find_linears`.
+    """
+    linears = {
+        name: module
+        for name, module in model.named_modules()
+        if (is_plain_linear(module) or (transposed and is_transposed(module)))
+        and name_pattern(name) not in unused
+    }
+    ties = find_ties(model, linears)
+    return [name for name in linears if name not in ties]
 
 
 def find_linears(

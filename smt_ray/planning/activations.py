@@ -95,7 +95,7 @@ class DryRun:
         self._model.train(training)
         forget_masks()  # real runs and dry runs must not share the masks that are kept
         try:
-            with self._recomputing(checkpointing), self._mode:
+            with self._recomputing(checkpointing), _experts_of_any_dtype(), self._mode:
                 batch = shape.fill()
                 with LiveBytes() as live:
                     self._loss(batch).backward()
@@ -118,6 +118,19 @@ class DryRun:
             recompute_activations(self._model)
             yield
             self._model.gradient_checkpointing_disable()
+
+
+@contextmanager
+def _experts_of_any_dtype() -> Iterator[None]:
+    """Makes experts use transformers' own grouped product; torch's has shapes for bfloat16 only."""
+    from transformers.integrations import moe
+
+    can_use = moe._can_use_grouped_mm
+    moe._can_use_grouped_mm = lambda *_: False
+    try:
+        yield
+    finally:
+        moe._can_use_grouped_mm = can_use
 
 
 def _drop_gradient(parameter: Tensor) -> None:

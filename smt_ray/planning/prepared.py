@@ -40,7 +40,9 @@ class PreparedModel:
     @property
     def adapter_bytes(self) -> int:
         """The bytes of the trained parameters."""
-        return self.value_bytes * self.counts.num_trainable
+        # Blocks are saved as they are trained, in float32.
+        each = self.value_bytes if self.blocks is None else 4
+        return each * self.counts.num_trainable
 
 
 def prepare_model(config: RunConfig) -> PreparedModel:
@@ -52,13 +54,14 @@ def prepare_model(config: RunConfig) -> PreparedModel:
         UserError: The model cannot be found, or it does not allow what the config asks for.
     """
     model = model_without_weights(config)
+    probe = probe_skeleton(model)
     blocks, settings = None, {}
     method: Method
     if config.selects_blocks:
-        blocks = check_blocks(config, model, probe_skeleton(model))
+        blocks = check_blocks(config, model, probe)
         method = SmtMethod(spread_selection(blocks, config.selection.scope))
     else:
-        found = settings_of(config).check(config, lambda: model, None)
+        found = settings_of(config).check(config, lambda: model, probe, None)
         method, settings = found.make(_no_files), found.describe()
     method.prepare(model)
     counts = method.count(model)

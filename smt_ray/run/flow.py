@@ -150,7 +150,8 @@ class Flow:
     def _method(self) -> MethodSettings:
         """The settings of the method, checked on the model."""
         selection = self.plan.selection.path(SELECTION) if self.plan.selection else None
-        return settings_of(self.config).check(self.config, self._skeleton, selection)
+        settings = settings_of(self.config)
+        return settings.check(self.config, self._skeleton, self._probe, selection)
 
     def _skeleton(self) -> nn.Module:
         import_transformers()

@@ -153,13 +153,27 @@ def config_sha256(config: Any) -> str | None:
     """
     text_config = getattr(config, "get_text_config", None)
     config = text_config() if callable(text_config) else config
-    values = {key: getattr(config, key, None) for key in _ARCHITECTURE_KEYS}
+    by_layer = _values_by_layer(config)
+    values = {key: getattr(config, key, None) for key in _ARCHITECTURE_KEYS if key not in by_layer}
+    values |= {key: value for key, value in by_layer.items() if key in _ARCHITECTURE_KEYS}
     # A library may or may not write defaults such as None or False, so these are ignored.
     stated = {key: value for key, value in values.items() if value}
     if not stated:
         return None
     text = json.dumps(stated, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _values_by_layer(config: Any) -> dict[str, Any]:
+    """The keys whose values differ between layers (Gemma 4), with the values of single layers.
+
+    transformers raises an error of its own if such a key is read as one value.
+    """
+    if not hasattr(config, "per_layer_config") or not hasattr(config, "to_dict"):
+        return {}
+    layers: dict[str, dict[str, Any]] = config.to_dict().get("per_layer_config") or {}
+    keys = {key for own in layers.values() for key in own}
+    return {key: {layer: own.get(key) for layer, own in layers.items()} for key in keys}
 
 
 def name_or_path(model: nn.Module) -> str | None:

@@ -10,8 +10,10 @@ from torch import nn
 
 from smt_ray.config.load import load_config
 from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.documents.probe import Probe
 from smt_ray.methods.blocks import check_blocks
-from smt_ray.methods.lora import LoraSettings, find_targets, target_shapes
+from smt_ray.methods.lora import LoraSettings
+from smt_ray.methods.lora_targets import find_targets, target_shapes
 from smt_ray.methods.protocol import Counts
 from smt_ray.models.inspect import count_parameters
 from smt_ray.models.load import load_skeleton
@@ -86,7 +88,7 @@ def count(recipe: Recipe) -> Counts:
     if recipe.method == "smt":
         num_trainable = num_blocks(recipe) * BLOCK_SIZE**2
     else:
-        rank = LoraSettings.check(recipe.config, lambda: skeleton(recipe.model), None).rank
+        rank = LoraSettings.check(recipe.config, lambda: skeleton(recipe.model), Probe(), None).rank
         num_trainable = num_factors(recipe, rank)
     return Counts(num_trainable, num_base, num_base + num_trainable)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from smt_ray.data.batches import step_micro_batches
 from smt_ray.data.encoding import EncodedRows
-from smt_ray.methods.lora import find_targets, target_shapes
+from smt_ray.methods.lora_targets import find_targets, target_shapes
 from smt_ray.training.loss import SupervisedLoss
 from tests.methods.lora import TARGETS, Make, logits, make_method, tuned
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from smt_ray.errors import UserError
-from smt_ray.methods.lora import choose_rank, find_targets
+from smt_ray.methods.lora_targets import choose_rank, find_targets
 from tests.methods.lora import Make
 
 # Two modules: 8 outputs of 4 inputs, and 6 of 10: 12 + 16 = 28 parameters a rank, 14 magnitudes.

@@ -11,6 +11,7 @@ from torch import nn
 
 from smt_ray.config.load import load_config
 from smt_ray.config.run import RunConfig
+from smt_ray.documents.probe import Probe
 from smt_ray.errors import UserError
 from smt_ray.methods.full import FullSettings
 from smt_ray.methods.lora import LoraSettings
@@ -29,7 +30,9 @@ def make_config(*overrides: str) -> RunConfig:
 def check(*overrides: str) -> Any:
     config = make_config(*overrides)
     selection = "selection.safetensors" if config.selects_blocks else None
-    return settings_of(config).check(config, lambda: load_skeleton(config.model), selection)
+    return settings_of(config).check(
+        config, lambda: load_skeleton(config.model), Probe(), selection
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,7 +89,7 @@ def test_a_method_that_needs_no_model_loads_none(method: str) -> None:
 
     config = make_config(f"method={method}")
     selection = "selection.safetensors" if config.selects_blocks else None
-    settings_of(config).check(config, skeleton, selection)
+    settings_of(config).check(config, skeleton, Probe(), selection)
 
 
 def test_a_target_that_the_model_does_not_have_is_refused() -> None:

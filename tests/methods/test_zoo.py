@@ -16,7 +16,8 @@ from smt_ray.data.batches import StepPlan, step_micro_batches
 from smt_ray.data.encoding import EncodedRows
 from smt_ray.errors import UserError
 from smt_ray.methods.full import FullMethod
-from smt_ray.methods.lora import LoraMethod, LoraSettings, find_targets
+from smt_ray.methods.lora import LoraMethod, LoraSettings
+from smt_ray.methods.lora_targets import find_targets
 from smt_ray.methods.protocol import Method
 from smt_ray.methods.registry import find_method
 from smt_ray.methods.smt import SmtMethod
