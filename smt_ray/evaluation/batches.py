@@ -4,12 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from smt_ray.data.batches import fill_batches
+from smt_ray.data.batches import PADDED, fill_batches
+from smt_ray.documents.probe import Probe
 from smt_ray.errors import UserError
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Where padding leaves a model's results as they are.
+
+    Attributes:
+        left: Before a prompt.
+        inside: Between a prefix that prompts share and the rest of each.
+        right: After a row.
+    """
+
+    left: bool = True
+    inside: bool = True
+    right: bool = True
+
+    @classmethod
+    def of(cls, probe: Probe) -> Padding:
+        """What a probe found."""
+        return cls(probe.pads_left, probe.pads_inside, probe.is_exact(PADDED))
+
+
+EXACT = Padding()
+"""Padding that changes nothing anywhere, as in most models of attention."""
+
+
+def by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices into ``lengths``, grouped by equal length."""
+    groups: dict[int, list[int]] = {}
+    for i, length in enumerate(lengths):
+        groups.setdefault(length, []).append(i)
+    return list(groups.values())
 
 
 def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

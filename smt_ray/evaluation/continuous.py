@@ -23,7 +23,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from smt_ray.evaluation.batches import longest_first, not_finite, positions
+from smt_ray.evaluation.batches import EXACT, Padding, by_length, not_finite, positions
 from smt_ray.evaluation.decoding import UnpaddedPenalty
 from smt_ray.evaluation.prefix import prefill
 from smt_ray.evaluation.reserved_cache import gather, is_plain, places_of
@@ -59,9 +59,17 @@ class ContinuousGenerator:
         settings: Settings with ``num_beams``, ``max_new_tokens``, ``pad_token_id`` and
             ``eos_token_id`` (a list, or None); the model's own settings must be the same.
         repetition_penalty: See :class:`smt_ray.evaluation.decoding.Decoding`.
+        padding: Where padding leaves the texts as they are.
     """
 
-    def __init__(self, model: Any, settings: GenerationConfig, repetition_penalty: float) -> None:
+    def __init__(
+        self,
+        model: Any,
+        settings: GenerationConfig,
+        repetition_penalty: float,
+        padding: Padding = EXACT,
+    ) -> None:
+        self._padding = padding
         self._model, self._settings, self._penalty = model, settings, repetition_penalty
         self._eos_ids = set(settings.eos_token_id or ())
         backbone = model.base_model
@@ -69,7 +77,10 @@ class ContinuousGenerator:
         # Beam search reorders the cache in place. A model that is not given positions counts
         # padding as positions.
         self._can_be_continuous = (
-            settings.num_beams == 1 and backbone is not model and "position_ids" in accepted
+            settings.num_beams == 1
+            and backbone is not model
+            and "position_ids" in accepted
+            and padding.left  # waiting prompts join texts of other lengths
         )
 
     def generate(
@@ -88,7 +99,20 @@ class ContinuousGenerator:
         """
         most, num_beams = self._settings.max_new_tokens, self._settings.num_beams
         lengths = [(len(ids) + most) * num_beams for ids in prompts]
-        waiting = deque(longest_first(lengths))
+        groups = [list(range(len(prompts)))] if self._padding.left else by_length(lengths)
+        for group in groups:
+            yield from self._generate_group(group, prompts, lengths, names, batch_tokens)
+
+    def _generate_group(
+        self,
+        group: Sequence[int],
+        prompts: Sequence[list[int]],
+        lengths: Sequence[int],
+        names: Sequence[str],
+        batch_tokens: int,
+    ) -> Iterator[dict[int, list[int]]]:
+        """Generates the texts of prompts that may be in one batch."""
+        waiting = deque(sorted(group, key=lambda i: -lengths[i]))
         batch: _Batch | None = None
         while waiting or batch:
             parts = [batch] if batch else []
@@ -106,7 +130,13 @@ class ContinuousGenerator:
     def _start(self, rows: list[int], prompts: list[list[int]]) -> _Batch:
         """A batch of prompts without any generated text."""
         num_beams = self._settings.num_beams
-        ids, mask, cache = prefill(self._model, prompts, self._settings.pad_token_id, num_beams)
+        ids, mask, cache = prefill(
+            self._model,
+            prompts,
+            self._settings.pad_token_id,
+            num_beams,
+            share=self._padding.inside,
+        )
         whole = self._fill_cache(ids, mask, cache) if self._can_be_continuous else None
         written: list[list[int]] = [[] for _ in rows]
         return _Batch(rows, written, ids, mask, whole or cache, is_continuous=whole is not None)

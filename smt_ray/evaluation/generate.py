@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 from transformers import GenerationConfig
 
 from smt_ray.data.encoding import encode_prompts
-from smt_ray.evaluation.batches import check_batch_tokens, check_lengths, inference, padding_id
+from smt_ray.evaluation.batches import (
+    EXACT,
+    Padding,
+    check_batch_tokens,
+    check_lengths,
+    inference,
+    padding_id,
+)
 from smt_ray.evaluation.continuous import ContinuousGenerator
 
 
@@ -36,6 +43,7 @@ def generate_texts(
     batch_tokens: int = 8192,
     num_beams: int = 1,
     repetition_penalty: float = 1.0,
+    padding: Padding = EXACT,
     names: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Generated]:
@@ -54,6 +62,8 @@ def generate_texts(
             beams together.
         num_beams: The number of beams; 1 is greedy decoding.
         repetition_penalty: See :class:`smt_ray.evaluation.decoding.Decoding`; 1 is no penalty.
+        padding: Where padding leaves the model's results as they are. Without padding on the left,
+            prompts of equal lengths are generated together.
         names: The name of each prompt in errors; by default its position.
         progress: A function that is called with the number of finished prompts and the number of
             all prompts, whenever texts have ended.
@@ -76,7 +86,7 @@ def generate_texts(
     settings = _settings(model, tokenizer, max_new_tokens, num_beams)
     found: dict[int, Generated] = {}
     with inference(model), _generation_settings(model, settings):
-        generator = ContinuousGenerator(model, settings, repetition_penalty)
+        generator = ContinuousGenerator(model, settings, repetition_penalty, padding)
         for ended in generator.generate(encoded, names, batch_tokens):
             for i, new_ids in ended.items():
                 text = tokenizer.decode(new_ids, skip_special_tokens=True)

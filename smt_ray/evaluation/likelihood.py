@@ -21,6 +21,8 @@ import torch
 from smt_ray.data.encoding import encode_completion, encode_prompts
 from smt_ray.errors import UserError
 from smt_ray.evaluation.batches import (
+    EXACT,
+    Padding,
     check_lengths,
     inference,
     not_finite,
@@ -30,6 +32,8 @@ from smt_ray.evaluation.batches import (
     positions,
 )
 from smt_ray.evaluation.prefix import prefill
+from smt_ray.evaluation.reserved_cache import is_plain
+from smt_ray.evaluation.whole_rows import completion_sums
 
 
 class Likelihoods(NamedTuple):
@@ -86,6 +90,7 @@ def candidate_log_likelihoods(
     *,
     with_eos: bool = False,
     batch_tokens: int = 8192,
+    padding: Padding = EXACT,
     names: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Likelihoods]:
@@ -100,6 +105,7 @@ def candidate_log_likelihoods(
             labels, a candidate that is the beginning of another one, such as "1" of "12", has an
             advantage.
         batch_tokens: The largest number of tokens of a batch, cached ones and padding included.
+        padding: Where padding leaves the model's results as they are.
         names: The name of each row in errors; by default its position.
         progress: A function that is called with the number of finished rows and the number of all
             rows, after each batch.
@@ -122,8 +128,13 @@ def candidate_log_likelihoods(
     scores: list[list[float]] = [[]] * len(questions)
     num_done, pad_id = 0, padding_id(tokenizer)
     with inference(model):
+        caches = padding.left and _has_plain_cache(model)
         for batch in plan_batches([q.num_cached for q in questions], batch_tokens):
-            batch_scores = _score(model, [questions[i] for i in batch], pad_id, batch_tokens)
+            chosen = [questions[i] for i in batch]
+            if caches:
+                batch_scores = _score(model, chosen, pad_id, batch_tokens, padding)
+            else:
+                batch_scores = _score_whole(model, chosen, pad_id, batch_tokens, padding)
             for i, row_scores in zip(batch, batch_scores, strict=True):
                 if not all(map(math.isfinite, row_scores)):
                     raise not_finite(names[i])
@@ -162,13 +173,36 @@ def _encode(
     )
 
 
+def _has_plain_cache(model: Any) -> bool:
+    """Whether a model caches the keys and values of all tokens, and nothing else."""
+    token = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
+    return is_plain(getattr(model(input_ids=token, use_cache=True), "past_key_values", None))
+
+
+def _score_whole(
+    model: Any, questions: list[_Question], pad_id: int, batch_tokens: int, padding: Padding
+) -> list[list[float]]:
+    """The mean log-likelihoods of a batch, each candidate with its whole prompt."""
+    rows = [
+        (q.prefix[: q.num_prompt_tokens], q.prefix[q.num_prompt_tokens :] + tail)
+        for q in questions
+        for tail in q.tails
+    ]
+    sums = iter(completion_sums(model, rows, pad_id, batch_tokens, pads=padding.right))
+    return [[next(sums) / (q.num_common + len(tail)) for tail in q.tails] for q in questions]
+
+
 def _score(
-    model: Any, questions: list[_Question], pad_id: int, batch_tokens: int
+    model: Any, questions: list[_Question], pad_id: int, batch_tokens: int, padding: Padding
 ) -> list[list[float]]:
     """The mean log-likelihoods of a batch: one forward pass of prefixes, one of longer tails."""
     num_kept = 1 + max(q.num_common for q in questions)
     input_ids, mask, shared = prefill(
-        model, [q.prefix for q in questions], pad_id, num_left=num_kept
+        model,
+        [q.prefix for q in questions],
+        pad_id,
+        num_left=num_kept,
+        share=padding.inside,
     )
     num_before = shared.get_seq_length() if shared else 0
     output = model(

@@ -16,6 +16,7 @@ from smt_ray.documents.prediction import Prediction
 from smt_ray.documents.stages import Protocol
 from smt_ray.errors import UserError
 from smt_ray.evaluation.answers import extract, is_correct, stated_letter
+from smt_ray.evaluation.batches import EXACT, Padding
 from smt_ray.evaluation.candidates import complete, row_candidates
 from smt_ray.evaluation.decoding import GREEDY, Decoding
 from smt_ray.evaluation.generate import Generated, generate_texts
@@ -35,6 +36,7 @@ def predict(
     answer_pool: Sequence[str] | None = None,
     decoding: Decoding = GREEDY,
     batch_tokens: int = 8192,
+    padding: Padding = EXACT,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
     """Asks a model the rows of a task and reads its answers.
@@ -52,6 +54,7 @@ def predict(
             :func:`smt_ray.evaluation.candidates.answer_pool`).
         decoding: How texts are generated and read.
         batch_tokens: The largest number of tokens of a batch; it changes no prediction in float32.
+        padding: Where padding leaves the model's results as they are.
         progress: A function that is called with the number of finished rows and that of all rows.
 
     Raises:
@@ -62,7 +65,7 @@ def predict(
     names = [f"{task.name}, row {index}" for index in places]
     _check_answers(rows, names)
     prompts = [build_prompt(row, prompt_form, "evaluation") for row in rows]
-    asking = _Asking(model, tokenizer, task, rows, names, prompts, batch_tokens, progress)
+    asking = _Asking(model, tokenizer, task, rows, names, prompts, batch_tokens, padding, progress)
     if protocol == "generate":
         answers = asking.generate(decoding)
     elif protocol == "likelihood":
@@ -119,6 +122,7 @@ class _Asking:
     names: Sequence[str]
     prompts: Sequence[str]
     batch_tokens: int
+    padding: Padding
     progress: Callable[[int, int], None] | None
 
     def generate(self, decoding: Decoding) -> list[_Answer]:
@@ -131,6 +135,7 @@ class _Asking:
             repetition_penalty=decoding.repetition_penalty,
             names=self.names,
             batch_tokens=self.batch_tokens,
+            padding=self.padding,
             progress=self.progress,
         )
         return [self._read(found, decoding.lower_case) for found in texts]
@@ -168,6 +173,7 @@ class _Asking:
             with_eos=self.task.candidates == "answers",
             names=self.names,
             batch_tokens=self.batch_tokens,
+            padding=self.padding,
             progress=self.progress,
         )
         best = [max(range(len(row.scores)), key=row.scores.__getitem__) for row in found]

@@ -17,7 +17,6 @@ from smt_ray.data.packing import common_prefix
 from smt_ray.evaluation.batches import pad
 from smt_ray.evaluation.reserved_cache import is_plain
 
-_COUNT_COLUMNS = ("gpt_neo", "minimax", "mpt")  # families that measure distances in columns
 _WORTHWHILE = 8  # tokens; for fewer, one more forward pass costs more than it saves
 
 
@@ -28,6 +27,7 @@ def prefill(
     num_beams: int = 1,
     *,
     num_left: int = 1,
+    share: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor, Any]:
     """The inputs of a batch, for ``generate`` or for a forward pass over the columns not cached.
 
@@ -37,6 +37,7 @@ def prefill(
         pad_id: The token id to pad with.
         num_beams: The beams of each prompt.
         num_left: The smallest number of tokens of a prompt that are not cached.
+        share: Whether a common prefix may be cached, with padding after it.
 
     Returns:
         The token ids and the mask of the real ones, each (B, longest) int64, and a cache with the
@@ -44,7 +45,7 @@ def prefill(
     """
     shortest = min(map(len, prompts))
     shared = min(common_prefix(prompts), shortest - num_left) if len(prompts) > 1 else 0
-    shared = shared if shared >= _WORTHWHILE else 0
+    shared = shared if share and shared >= _WORTHWHILE else 0
     prefix = torch.tensor([prompts[0][:shared]], device=model.device)
     cache = _run(model, prefix) if shared else None
     if cache is None:
@@ -59,7 +60,5 @@ def prefill(
 
 def _run(model: Any, prefix: torch.Tensor) -> Any:
     """A cache of the prefix, or None if a layer does not keep the keys and values of all tokens."""
-    if model.config.model_type in _COUNT_COLUMNS:
-        return None
     cache = getattr(model(input_ids=prefix, use_cache=True), "past_key_values", None)
     return cache if is_plain(cache) else None

@@ -22,7 +22,8 @@ from smt_ray.errors import UserError
 from smt_ray.evaluation.tasks import find_tasks
 from smt_ray.evaluation.test_rows import TestRows, check_candidates, read_tests
 from smt_ray.models.inspect import model_identity
-from smt_ray.models.load import located
+from smt_ray.models.load import load_skeleton, located
+from smt_ray.probe.probe import kept_probe
 from smt_ray.reporting.text.progress import say
 from smt_ray.run.merge import starting_model, trained_adapter
 from smt_ray.stages.evaluation import evaluation_pool, publish_predictions
@@ -125,7 +126,12 @@ def _predict(
         check_shared(config, tracks=False)
         with evaluation_pool(config, make_board()) as pool:
             answers = pool.evaluate(
-                "evaluate", tests, protocol=stage.inputs["protocol"], model=model, adapter=adapter
+                "evaluate",
+                tests,
+                protocol=stage.inputs["protocol"],
+                model=model,
+                probe=kept_probe(load_skeleton(config.model), stage.storage),
+                adapter=adapter,
             )
         publish_predictions(stage, answers, time.monotonic() - began)
 

@@ -213,7 +213,9 @@ class Flow:
             return
         with evaluation_pool(self.config, self.board) as pool:
             for key, (who, _) in stages.items():
-                self._make_or_reuse(key, partial(make_evaluation, self.plan, pool, who))
+                self._make_or_reuse(
+                    key, partial(make_evaluation, self.plan, pool, self._probe, who)
+                )
 
     def _make_or_reuse(self, key: str, make: Callable[[], Finished[Any]] | None) -> None:
         """Makes a stage unless it is finished, and adds it to the run's manifest."""

@@ -17,6 +17,7 @@ from smt_ray.cluster.waiting import wait_for_place
 from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.prediction import Prediction
+from smt_ray.documents.probe import Probe
 from smt_ray.documents.run import Who
 from smt_ray.documents.stages import EvaluationSummary, Protocol
 from smt_ray.reporting.text.progress import progress
@@ -40,6 +41,7 @@ class EvaluationPool:
         *,
         protocol: Protocol,
         model: ModelConfig,
+        probe: Probe,
         adapter: str | None,
     ) -> dict[str, Answers]:
         """The predictions of every task, in the order of its rows.
@@ -47,6 +49,7 @@ class EvaluationPool:
         Args:
             title: The title of the progress bar.
             model: The model, which is loaded by workers that do not hold it yet.
+            probe: What the architecture of the model allows.
             adapter: The folder or URI of an adapter to put on the model; None for the model as it
                 is.
         """
@@ -55,7 +58,7 @@ class EvaluationPool:
         total = sum(len(test.rows) for test in tests.values())
         shares = _shares(tests, len(self._workers))
         jobs = [
-            EvaluationJob(title, number, share, protocol, model, adapter, self._config)
+            EvaluationJob(title, number, share, protocol, model, probe, adapter, self._config)
             for number, share in enumerate(shares)
         ]
         refs = [
@@ -95,7 +98,9 @@ def evaluation_pool(config: RunConfig, board: Any) -> Iterator[EvaluationPool]:
             ray.kill(worker)
 
 
-def make_evaluation(plan: RunPlan, pool: EvaluationPool, who: Who) -> Finished[EvaluationSummary]:
+def make_evaluation(
+    plan: RunPlan, pool: EvaluationPool, probe: Probe, who: Who
+) -> Finished[EvaluationSummary]:
     """Evaluates the base or the tuned model, and stores the predictions."""
     began, stage = time.monotonic(), plan.evaluations[who]
     is_tuned = stage.inputs["tuned"] is not None
@@ -104,6 +109,7 @@ def make_evaluation(plan: RunPlan, pool: EvaluationPool, who: Who) -> Finished[E
         plan.tests,
         protocol=stage.inputs["protocol"],
         model=plan.starting_model if is_tuned else plan.model,
+        probe=probe,
         adapter=plan.storage.uri(plan.training.path(ADAPTER)) if is_tuned else None,
     )
     return publish_predictions(stage, answers, time.monotonic() - began)
@@ -185,6 +191,7 @@ class _Evaluator:
     def _predict(
         self, job: EvaluationJob, task: str, share: TaskShare, before: int, board: Any
     ) -> list[Prediction]:
+        from smt_ray.evaluation.batches import Padding
         from smt_ray.evaluation.decoding import Decoding
         from smt_ray.evaluation.predict import predict
         from smt_ray.evaluation.tasks import find_task
@@ -204,6 +211,7 @@ class _Evaluator:
             answer_pool=share.answer_pool,
             decoding=Decoding.from_config(evaluation),
             batch_tokens=evaluation.batch_tokens,
+            padding=Padding.of(job.probe),
             progress=report,
         )
 

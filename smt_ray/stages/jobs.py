@@ -121,6 +121,7 @@ class EvaluationJob:
     shares: Mapping[str, TaskShare]
     protocol: Protocol
     model: ModelConfig
+    probe: Probe
     adapter: str | None
     config: RunConfig
 

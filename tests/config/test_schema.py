@@ -249,7 +249,10 @@ def test_the_fields_of_a_hub_source_are_semantic() -> None:
         (["selection.budget=null", "selection.groups={v_proj: 0}"], ["selection.groups.v_proj"]),
         (["selection.budget=null", "selection.groups={}"], ["selection.groups"]),
         (["selection.block_size=-1"], ["block_size", "got -1"]),
-        (["selection.target_modules=[up_proj]"], ["selection.target_modules", "up_proj"]),
+        (
+            ["warmup.target_modules=[q_proj]", "selection.target_modules=[up_proj]"],
+            ["selection.target_modules", "up_proj"],
+        ),
         (["lora.rank=8", "lora.budget=0.01"], ["rank", "budget"]),
         (["lora.rank=0"], ["lora.rank", "greater than or equal to 1"]),
         (["lora.dropout=1"], ["lora.dropout", "less than 1"]),

@@ -91,7 +91,7 @@ def test_a_model_that_counts_padding_as_distance_gets_whole_prompts() -> None:
     )  # fmt: skip
     model = GPTNeoForCausalLM(config).eval()
     short, long = [*range(2, 30), 40, 41], list(range(2, 60))
-    ids, mask, cache = prefill(model, [short, long], pad_id=0)
+    ids, mask, cache = prefill(model, [short, long], pad_id=0, share=False)
     num_before = cache.get_seq_length() if cache else 0
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad():
