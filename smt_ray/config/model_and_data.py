@@ -28,6 +28,8 @@ class ModelConfig(Section):
     is built on torch's sdpa."""
     trust_remote_code: bool = execution(False)
     """Whether code that comes with the model may run."""
+    config_overrides: dict[str, Any] = semantic({})
+    """Values that replace those of the model's config.json, such as output_router_logits: false."""
     architecture: dict[str, Any] | None = semantic(None)
     """A transformers config (``model_type: llama``, ...) without weights, to plan and count."""
 

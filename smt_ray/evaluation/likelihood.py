@@ -128,13 +128,12 @@ def candidate_log_likelihoods(
     scores: list[list[float]] = [[]] * len(questions)
     num_done, pad_id = 0, padding_id(tokenizer)
     with inference(model):
-        caches = padding.left and _has_plain_cache(model)
+        caches = padding.left  # until a batch shows that the model's cache cannot be copied
         for batch in plan_batches([q.num_cached for q in questions], batch_tokens):
             chosen = [questions[i] for i in batch]
-            if caches:
-                batch_scores = _score(model, chosen, pad_id, batch_tokens, padding)
-            else:
-                batch_scores = _score_whole(model, chosen, pad_id, batch_tokens, padding)
+            found = _score(model, chosen, pad_id, batch_tokens, padding) if caches else None
+            caches = found is not None
+            batch_scores = found or _score_whole(model, chosen, pad_id, batch_tokens, padding)
             for i, row_scores in zip(batch, batch_scores, strict=True):
                 if not all(map(math.isfinite, row_scores)):
                     raise not_finite(names[i])
@@ -173,12 +172,6 @@ def _encode(
     )
 
 
-def _has_plain_cache(model: Any) -> bool:
-    """Whether a model caches the keys and values of all tokens, and nothing else."""
-    token = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-    return is_plain(getattr(model(input_ids=token, use_cache=True), "past_key_values", None))
-
-
 def _score_whole(
     model: Any, questions: list[_Question], pad_id: int, batch_tokens: int, padding: Padding
 ) -> list[list[float]]:
@@ -194,8 +187,11 @@ def _score_whole(
 
 def _score(
     model: Any, questions: list[_Question], pad_id: int, batch_tokens: int, padding: Padding
-) -> list[list[float]]:
-    """The mean log-likelihoods of a batch: one forward pass of prefixes, one of longer tails."""
+) -> list[list[float]] | None:
+    """The mean log-likelihoods of a batch: one forward pass of prefixes, one of longer tails.
+
+    They are None if there are longer tails and the model's cache cannot be copied for each.
+    """
     num_kept = 1 + max(q.num_common for q in questions)
     input_ids, mask, shared = prefill(
         model,
@@ -216,6 +212,8 @@ def _score(
     log_probs = output.logits[:, -num_kept:].float().log_softmax(-1)
     sums = [_prefix_sums(row, q) for row, q in zip(log_probs, questions, strict=True)]
     tails = [(r, c) for r, q in enumerate(questions) for c, t in enumerate(q.tails) if len(t) > 1]
+    if tails and not is_plain(getattr(output, "past_key_values", None)):
+        return None
     chunks = plan_batches(
         [input_ids.shape[1] + len(questions[r].tails[c]) for r, c in tails], batch_tokens
     )

@@ -157,6 +157,8 @@ def model_identity(model: ModelConfig) -> dict[str, str | None]:
         UserError: The model is not a folder and is not found on the hub.
     """
     chosen = {"gguf_file": model.gguf_file, "dtype": model.dtype}
+    if model.config_overrides:
+        chosen["config_overrides"] = json.dumps(model.config_overrides, sort_keys=True)
     with model_place(model) as path:
         if Path(path).is_dir():
             return {"sha256": _folder_hash(Path(path), model.gguf_file), **chosen}

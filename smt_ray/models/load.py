@@ -88,6 +88,7 @@ def read_config(model: ModelConfig) -> Any:
 
     if model.architecture:
         values = dict(model.architecture)
+        values |= model.config_overrides
         return explained(model, lambda: AutoConfig.for_model(values.pop("model_type"), **values))
     with model_place(model, weights=False) as path:
         return explained(model, lambda: AutoConfig.from_pretrained(path, **hub_options(model)))
@@ -149,7 +150,7 @@ def load_tokenizer(model: ModelConfig) -> Any:
 
     with model_place(model, weights=False) as path:
         tokenizer = explained(
-            model, lambda: AutoTokenizer.from_pretrained(path, **hub_options(model))
+            model, lambda: AutoTokenizer.from_pretrained(path, **hub_options(model.model_copy(update={"config_overrides": {}})))
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # any token will do, as padding is always masked
@@ -196,7 +197,8 @@ def hub_options(model: ModelConfig) -> dict[str, Any]:
     """The keyword arguments of ``from_pretrained`` that a model section sets."""
     given = {"revision": model.revision, "gguf_file": model.gguf_file}
     chosen = {name: value for name, value in given.items() if value}
-    return {**chosen, "trust_remote_code": model.trust_remote_code}
+    overrides = model.config_overrides
+    return {**overrides, **chosen, "trust_remote_code": model.trust_remote_code}
 
 
 def _forget_gguf(model: nn.Module) -> None:

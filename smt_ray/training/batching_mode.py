@@ -65,7 +65,14 @@ def check_probe(model: nn.Module, probe: Probe) -> None:
     Raises:
         UserError: A position depends on later ones, or the loss of single rows is wrong.
     """
-    name = type(model).__name__
+    name, config = type(model).__name__, _text_config(model)
+    if getattr(config, "output_router_logits", False):
+        raise UserError(
+            "model",
+            "must not ask for the auxiliary loss of its router, which is not part of the loss here",
+            got="output_router_logits: true",
+            fix="set model.config_overrides: {output_router_logits: false} to train without it",
+        )
     if not probe.is_causal:
         raise UserError(
             "model",
@@ -106,8 +113,7 @@ def _obstacle(model: nn.Module, mode: str, probe: Probe) -> str | None:
 
 def _known_obstacle(model: nn.Module) -> str | None:
     """The usual reasons why a model computes packed rows wrongly, for people to read."""
-    config: Any = model.config
-    text = config.get_text_config()
+    text = _text_config(model)
     kind = type(model).__name__
     if not getattr(model, "_supports_attention_backend", False):
         return f"{kind} does not support another attention kernel"
@@ -121,10 +127,15 @@ def _known_obstacle(model: nn.Module) -> str | None:
     return None
 
 
+def _text_config(model: nn.Module) -> Any:
+    """The config of the language model, also of a model of images and text."""
+    config: Any = model.config
+    return config.get_text_config()
+
+
 def _has_dynamic_rope(model: nn.Module) -> bool:
     """Whether frequencies depend on the longest input so far, or on that of the batch."""
-    config: Any = model.config
-    scaling = str(getattr(config.get_text_config(), "rope_parameters", None))
+    scaling = str(getattr(_text_config(model), "rope_parameters", None))
     return any(rope_type in scaling for rope_type in ("dynamic", "longrope"))
 
 
