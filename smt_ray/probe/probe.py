@@ -60,6 +60,15 @@ def _shrunk(skeleton: Any) -> Any:
         return Probe(problem=_one_line(error))
 
 
+def small_model(skeleton: Any) -> Any:
+    """The small model of an architecture, with random weights, which are the same every time.
+
+    Args:
+        skeleton: See :func:`probe_skeleton`.
+    """
+    return _build(shrunk(skeleton.config), type(skeleton))
+
+
 def fingerprint(small: Any, *_: Any) -> str:
     """The fingerprint of a shrunken architecture and of the code that computes it."""
     values = {**small.to_dict(), "transformers": version("transformers"), "torch": version("torch")}

@@ -29,7 +29,8 @@ WINDOW = 8
 LONGEST = 8 * WINDOW
 """The number of tokens that a small model has positions for, at least."""
 
-_MAX_LAYERS = 12  # of which most families repeat a pattern of kinds
+_FEW_LAYERS, _MAX_LAYERS = 4, 12  # patterns that only numbers describe repeat within 12 layers
+_PATTERNS = ("period", "interval", "pattern", "every", "offset", "step", "frequency", "shared")
 _PLACEHOLDER = VOCABULARY - 1  # the token id of images and the like, which no row has
 _SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _INITIALIZER_RANGE = 0.1
@@ -104,7 +105,7 @@ def _small_sequence(key: str, value: Any, places: Sequence[int], num_layers: int
     if key.endswith("token_id"):
         return None
     if num_layers and _is_by_layer(key, value, num_layers):
-        chosen = [value[place] for place in places]
+        chosen = [_small_number(key, value[place], None, places) for place in places]
         return "".join(chosen) if isinstance(value, str) else chosen
     if num_layers and _names_layers(key, value, num_layers):
         return [new for new, old in enumerate(places) if old in value]
@@ -164,9 +165,10 @@ def _kept_layers(values: Mapping[str, Any]) -> list[int]:
         )
         for i in range(num_layers)
     ]
-    kept = list(range(min(num_layers, _MAX_LAYERS)))
+    has_pattern = any(v and any(part in k for part in _PATTERNS) for k, v in values.items())
+    kept = list(range(min(num_layers, _MAX_LAYERS if has_pattern else _FEW_LAYERS)))
     missing = [kinds.index(kind) for kind in dict.fromkeys(kinds) if kinds.index(kind) not in kept]
-    return kept[: _MAX_LAYERS - len(missing)] + missing[:_MAX_LAYERS]
+    return kept[: max(0, _MAX_LAYERS - len(missing))] + missing[:_MAX_LAYERS]
 
 
 def _num_layers(values: Mapping[str, Any]) -> int | None:
