@@ -101,6 +101,7 @@ def find_linears(
     fix = propose_modules(name for name in linears if name not in ties)
     if not transposed:
         fix += _explain_transposed(modules)
+    fix += _explain_experts(model)
     names = match_modules(modules, target_modules, field=field, fix=fix)
     for name in names:
         if name not in linears:
@@ -129,6 +130,14 @@ def is_linear(module: nn.Module) -> bool:
 def is_transposed(module: nn.Module) -> bool:
     """Whether a module is GPT-2's linear, whose weight is (in, out)."""
     return type(module).__name__ == "Conv1D"
+
+
+def _explain_experts(model: nn.Module) -> str:
+    """Says why the linears of experts are not proposed; empty for models without fused experts."""
+    fused = [n for n, p in model.named_parameters() if p.dim() == 3 and "experts" in n]
+    if not fused:
+        return ""
+    return f"; {fused[0]} and the like hold the experts in one parameter, which is out of reach"
 
 
 def _explain_transposed(modules: Mapping[str, nn.Module]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -23,6 +24,7 @@ from smt_ray.imports import large_imports
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_ATTENTION_ERRORS = "attention implementation|flash.?attention|kernels"
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5", ".msgpack", ".onnx")
 
 
@@ -150,7 +152,7 @@ def load_tokenizer(model: ModelConfig) -> Any:
 
     with model_place(model, weights=False) as path:
         tokenizer = explained(
-            model, lambda: AutoTokenizer.from_pretrained(path, **hub_options(model.model_copy(update={"config_overrides": {}})))
+            model, lambda: AutoTokenizer.from_pretrained(path, **tokenizer_options(model))
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # any token will do, as padding is always masked
@@ -195,10 +197,14 @@ def shared_skeleton(model: ModelConfig, identity: Mapping[str, Any]) -> nn.Modul
 
 def hub_options(model: ModelConfig) -> dict[str, Any]:
     """The keyword arguments of ``from_pretrained`` that a model section sets."""
+    return {**model.config_overrides, **tokenizer_options(model)}
+
+
+def tokenizer_options(model: ModelConfig) -> dict[str, Any]:
+    """The same for a tokenizer, which has no values of a model's config."""
     given = {"revision": model.revision, "gguf_file": model.gguf_file}
     chosen = {name: value for name, value in given.items() if value}
-    overrides = model.config_overrides
-    return {**overrides, **chosen, "trust_remote_code": model.trust_remote_code}
+    return {**chosen, "trust_remote_code": model.trust_remote_code}
 
 
 def _forget_gguf(model: nn.Module) -> None:
@@ -232,6 +238,13 @@ def explained(model: ModelConfig, load: Callable[[], Any]) -> Any:
         return load()
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
+        if model.attention and re.search(_ATTENTION_ERRORS, reason, re.IGNORECASE):
+            raise UserError(
+                "model.attn_implementation",
+                f"must be one that the model has here ({reason})",
+                got=model.attention,
+                fix="set it to auto, which takes what the model has",
+            ) from error
         raise UserError(
             "model.architecture" if bare else "model",
             f"cannot be loaded ({reason})",
