@@ -100,7 +100,7 @@ def _build(small: Any, model_type: Any) -> Any:
     """The small model in float32 and evaluation mode; it is the same every time."""
     from transformers import GenerationConfig
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(0)
         model = model_type._from_config(small).float().eval()
         model.generation_config = GenerationConfig()  # without EOS, so that lengths are known

@@ -181,3 +181,11 @@ def test_an_architecture_that_cannot_be_tried_runs_row_by_row(make_llama: Make) 
     chosen = choose_mode(make_llama(), "padded", Probe(problem="no such part"), training=False)
     assert chosen.mode == "one_row"
     assert "could not be tried (no such part)" in str(chosen.fallback)
+
+
+def test_the_auxiliary_loss_of_a_router_is_refused() -> None:
+    sizes = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    model = tiny("mixtral", output_router_logits=True, **sizes)
+    fix = r"config_overrides: \{output_router_logits: false\}"
+    with pytest.raises(UserError, match=fix):
+        choose_mode(model, "padded", probe_skeleton(model), training=True)
