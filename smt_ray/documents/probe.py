@@ -26,8 +26,8 @@ class Probe(Document):
     pads_inside: bool = False
     """Whether padding after a shared prefix changes nothing."""
     unused_linears: tuple[str, ...] = ()
-    """Linears whose weights are used without their forward, or that text does not reach; numbers of
-    layers in their names are replaced by ``*``."""
+    """Linears that text does not reach, that get no gradient, or whose weights are used without
+    their forward; numbers of layers in their names are replaced by ``*``."""
 
     def is_exact(self, mode: str) -> bool:
         """Whether a batching mode computes the gradient of one row at a time."""

@@ -111,21 +111,28 @@ def _build(small: Any, model_type: Any) -> Any:
 
 
 def _unused_linears(model: Any) -> tuple[str, ...]:
-    """The linears whose forward is not called, by the patterns of their names."""
+    """The linears that are not called or get no gradient, by the patterns of their names."""
     linears = {n: m for n, m in model.named_modules() if is_linear(m)}
     called: set[str] = set()
     hooks = [
-        linear.register_forward_pre_hook(lambda *_, name=name: called.add(name_pattern(name)))
+        linear.register_forward_pre_hook(lambda *_, name=name: called.add(name))
         for name, linear in linears.items()
     ]
     try:
         encoded = rows()
-        with torch.no_grad():
-            model(input_ids=encoded.row(len(encoded) - 1).long()[None], use_cache=False)
+        ids = encoded.row(len(encoded) - 1).long()[None]
+        logits = model(input_ids=ids, use_cache=False).logits
     finally:
         for hook in hooks:
             hook.remove()
-    return tuple(sorted({name_pattern(name) for name in linears} - called))
+    weights = [linears[name].weight for name in linears]
+    gradients = torch.autograd.grad(logits.square().sum(), weights, allow_unused=True)
+    used = {
+        name_pattern(name)
+        for name, gradient in zip(linears, gradients, strict=True)
+        if name in called and gradient is not None
+    }
+    return tuple(sorted({name_pattern(name) for name in linears} - used))
 
 
 def _one_line(error: Exception) -> str:

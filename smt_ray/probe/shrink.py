@@ -49,10 +49,15 @@ def shrunk(config: Any) -> Any:
     return type(config).from_dict(values)
 
 
-def _small(values: dict[str, Any]) -> dict[str, Any]:
-    """The small values of a config or of one of its parts."""
+def _small(values: dict[str, Any], num_heads: int | None = None) -> dict[str, Any]:
+    """The small values of a config or of one of its parts.
+
+    Args:
+        values: The values.
+        num_heads: The number of attention heads, if the part itself does not say it.
+    """
     places = _kept_layers(values)
-    num_heads = _first(values, HEADS)
+    num_heads = _first(values, HEADS) or num_heads
     small: dict[str, Any] = {}
     for key, value in values.items():
         if key in DROPPED:
@@ -62,7 +67,7 @@ def _small(values: dict[str, Any]) -> dict[str, Any]:
         elif key.startswith("rope_") and isinstance(value, Mapping):
             small[key] = _small_rope(dict(value), values)
         elif isinstance(value, Mapping):
-            small[key] = _small(dict(value))
+            small[key] = _small(dict(value), num_heads)
         elif isinstance(value, (list, tuple, str)):
             small[key] = _small_sequence(key, value, places, _num_layers(values))
         else:
