@@ -17,7 +17,8 @@ from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.methods.base_model import check_base, record_base, write_base
 from smt_ray.methods.protocol import Counts, Fetch
-from smt_ray.models.inspect import count_parameters, find_linears, is_transposed
+from smt_ray.models.inspect import count_parameters, find_linears
+from smt_ray.smt.linears import is_transposed, linear_shapes
 from smt_ray.smt.tensorfile import reading
 
 CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -58,7 +59,7 @@ class LoraSettings:
             UserError: A target matches no linear, or no rank comes near the budget.
         """
         lora, model, use_dora = config.lora, skeleton(), config.method == "dora"
-        shapes = target_shapes(find_targets(model, lora.target_modules))
+        shapes = linear_shapes(find_targets(model, lora.target_modules))
         rank = lora.rank
         if rank is None:
             assert lora.budget is not None
@@ -194,16 +195,7 @@ def find_targets(model: nn.Module, target_modules: Sequence[str]) -> dict[str, n
         UserError: A name matches no module, a module that is not a linear, or a linear whose weight
             another module uses, too.
     """
-    return find_linears(model, target_modules, field="lora.target_modules", transposed=True)
-
-
-def target_shapes(linears: Mapping[str, nn.Module]) -> dict[str, tuple[int, int]]:
-    """The (out_features, in_features) of each linear, by name."""
-    shapes = {}
-    for name, module in linears.items():
-        first, second = module.get_parameter("weight").shape
-        shapes[name] = (second, first) if is_transposed(module) else (first, second)
-    return shapes
+    return find_linears(model, target_modules, field="lora.target_modules")
 
 
 def choose_rank(
