@@ -14,7 +14,7 @@ from smt_ray.data.encoding import EncodedRows
 from smt_ray.models.inspect import find_eligible
 from smt_ray.smt.scores import block_statistics
 from smt_ray.training.loss import SupervisedLoss
-from smt_ray.warmup.gradient_sums import GradientSums, make_statistics
+from smt_ray.warmup.gradient_sums import GradientSums
 
 TARGETS = ("q_proj", "v_proj")
 NUM_STEPS = 3
@@ -97,7 +97,7 @@ def test_the_statistics_are_those_of_the_sums_and_the_weights(
     model = make_llama()
     names = list(find_eligible(model, TARGETS))
     sums = {name: torch.randn_like(model.get_submodule(name).weight) for name in names}
-    found = make_statistics(sums, dict(model.named_parameters()), 4)
+    found = make_sums(model).statistics(sums, dict(model.named_parameters()), 4)
     assert list(found) == names
     for name, statistics in found.items():
         weight = model.get_submodule(name).weight
