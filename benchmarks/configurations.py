@@ -31,6 +31,7 @@ from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.inspect import count_parameters, find_eligible
 from smt_ray.smt.gradients import GradientAccumulator
 from smt_ray.smt.grid import common_block_size
+from smt_ray.smt.linears import dense_weight, linear_shapes
 from smt_ray.smt.scores import ScoreTable, block_statistics
 from smt_ray.smt.selection import Selection, select_blocks
 from smt_ray.training.loss import SupervisedLoss
@@ -202,14 +203,14 @@ def select(base: nn.Module, batching: Batching, steps: Sequence[Sequence[int]]) 
     model = _sharing_weights(base).eval()
     device = next(model.parameters()).device
     eligible = find_eligible(model, DEFAULT_TARGET_MODULES)
-    size = common_block_size({n: (m.out_features, m.in_features) for n, m in eligible.items()})
+    size = common_block_size(linear_shapes(eligible))
     loss = SupervisedLoss(model, narrow=True)
     with GradientAccumulator(model, eligible) as sums:
         for rows in steps:
             for batch in batching.packed(rows):
                 loss(batch.to(device)).backward()
     statistics = {
-        name: block_statistics(sums.pop(name), eligible[name].weight, size).cpu()
+        name: block_statistics(sums.pop(name), dense_weight(eligible[name]), size).cpu()
         for name in sums.names
     }
     table = ScoreTable(size, statistics, count_parameters(model), len(steps))

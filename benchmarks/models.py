@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.measuring import ROOT, markdown_table
 from benchmarks.model_types import OVERRIDES
@@ -37,13 +37,14 @@ from smt_ray.methods.lora_check import adapter_problem
 from smt_ray.methods.lora_targets import target_choices
 from smt_ray.methods.registry import find_method
 from smt_ray.methods.smt import SmtMethod
-from smt_ray.models.inspect import count_parameters, find_eligible, is_transposed
+from smt_ray.models.inspect import count_parameters, find_eligible
 from smt_ray.models.load import model_class
 from smt_ray.probe.probe import probe_skeleton, small_model
 from smt_ray.probe.shrink import shrunk
 from smt_ray.probe.steps import relative_error, rows
 from smt_ray.smt.controls import random_scores
 from smt_ray.smt.grid import common_block_size
+from smt_ray.smt.linears import linear_shapes
 from smt_ray.smt.model import sparse_modules
 from smt_ray.smt.selection import Selection, select_by_scores
 from smt_ray.training.batching_mode import BatchingMode, choose_mode
@@ -133,7 +134,7 @@ class Trial:
     def selection(self) -> Selection:
         """A few blocks, drawn from the default modules."""
         eligible = find_eligible(self._skeleton, "auto", unused=self.probe.unused_linears)
-        shapes = {n: _shape(m) for n, m in eligible.items()}
+        shapes = linear_shapes(eligible)
         size = min(8, common_block_size(shapes))
         return select_by_scores(
             random_scores(shapes, size, seed=5),
@@ -160,8 +161,7 @@ class Trial:
             self._loss(model).backward()
         expected, found = [], []
         for name, layer in sparse_modules(sparse).items():
-            linear: Any = dense.get_submodule(name)
-            gradient = linear.weight.grad.t() if is_transposed(linear) else linear.weight.grad
+            gradient = dense.get_submodule(name).get_parameter("weight").grad
             expected.append(layer.grid.gather(gradient, layer.indices))
             found.append(layer.blocks.grad)
         return f"{relative_error(found, expected):.0e}"
@@ -257,10 +257,6 @@ class Trial:
         if not torch.allclose(scores(_PROMPTS), alone, rtol=1e-3, atol=1e-4):
             return "fails: likelihoods depend on the batch"
         return "ok"
-
-
-def _shape(module: nn.Module) -> tuple[int, int]:
-    return module.out_features, module.in_features  # type: ignore[return-value]
 
 
 def _tokenizer() -> Any:

@@ -18,6 +18,7 @@ _HOMES = {
     "GradientAccumulator": "smt_ray.smt.gradients",
     "ScoreTable": "smt_ray.smt.scores",
     "block_statistics": "smt_ray.smt.scores",
+    "dense_weight": "smt_ray.smt.linears",
     "find_eligible": "smt_ray.models.inspect",
     "Selection": "smt_ray.smt.selection",
     "select_blocks": "smt_ray.smt.selection",

@@ -55,8 +55,21 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "gpt2": partial(
         _build, "GPT2Config", "GPT2LMHeadModel", n_embd=32, n_layer=2, n_head=4, n_positions=64
     ),
+    # Linears of a class of its own; q, k and v in one of them; it cannot be packed.
+    "falcon": partial(
+        _build,
+        "FalconConfig",
+        "FalconForCausalLM",
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_kv_heads=2,
+        max_position_embeddings=64,
+        bias=True,
+        new_decoder_architecture=True,
+    ),
 }
 """Family -> the function that makes its model, in evaluation mode and float32."""
 
-ATTENTION = {"phi3": ["qkv_proj"], "gpt2": ["c_attn"]}
+ATTENTION = {"phi3": ["qkv_proj"], "gpt2": ["c_attn"], "falcon": ["query_key_value"]}
 """The linears that hold q, k and v in families without q_proj, k_proj and v_proj."""

@@ -10,6 +10,7 @@ from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
 from smt_ray.models.inspect import count_parameters, find_eligible
 from smt_ray.smt.grid import check_block_size, common_block_size, resolve_block_size
+from smt_ray.smt.linears import linear_shapes
 from smt_ray.smt.modules import match_groups, match_modules
 from smt_ray.smt.ranking import number_of_blocks, share_of_each
 
@@ -64,7 +65,7 @@ def check_blocks(config: RunConfig, skeleton: nn.Module, probe: Probe) -> Eligib
     """
     targets = config.warmup.target_modules
     eligible = find_eligible(skeleton, targets, unused=probe.unused_linears)
-    shapes = {name: (m.out_features, m.in_features) for name, m in eligible.items()}
+    shapes = linear_shapes(eligible)
     num_parameters = count_parameters(skeleton)
     finest = _finest(config, shapes)
     selected = _selectable(config, shapes)

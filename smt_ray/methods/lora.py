@@ -22,13 +22,10 @@ from smt_ray.methods.lora_targets import (
     default_alpha,
     find_targets,
     target_choices,
-    target_shapes,
 )
 from smt_ray.methods.protocol import Counts, Fetch
-from smt_ray.models.inspect import (
-    count_parameters,
-    is_transposed,
-)
+from smt_ray.models.inspect import count_parameters
+from smt_ray.smt.linears import is_transposed, linear_shapes
 from smt_ray.smt.tensorfile import reading
 
 CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -88,7 +85,7 @@ class LoraSettings:
         rank = lora.rank
         if rank is None:
             assert lora.budget is not None
-            shapes = target_shapes(find_targets(model, targets))
+            shapes = linear_shapes(find_targets(model, targets))
             rank = choose_rank(shapes, lora.budget, count_parameters(model), use_dora=use_dora)
         alpha = lora.alpha or default_alpha(rank)
         return cls(rank, alpha, lora.dropout, tuple(targets), use_dora, config.seed)

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 
 from smt_ray.errors import UserError
-from smt_ray.models.inspect import find_linears, is_transposed, trainable_linears
+from smt_ray.models.inspect import find_linears, trainable_linears
 from smt_ray.models.targets import attention_inputs, mlp_linears
 from smt_ray.smt.modules import match_modules
 
@@ -27,7 +27,7 @@ def find_targets(model: nn.Module, target_modules: Sequence[str]) -> dict[str, n
         UserError: A name matches no module, a module that is not a linear, or a linear whose weight
             another module uses, too.
     """
-    return find_linears(model, target_modules, field="lora.target_modules", transposed=True)
+    return find_linears(model, target_modules, field="lora.target_modules")
 
 
 def target_choices(
@@ -42,7 +42,7 @@ def target_choices(
         unused: The linears to leave out; see :func:`smt_ray.models.inspect.find_linears`.
     """
     field = "lora.target_modules"
-    names = trainable_linears(model, transposed=True, unused=unused)
+    names = trainable_linears(model, unused=unused)
     if target_modules == "auto":
         attention = attention_inputs(names, field=field)
         choices = [[*attention, *mlp_linears(names)], attention]
@@ -53,18 +53,9 @@ def target_choices(
 
 def _only(model: nn.Module, targets: list[str], unused: Sequence[str], field: str) -> list[str]:
     """The targets themselves, or whole names if the targets match linears to be left out, too."""
-    found = find_linears(model, targets, field=field, transposed=True, unused=unused)
+    found = find_linears(model, targets, field=field, unused=unused)
     everywhere = match_modules(dict(model.named_modules()), targets)
     return targets if list(found) == everywhere else list(found)
-
-
-def target_shapes(linears: Mapping[str, nn.Module]) -> dict[str, tuple[int, int]]:
-    """The (out_features, in_features) of each linear, by name."""
-    shapes = {}
-    for name, module in linears.items():
-        first, second = module.get_parameter("weight").shape
-        shapes[name] = (second, first) if is_transposed(module) else (first, second)
-    return shapes
 
 
 def choose_rank(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cachetools import LRUCache, cached
 from torch import nn
@@ -17,7 +17,8 @@ from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.errors import UserError
 from smt_ray.models.load import explained, hub_options, model_place
 from smt_ray.models.targets import attention_inputs
-from smt_ray.smt.model import check_untied, find_ties, is_plain_linear
+from smt_ray.smt.linears import is_plain_linear, is_transposed
+from smt_ray.smt.model import check_untied, find_ties
 from smt_ray.smt.modules import match_modules, propose_modules
 
 _HASHED_SUFFIXES = (".safetensors", ".bin", ".gguf", ".json", ".model", ".txt", ".jinja", ".py")
@@ -28,7 +29,7 @@ def find_eligible(
     target_modules: Sequence[str] | Literal["auto"],
     *,
     unused: Sequence[str] = (),
-) -> dict[str, nn.Linear]:
+) -> dict[str, nn.Module]:
     """The linears whose blocks may be selected, in the order of the model.
 
     Args:
@@ -38,31 +39,26 @@ def find_eligible(
         unused: See :func:`find_linears`.
 
     Raises:
-        UserError: A name matches no module, a module that is not a plain ``nn.Linear``, or a linear
-            whose weight another module uses, too.
+        UserError: A name matches no module, a module that is not a plain linear, or a linear whose
+            weight another module uses, too.
     """
     field = "warmup.target_modules"
     if target_modules == "auto":
         target_modules = attention_inputs(trainable_linears(model, unused=unused), field=field)
-    found: dict[str, Any] = find_linears(model, target_modules, field=field, unused=unused)
-    return found
+    return find_linears(model, target_modules, field=field, unused=unused)
 
 
-def trainable_linears(
-    model: nn.Module, *, transposed: bool = False, unused: Sequence[str] = ()
-) -> list[str]:
+def trainable_linears(model: nn.Module, *, unused: Sequence[str] = ()) -> list[str]:
     """The names of the linears that may be trained, in the order of the model.
 
     Args:
         model: The base model.
-        transposed: See :func:`find_linears`.
         unused: See :func:`find_linears`.
     """
     linears = {
         name: module
         for name, module in model.named_modules()
-        if (is_plain_linear(module) or (transposed and is_transposed(module)))
-        and name_pattern(name) not in unused
+        if is_plain_linear(module) and name_pattern(name) not in unused
     }
     ties = find_ties(model, linears)
     return [name for name in linears if name not in ties]
@@ -73,7 +69,6 @@ def find_linears(
     target_modules: Sequence[str],
     *,
     field: str,
-    transposed: bool = False,
     unused: Sequence[str] = (),
 ) -> dict[str, nn.Module]:
     """The linears with given names, in the order of the model.
@@ -82,33 +77,27 @@ def find_linears(
         model: The base model.
         target_modules: The names of the linears, or the last parts of their names.
         field: The config key of the names, for the error.
-        transposed: Whether GPT-2's ``Conv1D``, whose weight is (in, out), counts as a linear.
         unused: The linears to leave out, because text does not reach them or their weights are used
             without their forward (:class:`smt_ray.documents.probe.Probe`); numbers in the names are
             replaced by ``*``.
 
     Raises:
-        UserError: A name matches no module, a module that is not a linear, or a linear whose weight
-            another module uses, too.
+        UserError: A name matches no module, a module that is not a plain linear
+            (:func:`smt_ray.smt.linears.is_plain_linear`), or a linear whose weight another module
+            uses, too.
     """
     modules = {n: m for n, m in model.named_modules() if name_pattern(n) not in unused}
-    linears = {
-        name: module
-        for name, module in modules.items()
-        if is_plain_linear(module) or (transposed and is_transposed(module))
-    }
+    linears = {name: module for name, module in modules.items() if is_plain_linear(module)}
     ties = find_ties(model, linears)
     fix = propose_modules(name for name in linears if name not in ties)
-    if not transposed:
-        fix += _explain_transposed(modules)
     fix += _explain_experts(model)
     names = match_modules(modules, target_modules, field=field, fix=fix)
     for name in names:
         if name not in linears:
-            kind = "linears" if transposed else "plain torch.nn.Linear modules"
             raise UserError(
                 field,
-                f"must name {kind}, but {name} is a {type(modules[name]).__name__}",
+                "must name plain torch.nn.Linear modules,"
+                f" but {name} is a {type(modules[name]).__name__}",
                 got=list(target_modules),
                 fix=fix,
             )
@@ -127,28 +116,12 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or is_transposed(module)
 
 
-def is_transposed(module: nn.Module) -> bool:
-    """Whether a module is GPT-2's linear, whose weight is (in, out)."""
-    return type(module).__name__ == "Conv1D"
-
-
 def _explain_experts(model: nn.Module) -> str:
     """Says why the linears of experts are not proposed; empty for models without fused experts."""
     fused = [n for n, p in model.named_parameters() if p.dim() == 3 and "experts" in n]
     if not fused:
         return ""
     return f"; {fused[0]} and the like hold the experts in one parameter, which is out of reach"
-
-
-def _explain_transposed(modules: Mapping[str, nn.Module]) -> str:
-    """Says why the linears of GPT-2 are not proposed; empty for other models."""
-    others = [name.rpartition(".")[2] for name, m in modules.items() if is_transposed(m)]
-    if not others:
-        return ""
-    return (
-        f"; {', '.join(dict.fromkeys(others))} are Conv1D modules, whose weights are (in, out):"
-        " method lora, dora or full trains them"
-    )
 
 
 def count_parameters(model: nn.Module) -> int:

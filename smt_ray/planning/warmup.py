@@ -41,7 +41,7 @@ class ShardedWarmup:
         self._sums = _sum_bytes(blocks)
         model = model_without_weights(config).requires_grad_(False)
         for linear in find_eligible(model, list(blocks.shapes)).values():
-            linear.weight.requires_grad_(True)
+            linear.get_parameter("weight").requires_grad_(True)
         probe = probe_skeleton(model)
         mode = choose_mode(model, config.batching.mode, probe, training=False)
         one_rank = rows.statistics(mode.mode, 1)  # each shard does whole steps

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from smt_ray.errors import UserError
 from smt_ray.smt.grid import BlockGrid
+from smt_ray.smt.linears import as_dense, dense_weight
 from smt_ray.smt.model import (
     ORIGIN_ATTRIBUTE,
     Model,
@@ -42,6 +43,7 @@ _ARCHITECTURE_KEYS = (
     "head_dim",
     "hidden_act",
     "hidden_activation",
+    "activation_function",
     "rms_norm_eps",
     "layer_norm_eps",
     "layer_norm_epsilon",
@@ -52,6 +54,10 @@ _ARCHITECTURE_KEYS = (
     "attention_bias",
     "mlp_bias",
     "use_bias",
+    "alibi",
+    "multi_query",
+    "new_decoder_architecture",
+    "parallel_attn",
     "sliding_window",
     "use_sliding_window",
     "moe_intermediate_size",
@@ -75,6 +81,8 @@ Other keys are ignored, because the next release of a library may add keys to a 
 def save_adapter(model: nn.Module, directory: str | os.PathLike[str]) -> Path:
     """Writes the blocks of a model to ``adapter_model.safetensors`` and ``smt_config.json``.
 
+    Blocks and indices are those of (out_features, in_features) weights for linears of all classes.
+
     Raises:
         UserError: The model has no sparse layers.
     """
@@ -84,8 +92,8 @@ def save_adapter(model: nn.Module, directory: str | os.PathLike[str]) -> Path:
     directory = Path(directory)
     tensors: dict[str, Tensor] = {}
     for name, layer in layers.items():
-        tensors[f"{name}.blocks"] = layer.blocks.detach().cpu()
-        tensors[f"{name}.indices"] = layer.indices.cpu()
+        tensors[f"{name}.blocks"] = as_dense(layer.blocks.detach().cpu(), layer.transposed)
+        tensors[f"{name}.indices"] = layer.layout.dense_indices
     write_tensors(directory / TENSORS_FILE, _KIND, tensors, {})
     config = {
         "format": "smt",
@@ -99,7 +107,9 @@ def save_adapter(model: nn.Module, directory: str | os.PathLike[str]) -> Path:
         "base": {
             "name_or_path": name_or_path(model),
             "config_sha256": config_sha256(getattr(model, "config", None)),
-            "blocks_sha256": _blocks_sha256(layer.original_blocks for layer in layers.values()),
+            "blocks_sha256": _blocks_sha256(
+                as_dense(layer.original_blocks, layer.transposed) for layer in layers.values()
+            ),
         },
         "tensors_sha256": _tensors_sha256(tensors),
     }
@@ -138,7 +148,7 @@ def load_adapter(
         raise other_base(model, directory, difference, adapter.base["name_or_path"])
     make_sparse(model, adapter.block_size, adapter.shapes, adapter.indices, adapter.origin)
     for name, layer in sparse_modules(model).items():
-        layer.blocks.data.copy_(adapter.blocks[name])
+        layer.blocks.data.copy_(as_dense(adapter.blocks[name], layer.transposed))
         layer.blocks.requires_grad_(trainable)
         layer.refresh()
     return model
@@ -256,8 +266,11 @@ def _difference(model: nn.Module, adapter: _Adapter) -> str | None:
     modules = dict(model.named_modules())
     originals: list[Tensor] = []
     for name, shape in adapter.shapes.items():
-        weight = getattr(modules.get(name), "weight", None)
-        if not isinstance(weight, Tensor) or weight.shape != shape:
+        module = modules.get(name)
+        if module is None or not isinstance(getattr(module, "weight", None), Tensor):
+            return f"weight of {name}"
+        weight = dense_weight(module)
+        if weight.shape != shape:
             return f"weight of {name}"
         grid = BlockGrid(shape[0], shape[1], adapter.block_size)
         indices = adapter.indices[name].to(weight.device)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from smt_ray.smt.linears import as_dense, is_transposed, linear_shape
+
 
 class GradientAccumulator:
     """Sums the gradients of the eligible weights over any number of backward calls.
@@ -29,7 +31,7 @@ class GradientAccumulator:
     def __init__(
         self,
         model: nn.Module,
-        modules: Mapping[str, nn.Linear],
+        modules: Mapping[str, nn.Module],
         device: torch.device | str | None = None,
     ) -> None:
         """Prepares the sums; hooks are set when the context opens.
@@ -43,12 +45,13 @@ class GradientAccumulator:
         """
         self._model = model
         self._device = torch.device("cpu") if device == "host" else device
-        self._weights: dict[str, Tensor] = {}
+        self._linears: dict[str, nn.Module] = {}
         seen: set[int] = set()
         for name, module in modules.items():
-            if id(module.weight) not in seen:
-                seen.add(id(module.weight))
-                self._weights[name] = module.weight
+            weight = module.get_parameter("weight")
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                self._linears[name] = module
         self._sums: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
         self._before: list[tuple[nn.Parameter, bool, Tensor | None]] = []
@@ -56,16 +59,17 @@ class GradientAccumulator:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the sums that have not been popped yet, in the given order."""
-        return tuple(self._weights)
+        return tuple(self._linears)
 
     def __enter__(self) -> GradientAccumulator:
         self._before = [(p, p.requires_grad, p.grad) for p in self._model.parameters()]
         for parameter, _, _ in self._before:
             parameter.requires_grad_(False)
-        for name, weight in self._weights.items():
+        for name, linear in self._linears.items():
+            weight = linear.get_parameter("weight")
             weight.grad = None
             weight.requires_grad_(True)
-            hook = partial(self._fold, name)
+            hook = partial(self._fold, name, is_transposed(linear))
             handle = weight.register_post_accumulate_grad_hook(hook)
             self._handles.append(handle)
         return self
@@ -86,16 +90,16 @@ class GradientAccumulator:
 
     def pop(self, name: str) -> Tensor:
         """Returns a sum, (O, I) in fp32, and removes it; zeros if there was no gradient."""
-        weight = self._weights.pop(name)
+        linear = self._linears.pop(name)
         total = self._sums.pop(name, None)
         if total is None:
-            device = self._device or weight.device
-            total = torch.zeros(weight.shape, dtype=torch.float32, device=device)
+            device = self._device or linear.get_parameter("weight").device
+            total = torch.zeros(linear_shape(linear), dtype=torch.float32, device=device)
         return total
 
-    def _fold(self, name: str, parameter: Tensor) -> None:
-        gradient = parameter.grad
-        assert gradient is not None  # the hook runs after the gradient is accumulated
+    def _fold(self, name: str, transposed: bool, parameter: Tensor) -> None:
+        assert parameter.grad is not None  # the hook runs after the gradient is accumulated
+        gradient = as_dense(parameter.grad, transposed)
         parameter.grad = None
         if name in self._sums:
             self._sums[name].add_(gradient.to(self._sums[name].device))

@@ -47,6 +47,10 @@ class BlockGrid:
         """The number R x C of blocks."""
         return self.num_rows * self.num_cols
 
+    def transpose(self) -> BlockGrid:
+        """The grid of the transposed weight."""
+        return BlockGrid(self.in_features, self.out_features, self.block_size)
+
     def view(self, weight: Tensor) -> Tensor:
         """A view of a weight (O, I) as its blocks (R, C, L, L)."""
         size = self.block_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from smt_ray.smt.layers.kept_input import KeptInput
 from smt_ray.smt.layers.linear import SparseLinear
 from smt_ray.smt.layers.saving import save_as_before, save_as_plain
 from smt_ray.smt.layers.sharded import check_whole
+from smt_ray.smt.linears import is_plain_linear, linear_shape
 from smt_ray.smt.selection import Selection
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -75,8 +76,8 @@ def apply_selection(
             wider, because small updates are lost in the rounding of bfloat16.
 
     Raises:
-        UserError: A module is missing, not a plain ``nn.Linear``, of another shape, tied to another
-            or sharded, or the model already has sparse layers. The model is then unchanged.
+        UserError: A module is missing, not a plain linear, of another shape, tied to another or
+            sharded, or the model already has sparse layers. The model is then unchanged.
     """
     chosen = {name: module for name, module in selection.modules.items() if len(module.indices)}
     shapes = {name: module.shape for name, module in chosen.items()}
@@ -174,14 +175,6 @@ def print_trainable_parameters(model: nn.Module) -> None:
     print(trainable_parameters(model))
 
 
-def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether blocks of a module can be trained, that is, whether it is exactly an ``nn.Linear``.
-
-    A subclass has its own forward, which a sparse layer would not compute.
-    """
-    return type(module) is nn.Linear
-
-
 def find_ties(model: nn.Module, linears: Mapping[str, nn.Module]) -> dict[str, str]:
     """The linears whose weight has another use in the model: name -> the other use."""
     uses: dict[int, list[str]] = {}
@@ -217,7 +210,7 @@ def check_untied(
         )
 
 
-def _plain_linear(model: nn.Module, name: str, shape: tuple[int, int]) -> nn.Linear:
+def _plain_linear(model: nn.Module, name: str, shape: tuple[int, int]) -> nn.Module:
     """The linear of a name, after checks."""
     try:
         module = model.get_submodule(name)
@@ -229,12 +222,12 @@ def _plain_linear(model: nn.Module, name: str, shape: tuple[int, int]) -> nn.Lin
         raise UserError(
             f"module {name}", "must be a plain torch.nn.Linear", got=type(module).__name__
         )
-    check_whole(module.weight, f"module {name}")
-    if (module.out_features, module.in_features) != tuple(shape):
+    check_whole(module.get_parameter("weight"), f"module {name}")
+    if linear_shape(module) != tuple(shape):
         raise UserError(
             f"module {name}",
             f"must have the selection's shape {tuple(shape)}",
-            got=(module.out_features, module.in_features),
+            got=linear_shape(module),
             fix="select blocks on this model",
         )
     return module

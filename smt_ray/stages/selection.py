@@ -104,6 +104,7 @@ def _select_control(job: SelectionJob) -> Selection:
     from smt_ray.models.load import load_model
     from smt_ray.smt.controls import magnitude_scores, random_scores
     from smt_ray.smt.grid import resolve_block_size
+    from smt_ray.smt.linears import dense_weight
     from smt_ray.smt.modules import match_modules
     from smt_ray.smt.selection import select_by_scores
 
@@ -118,7 +119,7 @@ def _select_control(job: SelectionJob) -> Selection:
         scores = random_scores(shapes, size, job.config.seed)
     else:
         model = load_model(job.model)
-        weights = {name: model.get_parameter(f"{name}.weight") for name in shapes}
+        weights = {name: dense_weight(model.get_submodule(name)) for name in shapes}
         scores = magnitude_scores(weights, size)
     return select_by_scores(
         scores, block_size=size, num_base_parameters=job.blocks.num_parameters,

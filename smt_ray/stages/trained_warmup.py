@@ -34,7 +34,7 @@ from smt_ray.stages.training import fit, say_outcome
 from smt_ray.stages.warmup import PROGRESS
 from smt_ray.training.assembly import TrainingSettings
 from smt_ray.training.settings import warmup_settings
-from smt_ray.warmup.gradient_sums import GradientSums, make_statistics
+from smt_ray.warmup.gradient_sums import GradientSums
 
 _SUM = "/gradient_sum"  # ends the name of a gradient sum in a checkpoint
 
@@ -112,7 +112,7 @@ class WarmupRank(TrainingRank):
         blocks = self.job.blocks
         table = ScoreTable(
             block_size=blocks.table_block_size,
-            statistics=make_statistics(sums, parameters, blocks.table_block_size),
+            statistics=self.sums.statistics(sums, parameters, blocks.table_block_size),
             num_base_parameters=blocks.num_parameters,
             num_steps=self.job.num_steps,
             provenance=dict(self.job.provenance),

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from smt_ray.smt.linears import as_dense, is_transposed, linear_shape
 from smt_ray.smt.scores import block_statistics
 
 
@@ -29,16 +30,15 @@ class GradientSums:
     """
 
     def __init__(
-        self, modules: Mapping[str, nn.Linear], device: str, exchange_on: torch.device
+        self, modules: Mapping[str, nn.Module], device: str, exchange_on: torch.device
     ) -> None:
         self._exchange_on, self._share = exchange_on, 1 / dist.get_world_size()
         place = torch.device("cpu") if device == "host" else exchange_on
-        self._sums = {
-            name: torch.zeros(module.weight.shape, dtype=torch.float32, device=place)
-            for name, module in modules.items()
-        }
+        self._transposed = {name: is_transposed(module) for name, module in modules.items()}
+        self._sums: dict[str, Tensor] = {}
         for name, module in modules.items():
-            module.weight.register_hook(partial(self._add, name))
+            self._sums[name] = torch.zeros(linear_shape(module), device=place)
+            module.get_parameter("weight").register_hook(partial(self._add, name))
 
     def export(self, *, keep: bool) -> dict[str, Tensor]:
         """The sums over all ranks, by module, (O, I) float32 on the CPU.
@@ -65,22 +65,23 @@ class GradientSums:
         for name, own in self._sums.items():
             own.copy_(sums[name]) if dist.get_rank() == 0 else own.zero_()
 
+    def statistics(
+        self, sums: Mapping[str, Tensor], parameters: Mapping[str, Tensor], block_size: int
+    ) -> dict[str, Tensor]:
+        """The statistics of the score table, from exported sums and the weights after the warm-up.
+
+        Args:
+            sums: Module -> summed gradient, (O, I).
+            parameters: Parameter -> value, with the weight of every module as it is stored.
+            block_size: The block size of the table.
+        """
+        found = {}
+        for name, total in sums.items():
+            weight = as_dense(parameters[f"{name}.weight"], self._transposed[name])
+            found[name] = block_statistics(total, weight, block_size)
+        return found
+
     def _add(self, name: str, gradient: Tensor) -> None:
         own = self._sums[name]
+        gradient = as_dense(gradient, self._transposed[name])
         own.add_(gradient.to(own.device), alpha=self._share)
-
-
-def make_statistics(
-    sums: Mapping[str, Tensor], parameters: Mapping[str, Tensor], block_size: int
-) -> dict[str, Tensor]:
-    """The statistics of the score table, from gradient sums and the weights after the warm-up.
-
-    Args:
-        sums: Module -> summed gradient, (O, I).
-        parameters: Parameter -> value, with the weight of every module.
-        block_size: The block size of the table.
-    """
-    return {
-        name: block_statistics(total, parameters[f"{name}.weight"], block_size)
-        for name, total in sums.items()
-    }

@@ -19,6 +19,7 @@ from smt_ray.documents.probe import Probe
 from smt_ray.errors import UserError
 from smt_ray.models.inspect import find_eligible
 from smt_ray.smt.gradients import GradientAccumulator
+from smt_ray.smt.linears import dense_weight
 from smt_ray.smt.scores import block_statistics
 from smt_ray.training.batching_mode import choose_mode
 from smt_ray.training.loss import SupervisedLoss
@@ -90,7 +91,7 @@ def stream_shard(
             _check_finite(value, step + 1, encoded.positions[rows].tolist())
             on_step(step, value)
     for name in accumulator.names:
-        weight = eligible[name].weight.detach()
+        weight = dense_weight(eligible[name]).detach()
         gradient = accumulator.pop(name)
         yield _make_part(name, gradient, weight, statistics_block_size, with_weights)
 

@@ -22,6 +22,7 @@ PUBLIC = {
     "__version__",
     "apply_selection",
     "block_statistics",
+    "dense_weight",
     "find_eligible",
     "load_adapter",
     "load_config",

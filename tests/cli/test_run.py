@@ -95,7 +95,7 @@ ROW = {"instruction": "Add 1 and 2.", "input": "", "output": "It is 3.", "answer
         ),
         (
             ["method=dora", "lora.target_modules=[embed_tokens]"],
-            ["lora.target_modules: must name linears", "embed_tokens is a Embedding"],
+            ["lora.target_modules: must name plain", "embed_tokens is a Embedding"],
         ),
         (["method=lora", "lora.budget=1e-9"], ["lora.budget: must come to rank 1 to", "got 1e-09"]),
         (

@@ -13,11 +13,12 @@ from smt_ray.config.model_and_data import ModelConfig
 from smt_ray.documents.probe import Probe
 from smt_ray.methods.blocks import check_blocks
 from smt_ray.methods.lora import LoraSettings
-from smt_ray.methods.lora_targets import find_targets, target_shapes
+from smt_ray.methods.lora_targets import find_targets
 from smt_ray.methods.protocol import Counts
 from smt_ray.models.inspect import count_parameters
 from smt_ray.models.load import load_skeleton
 from smt_ray.probe.probe import probe_skeleton
+from smt_ray.smt.linears import linear_shapes
 from tests.configs.recipes import MODELS, RECIPES, ROOT, Recipe
 
 _LLAMA = {"model_type": "llama", "vocab_size": 32_000}
@@ -97,7 +98,7 @@ def num_factors(recipe: Recipe, rank: int) -> int:
     """The number of parameters in LoRA's two factors, and in DoRA's magnitudes."""
     targets = find_targets(skeleton(recipe.model), recipe.config.lora.target_modules)
     with_magnitudes = recipe.method == "dora"
-    return sum(rank * (o + i) + with_magnitudes * o for o, i in target_shapes(targets).values())
+    return sum(rank * (o + i) + with_magnitudes * o for o, i in linear_shapes(targets).values())
 
 
 def of_method(*methods: str) -> list[Recipe]:

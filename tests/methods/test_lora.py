@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from smt_ray.data.batches import step_micro_batches
 from smt_ray.data.encoding import EncodedRows
-from smt_ray.methods.lora_targets import find_targets, target_shapes
+from smt_ray.methods.lora_targets import find_targets
+from smt_ray.smt.linears import linear_shapes
 from smt_ray.training.loss import SupervisedLoss
 from tests.methods.lora import TARGETS, Make, logits, make_method, tuned
 
@@ -131,7 +132,7 @@ def test_gpt2s_conv1d_is_adapted_as_a_transposed_linear(name: str) -> None:
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=4, n_positions=32)
     model = GPT2LMHeadModel(config).eval()
-    shapes = target_shapes(find_targets(model, ["c_attn"]))
+    shapes = linear_shapes(find_targets(model, ["c_attn"]))
     assert set(shapes.values()) == {(96, 32)}
     base = sum(p.numel() for p in model.parameters())
     method = make_method(name, target_modules=["c_attn"])

@@ -16,7 +16,7 @@ SHAPES = {"a": (8, 4), "b": (6, 10)}
     ("targets", "parts"),
     [
         (["query"], ["must each match at least one module", "'query'", "q_proj"]),
-        (["embed_tokens"], ["must name linears", "embed_tokens is a Embedding"]),
+        (["embed_tokens"], ["must name plain", "embed_tokens is a Embedding"]),
         (["lm_head"], ["lm_head is tied to model.embed_tokens.weight"]),
     ],
 )

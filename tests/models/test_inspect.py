@@ -86,14 +86,15 @@ def test_a_subclass_of_linear_is_refused_as_eligible_and_as_a_sparse_layer(
         make_sparse(model, 4, {name: (32, 32)}, {name: torch.tensor([[0, 0]])}, {})
 
 
-def test_gpt2s_transposed_linears_are_refused() -> None:
-    from transformers import GPT2Config, GPT2LMHeadModel
+def test_a_class_that_is_only_named_like_gpt2s_linear_is_refused(
+    make_llama: Callable[..., Any],
+) -> None:
+    class Conv1D(nn.Conv1d):
+        pass
 
-    model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=50, n_positions=16, n_embd=16, n_layer=1, n_head=2)
-    )
-    error = refused(model, "c_attn")
-    assert error.rule.endswith("transformer.h.0.attn.c_attn is a Conv1D")
+    model = make_llama()
+    model.set_submodule("model.layers.1.self_attn.q_proj", Conv1D(32, 32, 1))
+    assert refused(model, "q_proj").rule.endswith("q_proj is a Conv1D")
 
 
 def test_a_tied_linear_is_refused(make_llama: Callable[..., Any]) -> None:

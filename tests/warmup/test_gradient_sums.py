@@ -12,9 +12,11 @@ import torch.distributed as dist
 from smt_ray.data.batches import StepPlan, step_micro_batches
 from smt_ray.data.encoding import EncodedRows
 from smt_ray.models.inspect import find_eligible
+from smt_ray.smt.linears import dense_weight
 from smt_ray.smt.scores import block_statistics
 from smt_ray.training.loss import SupervisedLoss
-from smt_ray.warmup.gradient_sums import GradientSums, make_statistics
+from smt_ray.warmup.gradient_sums import GradientSums
+from tests.zoo import FAMILIES
 
 TARGETS = ("q_proj", "v_proj")
 NUM_STEPS = 3
@@ -97,8 +99,23 @@ def test_the_statistics_are_those_of_the_sums_and_the_weights(
     model = make_llama()
     names = list(find_eligible(model, TARGETS))
     sums = {name: torch.randn_like(model.get_submodule(name).weight) for name in names}
-    found = make_statistics(sums, dict(model.named_parameters()), 4)
+    found = make_sums(model).statistics(sums, dict(model.named_parameters()), 4)
     assert list(found) == names
     for name, statistics in found.items():
         weight = model.get_submodule(name).weight
         assert torch.equal(statistics, block_statistics(sums[name], weight, 4))
+
+
+def test_gpt2s_sums_and_statistics_are_those_of_dense_weights() -> None:
+    model, ids = FAMILIES["gpt2"](), torch.arange(24).view(2, 12)
+    linears = find_eligible(model, ["c_attn", "c_proj"])  # attention's c_proj is square
+    sums = GradientSums(linears, "host", torch.device("cpu"))
+    model(input_ids=ids, labels=ids).loss.backward()
+    exported = sums.export(keep=True)
+    found = sums.statistics(exported, dict(model.named_parameters()), 8)
+    assert list(found) == list(linears)
+    for name, linear in linears.items():
+        gradient = linear.get_parameter("weight").grad.t()
+        torch.testing.assert_close(exported[name], gradient)
+        expected = block_statistics(gradient, dense_weight(linear), 8)
+        torch.testing.assert_close(found[name], expected)

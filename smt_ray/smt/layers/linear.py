@@ -15,6 +15,7 @@ from smt_ray.smt.layers.functional import BlockLayout, SparseLinearFunction
 from smt_ray.smt.layers.kept_input import KeptInput
 from smt_ray.smt.layers.sharded import is_dtensor, is_whole, not_gathered, write_shard
 from smt_ray.smt.layers.weight_state import WeightState
+from smt_ray.smt.linears import Shell, as_dense
 
 
 class SparseLinear(nn.Module):
@@ -26,16 +27,22 @@ class SparseLinear(nn.Module):
     also works where FSDP or ZeRO-3 gathers the weight for each use. After a change through
     ``.data`` by anything but a torch optimizer, :meth:`refresh` must be called.
 
+    GPT-2's linear stores its weight transposed. The layer keeps that form, and its blocks and their
+    indices are always those of the stored weight. So states are written and read, and shards are
+    filled, without knowing of it. Selections and adapters speak of (O, I) weights only.
+
     A state that has ``weight`` and no ``blocks``, as a plain model saves, can be loaded too. Its
     blocks are then those of the weight.
 
     Attributes:
-        weight: The frozen weight, (O, I), which holds the blocks.
+        weight: The frozen weight, (O, I), or (I, O) if it is transposed, which holds the blocks.
         bias: The frozen bias, (O,), or None.
         blocks: The trained blocks, (M, L, L), on the weight's device. The weight gets their values
             rounded to its dtype.
-        indices: The block indices (row, col), (M, 2) int32. They are a buffer, which is saved with
-            the state and compared when a state is loaded.
+        grid: The grid of the stored weight.
+        indices: The block indices (row, col) in that grid, (M, 2) int32. They are a buffer, which
+            is saved with the state and compared when a state is loaded.
+        layout: The places of the blocks among outputs and inputs, as plain numbers.
         original_blocks: The blocks before training, (M, L, L) on the CPU and in the weight's dtype;
             not a buffer.
         kept_input: The part of the input that is kept for backward; :meth:`share_input` sets it.
@@ -52,24 +59,31 @@ class SparseLinear(nn.Module):
         indices: Tensor,
         block_size: int,
         dtype: torch.dtype | None = None,
+        shell: Shell | None = None,
     ) -> None:
         """Freezes a weight and a bias, and makes the blocks.
 
         Args:
-            weight: The dense weight, a Parameter (O, I), which is not copied.
+            weight: The dense weight, a Parameter (O, I) or (I, O), which is not copied.
             bias: The bias, (O,), or None.
-            indices: The distinct block indices (row, col), (M, 2) integers, on the CPU.
+            indices: The distinct block indices (row, col) in the grid of the (O, I) weight, (M, 2)
+                integers, on the CPU.
             block_size: The block size L, which divides both dimensions.
             dtype: The dtype of the blocks. By default it is float32, or the weight's if that is
                 wider. An update at a usual learning rate is lost in the rounding of bfloat16.
+            shell: The linear that the layer becomes again; by default an ``nn.Linear``.
         """
         super().__init__()
-        self.out_features, self.in_features = weight.shape
-        self.grid = BlockGrid(self.out_features, self.in_features, block_size)
-        self.layout = BlockLayout.from_indices(self.grid, indices)
+        self._shell = shell or Shell.of_linear(*weight.shape)
+        transposed = self._shell.transposed
+        self.out_features, self.in_features = as_dense(weight, transposed).shape
+        dense_grid = BlockGrid(self.out_features, self.in_features, block_size)
+        self.layout = BlockLayout.from_indices(dense_grid, indices, transposed=transposed)
+        self.grid = self.layout.grid
         self.weight = weight.requires_grad_(False)
         self.bias = None if bias is None else bias.requires_grad_(False)
-        self.register_buffer("indices", indices.to(weight.device, torch.int32))
+        stored = torch.tensor(self.layout.stored_indices, dtype=torch.int32, device=weight.device)
+        self.register_buffer("indices", stored)
         blocks = self.grid.gather(weight.detach(), self.indices)
         self.original_blocks = blocks.clone() if blocks.is_meta else blocks.to("cpu", copy=True)
         self.blocks = nn.Parameter(
@@ -81,14 +95,27 @@ class SparseLinear(nn.Module):
     @classmethod
     def from_linear(
         cls,
-        linear: nn.Linear,
+        linear: nn.Module,
         indices: Tensor,
         block_size: int,
         dtype: torch.dtype | None = None,
     ) -> SparseLinear:
-        """The sparse layer with the weight and the bias of a linear; see :meth:`__init__`."""
-        layer = cls(linear.weight, linear.bias, indices, block_size, dtype)
+        """The sparse layer with the weight and the bias of a linear; see :meth:`__init__`.
+
+        Args:
+            linear: A plain linear (:func:`~smt_ray.smt.linears.is_plain_linear`).
+            indices: The block indices.
+            block_size: The block size L.
+            dtype: The dtype of the blocks.
+        """
+        weight, bias = (getattr(linear, name) for name in ("weight", "bias"))
+        layer = cls(weight, bias, indices, block_size, dtype, Shell.of(linear))
         return layer.train(linear.training)
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the weight is stored as (I, O)."""
+        return self.layout.transposed
 
     @property
     def block_size(self) -> int:
@@ -109,7 +136,7 @@ class SparseLinear(nn.Module):
             self._state.mark_written(self.weight, self.blocks)
         recording = torch.is_grad_enabled() and (x.requires_grad or self.blocks.requires_grad)
         if not recording:
-            return F.linear(x, self.weight, self.bias)
+            return F.linear(x, as_dense(self.weight, self.transposed), self.bias)
         y: Tensor = SparseLinearFunction.apply(  # type: ignore[no-untyped-call]
             x.reshape(-1, self.in_features),
             self.weight,
@@ -143,8 +170,8 @@ class SparseLinear(nn.Module):
             self._write(self.blocks)
         self._state.mark_written(self.weight, self.blocks)
 
-    def merge(self) -> nn.Linear:
-        """The tuned linear with this layer's weight; this layer cannot be used afterwards.
+    def merge(self) -> nn.Module:
+        """The tuned linear, of the original class; this layer cannot be used afterwards.
 
         Raises:
             UserError: ZeRO-3 has partitioned the weight.
@@ -152,7 +179,7 @@ class SparseLinear(nn.Module):
         self._write(self.blocks)
         return self._as_linear()
 
-    def unmerge(self) -> nn.Linear:
+    def unmerge(self) -> nn.Module:
         """The original linear, bit for bit; this layer cannot be used afterwards.
 
         Raises:
@@ -177,11 +204,8 @@ class SparseLinear(nn.Module):
         else:
             raise not_gathered(self.weight)
 
-    def _as_linear(self) -> nn.Linear:
-        bias = self.bias is not None
-        linear = nn.Linear(self.in_features, self.out_features, bias=bias, device="meta")
-        linear.weight, linear.bias = self.weight, self.bias  # type: ignore[assignment]
-        return linear.train(self.training)
+    def _as_linear(self) -> nn.Module:
+        return self._shell.fill(self.weight, self.bias).train(self.training)
 
     def _apply(self, fn: Any, recurse: bool = True) -> SparseLinear:
         # The layer itself is moved (to, half, share_memory), and the weight with the blocks in it.
@@ -205,9 +229,7 @@ class SparseLinear(nn.Module):
     ) -> None:
         # Loading blocks to other places than those they were trained at would be a silent error.
         stored = state_dict.get(f"{prefix}indices")
-        if stored is not None and stored.tolist() != [
-            list(pair) for pair in zip(self.layout.rows, self.layout.cols, strict=True)
-        ]:
+        if stored is not None and stored.tolist() != self.layout.stored_indices:
             error_messages: list[str] = args[-1]
             error_messages.append(
                 f"{prefix}indices: the state belongs to another selection of blocks"

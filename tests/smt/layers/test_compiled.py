@@ -128,12 +128,12 @@ def test_the_operators_satisfy_torchs_own_checks() -> None:
     x, kept = draw(6, 20).requires_grad_(), draw(6, 12)
     arguments = (
         x, layer.weight, layer.bias, layer.blocks, layer.indices, kept,
-        [0, 1, 1, 2], [4, 4, 8, 0], 4,
+        [0, 1, 1, 2], [4, 4, 8, 0], 4, False,
     )  # fmt: skip
     torch.library.opcheck(torch.ops.smt_ray.linear.default, arguments)
     torch.library.opcheck(
         torch.ops.smt_ray.block_gradients.default,
-        (draw(6, 12), kept, [0, 1, 1, 2], [4, 4, 8, 0], 4),
+        (draw(6, 12), kept, [0, 1, 1, 2], [4, 4, 8, 0], 4, False),
     )
 
 

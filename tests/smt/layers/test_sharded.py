@@ -11,10 +11,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from smt_ray.errors import UserError
+from smt_ray.smt.grid import BlockGrid
 from smt_ray.smt.layers.linear import SparseLinear
 from smt_ray.smt.layers.sharded import write_shard
+from smt_ray.smt.linears import as_dense, dense_weight
 from smt_ray.smt.model import apply_selection
 from smt_ray.smt.selection import Selection, select_by_scores
 from tests.ranks import free_port, run_ranks
@@ -98,21 +101,23 @@ def alone() -> Iterator[None]:
     dist.destroy_process_group()
 
 
+@pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("dimension", [0, 1, None])
 def test_blocks_are_written_into_the_shards_of_a_dtensor(
-    alone: None, dimension: int | None
+    alone: None, dimension: int | None, transposed: bool
 ) -> None:
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
 
     mesh = init_device_mesh("cpu", (1,))
-    layer = SparseLinear.from_linear(nn.Linear(20, 12), INDICES, 4)
+    linear = Conv1D(12, 20) if transposed else nn.Linear(20, 12)
+    layer = SparseLinear.from_linear(linear, INDICES, 4)
     placement = Replicate() if dimension is None else Shard(dimension)
     weight = distribute_tensor(layer.weight.detach().clone(), mesh, [placement])
     blocks = torch.randn(3, 4, 4)
-    write_shard(weight, INDICES, blocks, layer.grid)
-    expected = layer.weight.detach().clone()
-    layer.grid.scatter_(expected, INDICES, blocks)
-    assert torch.equal(weight.full_tensor(), expected)
+    write_shard(weight, layer.indices, as_dense(blocks, transposed), layer.grid)
+    expected = dense_weight(linear).detach().clone()
+    BlockGrid(12, 20, 4).scatter_(expected, INDICES, blocks)
+    assert torch.equal(as_dense(weight.full_tensor(), transposed), expected)
 
 
 def test_a_sharded_weight_is_refused_before_blocks_are_made(
