@@ -32,7 +32,7 @@ from smt_ray.evaluation.batches import (
     positions,
 )
 from smt_ray.evaluation.prefix import prefill
-from smt_ray.evaluation.reserved_cache import is_plain
+from smt_ray.evaluation.reserved_cache import can_select
 from smt_ray.evaluation.whole_rows import completion_sums
 
 
@@ -193,12 +193,9 @@ def _score(
     They are None if there are longer tails and the model's cache cannot be copied for each.
     """
     num_kept = 1 + max(q.num_common for q in questions)
+    prefixes = [q.prefix for q in questions]
     input_ids, mask, shared = prefill(
-        model,
-        [q.prefix for q in questions],
-        pad_id,
-        num_left=num_kept,
-        share=padding.inside,
+        model, prefixes, pad_id, num_left=num_kept, share=padding.inside
     )
     num_before = shared.get_seq_length() if shared else 0
     output = model(
@@ -212,11 +209,10 @@ def _score(
     log_probs = output.logits[:, -num_kept:].float().log_softmax(-1)
     sums = [_prefix_sums(row, q) for row, q in zip(log_probs, questions, strict=True)]
     tails = [(r, c) for r, q in enumerate(questions) for c, t in enumerate(q.tails) if len(t) > 1]
-    if tails and not is_plain(getattr(output, "past_key_values", None)):
+    if tails and not can_select(getattr(output, "past_key_values", None)):
         return None
-    chunks = plan_batches(
-        [input_ids.shape[1] + len(questions[r].tails[c]) for r, c in tails], batch_tokens
-    )
+    lengths = [input_ids.shape[1] + len(questions[r].tails[c]) for r, c in tails]
+    chunks = plan_batches(lengths, batch_tokens)
     for number, chunk in enumerate(chunks, 1):
         # Only a single row with very many candidates has more than one chunk. Each chunk selects
         # from the cache in place, so all but the last need a copy.

@@ -31,6 +31,16 @@ def is_plain(cache: Any) -> bool:
     )
 
 
+def can_select(cache: Any) -> bool:
+    """Whether rows of a cache can be selected, so that each candidate gets a copy of its prompt.
+
+    The states of recurrent layers cannot.
+    """
+    return type(cache) is DynamicCache and all(
+        hasattr(layer, "batch_select_indices") for layer in cache.layers
+    )
+
+
 def gather(
     parts: Sequence[tuple[Any, Places]], places: Places, num_rows: int, num_reserved: int
 ) -> DynamicCache:

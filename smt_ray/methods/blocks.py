@@ -86,7 +86,10 @@ def _selectable(config: RunConfig, shapes: Shapes) -> Shapes:
     targets = config.selection.target_modules
     if targets is None:
         return shapes
-    return {name: shapes[name] for name in match_modules(shapes, targets)}
+    return {
+        name: shapes[name]
+        for name in match_modules(shapes, targets, field="selection.target_modules")
+    }
 
 
 def _rankings(

@@ -35,21 +35,29 @@ def probe_skeleton(skeleton: Any) -> Probe:
 
 
 def kept_probe(skeleton: Any, storage: Storage) -> Probe:
-    """The same as :func:`probe_skeleton`; the findings are kept in a storage.
+    """The same as :func:`probe_skeleton`, or what a storage keeps of it.
 
     Args:
         skeleton: See :func:`probe_skeleton`.
         storage: The storage, which has the findings under the fingerprint of the architecture.
     """
-    small = _shrunk(skeleton)
-    if isinstance(small, Probe):
-        return small
-    path = f"probes/{fingerprint(small)}.json"
-    if storage.exists(path):
+    path = _path(skeleton)
+    if path is not None and storage.exists(path):
         return storage.read_document(Probe, path, fix="delete the file")
-    probe = _probe(small, type(skeleton))
-    storage.write_json(path, probe.to_json())
-    return probe
+    return probe_skeleton(skeleton)
+
+
+def keep_probe(skeleton: Any, probe: Probe, storage: Storage) -> None:
+    """Keeps the findings in a storage, for :func:`kept_probe`."""
+    path = _path(skeleton)
+    if path is not None and not storage.exists(path):
+        storage.write_json(path, probe.to_json())
+
+
+def _path(skeleton: Any) -> str | None:
+    """The path of the findings in a storage; None for an architecture without a small config."""
+    small = _shrunk(skeleton)
+    return None if isinstance(small, Probe) else f"probes/{fingerprint(small)}.json"
 
 
 def _shrunk(skeleton: Any) -> Any:

@@ -25,7 +25,7 @@ from smt_ray.methods.blocks import EligibleBlocks, check_blocks
 from smt_ray.methods.protocol import MethodSettings
 from smt_ray.methods.registry import settings_of
 from smt_ray.models.load import import_transformers, shared_skeleton
-from smt_ray.probe.probe import kept_probe
+from smt_ray.probe.probe import keep_probe, kept_probe
 from smt_ray.reporting.text.progress import say
 from smt_ray.reporting.text.values import stage_text
 from smt_ray.run import record
@@ -79,6 +79,8 @@ class Flow:
         self._check_until(until)
         self.storage.check_writable()
         self.check()
+        if "_probe" in vars(self):  # a finished run needs none
+            keep_probe(self._skeleton(), self._probe, self.storage)
         record.begin(self.folder, self.plan, self.parent_run_id)
         status: Status = "FAILED"
         try:

@@ -26,7 +26,7 @@ ROW = {"instruction": "Add 1 and 2.", "input": "", "output": "It is 3.", "answer
         (["selection.budget=0"], ["selection.budget: ", "greater than 0", "got 0"]),
         (["selection.budget=1.5"], ["selection.budget: ", "less than or equal to 1", "got 1.5"]),
         (["warmup.num_shards=21"], ["warmup: num_shards must be at most num_steps (20); got 21"]),
-        (["selection.target_modules=[o_proj]"], ["selection.target_modules", "['o_proj']"]),
+        (["selection.target_modules=[o_proj]"], ["selection.target_modules", "o_proj"]),
         (["evaluation.tasks=[boolqq]"], ["evaluation.tasks: ", "one of", "boolq", "got 'boolqq'"]),
         (["evaluation.tasks=[boolq]"], ["data.dir: must be set", "dataset/boolq/test.json"]),
         (

@@ -12,7 +12,7 @@ from smt_ray.artifacts.storage import Storage
 from smt_ray.data.batches import ONE_ROW, PACKED, PADDED, PREFIX_PACKED
 from smt_ray.documents.probe import Probe
 from smt_ray.probe import probe as probe_module
-from smt_ray.probe.probe import kept_probe, probe_skeleton
+from smt_ray.probe.probe import keep_probe, kept_probe, probe_skeleton
 
 
 def skeleton(model_type: str, **changes: Any) -> Any:
@@ -95,6 +95,8 @@ def test_an_architecture_that_cannot_be_tried_says_why() -> None:
 def test_findings_are_kept_in_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage, model = Storage(str(tmp_path)), skeleton("llama", num_hidden_layers=1)
     found = kept_probe(model, storage)
+    assert not list(tmp_path.iterdir())
+    keep_probe(model, found, storage)
     monkeypatch.setattr(probe_module, "_probe", lambda *_: pytest.fail("it was tried again"))
     assert kept_probe(model, storage) == found
     assert kept_probe(skeleton("llama", num_hidden_layers=1, hidden_size=256), storage) == found
