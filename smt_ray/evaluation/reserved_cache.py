@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 Places = tuple[torch.Tensor, torch.Tensor]
 """The rows and the columns of tokens, each (N,) int64."""
@@ -36,9 +36,8 @@ def can_select(cache: Any) -> bool:
 
     The states of recurrent layers cannot.
     """
-    return type(cache) is DynamicCache and all(
-        hasattr(layer, "batch_select_indices") for layer in cache.layers
-    )
+    known = (DynamicLayer, DynamicSlidingWindowLayer, _ReservedLayer)
+    return type(cache) is DynamicCache and all(type(layer) in known for layer in cache.layers)
 
 
 def gather(
