@@ -32,9 +32,9 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 """Values for types whose default config is no whole model, or leaves out what is special."""
 
 TYPES = (
-    "llama", "llama4_text", "qwen2", "qwen3", "qwen3_moe", "qwen2_moe", "qwen3_next",
-    "qwen3_5_text", "mistral", "ministral3", "mixtral", "gemma", "gemma2", "gemma3_text", "gemma3",
-    "gemma4_text", "phi", "phi3", "phimoe", "olmo2", "olmo3", "granite", "granitemoehybrid",
+    "llama", "llama4", "qwen2", "qwen3", "qwen3_moe", "qwen2_moe", "qwen3_next",
+    "qwen3_5", "mistral", "ministral3", "mixtral", "gemma", "gemma2", "gemma3_text", "gemma3",
+    "gemma4", "phi", "phi3", "phimoe", "olmo2", "olmo3", "granite", "granitemoehybrid",
     "gpt_neox", "gpt2", "opt", "falcon", "bloom", "starcoder2", "stablelm", "cohere2", "smollm3",
     "gpt_oss", "deepseek_v3", "glm4", "glm4_moe", "exaone4", "nemotron", "jamba", "falcon_h1",
     "lfm2", "ernie4_5", "hunyuan_v1_dense", "seed_oss", "apertus",

@@ -123,7 +123,10 @@ def load_model(
     Raises:
         UserError: The model cannot be found or read, or has no causal language model class.
     """
-    auto = model_class(read_config(model))
+    from transformers import AutoModelForCausalLM
+
+    # Reading the config of a GGUF file takes seconds, and all of them hold causal language models.
+    auto = AutoModelForCausalLM if model.gguf_file else model_class(read_config(model))
     with model_place(model) as path:
         loaded: Any = explained(
             model,

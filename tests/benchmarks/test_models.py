@@ -9,7 +9,7 @@ from benchmarks.models import survey
 
 PACKED = {
     "llama", "qwen2", "qwen3", "qwen3_moe", "mistral", "ministral3", "mixtral", "gemma",
-    "gemma3_text", "gemma3", "gemma4_text", "phi", "phi3", "olmo2", "olmo3", "granite", "gpt_neox",
+    "gemma3_text", "gemma3", "gemma4", "phi", "phi3", "olmo2", "olmo3", "granite", "gpt_neox",
     "gpt2", "opt", "starcoder2", "cohere2", "smollm3", "deepseek_v3", "glm4", "glm4_moe",
     "exaone4", "ernie4_5", "hunyuan_v1_dense", "seed_oss", "apertus",
 }  # fmt: skip
