@@ -87,6 +87,10 @@ def survey(model_type: str) -> Row:
         _ = trial.probe
     except Exception as error:  # the classes of transformers fail in many ways
         return Row(modules=_failed(error))
+    try:
+        _ = trial.mode
+    except UserError as error:  # as a run says before it computes anything
+        return Row(modules=f"refused: {error}")
     row = Row()
     for name in ("modules", "gradient", "batching", "saving", "lora", "generation", "likelihood"):
         row = replace(row, **{name: _attempt(getattr(trial, f"try_{name}"))})

@@ -17,6 +17,8 @@ class Probe(Document):
     the step failed."""
     failures: dict[str, str] = {}
     """Batching mode -> the error message of a step that failed."""
+    keeps_weights: bool = True
+    """Whether a forward pass leaves the weights as they are."""
     narrows: bool = False
     """Whether the last layer may be computed for supervised positions alone."""
     draws: bool = False

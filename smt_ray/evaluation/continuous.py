@@ -115,6 +115,10 @@ class ContinuousGenerator:
         waiting = deque(sorted(group, key=lambda i: -lengths[i]))
         batch: _Batch | None = None
         while waiting or batch:
+            if batch and not batch.is_continuous:  # the model has replaced its cache
+                yield self._advance(batch, names)[0]
+                batch = None
+                continue
             parts = [batch] if batch else []
             if rows := _admit(waiting, batch.rows if batch else [], lengths, batch_tokens):
                 new = self._start(rows, [prompts[row] for row in rows])
@@ -191,7 +195,11 @@ class ContinuousGenerator:
         ids = self._generate(batch, [names[row] for row in batch.rows])
         mask = pad(batch.mask, (0, ids.shape[1] - width), value=1)
         ended: dict[int, list[int]] = {}
-        rest = _Batch([], [], ids, mask, batch.cache, batch.is_continuous)
+        # Some models drop the cache at a bound of positions (Phi-3). Their texts end as in a plain
+        # call of generate.
+        keeps = batch.is_continuous and batch.cache.get_seq_length() == ids.shape[1] - 1
+        self._can_be_continuous = self._can_be_continuous and (keeps or not batch.is_continuous)
+        rest = _Batch([], [], ids, mask, batch.cache if keeps else None, is_continuous=keeps)
         for place, new in enumerate(ids[:, width:].tolist()):
             text = _before_eos(self._eos_ids, new)
             written = batch.written[place] + text
@@ -201,6 +209,9 @@ class ContinuousGenerator:
             else:
                 ended[batch.rows[place]] = written
                 mask[place] = 0
+        if rest.rows and not keeps:
+            chosen = torch.tensor([batch.rows.index(row) for row in rest.rows], device=ids.device)
+            rest.ids, rest.mask = ids[chosen], mask[chosen]
         return ended, rest if rest.rows else None
 
     def _generate(self, batch: _Batch, names: Sequence[str]) -> torch.Tensor:
@@ -224,8 +235,6 @@ class ContinuousGenerator:
         )
         if bad := check.bad_rows(len(names)):
             raise not_finite(names[bad[0]])
-        if batch.is_continuous and batch.cache.get_seq_length() != ids.shape[1] - 1:
-            raise RuntimeError("the model replaced the cache that it was given")
         return ids
 
 

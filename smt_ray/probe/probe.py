@@ -88,12 +88,14 @@ def _probe(small: Any, model_type: Any) -> Probe:
     with _quiet():
         try:
             model = _build(small, model_type)
+            before = [parameter.detach().clone() for parameter in model.parameters()]
             unused = _unused_linears(model)
         except Exception as error:  # so do the classes of models
             return Probe(problem=_one_line(error))
         steps = try_steps(model)
         return Probe(
             is_causal=inference.is_causal(model),
+            keeps_weights=all(map(torch.equal, before, model.parameters())),
             errors={mode: step.error for mode, step in steps.modes.items()},
             failures={m: step.failure for m, step in steps.modes.items() if step.failure},
             narrows=steps.narrows,

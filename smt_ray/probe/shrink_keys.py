@@ -71,6 +71,7 @@ DROPPED = (
     "label2id",
 )
 FAMILIES: dict[str, dict[str, Any]] = {
+    "dots3_note_text": {"qk_nope_head_dim": 24},
     "hrm_text": {"num_layers_per_stack": 2, "num_hidden_layers": 16},
     "mamba2": {"num_heads": 8, "head_dim": 16},
     "zamba": {"attention_hidden_size": 128, "attention_head_dim": 32},

@@ -63,7 +63,8 @@ def check_probe(model: nn.Module, probe: Probe) -> None:
         probe: What its architecture allows.
 
     Raises:
-        UserError: A position depends on later ones, or the loss of single rows is wrong.
+        UserError: A position depends on later ones, a forward pass changes the weights, or the loss
+            of single rows is wrong.
     """
     name, config = type(model).__name__, _text_config(model)
     if getattr(config, "output_router_logits", False):
@@ -80,6 +81,13 @@ def check_probe(model: nn.Module, probe: Probe) -> None:
             got=name,
             fix="use a causal language model, or set is_decoder in its config.json where it has"
             " that key",
+        )
+    if not probe.keeps_weights:
+        raise UserError(
+            "model",
+            "must not change its own weights in a forward pass",
+            got=name,
+            fix="use a causal language model of another type",
         )
     if probe.problem is None and not probe.is_exact(ONE_ROW):
         raise UserError(

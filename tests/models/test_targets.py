@@ -35,9 +35,7 @@ def small(model_type: str) -> Any:
         ("mamba", {"in_proj", "x_proj"}),
     ],
 )
-def test_auto_finds_what_makes_queries_keys_and_values(
-    model_type: str, expected: set[str]
-) -> None:
+def test_auto_finds_what_makes_queries_keys_and_values(model_type: str, expected: set[str]) -> None:
     found = find_eligible(small(model_type), "auto")
     assert {name.rpartition(".")[2] for name in found} == expected
 
