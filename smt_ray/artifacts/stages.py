@@ -41,10 +41,10 @@ class StageKind(Generic[S]):
 
 
 TOKENS = StageKind("tokens", 3, TokensSummary)
-WARMUP = StageKind("warmup", 2, WarmupSummary)
-SELECTION = StageKind("selection", 2, SelectionSummary)
-TRAINING = StageKind("training", 3, TrainingSummary)
-EVALUATION = StageKind("evaluation", 2, EvaluationSummary)
+WARMUP = StageKind("warmup", 3, WarmupSummary)
+SELECTION = StageKind("selection", 3, SelectionSummary)
+TRAINING = StageKind("training", 4, TrainingSummary)
+EVALUATION = StageKind("evaluation", 3, EvaluationSummary)
 _KINDS: tuple[StageKind[Any], ...] = (TOKENS, WARMUP, SELECTION, TRAINING, EVALUATION)
 
 

@@ -155,6 +155,8 @@ def _encode(
     name: str,
     ends: list[int],
 ) -> _Question:
+    if not prompt_ids:
+        raise UserError(name, "must have a prompt of at least one token", got=prompt)
     if not candidates:
         raise UserError(name, "must have at least one candidate answer", got=[])
     completions = [

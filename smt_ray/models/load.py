@@ -25,6 +25,12 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _ATTENTION_ERRORS = "attention implementation|flash.?attention|kernels"
+_OWN_KEYS = {
+    "dtype": "set model.dtype",
+    "torch_dtype": "set model.dtype",
+    "attn_implementation": "set model.attn_implementation",
+    "model_type": "set model.path or model.architecture",
+}
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5", ".msgpack", ".onnx")
 
 
@@ -90,10 +96,33 @@ def read_config(model: ModelConfig) -> Any:
 
     if model.architecture:
         values = dict(model.architecture)
-        values |= model.config_overrides
-        return explained(model, lambda: AutoConfig.for_model(values.pop("model_type"), **values))
-    with model_place(model, weights=False) as path:
-        return explained(model, lambda: AutoConfig.from_pretrained(path, **hub_options(model)))
+        config = explained(model, lambda: AutoConfig.for_model(values.pop("model_type"), **values))
+    else:
+        with model_place(model, weights=False) as path:
+            config = explained(
+                model, lambda: AutoConfig.from_pretrained(path, **hub_options(model))
+            )
+    _override(config, model.config_overrides)
+    return config
+
+
+def _override(config: Any, values: Mapping[str, Any], parent: str = "") -> None:
+    """Replaces values of a config, and of its parts by nested values."""
+    for key, value in values.items():
+        name = f"{parent}{key}"
+        if key in _OWN_KEYS or not hasattr(config, key):
+            raise UserError(
+                "model.config_overrides",
+                "must name keys of the model's config.json"
+                + (", and this one has a key of its own" if key in _OWN_KEYS else ""),
+                got=name,
+                fix=_OWN_KEYS.get(key, "look the key up in config.json"),
+            )
+        part = getattr(config, key)
+        if isinstance(value, Mapping) and hasattr(part, "to_dict"):
+            _override(part, value, f"{name}.")
+        else:
+            setattr(config, key, value)
 
 
 def model_class(config: Any) -> Any:
@@ -125,8 +154,11 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
+    auto, options = AutoModelForCausalLM, hub_options(model)
     # Reading the config of a GGUF file takes seconds, and all of them hold causal language models.
-    auto = AutoModelForCausalLM if model.gguf_file else model_class(read_config(model))
+    if not model.gguf_file or model.config_overrides:
+        config = read_config(model)
+        auto, options = model_class(config), {**options, "config": config}
     with model_place(model) as path:
         loaded: Any = explained(
             model,
@@ -135,7 +167,7 @@ def load_model(
                 dtype=DTYPES[model.dtype],
                 attn_implementation=model.attention,
                 **({"device_map": "balanced"} if num_devices > 1 else {}),
-                **hub_options(model),
+                **options,
             ),
         )
     _forget_gguf(loaded)
@@ -155,7 +187,7 @@ def load_tokenizer(model: ModelConfig) -> Any:
 
     with model_place(model, weights=False) as path:
         tokenizer = explained(
-            model, lambda: AutoTokenizer.from_pretrained(path, **tokenizer_options(model))
+            model, lambda: AutoTokenizer.from_pretrained(path, **hub_options(model))
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # any token will do, as padding is always masked
@@ -200,11 +232,6 @@ def shared_skeleton(model: ModelConfig, identity: Mapping[str, Any]) -> nn.Modul
 
 def hub_options(model: ModelConfig) -> dict[str, Any]:
     """The keyword arguments of ``from_pretrained`` that a model section sets."""
-    return {**model.config_overrides, **tokenizer_options(model)}
-
-
-def tokenizer_options(model: ModelConfig) -> dict[str, Any]:
-    """The same for a tokenizer, which has no values of a model's config."""
     given = {"revision": model.revision, "gguf_file": model.gguf_file}
     chosen = {name: value for name, value in given.items() if value}
     return {**chosen, "trust_remote_code": model.trust_remote_code}

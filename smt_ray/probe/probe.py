@@ -20,6 +20,7 @@ from smt_ray.probe import inference
 from smt_ray.probe.shrink import shrunk
 from smt_ray.probe.steps import rows, try_steps
 
+_VERSION = 1  # to raise when rows, kernels or checks change
 _SPREAD = 0.2  # of biases and norms, so that a lost one shows
 
 
@@ -31,7 +32,10 @@ def probe_skeleton(skeleton: Any) -> Probe:
             are used.
     """
     small = _shrunk(skeleton)
-    return small if isinstance(small, Probe) else _probe(small, type(skeleton))
+    probe = small if isinstance(small, Probe) else _probe(small, type(skeleton))
+    if probe.problem is None:
+        return probe
+    return probe.model_copy(update={"unused_linears": _outside_decoder(skeleton)})
 
 
 def kept_probe(skeleton: Any, storage: Storage) -> Probe:
@@ -57,7 +61,7 @@ def keep_probe(skeleton: Any, probe: Probe, storage: Storage) -> None:
 def _path(skeleton: Any) -> str | None:
     """The path of the findings in a storage; None for an architecture without a small config."""
     small = _shrunk(skeleton)
-    return None if isinstance(small, Probe) else f"probes/{fingerprint(small)}.json"
+    return None if isinstance(small, Probe) else f"probes/{fingerprint(small, type(skeleton))}.json"
 
 
 def _shrunk(skeleton: Any) -> Any:
@@ -77,9 +81,13 @@ def small_model(skeleton: Any) -> Any:
     return _build(shrunk(skeleton.config), type(skeleton))
 
 
-def fingerprint(small: Any, *_: Any) -> str:
+def fingerprint(small: Any, model_type: type) -> str:
     """The fingerprint of a shrunken architecture and of the code that computes it."""
-    values = {**small.to_dict(), "transformers": version("transformers"), "torch": version("torch")}
+    values = {
+        **small.to_dict(),
+        "class": f"{model_type.__module__}.{model_type.__qualname__}",  # with a remote revision
+        "libraries": [version("transformers"), version("torch"), _VERSION],
+    }
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -87,23 +95,26 @@ def fingerprint(small: Any, *_: Any) -> str:
 def _probe(small: Any, model_type: Any) -> Probe:
     with _quiet():
         try:
-            model = _build(small, model_type)
-            before = [parameter.detach().clone() for parameter in model.parameters()]
-            unused = _unused_linears(model)
-        except Exception as error:  # so do the classes of models
+            return _try(_build(small, model_type))
+        except Exception as error:  # the classes of models fail in many ways
             return Probe(problem=_one_line(error))
-        steps = try_steps(model)
-        return Probe(
-            is_causal=inference.is_causal(model),
-            keeps_weights=all(map(torch.equal, before, model.parameters())),
-            errors={mode: step.error for mode, step in steps.modes.items()},
-            failures={m: step.failure for m, step in steps.modes.items() if step.failure},
-            narrows=steps.narrows,
-            draws=inference.draws(model),
-            pads_left=inference.pads_left(model),
-            pads_inside=inference.pads_inside(model),
-            unused_linears=unused,
-        )
+
+
+def _try(model: Any) -> Probe:
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    unused = _unused_linears(model)
+    steps = try_steps(model)
+    return Probe(
+        is_causal=inference.is_causal(model),
+        keeps_weights=all(map(torch.equal, before, model.parameters())),
+        errors={mode: step.error for mode, step in steps.modes.items()},
+        failures={m: step.failure for m, step in steps.modes.items() if step.failure},
+        narrows=steps.narrows,
+        draws=inference.draws(model),
+        pads_left=inference.pads_left(model),
+        pads_inside=inference.pads_inside(model),
+        unused_linears=unused,
+    )
 
 
 def _build(small: Any, model_type: Any) -> Any:
@@ -143,6 +154,14 @@ def _unused_linears(model: Any) -> tuple[str, ...]:
         if name in called and gradient is not None
     }
     return tuple(sorted({name_pattern(name) for name in linears} - used))
+
+
+def _outside_decoder(model: Any) -> tuple[str, ...]:
+    """The linears outside the language model, by the patterns of their names."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    inside = {id(module) for module in decoder.modules()}
+    linears = ((n, m) for n, m in model.named_modules() if is_linear(m) and id(m) not in inside)
+    return tuple(sorted({name_pattern(name) for name, _ in linears}))
 
 
 def _one_line(error: Exception) -> str:

@@ -59,7 +59,8 @@ def _small(values: dict[str, Any], num_heads: int | None = None) -> dict[str, An
     places = _kept_layers(values)
     num_heads = _first(values, HEADS) or num_heads
     small: dict[str, Any] = {}
-    for key, value in values.items():
+    for name, value in values.items():
+        key = str(name)  # tables by number are among them
         if key in DROPPED:
             continue
         if key == "per_layer_config" and value:
@@ -84,6 +85,8 @@ def _small_number(key: str, value: Any, num_heads: int | None, places: Sequence[
         return _SPECIAL.get(key, _PLACEHOLDER)
     if key in ("initializer_range", "init_std"):
         return _INITIALIZER_RANGE
+    if "multiplier" in key and isinstance(value, float):
+        return 1.0  # so that no layer's part in the gradient is too small to be noticed
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         return value  # not set, or a number that says so, such as -1
     if key in POSITIONS:
@@ -114,6 +117,8 @@ def _small_sequence(key: str, value: Any, places: Sequence[int], num_layers: int
         return "".join(chosen) if isinstance(value, str) else chosen
     if num_layers and _names_layers(key, value, num_layers):
         return [new for new, old in enumerate(places) if old in value]
+    if "multiplier" in key:
+        return [_small_number(key, v, None, places) for v in value]
     if isinstance(value, list):
         return [_small(dict(v)) if isinstance(v, Mapping) else v for v in value]
     return value
@@ -172,8 +177,9 @@ def _kept_layers(values: Mapping[str, Any]) -> list[int]:
     ]
     has_pattern = any(v and any(part in k for part in _PATTERNS) for k, v in values.items())
     kept = list(range(min(num_layers, _MAX_LAYERS if has_pattern else _FEW_LAYERS)))
+    kept[-1] = num_layers - 1  # the last layer has hooks of its own
     missing = [kinds.index(kind) for kind in dict.fromkeys(kinds) if kinds.index(kind) not in kept]
-    return kept[: max(0, _MAX_LAYERS - len(missing))] + missing[:_MAX_LAYERS]
+    return sorted({*kept[: max(0, _MAX_LAYERS - len(missing) - 1)], *missing, num_layers - 1})
 
 
 def _num_layers(values: Mapping[str, Any]) -> int | None:

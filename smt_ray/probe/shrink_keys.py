@@ -45,12 +45,14 @@ CHOSEN_EXPERTS = (
 WINDOWS = (
     "sliding_window", "attention_window_size", "window_size", "attention_chunk_size",
     "attention_window", "local_attention", "sliding_window_size", "chunk_size",
-    "mamba_chunk_size", "block_size", "floor_scale",
+    "mamba_chunk_size", "keep_window_size", "local_attention_window_len", "dense_len",
+    "block_size", "floor_scale",
 )  # fmt: skip
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
 VOCABULARIES = ("vocab_size", "n_vocab", "vocab_size_per_layer_input", "text_vocab_size")
 SMALL = {
     "q_lora_rank": 32, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_head_dim": 24,
+    "index_topk_blocks": 2, "index_block_size": 4,
     "index_topk": 4, "index_n_heads": 2, "hidden_size_per_layer_input": 16,
     "linear_num_heads": 4, "rotary_dim": 8, "num_expert_group": 2,
     "n_group": 2, "topk_group": 1, "n_groups": 1, "mamba_n_groups": 1, "mamba_ngroups": 1,

@@ -32,6 +32,7 @@ FIRST_LONG = 2
 """The first row of those that begin with the same :data:`NUM_SHARED` tokens."""
 NUM_SHARED = WINDOW + 1
 _MAX_TOKENS = 4 * 5 * WINDOW  # so that a step has several micro-batches, and wide padding
+_LEAST = 1e-3  # of the usual norm of a gradient; smaller ones are rounding
 _FIRST_ID = 4  # smaller ones are padding, BOS and EOS
 
 
@@ -122,13 +123,22 @@ def _gradients(model: Any, loss: Tensor) -> list[Tensor | None]:
 
 
 def relative_error(found: Sequence[Tensor | None], expected: Sequence[Tensor | None]) -> float:
-    """The norm of the difference over the norm of what is expected; missing ones are zeros."""
-    difference = norm = 0.0
-    for one, other in zip(found, expected, strict=True):
-        if one is None and other is None:
-            continue
-        first = torch.zeros_like(other) if one is None else one  # type: ignore[arg-type]
-        second = torch.zeros_like(first) if other is None else other
-        difference += float((first - second).double().square().sum())
-        norm += float(second.double().square().sum())
-    return math.sqrt(difference / norm)
+    """The largest relative error of a gradient; missing ones are zeros.
+
+    The norm of the difference is divided by the norm of what is expected, or by a part of the usual
+    norm where a gradient is nearly zero, as that of a key's bias is.
+    """
+    pairs = [(_or_zeros(a, b), _or_zeros(b, a)) for a, b in zip(found, expected, strict=True)]
+    pairs = [(one, other) for one, other in pairs if one is not None]
+    norms = [float(other.double().norm()) for _, other in pairs]
+    floor = _LEAST * math.sqrt(sum(norm**2 for norm in norms) / len(norms))
+    return max(
+        float((one - other).double().norm()) / max(norm, floor)
+        for (one, other), norm in zip(pairs, norms, strict=True)
+    )
+
+
+def _or_zeros(gradient: Tensor | None, like: Tensor | None) -> Any:
+    if gradient is not None or like is None:
+        return gradient
+    return torch.zeros_like(like)

@@ -10,6 +10,7 @@ from torch import nn
 from smt_ray.data.batches import MODES, ONE_ROW, PADDED, PREFIX_PACKED, is_packed
 from smt_ray.documents.probe import Probe
 from smt_ray.errors import UserError
+from smt_ray.training.last_layer import can_narrow
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def choose_mode(model: nn.Module, mode: str, probe: Probe, *, training: bool) ->
             obstacle = _randomness(model, probe)
         if obstacle is None:
             reasons = "; ".join(dict.fromkeys(obstacles))
-            return BatchingMode(candidate, probe.narrows, reasons or None)
+            narrows = probe.narrows and can_narrow(model)
+            return BatchingMode(candidate, narrows, reasons or None)
         obstacles.append(obstacle)
     raise AssertionError("check_probe refuses models of which not even single rows work")
 
@@ -72,7 +74,7 @@ def check_probe(model: nn.Module, probe: Probe) -> None:
             "model",
             "must not ask for the auxiliary loss of its router, which is not part of the loss here",
             got="output_router_logits: true",
-            fix="set model.config_overrides: {output_router_logits: false} to train without it",
+            fix=f"set model.config_overrides: {_router_key(model)} to train without it",
         )
     if not probe.is_causal:
         raise UserError(
@@ -139,6 +141,14 @@ def _text_config(model: nn.Module) -> Any:
     """The config of the language model, also of a model of images and text."""
     config: Any = model.config
     return config.get_text_config()
+
+
+def _router_key(model: nn.Module) -> str:
+    """The override that turns the router's loss off, in the part of the config that has it."""
+    config: Any = model.config
+    part = next((n for n, v in vars(config).items() if v is _text_config(model)), None)
+    key = "{output_router_logits: false}"
+    return key if part is None else f"{{{part}: {key}}}"
 
 
 def _has_dynamic_rope(model: nn.Module) -> bool:

@@ -111,3 +111,17 @@ def test_auto_takes_the_attention_that_the_model_has(model_type: str, tmp_path: 
     assert model.config._attn_implementation == "eager"
     with pytest.raises(UserError, match=r"attn_implementation[\s\S]*set it to auto"):
         load_model(ModelConfig(path=str(tmp_path), attn_implementation="sdpa"))
+
+
+@pytest.mark.parametrize("key", ["no_such_key", "dtype", "attn_implementation"])
+def test_a_key_that_the_config_does_not_have_cannot_be_replaced(key: str) -> None:
+    model = ModelConfig(architecture={"model_type": "llama"}, config_overrides={key: 1})
+    with pytest.raises(UserError, match=rf"model\.config_overrides: must name keys.*got '{key}'"):
+        load_skeleton(model)
+
+
+def test_values_of_a_part_of_the_config_are_replaced_by_nested_values() -> None:
+    overrides = {"text_config": {"attention_dropout": 0.25}}
+    model = ModelConfig(architecture={"model_type": "gemma3"}, config_overrides=overrides)
+    skeleton: Any = load_skeleton(model)
+    assert skeleton.config.get_text_config().attention_dropout == 0.25

@@ -57,6 +57,28 @@ def test_a_window_that_is_in_the_mask_alone_is_noticed(
     assert (probe.errors[PACKED] or 0) > 0.1
 
 
+def test_a_small_part_of_the_gradient_that_is_wrong_is_noticed() -> None:
+    """Falcon-H1's multipliers make the gradients of its state-space layers small."""
+    multipliers = {
+        "key_multiplier": 0.011, "ssm_in_multiplier": 0.25, "ssm_out_multiplier": 0.088,
+        "ssm_multipliers": [0.35, 0.25, 0.18, 0.5, 0.35], "mlp_multipliers": [0.177, 0.044],
+    }  # fmt: skip
+    probe = probe_skeleton(skeleton("falcon_h1", num_hidden_layers=4, **multipliers))
+    assert exact_modes(probe) == {PADDED, ONE_ROW}
+
+
+def test_blocks_of_keys_that_are_chosen_make_packing_inexact() -> None:
+    kinds = ["full_attention"] * 2 + ["minimax_m3_sparse"] * 2
+    changes = {"num_hidden_layers": 4, "layer_types": kinds}
+    probe = probe_skeleton(skeleton("minimax_m3_vl_text", **changes))
+    assert not exact_modes(probe) & {PACKED, PREFIX_PACKED}
+    assert not probe.pads_left
+
+
+def test_a_window_of_kept_keys_makes_left_padding_inexact() -> None:
+    assert not probe_skeleton(skeleton("doge", num_hidden_layers=3)).pads_left
+
+
 def test_attention_that_chooses_tokens_makes_even_padding_inexact() -> None:
     probe = probe_skeleton(skeleton("deepseek_v32", num_hidden_layers=4))
     assert exact_modes(probe) == {ONE_ROW}
@@ -89,7 +111,9 @@ def test_linears_that_text_does_not_reach_or_whose_forward_is_not_called_are_nam
 def test_an_architecture_that_cannot_be_tried_says_why() -> None:
     model = skeleton("llama", num_hidden_layers=1)
     model.config = object()
-    assert "has no attribute 'to_dict'" in str(probe_skeleton(model).problem)
+    probe = probe_skeleton(model)
+    assert "has no attribute 'to_dict'" in str(probe.problem)
+    assert probe.unused_linears == ("lm_head",)  # outside the decoder, as towers are
 
 
 def test_findings_are_kept_in_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

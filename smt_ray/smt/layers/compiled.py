@@ -44,6 +44,8 @@ def compiled_linear(
     """
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
+    elif x.dtype != weight.dtype:
+        raise TypeError(f"the input must have the weight's dtype {weight.dtype}; got {x.dtype}")
     kept = None
     if torch.is_grad_enabled() and blocks.requires_grad:
         kept = kept_input.select(x, x.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -23,9 +24,9 @@ class SparseLinear(nn.Module):
 
     The dense ``weight`` holds the current blocks, so forward is the dense product. An optimizer
     only gets ``blocks``. Before a forward and before the state is saved, they are written into the
-    weight if it may lack them (:class:`~smt_ray.smt.layers.weight_state.WeightState`). So the layer
-    also works where FSDP or ZeRO-3 gathers the weight for each use. After a change through
-    ``.data`` by anything but a torch optimizer, :meth:`refresh` must be called.
+    weight if it may lack them: always while they are trained, and frozen ones after a change
+    (:class:`~smt_ray.smt.layers.weight_state.WeightState`). So the layer also works with optimizers
+    that write through ``.data``, and where FSDP or ZeRO-3 gathers the weight for each use.
 
     GPT-2's linear stores its weight transposed. The layer keeps that form, and its blocks and their
     indices are always those of the stored weight. So states are written and read, and shards are
@@ -129,7 +130,12 @@ class SparseLinear(nn.Module):
                 x, self.weight, self.bias, self.blocks, self.indices, self.layout, self.kept_input
             )
         is_managed = self._state.is_managed(self.weight)
-        if is_managed or self._state.has_changed(self.weight, self.blocks):
+        # Blocks that are trained are always written, as an optimizer may leave no trace in them.
+        if (
+            self.blocks.requires_grad
+            or is_managed
+            or self._state.has_changed(self.weight, self.blocks)
+        ):
             if is_dtensor(self.weight):
                 raise not_gathered(self.weight)
             self._write(self.blocks)
@@ -218,9 +224,8 @@ class SparseLinear(nn.Module):
         self._state.claim(self.weight)  # a copy has a weight of its own
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        if self._state.has_changed(self.weight, self.blocks) or (
-            self._state.is_managed(self.weight) and not is_dtensor(self.weight)
-        ):
+        # The shards of a DTensor are only written if something changed, as all processes take part.
+        if not is_dtensor(self.weight) or self._state.has_changed(self.weight, self.blocks):
             self.refresh()
         super()._save_to_state_dict(*args, **kwargs)
 
@@ -248,5 +253,13 @@ class SparseLinear(nn.Module):
         """Sets the blocks to the values that the weight has at their places."""
         if not is_whole(self.weight, self.grid) or is_dtensor(self.blocks):
             raise not_gathered(self.weight)
+        narrow = self.weight.dtype
+        if torch.finfo(narrow).bits < torch.finfo(self.blocks.dtype).bits:
+            warnings.warn(
+                f"Blocks in {self.blocks.dtype} are read from weights in {narrow}, which lack the"
+                " updates below its resolution. To resume a training exactly, load the state_dict"
+                " of the model with sparse layers, or its adapter.",
+                stacklevel=2,
+            )
         self.blocks.data.copy_(self.grid.gather(self.weight.detach(), self.indices))
         self._state.mark_written(self.weight, self.blocks)

@@ -20,7 +20,9 @@ def is_dtensor(tensor: Tensor) -> bool:
 
 def is_whole(weight: Tensor, grid: BlockGrid) -> bool:
     """Whether this process has all elements of a weight."""
-    return not is_dtensor(weight) and weight.shape == (grid.out_features, grid.in_features)
+    if is_dtensor(weight) or weight.shape != (grid.out_features, grid.in_features):
+        return False
+    return weight.is_meta or weight.untyped_storage().nbytes() > 0  # FSDP1 frees it after use
 
 
 def check_whole(weight: Tensor, field: str) -> None:

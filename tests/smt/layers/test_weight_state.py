@@ -103,3 +103,17 @@ def test_a_functional_call_computes_with_the_blocks_that_it_is_given() -> None:
     given = {"weight": base.clone(), "blocks": layer.blocks.detach().clone()}
     y = torch.func.functional_call(layer, given, (draw(),))
     assert torch.equal(y, nn.functional.linear(draw(), expected, layer.bias))
+
+
+def test_an_optimizer_that_leaves_no_trace_trains() -> None:
+    layer, *_ = tuned()
+    losses = []
+    for _ in range(4):
+        loss = layer(draw()).square().mean()
+        losses.append(loss.item())
+        (gradient,) = torch.autograd.grad(loss, layer.blocks)
+        layer.blocks.data.add_(gradient, alpha=-0.1)
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0]
+    state = layer.state_dict()
+    assert torch.equal(layer.grid.gather(state["weight"], INDICES), layer.blocks)
