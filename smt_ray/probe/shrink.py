@@ -179,7 +179,13 @@ def _kept_layers(values: Mapping[str, Any]) -> list[int]:
     kept = list(range(min(num_layers, _MAX_LAYERS if has_pattern else _FEW_LAYERS)))
     kept[-1] = num_layers - 1  # the last layer has hooks of its own
     missing = [kinds.index(kind) for kind in dict.fromkeys(kinds) if kinds.index(kind) not in kept]
-    return sorted({*kept[: max(0, _MAX_LAYERS - len(missing) - 1)], *missing, num_layers - 1})
+    return sorted(
+        {
+            *kept[: max(0, _MAX_LAYERS - len(missing) - 1)],
+            *missing[: _MAX_LAYERS - 1],
+            num_layers - 1,
+        }
+    )
 
 
 def _num_layers(values: Mapping[str, Any]) -> int | None:
@@ -195,6 +201,8 @@ def _is_by_layer(key: str, value: Any, num_layers: int) -> bool:
     """Whether a value has one entry for each layer."""
     if isinstance(value, str) and "pattern" not in key:
         return False
+    if _names_layers(key, value, num_layers):
+        return False
     return isinstance(value, (list, tuple, str)) and num_layers > 1 and len(value) == num_layers
 
 
@@ -204,6 +212,7 @@ def _names_layers(key: str, value: Any, num_layers: int) -> bool:
     return (
         named
         and isinstance(value, (list, tuple))
-        and 0 < len(value) < num_layers
+        and 0 < len(value) <= num_layers
         and all(isinstance(v, int) and not isinstance(v, bool) and v < num_layers for v in value)
+        and len(set(value)) == len(value)  # others are marks of each layer
     )

@@ -34,6 +34,12 @@ def test_every_kind_of_layer_stays() -> None:
     assert config.sliding_window == WINDOW
 
 
+def test_a_list_of_the_numbers_of_all_layers_makes_no_kinds() -> None:
+    config = small("llama4").text_config
+    assert config.num_hidden_layers <= 12
+    assert config.moe_layers == list(range(config.num_hidden_layers))
+
+
 def test_single_layers_with_other_values_keep_them() -> None:
     config = small("gemma4_text")
     widths = {own["head_dim"] for own in config.to_dict()["per_layer_config"].values()}
@@ -41,7 +47,9 @@ def test_single_layers_with_other_values_keep_them() -> None:
     assert config.to_dict()["head_dim"] == 16
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen3_next", "deepseek_v3", "gemma4_text"])
+@pytest.mark.parametrize(
+    "model_type", ["llama", "llama4", "qwen3_next", "deepseek_v3", "gemma4_text"]
+)
 def test_a_small_config_stays_as_it_is(model_type: str) -> None:
     once = small(model_type)
     assert shrunk(once).to_dict() == once.to_dict()
