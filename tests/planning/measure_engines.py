@@ -54,7 +54,7 @@ def measure(values: dict[str, Any]) -> int:
         if config.training.activation_checkpointing:
             recompute_activations(model)
         engine = Engine(
-            SupervisedLoss(model, narrow=False),
+            SupervisedLoss(model, narrow=True),
             EngineSettings(
                 zero_stage=stage,
                 dtype=dtype,
