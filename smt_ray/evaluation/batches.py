@@ -30,8 +30,9 @@ class Padding:
 
     @classmethod
     def of(cls, probe: Probe) -> Padding:
-        """What a probe found."""
-        return cls(probe.pads_left, probe.pads_inside, probe.is_exact(PADDED))
+        """What a probe found; where one kind of padding changes results, rows get none."""
+        right = probe.pads_left and probe.is_exact(PADDED)
+        return cls(probe.pads_left, probe.pads_inside, right)
 
 
 EXACT = Padding()
