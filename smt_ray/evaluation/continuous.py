@@ -174,14 +174,18 @@ class ContinuousGenerator:
             [(part.cache, places_of(part.mask[:, :-1])) for part in parts],
             places_of(mask[:, :-1]),
             num_rows=len(mask),
-            num_reserved=width - 1 + self._num_steps(written),
+            num_reserved=width - 1 + self._num_steps(written, is_continuous=True),
         )
         rows = [row for part in parts for row in part.rows]
         return _Batch(rows, written, ids, mask, cache, is_continuous=True)
 
-    def _num_steps(self, written: Sequence[list[int]]) -> int:
-        """The number of tokens until the longest text has the largest length."""
-        return int(self._settings.max_new_tokens) - max(map(len, written))
+    def _num_steps(self, written: Sequence[list[int]], *, is_continuous: bool) -> int:
+        """The number of tokens until the longest text has the largest length.
+
+        A batch that is not continuous goes on until its shortest text has it.
+        """
+        first = max if is_continuous else min
+        return int(self._settings.max_new_tokens) - first(map(len, written))
 
     def _advance(
         self, batch: _Batch, names: Sequence[str]
@@ -202,7 +206,7 @@ class ContinuousGenerator:
         rest = _Batch([], [], ids, mask, batch.cache if keeps else None, is_continuous=keeps)
         for place, new in enumerate(ids[:, width:].tolist()):
             text = _before_eos(self._eos_ids, new)
-            written = batch.written[place] + text
+            written = (batch.written[place] + text)[:most]
             if batch.is_continuous and len(text) == len(new) and len(written) < most:
                 rest.rows.append(batch.rows[place])
                 rest.written.append(written)
@@ -217,7 +221,7 @@ class ContinuousGenerator:
     def _generate(self, batch: _Batch, names: Sequence[str]) -> torch.Tensor:
         """The batch's ids, followed by the newly generated ones."""
         settings = copy(self._settings)
-        settings.max_new_tokens = self._num_steps(batch.written)
+        settings.max_new_tokens = self._num_steps(batch.written, is_continuous=batch.is_continuous)
         check = _FiniteCheck()
         processors = LogitsProcessorList([check])
         if self._penalty != 1:

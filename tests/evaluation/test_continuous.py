@@ -107,3 +107,24 @@ def test_a_model_with_a_sliding_window_generates_without_continuous_batching(
     together = generate_texts(model, tokenizer, many, max_new_tokens=NEW, batch_tokens=batch_tokens)
     alone = [generate_texts(model, tokenizer, [prompt], max_new_tokens=NEW)[0] for prompt in many]
     assert together == alone
+
+
+@pytest.mark.parametrize("bound", [50, 70])
+def test_texts_end_as_those_of_single_prompts_where_a_model_drops_its_cache(
+    ending, tokenizer, many, bound: int
+) -> None:
+    """Phi-3 does so at a bound of positions, while texts of the batch have different lengths."""
+    options = {"max_new_tokens": NEW}
+    alone = [generate_texts(ending, tokenizer, [prompt], **options)[0] for prompt in many]
+    prepare, drops = ending.prepare_inputs_for_generation, []
+
+    def dropping(input_ids, past_key_values=None, **kwargs):
+        if past_key_values and past_key_values.get_seq_length() <= bound < input_ids.shape[1]:
+            drops.append(len(input_ids))
+            past_key_values, kwargs["next_sequence_length"] = None, None
+        return prepare(input_ids, past_key_values=past_key_values, **kwargs)
+
+    ending.prepare_inputs_for_generation = dropping
+    together = generate_texts(ending, tokenizer, many, batch_tokens=400, **options)
+    assert max(drops) > 1
+    assert together == alone
