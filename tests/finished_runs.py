@@ -17,7 +17,7 @@ from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.stages import Stage
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.base import Document
-from smt_ray.documents.prediction import Prediction
+from smt_ray.documents.prediction import Prediction, to_lines
 from smt_ray.documents.run import (
     VALIDATION_LOSS,
     Record,
@@ -35,7 +35,6 @@ from smt_ray.documents.stages import (
     TrainingSummary,
     WarmupSummary,
 )
-from smt_ray.evaluation.lines import to_lines
 from smt_ray.evaluation.metrics import summarise
 from smt_ray.run import record
 from smt_ray.run.metrics import collect_metrics

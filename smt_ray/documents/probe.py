@@ -38,5 +38,5 @@ class Probe(Document):
 
 
 TOLERANCE = 1e-3
-"""The largest relative error of an exact step in float32. Exact steps have errors below 1e-4, and
-wrong ones above 1e-2."""
+"""The largest relative error of an exact step in float32, of any parameter's gradient. Exact steps
+have errors below 1e-4."""

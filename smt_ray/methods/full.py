@@ -66,9 +66,6 @@ class FullMethod:
         total = sum(parameter.numel() for parameter in model.parameters())
         return Counts(total, total, total)
 
-    def refresh(self, model: nn.Module) -> None:
-        """Does nothing, as nothing is derived from the parameters."""
-
     def save(
         self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path
     ) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from cachetools import LRUCache, cached
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -71,13 +72,10 @@ class LoraSettings:
         """
         model = skeleton()
         choices = target_choices(model, config.lora.target_modules, probe.unused_linears)
-        for targets in choices[:-1]:
-            settings = cls._of(config, model, targets)
-            if adapter_problem(LoraMethod(settings), targets, model) is None:
-                return settings
-        settings = cls._of(config, model, choices[-1])
-        check_adapter(LoraMethod(settings), choices[-1], model)
-        return settings
+        problems = (_problem(model, tuple(choice), config.method == "dora") for choice in choices)
+        chosen = next((c for c, p in zip(choices, problems, strict=True) if p is None), choices[-1])
+        check_adapter(_problem(model, tuple(chosen), config.method == "dora"), chosen)
+        return cls._of(config, model, chosen)
 
     @classmethod
     def _of(cls, config: RunConfig, model: nn.Module, targets: Sequence[str]) -> LoraSettings:
@@ -149,23 +147,15 @@ class LoraMethod:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         return Counts(trained, total - trained, total)
 
-    def refresh(self, model: nn.Module) -> None:
-        """Does nothing, as nothing is derived from the factors."""
-
     def save(
         self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path
     ) -> None:
         """Writes the files that ``PeftModel.from_pretrained`` reads, and our record of the base."""
-        from peft import get_peft_model_state_dict
-
-        trained = {
-            _PREFIX + name: parameters[name].to(parameter.dtype).contiguous()
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad
-        }
-        # Otherwise peft asks the hub whether the vocabulary was resized, which it never is here.
-        tensors = get_peft_model_state_dict(
-            self._peft, state_dict=trained, save_embedding_layers=False
+        tensors = self._in_peft_form(
+            {
+                name: parameters[name].to(parameter.dtype).contiguous()
+                for name, parameter in _trained(model)
+            }
         )
         save_file(tensors, directory / TENSORS_FILE, {"format": "pt"})
         config = self._peft.peft_config["default"]
@@ -191,10 +181,8 @@ class LoraMethod:
         except ValueError as error:  # the adapter names modules that the model does not have
             raise _misfit(directory, str(error)) from error
         try:
-            result: Any = set_peft_model_state_dict(self._peft, tensors)
-            missing = [name for name in result.missing_keys if "lora_" in name]
-            if missing or result.unexpected_keys:
-                raise RuntimeError((missing + result.unexpected_keys)[0])
+            if wrong := _wrong_keys(set_peft_model_state_dict(self._peft, tensors)):
+                raise RuntimeError(wrong[0])
         except RuntimeError as error:  # raised above, or by torch if sizes differ
             self._peft.unload()
             _forget(model)
@@ -208,26 +196,46 @@ class LoraMethod:
             plain: The base model on the meta device, which is changed.
             prepared: The prepared model on the meta device.
         """
-        from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+        from peft import get_peft_model, set_peft_model_state_dict
 
-        trained = {
-            _PREFIX + name: parameter
-            for name, parameter in prepared.named_parameters()
-            if parameter.requires_grad
-        }
-        tensors = get_peft_model_state_dict(
-            self._peft, state_dict=trained, save_embedding_layers=False
-        )
+        tensors = self._in_peft_form(dict(_trained(prepared)))
         other = get_peft_model(plain, self._peft.peft_config["default"])
-        result: Any = set_peft_model_state_dict(other, tensors)
-        missing = [name for name in result.missing_keys if "lora_" in name]
-        wrong = [*missing, *result.unexpected_keys]
+        wrong = _wrong_keys(set_peft_model_state_dict(other, tensors))
         return f"peft cannot load {wrong[0]} of its adapter" if wrong else None
 
     def merge(self, model: nn.Module) -> None:
         """Adds the product of the factors to the weights, as peft computes it."""
         self._peft.merge_and_unload()
         _forget(model)
+
+    def _in_peft_form(self, trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Trained parameters by their names in the model, as the tensors of peft's file."""
+        from peft import get_peft_model_state_dict
+
+        # Otherwise peft asks the hub whether the vocabulary was resized, which it never is here.
+        tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(
+            self._peft,
+            state_dict={_PREFIX + name: value for name, value in trained.items()},
+            save_embedding_layers=False,
+        )
+        return tensors
+
+
+@cached(LRUCache(maxsize=16))  # peft takes a second, and a grid has many runs of one model
+def _problem(skeleton: nn.Module, targets: tuple[str, ...], use_dora: bool) -> str | None:
+    """See :func:`adapter_problem`, which depends on neither rank nor seed."""
+    settings = LoraSettings(1, 1, 0.0, targets, use_dora=use_dora, seed=0)
+    return adapter_problem(LoraMethod(settings), targets, skeleton)
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def _wrong_keys(result: Any) -> list[str]:
+    """The keys of an adapter that peft misses or does not know, from its answer on loading."""
+    missing = [name for name in result.missing_keys if "lora_" in name]
+    return [*missing, *result.unexpected_keys]
 
 
 def _misfit(directory: Path, problem: str) -> UserError:

@@ -53,16 +53,18 @@ def adapter_problem(
         return f"peft fails with {type(error).__name__}: {lines[-1] if lines else ''}"
 
 
-def check_adapter(method: Adapting, target_modules: Sequence[str], skeleton: nn.Module) -> None:
+def check_adapter(problem: str | None, target_modules: Sequence[str]) -> None:
     """Refuses targets with which something else would be trained than they name.
 
-    The arguments are those of :func:`adapter_problem`.
+    Args:
+        problem: What :func:`adapter_problem` found.
+        target_modules: The names of the linears.
 
     Raises:
         UserError: peft would adapt other modules, leave some out, or write an adapter that it
             cannot load.
     """
-    if problem := adapter_problem(method, target_modules, skeleton):
+    if problem is not None:
         raise UserError(
             "lora.target_modules",
             f"must adapt exactly the linears that it names, but {problem}",

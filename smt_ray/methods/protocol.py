@@ -63,10 +63,6 @@ class Method(Protocol):
         """Counts the parameters of the prepared model, whose weights must be whole."""
         ...
 
-    def refresh(self, model: nn.Module) -> None:
-        """Updates everything that is derived from the trained parameters, after a step."""
-        ...
-
     def save(
         self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path
     ) -> None:

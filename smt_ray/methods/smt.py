@@ -17,7 +17,6 @@ from smt_ray.smt.adapter import load_adapter, save_adapter
 from smt_ray.smt.model import (
     apply_selection,
     merge_and_unload,
-    refresh,
     sparse_modules,
     trainable_parameters,
 )
@@ -82,10 +81,6 @@ class SmtMethod:
         """Counts the blocks, as an adapter beside the base model."""
         found = trainable_parameters(model)
         return Counts(found.trainable, found.base, found.base + found.trainable)
-
-    def refresh(self, model: nn.Module) -> None:
-        """Writes the blocks into the weights."""
-        refresh(model)
 
     def save(
         self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path

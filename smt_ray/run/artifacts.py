@@ -7,9 +7,8 @@ from pathlib import PurePath
 
 from smt_ray.artifacts.layout import RECORDS, SELECTION, stage_folder
 from smt_ray.artifacts.storage import Storage
-from smt_ray.documents.prediction import Prediction
+from smt_ray.documents.prediction import Prediction, from_lines
 from smt_ray.documents.run import Record, StageEntry, Who, evaluation_key
-from smt_ray.evaluation.lines import from_lines
 from smt_ray.reporting.pages.weight_grid import Weight
 from smt_ray.tracking.records import parse_records
 

@@ -151,9 +151,11 @@ def unload(model: Model) -> Model:
 
 
 def refresh(model: nn.Module) -> None:
-    """Writes the blocks into the weights, which is needed after changes through ``.data``.
+    """Writes the blocks into the weights.
 
-    Sharded weights get them where this is possible; see
+    A forward pass and a saved state need no call: they write what is trained. It is for whoever
+    reads the weights themselves, and for frozen blocks that were changed through ``.data``. Sharded
+    weights get them where this is possible; see
     :meth:`~smt_ray.smt.layers.linear.SparseLinear.refresh`.
     """
     for layer in sparse_modules(model).values():

@@ -119,7 +119,7 @@ def publish_predictions(
     stage: Stage[EvaluationSummary], answers: Mapping[str, Answers], seconds: float
 ) -> Finished[EvaluationSummary]:
     """Stores every prediction and the metrics of the tasks."""
-    from smt_ray.evaluation.lines import to_lines
+    from smt_ray.documents.prediction import to_lines
     from smt_ray.evaluation.metrics import summarise
 
     protocol, files, tasks = stage.inputs["protocol"], [EVALUATION_METRICS], {}

@@ -91,9 +91,7 @@ class RankTraining:
         self.batching = choose_mode(model, settings.loop.batching, probe, training=True)
         loss = SupervisedLoss(model, narrow=self.batching.narrows)
         self._attention = loss.attention
-        self.engine = Engine(
-            loss, settings.engine, device=device, refresh=lambda: method.refresh(model)
-        )
+        self.engine = Engine(loss, settings.engine, device=device)
         self.engine.train()
         self.loop = TrainingLoop(
             self.engine,

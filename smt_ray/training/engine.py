@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,7 +44,6 @@ class Engine:
         loss: The module whose forward maps a micro-batch to its loss.
         settings: See :class:`EngineSettings`.
         device: This rank's device.
-        refresh: Called whenever trainable parameters changed without autograd's knowledge.
 
     Attributes:
         device: As given.
@@ -58,11 +57,9 @@ class Engine:
         settings: EngineSettings,
         *,
         device: torch.device,
-        refresh: Callable[[], None] = lambda: None,
     ) -> None:
         deepspeed = import_deepspeed(device)
         self.device, self.zero_stage = device, settings.zero_stage
-        self._refresh = refresh
         self._names = [n for n, p in loss.named_parameters() if p.requires_grad]
         parameters = [p for p in loss.parameters() if p.requires_grad]
         optimizer = _adamw(parameters, device, settings)
@@ -83,7 +80,6 @@ class Engine:
             max_norm = settings.max_grad_norm or math.inf
             optimizer.register_step_pre_hook(lambda *_: self._clip(parameters, max_norm))
         self._reset_step_counter(0)
-        self._refresh()
 
     def train(self, mode: bool = True) -> None:
         """Training mode (dropout) or evaluation mode."""
@@ -103,7 +99,6 @@ class Engine:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._engine.step()
-        self._refresh()
         norm = self._norm if self._norm is not None else self._engine.get_global_grad_norm()
         assert norm is not None
         return float(norm)
@@ -153,7 +148,6 @@ class Engine:
             for key in ("param", *_MOMENTS):
                 self._write(parameter, key, state[f"{name}/{key}"])
         self._reset_step_counter(num_steps)
-        self._refresh()
 
     def _clip(self, parameters: list[nn.Parameter], max_norm: float) -> None:
         self._norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))

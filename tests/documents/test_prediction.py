@@ -5,9 +5,8 @@ import time
 
 import pytest
 
-from smt_ray.documents.prediction import Prediction
+from smt_ray.documents.prediction import Prediction, from_lines, to_lines
 from smt_ray.errors import UserError
-from smt_ray.evaluation.lines import from_lines, to_lines
 from tests.evaluation.made import prediction
 
 ODD = 'ends\u2028\u0085\x1d\r\nin many ways: \u00fc, \u4f60, \U0001f600, "quoted" and \\ \0'

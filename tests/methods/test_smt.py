@@ -13,23 +13,15 @@ from smt_ray.artifacts.storage import Storage
 from smt_ray.methods.registry import find_method
 from smt_ray.methods.smt import SmtMethod, SmtSettings
 from smt_ray.smt.model import sparse_modules
-from smt_ray.smt.selection import Selection, select_by_scores
+from smt_ray.smt.selection import Selection
+from tests.selections import choose
 
 Make = Callable[..., Any]
 
 
 @pytest.fixture
 def selection(make_llama: Make) -> Selection:
-    model, generator = make_llama(), torch.Generator().manual_seed(5)
-    scores = {
-        name: torch.rand(m.out_features // 8, m.in_features // 8, generator=generator)
-        for name, m in model.named_modules()
-        if name.endswith(("q_proj", "k_proj", "v_proj"))
-    }
-    return select_by_scores(
-        scores, block_size=8, num_base_parameters=sum(p.numel() for p in model.parameters()),
-        num_blocks=6, score="random",
-    )  # fmt: skip
+    return choose(make_llama())
 
 
 def test_exactly_the_chosen_blocks_are_trained(make_llama: Make, selection: Selection) -> None:
@@ -62,7 +54,6 @@ def test_an_adapter_is_saved_from_partitioned_parameters_and_loaded_and_merged(
         values = torch.randn(layer.blocks.shape, generator=generator)  # fp32, as engines keep them
         tuned[f"{name}.blocks"] = values
         layer.blocks.data.copy_(values)
-    method.refresh(model)
     ids = torch.arange(20).view(2, 10)
     expected = model(input_ids=ids).logits
     for layer in sparse_modules(model).values():

@@ -146,7 +146,6 @@ def train(method: Any, model: nn.Module, encoded: EncodedRows) -> float:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        method.refresh(model)
         losses.append(float(loss.detach()))
     return losses[0] - losses[-1]
 

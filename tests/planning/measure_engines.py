@@ -64,7 +64,6 @@ def measure(values: dict[str, Any]) -> int:
                 max_grad_norm=1.0,
             ),
             device=torch.device("cpu"),
-            refresh=lambda: method.refresh(model),
         )
         engine.train()
         for step in range(NUM_STEPS):

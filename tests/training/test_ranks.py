@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from smt_ray.data.batches import StepPlan
 from smt_ray.data.cache import load_tokens, save_tokens
 from smt_ray.data.encoding import EncodedRows
-from smt_ray.smt.selection import Selection, select_by_scores
+from smt_ray.smt.selection import Selection
 from smt_ray.training.loss import SupervisedLoss
 from tests.ranks import free_port, run_ranks
+from tests.selections import choose
 
 pytestmark = pytest.mark.slow
 
@@ -29,20 +30,6 @@ BATCH_SIZE, SEED = 7, 3  # the harness's
 POISONED_STEP = 4
 METHODS = ("smt", "lora", "dora", "full")
 TRAINED = [f"{m}-{s}-{d}" for m in METHODS for s in (0, 2, 3) for d in ("float32", "bfloat16")]
-
-
-def choose(model: Any) -> Selection:
-    """Six blocks of 8 x 8 over q, k and v, drawn by a seed."""
-    generator = torch.Generator().manual_seed(5)
-    scores = {
-        name: torch.rand(m.out_features // 8, m.in_features // 8, generator=generator)
-        for name, m in model.named_modules()
-        if name.endswith(("q_proj", "k_proj", "v_proj"))
-    }
-    return select_by_scores(
-        scores, block_size=8, num_base_parameters=sum(p.numel() for p in model.parameters()),
-        num_blocks=6, score="random",
-    )  # fmt: skip
 
 
 def poisoned_row(encoded: EncodedRows) -> int:

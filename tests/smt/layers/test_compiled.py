@@ -139,7 +139,7 @@ def test_the_operators_satisfy_torchs_own_checks() -> None:
 
 @pytest.mark.slow
 def test_a_llama_compiles_by_inductor_as_one_graph(make_llama: Callable[..., Any]) -> None:
-    from tests.smt.layers.test_sharded import choose
+    from tests.selections import choose
 
     model = make_llama()
     apply_selection(model, choose(model))

@@ -15,7 +15,7 @@ from torch import nn
 from smt_ray.smt.layers.linear import SparseLinear
 from smt_ray.smt.layers.saving import plain_state_dict
 from smt_ray.smt.model import apply_selection, merge_and_unload, sparse_modules, unload
-from tests.smt.layers.test_sharded import choose
+from tests.selections import choose
 
 Make = Callable[..., Any]
 

@@ -19,25 +19,11 @@ from smt_ray.smt.layers.linear import SparseLinear
 from smt_ray.smt.layers.sharded import write_shard
 from smt_ray.smt.linears import as_dense, dense_weight
 from smt_ray.smt.model import apply_selection
-from smt_ray.smt.selection import Selection, select_by_scores
 from tests.ranks import free_port, run_ranks
+from tests.selections import choose
 
 HARNESS = Path(__file__).with_name("sharded_rank.py")
 INDICES = torch.tensor([[0, 1], [1, 1], [2, 3]], dtype=torch.int32)
-
-
-def choose(model: Any) -> Selection:
-    """Six blocks of 8 x 8 over q, k and v, drawn by a seed."""
-    generator = torch.Generator().manual_seed(5)
-    scores = {
-        name: torch.rand(m.out_features // 8, m.in_features // 8, generator=generator)
-        for name, m in model.named_modules()
-        if name.endswith(("q_proj", "k_proj", "v_proj"))
-    }
-    return select_by_scores(
-        scores, block_size=8, num_base_parameters=sum(p.numel() for p in model.parameters()),
-        num_blocks=6, score="random",
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
