@@ -15,15 +15,12 @@ from smt_ray.probe.steps import FIRST_LONG, NUM_SHARED, rows
 
 
 def is_causal(model: Any) -> bool:
-    """Whether logits stay the same when a later token changes."""
+    """Whether logits stay the same when later tokens change, wherever the change begins."""
     ids = _longest()
-    changed = ids.clone()
-    changed[-1] = ids[0] if ids[-1] != ids[0] else ids[1]
+    changed = torch.where(torch.ones(len(ids), len(ids)).tril().bool(), ids, ids.flip(0))
     with torch.no_grad():
-        one, other = (
-            model(input_ids=row[None], use_cache=False).logits[0] for row in (ids, changed)
-        )
-    return _is_close(other[:-1], one[:-1])
+        logits = model(input_ids=changed, use_cache=False).logits
+    return all(_is_close(row[:end], logits[-1, :end]) for end, row in enumerate(logits[:-1], 1))
 
 
 def draws(model: Any) -> bool:

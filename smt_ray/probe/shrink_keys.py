@@ -53,7 +53,9 @@ VOCABULARIES = ("vocab_size", "n_vocab", "vocab_size_per_layer_input", "text_voc
 SMALL = {
     "q_lora_rank": 32, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_head_dim": 24,
     "index_topk_blocks": 2, "index_block_size": 4,
-    "index_topk": 4, "index_n_heads": 2, "hidden_size_per_layer_input": 16,
+    # One head of an indexer gives many keys the same score, zero, among which it must choose.
+    "index_topk": 2, "index_n_heads": 1, "compressed_sparse_attention": 2,
+    "heavily_compressed_attention": 4, "hidden_size_per_layer_input": 16,
     "linear_num_heads": 4, "rotary_dim": 8, "num_expert_group": 2,
     "n_group": 2, "topk_group": 1, "n_groups": 1, "mamba_n_groups": 1, "mamba_ngroups": 1,
     "mamba_d_state": 8, "ssm_state_size": 8, "state_size": 8, "mamba_dt_rank": 4,

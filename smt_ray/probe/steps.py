@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +35,7 @@ NUM_SHARED = WINDOW + 1
 _MAX_TOKENS = 4 * 5 * WINDOW  # so that a step has several micro-batches, and wide padding
 _LEAST = 1e-3  # of the usual norm of a gradient; smaller ones are rounding
 _FIRST_ID = 4  # smaller ones are padding, BOS and EOS
+_NUM_FEW = 16  # ids of a row that repeats itself, so that keys and their scores are equal
 
 
 class Step(NamedTuple):
@@ -51,11 +53,11 @@ class Steps(NamedTuple):
 
 
 def rows() -> EncodedRows:
-    """Random rows; about half of each is its prompt."""
+    """Random rows; about half of each is its prompt, and every second one repeats its tokens."""
     generator = torch.Generator().manual_seed(0)
     parts = [
-        torch.randint(_FIRST_ID, VOCABULARY - 1, (length,), generator=generator, dtype=torch.int32)
-        for length in _LENGTHS
+        torch.randint(_FIRST_ID, end, (length,), generator=generator, dtype=torch.int32)
+        for length, end in zip(_LENGTHS, cycle((_FIRST_ID + _NUM_FEW, VOCABULARY - 1)))
     ]
     for part in parts[FIRST_LONG:]:
         part[:NUM_SHARED] = parts[FIRST_LONG][:NUM_SHARED]

@@ -12,7 +12,8 @@ from smt_ray.artifacts.storage import Storage
 from smt_ray.data.batches import ONE_ROW, PACKED, PADDED, PREFIX_PACKED
 from smt_ray.documents.probe import Probe
 from smt_ray.probe import probe as probe_module
-from smt_ray.probe.probe import keep_probe, kept_probe, probe_skeleton
+from smt_ray.probe.inference import is_causal
+from smt_ray.probe.probe import keep_probe, kept_probe, probe_skeleton, small_model
 
 
 def skeleton(model_type: str, **changes: Any) -> Any:
@@ -75,12 +76,10 @@ def test_blocks_of_keys_that_are_chosen_make_packing_inexact() -> None:
     assert not probe.pads_left
 
 
-def test_a_window_of_kept_keys_makes_left_padding_inexact() -> None:
-    assert not probe_skeleton(skeleton("doge", num_hidden_layers=3)).pads_left
-
-
-def test_attention_that_chooses_tokens_makes_even_padding_inexact() -> None:
-    probe = probe_skeleton(skeleton("deepseek_v32", num_hidden_layers=4))
+@pytest.mark.parametrize("model_type", ["deepseek_v32", "deepseek_v4", "doge"])
+def test_attention_that_chooses_tokens_makes_even_padding_inexact(model_type: str) -> None:
+    """The last two choose among equal scores, by how many positions there are."""
+    probe = probe_skeleton(skeleton(model_type, num_hidden_layers=4))
     assert exact_modes(probe) == {ONE_ROW}
     assert not probe.pads_left
 
@@ -93,6 +92,20 @@ def test_positions_that_count_columns_cannot_be_padded_on_the_left() -> None:
 @pytest.mark.parametrize("change", [{}, {"is_decoder": True}])
 def test_a_model_that_sees_later_tokens_is_not_causal(change: dict[str, Any]) -> None:
     assert probe_skeleton(skeleton("bert", num_hidden_layers=2, **change)).is_causal == bool(change)
+
+
+def test_every_position_must_leave_out_the_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Position 2 sees position 5, which is not the last one."""
+    model = small_model(skeleton("llama", num_hidden_layers=2))
+    assert is_causal(model)
+    embed = model.model.embed_tokens.forward
+
+    def peek(ids: torch.Tensor) -> torch.Tensor:
+        embedded: torch.Tensor = embed(ids)
+        return embedded.index_add(1, torch.tensor([2]), embedded[:, 5:6])
+
+    monkeypatch.setattr(model.model.embed_tokens, "forward", peek)
+    assert not is_causal(model)
 
 
 def test_dropout_that_is_no_module_is_noticed() -> None:
