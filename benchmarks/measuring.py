@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.config.model import ModelConfig
 
 ROOT = Path(__file__).parents[1]
 
