@@ -22,7 +22,7 @@ from smt_ray.config.method import (
     LORA_TARGET_MODULES,
 )
 from smt_ray.data.batches import MicroBatch, step_micro_batches
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.methods.full import FullMethod
 from smt_ray.methods.lora import LoraMethod, LoraSettings
 from smt_ray.methods.lora_targets import default_alpha

@@ -37,8 +37,9 @@ from benchmarks.memory import SavedBytes, peak_bytes, tensor_bytes
 from benchmarks.step_summary import OURS, REFERENCE, report, summarise
 from smt_ray.config.running import BatchingConfig
 from smt_ray.data.batches import StepPlan
-from smt_ray.data.encoding import encode_rows
-from smt_ray.data.sources import read_training_rows, split_rows
+from smt_ray.data.encoding.rows import encode_rows
+from smt_ray.data.sources import Reading, read_sources
+from smt_ray.data.splits import hold_out
 from smt_ray.models.load import load_model, load_tokenizer
 
 SUITES = {
@@ -111,8 +112,8 @@ def _first_layers(model: Any, num_layers: int | None) -> nn.Module:
 def _rows(source: str, tokenizer: Any, options: argparse.Namespace) -> Batching:
     """Draws the rows of all steps by the seed, and tokenises them."""
     num_steps = options.warmup_steps + 1 + options.rounds
-    rows, _ = split_rows(
-        read_training_rows([source], options.data),
+    rows, _, _ = hold_out(
+        read_sources([source], Reading(options.data), "data.train").rows,
         max_rows=num_steps * options.batch_size, validation_rows=0, seed=options.seed,
     )  # fmt: skip
     encoded, _ = encode_rows(tokenizer, rows, max_length=_MAX_LENGTH)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+_LONGEST = 200  # characters of a value in a message
+
 
 class UserError(ValueError):
     """Bad input: the field, the rule it breaks, the value got and the fix.
@@ -25,7 +27,7 @@ class UserError(ValueError):
         self.field, self.rule, self.got, self.fix = field, rule, got, fix
         message = f"{field}: {rule}"
         if not (isinstance(got, str) and got == self._MISSING):
-            message += f"; got {got!r}"
+            message += f"; got {_shown(got)}"
         if fix:
             message += f". Fix: {fix}"
         super().__init__(message)
@@ -42,6 +44,12 @@ class UserError(ValueError):
         # These errors are sent between processes, and by default an exception with keyword
         # arguments cannot be unpickled.
         return _rebuild, (self.field, self.rule, self.got, self.fix)
+
+
+def _shown(value: Any) -> str:
+    """A value as messages show it, cut to :data:`_LONGEST` characters."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text)} characters)"
 
 
 def _rebuild(field: str, rule: str, got: Any, fix: str) -> UserError:

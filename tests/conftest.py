@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from tests.sharing import Groups, longest_first
 
 pytest_plugins = ["tests.runs"]

@@ -18,6 +18,7 @@ from smt_ray.artifacts.stages import Stage
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.base import Document
 from smt_ray.documents.prediction import Prediction, to_lines
+from smt_ray.documents.rows import RowCounts, TokensSummary
 from smt_ray.documents.run import (
     VALIDATION_LOSS,
     Record,
@@ -29,9 +30,7 @@ from smt_ray.documents.run import (
 from smt_ray.documents.stages import (
     EvaluationSummary,
     RankOutcome,
-    RowCounts,
     SelectionSummary,
-    TokensSummary,
     TrainingSummary,
     WarmupSummary,
 )

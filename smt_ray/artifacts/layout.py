@@ -18,6 +18,7 @@ SELECTION = "selection.safetensors"
 SELECTION_PICTURE = "selection.png"
 RECORDS = "metrics.jsonl"
 ADAPTER = "adapter"
+PROMPT = "smt_ray_prompt.json"  # in the folder of an adapter or of a merged model
 KEPT_MODEL = "model"  # the weights that a trained warm-up updated
 CHECKPOINTS = "checkpoints"
 BEST_CHECKPOINT = "best"  # a folder among the checkpoints

@@ -12,12 +12,12 @@ from typing import Any, Generic, TypeVar
 from smt_ray.artifacts.layout import MANIFEST, stage_folder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.documents.base import Document
+from smt_ray.documents.rows import TokensSummary
 from smt_ray.documents.stages import (
     EvaluationSummary,
     FileDigest,
     SelectionSummary,
     StageManifest,
-    TokensSummary,
     TrainingSummary,
     WarmupSummary,
 )

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from smt_ray.cli.errors import exit_with
 from smt_ray.cli.groups import compare, tune
 from smt_ray.cli.results import evaluate, log, merge, report
-from smt_ray.cli.run import check_data, config, plan, run
+from smt_ray.cli.run import check_data, config, plan, preview, run
 
 
 class _Commands(TyperGroup):
@@ -32,7 +32,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run, plan, compare, tune, evaluate, check_data, merge, log, report, config):
+for command in (
+    run,
+    plan,
+    preview,
+    compare,
+    tune,
+    evaluate,
+    check_data,
+    merge,
+    log,
+    report,
+    config,
+):
     app.command(command.__name__.replace("_", "-"))(command)
 
 

@@ -1,4 +1,4 @@
-"""Commands on the configuration of one run: ``run``, ``plan``, ``check-data`` and ``config``."""
+"""Commands on the configuration of one run: ``run``, ``plan``, ``preview`` and others."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check_data(
         Path | None, typer.Option("--json", help="A file for every question that is found.")
     ] = None,
 ) -> None:
-    """Show which test questions are in the training rows, by task."""
+    """Show rows that are there twice, and which test questions are in the training rows."""
     from smt_ray.config.load import load_config
 
     resolved = load_config(*split_arguments(config))
@@ -75,6 +75,21 @@ def check_data(
     if json_ is not None:
         json_.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
     print_overlaps(report)
+
+
+def preview(
+    config: ConfigArguments = None,
+    number: Annotated[int, typer.Option("-n", min=1, help="Number of rows.")] = 3,
+) -> None:
+    """Show rows as the model sees them, with what is learned marked, from their very tokens."""
+    from smt_ray.config.load import load_config
+
+    resolved = load_config(*split_arguments(config))
+    with announced_imports(f"rows of {resolved.name}"):
+        from smt_ray.run.preview import preview as first_rows
+    from smt_ray.reporting.text.preview import print_preview
+
+    print_preview(first_rows(resolved, number))
 
 
 def config(

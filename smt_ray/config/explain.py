@@ -11,7 +11,7 @@ from smt_ray.config.fields import fields_along, sections_in
 from smt_ray.errors import UserError
 
 # Pydantic adds the name of a union's branch to the location of an error.
-_BRANCHES = ("int", "str", "bool", "HubSource")
+_BRANCHES = ("int", "float", "str", "bool", "Source")
 
 
 def explain(error: ValidationError, root: type[BaseModel]) -> UserError:
@@ -44,13 +44,14 @@ def _choose(error: ValidationError) -> tuple[ErrorDetails, int]:
     """The first error, and the number of errors at other places.
 
     A union has an error for each of its branches. The user meant the branch whose error lies
-    deepest.
+    deepest, or whose own check failed.
     """
     errors = error.errors()
     place = _location(errors[0])
     here = [other for other in errors if _location(other)[: len(place)] == place]
     elsewhere = {tuple(_location(other)) for other in errors if other not in here}
-    return max(here, key=lambda e: len(_location(e))), len(elsewhere)
+    depth = {id(e): (len(_location(e)), e["type"] == "value_error") for e in here}
+    return max(here, key=lambda e: depth[id(e)]), len(elsewhere)
 
 
 def _location(error: ErrorDetails) -> list[int | str]:

@@ -84,7 +84,7 @@ def fields_along(location: Sequence[int | str], root: type[BaseModel]) -> list[F
 
 
 def sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The sections that a field may hold, such as HubSource for ``list[str | HubSource]``."""
+    """The sections that a field may hold, such as Source for ``list[str | Source]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):

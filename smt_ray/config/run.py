@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
+from smt_ray.config.data import DataConfig
 from smt_ray.config.fields import Section, execution, semantic
 from smt_ray.config.method import AUTO, LoraConfig, SelectionConfig, TrainingConfig, WarmupConfig
-from smt_ray.config.model_and_data import DataConfig, ModelConfig
+from smt_ray.config.model import ModelConfig
 from smt_ray.config.running import (
     BatchingConfig,
     DeepSpeedConfig,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from smt_ray.config.model_and_data import ROW_KEYS
+from smt_ray.config.data import ROW_KEYS
 from smt_ray.config.run import RunConfig
 
 Keys = dict[str, Any]
@@ -36,7 +36,7 @@ class StageKeys:
 def stage_keys(config: RunConfig) -> StageKeys:
     """The semantic keys of each stage of a run."""
     data, evaluation = config.data.semantic(), config.evaluation
-    likelihood = {"prompt": config.data.prompt}
+    likelihood = {key: data[key] for key in ("prompt", "chat_template", "merge_system")}
     return StageKeys(
         # The digest of the rows stands for the keys that decide which rows there are.
         tokens={"data": {key: data[key] for key in data if key not in ROW_KEYS}},

@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 
 import torch
 
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.data.packing import PackedRows, deal, merge_targets, pack_rows, plan_packs
 
 PADDED, PACKED, PREFIX_PACKED, ONE_ROW = "padded", "packed", "prefix_packed", "one_row"

@@ -1,144 +1,253 @@
-"""Conversations as token ids, by the tokenizer's chat template; the assistant's turns are targets.
+"""Conversations as text, by the tokenizer's chat template; the assistant's turns are targets.
 
-A template is a program, of which only the resulting text is known. So a conversation is rendered
-twice for each turn of the assistant: up to the turn, with the template's prompt for it, and up to
-its end. The difference is the turn with its end marker. This does not work with a template that
-renders earlier turns differently when later ones follow (for example without thoughts), which is an
-error.
-
-The text is tokenised as a whole, as it will be when the model is used, and the turns are found
-among its tokens. Separately tokenised pieces would differ, because many tokenizers put a space
-before every text.
+A template is a program, of which only the resulting text is known. If it marks what the assistant
+writes (``{% generation %}``), the marks are the targets. Otherwise a conversation is rendered twice
+for each turn of the assistant: up to the turn, with the template's prompt for it, and up to its
+end. The difference is the turn with its end marker, and it is a target if the whole conversation
+begins with the same text. Templates that render earlier turns differently when later ones follow
+(for example without thoughts) leave only the last turn.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
-from itertools import accumulate, pairwise
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-from smt_ray.data.rows import ASSISTANT, Message, Row
+from smt_ray.data.rows import ASSISTANT, USER, Message, Prompt, Rendered, Row
 from smt_ray.errors import UserError
 
+_MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_DUMMY = Message(ASSISTANT, "\N{BLACK SQUARE}")  # a reply that no prompt ends with
 
-def encode_chat(tokenizer: Any, row: Row) -> tuple[list[int], list[range]]:
-    """The token ids of a conversation, and the places of its targets.
+Span = tuple[int, int]
+"""The first character of a target, and the one after its last."""
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer, or another one for it.
 
     Args:
-        tokenizer: A transformers tokenizer with a chat template and an EOS token.
-        row: A row with ``messages``, of which the assistant's is the last.
-
-    Returns:
-        The token ids, and a range of places for each turn of the assistant. The range includes EOS
-        if the template ends turns with it; the last turn always ends with EOS.
+        tokenizer: A transformers tokenizer.
+        template: The text of a Jinja template, or the name of one of the tokenizer's; None for its
+            default.
+        merge_system: Whether a system text is put before the first text of the user.
 
     Raises:
-        UserError: The tokenizer has no chat template, or the template rejects the conversation or
-            renders earlier turns differently.
+        UserError: There is no such template.
     """
-    eos = tokenizer.eos_token_id
-    text, turns = _turns(tokenizer, row.messages, f"data.train, row {row.position}")
-    borders = sorted({border for turn in turns for border in turn} - {0})
-    ids, found = _tokenise(tokenizer, text, borders)
-    places = {0: 0, **dict(zip(borders, found, strict=True))}
-    spans: list[range] = []
-    for begin, end in turns:
-        first, stop = places[begin], places[end]
-        if eos in ids[first:stop]:  # tokens after EOS are never generated
-            stop = ids.index(eos, first) + 1
-        # A template may begin with the assistant, but the first token of a row has no prediction.
-        spans.append(range(max(1, first), stop))
-    last = spans.pop()
-    ids = ids[: last.stop] if eos in ids[last.start : last.stop] else [*ids[: last.stop], eos]
-    return ids, [*spans, range(last.start, len(ids))]
 
+    def __init__(self, tokenizer: Any, template: str | None = None, *, merge_system: bool = False):
+        self._tokenizer, self._template, self._merges = tokenizer, template, merge_system
+        own = tokenizer.chat_template
+        if template is not None and "{" not in template:
+            names = sorted(own) if isinstance(own, dict) else []
+            if template not in names:
+                raise UserError(
+                    "data.chat_template",
+                    "must be a Jinja file that exists, or one of the tokenizer's templates"
+                    f" ({', '.join(names) or 'it has no named ones'})",
+                    got=template,
+                    fix="check the path, which is relative to the working directory",
+                )
+        self.exists = bool(template or own)
 
-def _tokenise(tokenizer: Any, text: str, borders: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The token ids of a text, and the number of tokens before each border.
+    def render_row(self, row: Row) -> Rendered:
+        """The text of a row with its targets.
 
-    The rule is that of prompts and completions (:mod:`smt_ray.data.encoding`): if a token of the
-    whole text crosses a border, the texts before and after the border are tokenised separately.
-    Borders are given in characters, ascending, above 0.
-    """
-    ids, places = _places(tokenizer, text, borders)
-    cuts = [border for border, place in zip(borders, places, strict=True) if place is None]
-    if not cuts:
-        return ids, [place for place in places if place is not None]
-    ids, found = [], []
-    for start, end in pairwise([0, *cuts, len(text)]):
-        inside = [border - start for border in borders if start < border <= end]
-        part, counts = _tokenise(tokenizer, text[start:end], inside)
-        found += [len(ids) + count for count in counts]
-        ids += part
-    return ids, found
+        Raises:
+            UserError: There is no template, or it rejects the conversation.
+        """
+        turns = self._turns(row)
+        learned = [place for place, turn in enumerate(turns) if turn.is_learned]
+        turns = turns[: learned[-1] + 1]  # nothing after the last target is of use
+        text, marks = self._render(row, turns)
+        left_out = tuple(dict.fromkeys(self._left_out(row, turns, text)))
+        speaking = [place for place, turn in enumerate(turns) if turn.role == ASSISTANT]
+        if marks and len(marks) == len(speaking):
+            spans = [mark for place, mark in zip(speaking, marks, strict=True) if place in learned]
+        elif marks and learned == speaking:
+            spans = marks
+        else:
+            text, spans = self._compared(row, turns, learned, text)
+        num_context = max(0, len(learned) - len(spans))
+        return Rendered(text, tuple(spans), True, True, num_context, left_out)
 
+    def ask(self, row: Row) -> Prompt:
+        """The text that asks for the last turn of a row, as in training; see :meth:`render_row`."""
+        *asked, reply = self._turns(row)
+        if not reply.content and not reply.extra:  # a test row may have an answer alone
+            reply = _DUMMY
+        text, _ = self._render(row, [*asked, reply])
+        return Prompt(self._split(row, [*asked, reply], text)[0], has_specials=True)
 
-def _places(
-    tokenizer: Any, text: str, borders: Sequence[int]
-) -> tuple[list[int], list[int | None]]:
-    """Tokenises the text as a whole; the number of tokens is None if one crosses the border."""
-    encoded = tokenizer(
-        text, add_special_tokens=False, return_offsets_mapping=bool(tokenizer.is_fast)
-    )
-    ids: list[int] = encoded["input_ids"]
-    ends = list(accumulate((end for _, end in encoded.get("offset_mapping", ())), max))
-    places: list[int | None] = []
-    for border in borders:
-        count = bisect_right(ends, border)
-        if not count or ends[count - 1] != border:
-            # No token is known to end here. Still, none may cross the border: offsets may leave
-            # out spaces, and slow tokenizers have no offsets. So the text before is tokenised.
-            before: list[int] = tokenizer(text[:border], add_special_tokens=False)["input_ids"]
-            count = len(before)
-            if ids[:count] != before:
-                places.append(None)
-                continue
-        places.append(count)
-    return ids, places
-
-
-def _turns(
-    tokenizer: Any, messages: tuple[Message, ...], place: str
-) -> tuple[str, list[tuple[int, int]]]:
-    """The text, and the first and last characters of the assistant's turns."""
-    turns: list[tuple[int, int]] = []
-    before = ""
-    for turn in (i for i, message in enumerate(messages) if message.role == ASSISTANT):
-        prompt = _render(tokenizer, messages[:turn], place, add_prompt=True)
-        whole = _render(tokenizer, messages[: turn + 1], place)
-        if not (prompt.startswith(before) and whole.startswith(prompt) and whole != prompt):
-            raise UserError(
-                place,
-                "the chat template must leave earlier turns as they are when later ones follow",
-                fix="split the conversation into rows of one answer each, or use another template",
+    def _turns(self, row: Row) -> tuple[Message, ...]:
+        if not self.exists:
+            field, rule = (
+                (row.place, "messages need a tokenizer that has a chat template")
+                if row.messages
+                else ("data.prompt", "must not be chat, as the tokenizer has no chat template")
             )
-        turns.append((len(prompt), len(whole)))
-        before = whole
-    return before, turns
+            fix = "train an instruct model, or give a template with data.chat_template"
+            raise UserError(field, rule, fix=fix)
+        turns = row.conversation()
+        if self._merges and len(turns) > 1 and turns[0].role != USER and turns[1].role == USER:
+            first = f"{turns[0].content}\n\n{turns[1].content}"
+            turns = (Message(USER, first, extra=turns[1].extra), *turns[2:])
+        return turns
 
+    def _compared(
+        self, row: Row, turns: Sequence[Message], learned: Sequence[int], text: str
+    ) -> tuple[str, list[Span]]:
+        """The text and the targets of a template without marks.
 
-def _render(
-    tokenizer: Any, messages: tuple[Message, ...], place: str, *, add_prompt: bool = False
-) -> str:
-    if not tokenizer.chat_template:
-        raise UserError(
-            "data.train",
-            "rows with messages need a tokenizer that has a chat template",
-            fix="train an instruct model, or give rows of instruction and output",
-        )
-    try:
-        text: str = tokenizer.apply_chat_template(
-            [message._asdict() for message in messages],
-            tokenize=False,
+        A turn is a target if the text has it after the very prompt for it. The last turn always
+        is. If the template rewrites the turns before it, they are as the model sees them then.
+        """
+        eos, spans = self._tokenizer.eos_token or "", []
+        for place in learned[:-1]:
+            whole, _ = self._render(row, turns[: place + 1])
+            prompt, reply = self._split(row, turns[: place + 1], whole)
+            for said in (reply, reply.removesuffix(eos)):  # some templates end only the last turn
+                if said and text.startswith(prompt + said):
+                    spans.append((len(prompt), len(prompt + said)))
+                    break
+        prompt, reply = self._split(row, turns, text)
+        kept = spans if prompt + reply == text else []
+        return prompt + reply, [*kept, (len(prompt), len(prompt + reply))]
+
+    def _left_out(self, row: Row, turns: Sequence[Message], text: str) -> Iterator[str]:
+        """What of a conversation the template does not write: the kinds of it, in words."""
+        yield from _missing_texts(text, turns)
+        plain = tuple(_without_calls(turn) for turn in turns)
+        for what, other, others in (
+            ("tools", replace(row, tools=()), turns),
+            ("tool calls", row, plain),
+        ):
+            if other == row and tuple(others) == tuple(turns):
+                continue
+            with suppress(UserError):
+                if self._render(other, others)[0] == text:
+                    yield what
+
+    def _split(self, row: Row, turns: Sequence[Message], text: str) -> tuple[str, str]:
+        """The prompt for the last turn, and the turn, from the text of all turns.
+
+        Some templates prompt for thoughts, which they then do not write before a reply; the prompt
+        ends before them. Some rewrite earlier turns once a reply follows.
+        """
+        prompt, _ = self._render(row, turns[:-1], add_prompt=True)
+        if text.startswith(prompt):
+            return prompt, text[len(prompt) :]
+        before, _ = self._render(row, turns[:-1])
+        dummy, _ = self._render(row, [*turns[:-1], _DUMMY])
+        kept = _common_beginning(prompt, dummy)
+        if prompt.startswith(before) and len(kept) >= len(before) and text.startswith(kept):
+            return kept, text[len(kept) :]
+        header, opening = _common_beginning(text, dummy), prompt.removeprefix(before)
+        place = header.rfind(opening)
+        return prompt, text[len(header) if place < 0 else place + len(opening) :]
+
+    def _render(
+        self, row: Row, turns: Sequence[Message], *, add_prompt: bool = False
+    ) -> tuple[str, list[Span]]:
+        """The text of some turns, and what the template marks as written by the assistant.
+
+        Templates differ in what they take: the arguments of a call as values or as their JSON text,
+        and the content as a text or as a list of parts. The first that gives the texts is used.
+        """
+        first: tuple[str, list[Span]] | None = None
+        reason: Exception | None = None
+        said = next((turn.content.strip() for turn in turns if turn.role == USER), "")
+        for written in (_as_it_is, _with_json_calls, _with_parts):
+            try:
+                found = self._apply(
+                    row, [written(turn.for_template()) for turn in turns], add_prompt
+                )
+            except Exception as error:  # a template can raise anything
+                reason = reason or error
+                continue
+            if said in found[0]:
+                return found
+            first = first or found
+        if first is None:
+            assert reason is not None
+            raise _rejected(row, turns, reason) from reason
+        return first
+
+    def _apply(
+        self, row: Row, messages: list[dict[str, Any]], add_prompt: bool
+    ) -> tuple[str, list[Span]]:
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        tools = list(row.tools) or None
+        template = self._tokenizer.get_chat_template(self._template, tools)
+        has_marks = bool(_MARKED.search(template)) and not add_prompt
+        rendered: Any = render_jinja_template(
+            [messages],
+            tools=tools,
+            chat_template=template,
+            return_assistant_tokens_mask=has_marks,
             add_generation_prompt=add_prompt,
+            **self._tokenizer.special_tokens_map,
         )
-    except Exception as error:  # a template can raise anything
-        raise UserError(
-            place, f"the chat template rejects the conversation ({error})", got=_roles(messages)
-        ) from error
-    return text
+        (text,), marks = rendered
+        return text, [(begin, end) for begin, end in marks[0] if end > begin] if has_marks else []
 
 
-def _roles(messages: tuple[Message, ...]) -> list[str]:
-    return [message.role for message in messages]
+def _common_beginning(one: str, other: str) -> str:
+    pairs = enumerate(zip(one, other, strict=False))
+    end = next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+    return one[:end]
+
+
+def _rejected(row: Row, turns: Sequence[Message], error: Exception) -> UserError:
+    """The error for a conversation that a template rejects, with its own reason."""
+    begins_with_system = turns[0].role not in (USER, ASSISTANT)
+    return UserError(
+        row.place,
+        f"the chat template rejects the conversation ({' '.join(str(error).split())})",
+        got=[turn.role for turn in turns],
+        fix="put the system text before the first text of the user with data.merge_system: true"
+        if begins_with_system
+        else "give another template with data.chat_template, or leave such rows out with"
+        " data.bad_rows: skip",
+    )
+
+
+def _as_it_is(message: dict[str, Any]) -> dict[str, Any]:
+    return message
+
+
+def _with_json_calls(message: dict[str, Any]) -> dict[str, Any]:
+    """A turn whose calls have the JSON text of their arguments."""
+    if "tool_calls" not in message:
+        return message
+    functions = [call["function"] for call in message["tool_calls"]]
+    texts = [{**function, "arguments": json.dumps(function["arguments"])} for function in functions]
+    calls = zip(message["tool_calls"], texts, strict=True)
+    return {**message, "tool_calls": [{**call, "function": function} for call, function in calls]}
+
+
+def _with_parts(message: dict[str, Any]) -> dict[str, Any]:
+    """A turn whose content is a list of parts, as templates of models of images and text want."""
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}
+
+
+def _missing_texts(text: str, turns: Sequence[Message]) -> Iterator[str]:
+    """The kinds of texts of a conversation that a template does not write."""
+    for turn in turns:
+        said = turn.content.rpartition("</think>")[2].strip()
+        if said not in text and json.dumps(said)[1:-1] not in text:
+            yield f"{turn.role} text"
+    for key in ("reasoning_content", "thinking"):
+        if str(turns[-1].extra.get(key, "")).strip() not in text:
+            yield "reasoning"
+
+
+def _without_calls(turn: Message) -> Message:
+    extra = {key: value for key, value in turn.extra.items() if key != "tool_calls"}
+    return replace(turn, extra=extra)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from smt_ray.data.rows import USER, Row
-from smt_ray.documents.overlaps import FoundQuestion
+from smt_ray.documents.overlaps import Duplicates, FoundQuestion
 
 _WORD = re.compile(r"\w+")
 
@@ -43,11 +43,44 @@ def find_overlaps(
     ]
 
 
+def find_duplicates(
+    name: str, rows: Sequence[Row], other: str, others: Sequence[Row]
+) -> Duplicates:
+    """The rows of a set that are also in another set, or earlier in the same set.
+
+    Args:
+        name: The name of the set.
+        rows: Its rows.
+        other: The name of the other set; the same name for the set itself.
+        others: Its rows.
+    """
+    is_same = name == other
+    digests: set[bytes] = set() if is_same else {row.digest() for row in others}
+    questions: set[str] = set() if is_same else {k for row in others for k in question_keys(row)}
+    num_identical, asked = 0, []
+    for row in rows:
+        digest, keys = row.digest(), question_keys(row)
+        num_identical += digest in digests
+        if questions & set(keys):
+            asked.append(row)
+        if is_same:
+            digests.add(digest)
+            questions.update(keys)
+    return Duplicates(
+        rows=name,
+        within=other,
+        num_rows=len(rows),
+        num_identical=num_identical,
+        num_same_question=len(asked),
+        first=asked[0].place if asked else None,
+    )
+
+
 def question_keys(row: Row) -> list[str]:
     """The distinct keys of a row's questions.
 
     A conversation has a key for each turn of the user, and one for all of these turns together.
-    System prompts and the outputs of tools are no questions.
+    System prompts and the outputs of tools are no questions. A plain text is its own question.
     """
     if not row.messages:
         return [question_key(row)]
@@ -57,7 +90,7 @@ def question_keys(row: Row) -> list[str]:
 
 def question_key(row: Row) -> str:
     """The key of a question, which is the same for rows that ask the same: its words."""
-    return _words(f"{row.instruction}\n{row.input}")
+    return _words(f"{row.instruction or row.output}\n{row.input}")
 
 
 def _words(text: str) -> str:

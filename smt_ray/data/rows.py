@@ -1,128 +1,131 @@
-"""Rows: an instruction with its output in LLM-Adapters' layout, or a conversation."""
+"""Rows: a prompt with the output to learn, a conversation, or a plain text; and rows as text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from smt_ray.errors import UserError
-
-USER, ASSISTANT = "user", "assistant"
-_ROLES = ("system", USER, ASSISTANT, "tool")
+USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
 
 
-class Message(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Message:
     """One turn of a conversation.
 
     Attributes:
-        role: The speaker: system, user, assistant or tool.
-        content: The text.
+        role: The speaker: system, developer, user, assistant or tool.
+        content: The text; "" for a turn that only calls tools.
+        is_learned: Whether the turn is a target. Only turns of the assistant are.
+        extra: What else the chat template gets: ``tool_calls``, ``tool_call_id``, ``name``,
+            ``reasoning_content``, ``thinking``.
     """
 
     role: str
     content: str
+    is_learned: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def for_template(self) -> dict[str, Any]:
+        """The turn as chat templates expect it."""
+        return {"role": self.role, "content": self.content, **self.extra}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An instruction and its output.
+    """What is asked, and the text to learn.
 
     Attributes:
-        instruction: The instruction or question.
+        instruction: The instruction or question. In a conversation, it is the text of all other
+            speakers.
         input: Further context, or "".
-        output: The text that is trained on.
+        output: The text that is trained on. In a conversation, it is the last turn of the
+            assistant.
         answer: The short answer that evaluation expects, or "".
-        messages: The turns, if the row is a conversation. The output is then the last turn of the
-            assistant, and the instruction is the text of all other speakers.
-        position: The position in ``data.train``, from 0; it is not compared.
+        system: A text for the system, or "".
+        history: Earlier instructions with their outputs.
+        messages: The turns, if the row is a conversation.
+        tools: The descriptions of tools for the chat template, as JSON values.
+        is_verbatim: Whether the instruction is the very prompt, so that no form changes it. Without
+            an instruction, the row is a plain text, of which every token is learned.
+        weight: How many times an epoch uses the row; it is not compared.
+        position: The position among the rows of all sources, from 0; it is not compared.
+        place: The source and the position in it, for errors; it is not compared.
     """
 
     instruction: str
     output: str
     input: str = ""
     answer: str = ""
+    system: str = ""
+    history: tuple[tuple[str, str], ...] = ()
     messages: tuple[Message, ...] = ()
+    tools: tuple[Any, ...] = field(default=(), hash=False)
+    is_verbatim: bool = False
+    weight: float = field(default=1.0, compare=False)
     position: int = field(default=0, compare=False)
+    place: str = field(default="a row", compare=False)
+
+    def conversation(self) -> tuple[Message, ...]:
+        """The row as turns, of which the last is the output."""
+        if self.messages:
+            return self.messages
+        turns = [Message(SYSTEM, self.system)] if self.system else []
+        for instruction, output in self.history:
+            turns += [Message(USER, instruction), Message(ASSISTANT, output, is_learned=True)]
+        question = f"{self.instruction}\n{self.input}" if self.input else self.instruction
+        turns += [Message(USER, question), Message(ASSISTANT, self.output, is_learned=True)]
+        return tuple(turns)
+
+    def digest(self) -> bytes:
+        """The fingerprint of what the row says, which identical rows share."""
+        turns = [[turn.for_template(), turn.is_learned] for turn in self.messages]
+        content = [
+            self.instruction, self.input, self.output, self.answer, self.system, self.history,
+            turns, self.tools, self.is_verbatim,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
 
 
-def parse_row(record: Any, *, source: str, index: int) -> Row:
-    """Reads one record; errors name its source, position and field.
+def digest_rows(rows: Iterable[Row]) -> str:
+    """The fingerprint of rows in their order."""
+    sha256 = hashlib.sha256()
+    for row in rows:
+        sha256.update(row.digest())
+    return sha256.hexdigest()
 
-    Args:
-        record: A mapping with ``instruction`` and ``output``, and perhaps ``input`` and ``answer``;
-            or with ``messages``.
-        source: The file or dataset of the record.
-        index: The position of the record in the source, from 0.
 
-    Raises:
-        UserError: The record is not a mapping, or a field is missing or not a string.
+class Prompt(NamedTuple):
+    """The text that a model is asked with.
+
+    Attributes:
+        text: The text.
+        has_specials: Whether the text has its special tokens, such as BOS, so that the tokenizer
+            must not add them.
     """
-    place = f"{source}, row {index}"
-    if not isinstance(record, dict):
-        raise UserError(place, "a row must be an object with instruction and output", got=record)
-    if "messages" in record:
-        return _conversation(record["messages"], f"{place}, field 'messages'")
-    for name in ("instruction", "output"):
-        if name not in record:
-            raise UserError(
-                f"{place}, field {name!r}",
-                "is missing",
-                got=sorted(record),
-                fix="give every row instruction and output (input and answer are optional), or"
-                " messages",
-            )
-    values: dict[str, str] = {}
-    for name in ("instruction", "input", "output", "answer"):
-        value = record.get(name)
-        if name == "answer" and isinstance(value, (int, float)) and not isinstance(value, bool):
-            value = str(value)
-        if value is None and name in ("input", "answer"):
-            value = ""
-        if not isinstance(value, str):
-            raise UserError(f"{place}, field {name!r}", "must be a string", got=value)
-        values[name] = value
-    if not values["instruction"].strip():
-        raise UserError(
-            f"{place}, field 'instruction'", "must not be empty", got=values["instruction"]
-        )
-    return Row(values["instruction"], values["output"], values["input"], values["answer"])
+
+    text: str
+    has_specials: bool = False
 
 
-def parse_rows(records: Sequence[Any], source: str) -> list[Row]:
-    """Reads all records of a source.
+class Rendered(NamedTuple):
+    """A row as text.
 
-    Raises:
-        UserError: There are no records, or one is bad.
+    Attributes:
+        text: The text.
+        targets: The first character of each target, and the one after its last.
+        has_specials: See :class:`Prompt`.
+        is_chat: Whether a chat template wrote the text, so that it also ends replies.
+        num_context_turns: The number of turns of the assistant that should be targets, but are only
+            context, because the chat template rewrites them.
+        left_out: What of the row the text lacks, in words.
     """
-    if not records:
-        raise UserError(source, "holds no rows", got=0, fix="check data.train")
-    return [parse_row(record, source=source, index=i) for i, record in enumerate(records)]
 
-
-def _conversation(turns: Any, place: str) -> Row:
-    if not isinstance(turns, list) or not turns:
-        raise UserError(place, "must be a list of turns, each with role and content", got=turns)
-    messages = tuple(_message(turn, f"{place}, turn {i}") for i, turn in enumerate(turns))
-    if messages[-1].role != ASSISTANT:
-        raise UserError(
-            place, "must end with a turn of the assistant", got=messages[-1].role,
-            fix="leave out the turns after the assistant's last turn",
-        )  # fmt: skip
-    if messages[0].role == ASSISTANT:
-        raise UserError(
-            place, "must not begin with the assistant: templates need a turn before its answer",
-            fix="leave the first turn out, or put a system or user turn before it",
-        )  # fmt: skip
-    others = [message.content for message in messages if message.role != ASSISTANT]
-    return Row("\n".join(others), messages[-1].content, messages=messages)
-
-
-def _message(turn: Any, place: str) -> Message:
-    if not isinstance(turn, dict) or not {"role", "content"} <= set(turn):
-        raise UserError(place, "must have role and content", got=turn)
-    if turn["role"] not in _ROLES:
-        raise UserError(f"{place}, role", f"must be one of {', '.join(_ROLES)}", got=turn["role"])
-    if not isinstance(turn["content"], str) or not turn["content"]:
-        raise UserError(f"{place}, content", "must be a text", got=turn["content"])
-    return Message(turn["role"], turn["content"])
+    text: str
+    targets: tuple[tuple[int, int], ...]
+    has_specials: bool = False
+    is_chat: bool = False
+    num_context_turns: int = 0
+    left_out: tuple[str, ...] = ()

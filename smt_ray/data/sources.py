@@ -1,21 +1,21 @@
-"""Sources of rows: JSON and JSONL files, LLM-Adapters' folders, the hub, built-in suites."""
+"""Sources of rows: files, LLM-Adapters' folders, the hub, built-in suites."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cachetools import LRUCache, cached
 
-from smt_ray.artifacts.versions import Version, file_version, versioned
-from smt_ray.config.model_and_data import HubSource
-from smt_ray.data.hub import read_hub_source, read_hub_task
-from smt_ray.data.rows import Row, parse_rows
+from smt_ray.artifacts.versions import Version, file_version
+from smt_ray.config.data import DataConfig, Source
+from smt_ray.data.files import expand, read_records
+from smt_ray.data.hub.reading import read_hub_records, read_hub_task
+from smt_ray.data.records import parse_row
+from smt_ray.data.rows import Row
 from smt_ray.errors import UserError
 
 BUILTIN = "builtin:"
@@ -23,42 +23,87 @@ HUB = "hub:"
 HUB_DIRECTORY = "hub"
 """The value of ``data.dir`` for the original datasets; a folder of that name is ``./hub``."""
 
-Source = str | HubSource
-"""An entry of ``data.train``: a file, ``builtin:<task>``, ``hub:<task>``, or a hub dataset."""
+AnySource = str | Source
+"""An entry of ``data.train``: a file, ``builtin:<task>``, ``hub:<task>``, or a mapping."""
 
 
-def read_training_rows(sources: Sequence[Source], directory: str | None = None) -> list[Row]:
+@dataclass(frozen=True)
+class Reading:
+    """How records are read.
+
+    Attributes:
+        directory: The folder ``data.dir``, in which relative paths are looked up first.
+        ignored: The keys that are left out.
+        skips_bad_rows: Whether rows that cannot be used are left out.
+        seed: The seed of what a source draws.
+        is_test: Whether the rows are test rows, whose output may be empty.
+    """
+
+    directory: str | None = None
+    ignored: tuple[str, ...] = ()
+    skips_bad_rows: bool = False
+    seed: int = 0
+    is_test: bool = False
+
+    @classmethod
+    def of(cls, data: DataConfig, seed: int) -> Reading:
+        """How the training rows of a config are read."""
+        return cls(data.dir, tuple(data.ignore_columns), data.bad_rows == "skip", seed)
+
+
+@dataclass(frozen=True)
+class ReadRows:
+    """The rows of some sources.
+
+    Attributes:
+        rows: The rows, in the order of the sources.
+        bad: The errors of the rows that were left out.
+    """
+
+    rows: list[Row]
+    bad: list[UserError]
+
+
+def read_sources(sources: Sequence[AnySource], reading: Reading, field: str) -> ReadRows:
     """The rows of several sources, in order; positions are counted over all of them.
 
     Args:
-        sources: The entries of ``data.train``.
-        directory: The folder ``data.dir``, in which relative file names are looked up first.
+        sources: The entries of a config key.
+        reading: How they are read.
+        field: The config key, such as ``data.train``.
 
     Raises:
         UserError: A source cannot be read, is empty, or holds a bad row.
     """
     rows: list[Row] = []
+    bad: list[UserError] = []
     for source in sources:
-        rows += _read_source(source, directory)
-    return [replace(row, position=i) for i, row in enumerate(rows)]
+        found = _read_source(source, reading, field)
+        rows += found.rows
+        bad += found.bad
+    return ReadRows([replace(row, position=i) for i, row in enumerate(rows)], bad)
 
 
-def read_task_rows(task: str, directory: str | None, *, builtin: bool) -> list[Row]:
-    """The test rows of an evaluation task.
+def read_task_rows(
+    task: str, directory: str | None, *, builtin: bool, ignored: Sequence[str] = ()
+) -> list[Row]:
+    """The test rows of a published or built-in task.
 
     Args:
         task: The name of the task, such as ``boolq``.
         directory: The folder ``data.dir``, with ``dataset/<task>/test.json``; ``hub`` for the
             original dataset of the task.
         builtin: Whether the task is one of the built-in suites.
+        ignored: The keys of rows that are left out.
 
     Raises:
         UserError: The file or dataset is missing or bad.
     """
+    reading = Reading(directory, tuple(ignored), is_test=True)
     if builtin:
-        return _builtin_rows(task, "test")
+        return _builtin_rows(task, "test", reading).rows
     if directory == HUB_DIRECTORY:
-        return read_hub_task(task, training=False)
+        return _hub_rows(task, reading).rows
     if directory is None:
         raise UserError(
             "data.dir",
@@ -67,66 +112,19 @@ def read_task_rows(task: str, directory: str | None, *, builtin: bool) -> list[R
             fix="give a clone of LLM-Adapters, a folder laid out like one, or hub for the original"
             " datasets",
         )
-    return read_file(_task_file(task, directory))
+    return _read_files([_task_file(task, directory)], Source(path="-"), reading).rows
 
 
-def read_file(path: Path) -> list[Row]:
-    """The rows of a JSON file (a list) or a JSONL file (one object a line).
-
-    Raises:
-        UserError: The file cannot be read, is empty, or holds a bad row.
-    """
+def source_version(source: AnySource, directory: str | None) -> tuple[Version | None, ...]:
+    """The versions of a source's files; none for a source that is not on this machine."""
+    path = _local_path(source, directory)
+    if path is None:
+        return ()
     try:
-        return list(_parse_file(path))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(
-            str(path), f"must be a readable JSON or JSONL file ({reason})", fix="check data.dir"
-        ) from None
-
-
-@cached(LRUCache(maxsize=32), key=versioned)
-def _parse_file(path: Path) -> list[Row]:
-    text = path.read_text(encoding="utf-8")
-    records = _parse_lines(text, path) if path.suffix == ".jsonl" else _parse_list(text, path)
-    return parse_rows(records, str(path))
-
-
-def digest_rows(rows: Iterable[Row]) -> str:
-    """The fingerprint of rows: the sha256 of their content."""
-    sha256 = hashlib.sha256()
-    for row in rows:
-        content = [row.instruction, row.input, row.output, row.answer, *row.messages]
-        sha256.update(json.dumps(content).encode() + b"\n")
-    return sha256.hexdigest()
-
-
-def split_rows(
-    rows: Sequence[Row], *, max_rows: int | None, validation_rows: int, seed: int
-) -> tuple[list[Row], list[Row]]:
-    """Draws the training rows and the validation rows, each in the order of the source.
-
-    Raises:
-        UserError: No row would be left to train on.
-    """
-    order = list(range(len(rows)))
-    random.Random(seed).shuffle(order)
-    used = order[: max_rows or len(order)]
-    if validation_rows >= len(used):
-        raise UserError(
-            "data.validation_rows",
-            f"must be smaller than the number of rows ({len(used)})",
-            got=validation_rows,
-        )
-    validation, training = used[:validation_rows], used[validation_rows:]
-    return [rows[i] for i in sorted(training)], [rows[i] for i in sorted(validation)]
-
-
-def source_version(source: Source, directory: str | None) -> Version | None:
-    """The version of a source's file; None for a source that is not a file."""
-    if isinstance(source, HubSource) or source.startswith((BUILTIN, HUB)):
-        return None
-    return file_version(_source_file(source, directory))
+        files = expand(path, "")
+    except UserError:  # reading it reports the error
+        return (None,)
+    return tuple(file_version(file) for file in files)
 
 
 def task_version(task: str, directory: str | None, *, builtin: bool) -> Version | None:
@@ -136,58 +134,137 @@ def task_version(task: str, directory: str | None, *, builtin: bool) -> Version 
     return file_version(_task_file(task, directory))
 
 
-def is_local(source: Source) -> bool:
+def is_local(source: AnySource) -> bool:
     """Whether an entry of ``data.train`` is read without the network."""
-    return isinstance(source, str) and not source.startswith(HUB)
+    return source.hub is None if isinstance(source, Source) else not source.startswith(HUB)
 
 
-def _read_source(source: Source, directory: str | None) -> list[Row]:
-    if isinstance(source, HubSource):
-        return read_hub_source(source)
-    if source.startswith(BUILTIN):
-        return _builtin_rows(source.removeprefix(BUILTIN), "train")
-    if source.startswith(HUB):
-        return read_hub_task(source.removeprefix(HUB), training=True)
-    return read_file(_source_file(source, directory))
+def parse_records(
+    records: Sequence[Any],
+    label: str,
+    reading: Reading,
+    columns: Mapping[str, str] | None = None,
+) -> ReadRows:
+    """The rows of records.
+
+    Args:
+        records: The records, in any of the known forms.
+        label: The name of their file or dataset, for errors.
+        reading: How they are read.
+        columns: Field -> its name in the records.
+
+    Raises:
+        UserError: There are no records, or one is bad; with ``skips_bad_rows``, all are bad.
+    """
+    if not records:
+        raise UserError(label, "holds no rows", got=0, fix="check the file or dataset")
+    rows: list[Row] = []
+    bad: list[UserError] = []
+    for index, record in enumerate(records):
+        found = parse_row(
+            record,
+            f"{label}, row {index}",
+            columns=columns,
+            ignored=reading.ignored,
+            is_test=reading.is_test,
+            on_bad=bad.append if reading.skips_bad_rows else _raise,
+        )
+        if found is not None:
+            rows.append(found)
+    if not rows:
+        raise bad[0]
+    return ReadRows(rows, bad)
 
 
-def _source_file(source: str, directory: str | None) -> Path:
-    """The file of a source: relative to the directory, or else to the working directory."""
-    path = Path(source).expanduser()
+def _raise(error: UserError) -> None:
+    raise error
+
+
+def _read_source(source: AnySource, reading: Reading, field: str) -> ReadRows:
+    if isinstance(source, str):
+        if source.startswith(BUILTIN):
+            return _builtin_rows(source.removeprefix(BUILTIN), "train", reading)
+        if source.startswith(HUB):
+            return _hub_rows(source.removeprefix(HUB), reading)
+        source = Source(path=source)
+    if source.hub is not None:
+        records = read_hub_records(source, field)
+        found = parse_records(records, f"hub:{source.hub}", reading, source.columns)
+    else:
+        path = _local_path(source, reading.directory)
+        assert path is not None
+        found = _read_files(expand(path, field), source, reading)
+    rows = _drawn(found.rows, source.max_rows, reading.seed)
+    if source.weight != 1:
+        rows = [replace(row, weight=source.weight) for row in rows]
+    return ReadRows(rows, found.bad)
+
+
+def _drawn(rows: list[Row], max_rows: int | None, seed: int) -> list[Row]:
+    if max_rows is None or max_rows >= len(rows):
+        return rows
+    chosen = random.Random(seed).sample(range(len(rows)), max_rows)
+    return [rows[place] for place in sorted(chosen)]
+
+
+def _read_files(files: Sequence[Path], source: Source, reading: Reading) -> ReadRows:
+    return _joined([_read_file(file, source, reading) for file in files])
+
+
+def _joined(parts: Sequence[ReadRows]) -> ReadRows:
+    rows = [row for part in parts for row in part.rows]
+    return ReadRows(rows, [error for part in parts for error in part.bad])
+
+
+def _file_key(file: Path, source: Source, reading: Reading) -> tuple[object, ...]:
+    columns = tuple(sorted(source.columns.items()))
+    version = source_version(Source(path=str(file.absolute())), None)
+    return str(file), version, source.split, columns, reading
+
+
+@cached(LRUCache(maxsize=32), key=_file_key)
+def _read_file(file: Path, source: Source, reading: Reading) -> ReadRows:
+    """The rows of one file; a process reads it once until it changes."""
+    records = read_records(file, source.split)
+    return parse_records(records, str(file), reading, source.columns)
+
+
+def _local_path(source: AnySource, directory: str | None) -> Path | None:
+    """The path of a source: relative to the directory, or else to the working directory."""
+    if isinstance(source, Source):
+        place = source.path
+    else:
+        place = None if source.startswith((BUILTIN, HUB)) else source
+    if place is None:
+        return None
+    path = Path(place).expanduser()
     folder = None if directory == HUB_DIRECTORY else directory
     within = Path(folder).expanduser() / path if folder else path
-    return within if within.exists() or not path.exists() else path
+    return within if _exists(within) or not _exists(path) else path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return bool(expand(path, ""))
+    except UserError:
+        return False
 
 
 def _task_file(task: str, directory: str) -> Path:
     return Path(directory).expanduser() / "dataset" / task / "test.json"
 
 
-def _builtin_rows(task: str, split: str) -> list[Row]:
+def _hub_rows(task: str, reading: Reading) -> ReadRows:
+    found = read_hub_task(task, training=not reading.is_test)
+    return _joined([parse_records(records, label, reading) for label, records in found])
+
+
+def _builtin_rows(task: str, split: str, reading: Reading) -> ReadRows:
     from smt_ray.builtin.suites import TASKS, generate_rows
 
     if task not in TASKS:
-        raise UserError("data.train", f"built-in suites are {', '.join(TASKS)}", got=task)
-    return parse_rows(generate_rows(task, split), f"{BUILTIN}{task}")
-
-
-def _parse_list(text: str, path: Path) -> list[Any]:
-    try:
-        records = json.loads(text)
-    except ValueError as error:
-        raise UserError(str(path), f"must be valid JSON ({error})") from None
-    if not isinstance(records, list):
-        raise UserError(str(path), "must hold a list of rows", got=type(records).__name__)
-    return records
-
-
-def _parse_lines(text: str, path: Path) -> list[Any]:
-    records = []
-    # splitlines() would also split at U+2028 and other characters that JSON strings may contain.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                records.append(json.loads(line))
-            except ValueError as error:
-                raise UserError(f"{path}, line {number}", f"must be valid JSON ({error})") from None
-    return records
+        raise UserError(
+            "data.train", f"built-in suites are {', '.join(TASKS)}", got=task,
+            fix=f"name one of them, such as {BUILTIN}{TASKS[0]}",
+        )  # fmt: skip
+    return parse_records(generate_rows(task, split), f"{BUILTIN}{task}", reading)

@@ -1,4 +1,4 @@
-"""The test questions that are also in the training rows, for ``smt-ray check-data``."""
+"""Rows that are there twice, for ``smt-ray check-data``."""
 
 from __future__ import annotations
 
@@ -25,8 +25,26 @@ class TaskOverlap(Document):
     found: list[FoundQuestion] = []
 
 
+class Duplicates(Document):
+    """The rows of one set that are also in another set, or earlier in the same set."""
+
+    rows: str
+    """The set: training, validation or a task."""
+    within: str
+    """The other set; the same name for rows that are there earlier in the set."""
+    num_rows: int
+    num_identical: int
+    """The rows that say exactly the same."""
+    num_same_question: int
+    """The rows that ask the same, identical ones included; case and punctuation do not count."""
+    first: str | None = None
+    """The place of the first row that asks the same."""
+
+
 class OverlapReport(Document):
     """The whole report."""
 
     num_training_rows: int
-    tasks: dict[str, TaskOverlap]
+    num_validation_rows: int = 0
+    duplicates: list[Duplicates] = []
+    tasks: dict[str, TaskOverlap] = {}

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from smt_ray.documents.averages import mean
 from smt_ray.documents.base import Document
+from smt_ray.documents.rows import TokensSummary
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 """The status of a run, in MLflow's words."""
@@ -236,6 +237,8 @@ class RunMetrics(Document):
     seconds: float | None = None
     stages: dict[str, StageEntry] = {}
     tasks: dict[str, TaskResults] = {}
+    rows: TokensSummary | None = None
+    """The rows that were trained on, and those that were left out."""
     trainable: Trainable | None = None
     selection: SelectedBlocks | None = None
     method_settings: dict[str, JsonValue] = {}

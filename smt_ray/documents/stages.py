@@ -36,22 +36,6 @@ class StageManifest(Document):
     finished_at: str
 
 
-class RowCounts(Document):
-    """The rows of one tokenised set."""
-
-    num_rows: int
-    num_truncated: int = 0
-    num_dropped: int = 0
-    num_tokens: int = 0
-
-
-class TokensSummary(Document):
-    """The summary of the tokens stage."""
-
-    training: RowCounts
-    validation: RowCounts | None = None
-
-
 class RankOutcome(Document):
     """The last metrics of rank 0 of a training, and the settings that it really used."""
 
@@ -146,12 +130,16 @@ class EvaluationSummary(Document):
     """The summary of an evaluation stage."""
 
     protocol: Protocol
+    prompt: str = "clean"
+    """The form of the prompts."""
     tasks: dict[str, TaskSummary]
 
 
 class EvaluationReport(Document):
     """The evaluation that ``smt-ray evaluate`` prints."""
 
+    prompt: str
+    """The form of the prompts."""
     tasks: dict[str, TaskSummary]
     predictions: str
     """The folder of the predictions: a path or URI."""

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from transformers import GenerationConfig
 
-from smt_ray.data.encoding import encode_prompts
+from smt_ray.data.encoding.ids import encode_prompts
+from smt_ray.data.rows import Prompt
 from smt_ray.evaluation.batches import (
     EXACT,
     Padding,
@@ -37,7 +38,7 @@ class Generated(NamedTuple):
 def generate_texts(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Prompt],
     *,
     max_new_tokens: int,
     batch_tokens: int = 8192,

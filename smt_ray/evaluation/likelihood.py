@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from smt_ray.data.encoding import encode_completion, encode_prompts
+from smt_ray.data.encoding.ids import encode_completion, encode_prompts
+from smt_ray.data.rows import Prompt
 from smt_ray.errors import UserError
 from smt_ray.evaluation.batches import (
     EXACT,
@@ -85,7 +86,7 @@ class _Question:
 def candidate_log_likelihoods(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Prompt],
     candidates: Sequence[Sequence[str]],
     *,
     with_eos: bool = False,
@@ -149,7 +150,7 @@ def candidate_log_likelihoods(
 
 def _encode(
     tokenizer: Any,
-    prompt: str,
+    prompt: str | Prompt,
     prompt_ids: list[int],
     candidates: Sequence[str],
     name: str,

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from smt_ray.data.prompts import PromptForm, build_prompt
-from smt_ray.data.rows import Row
+from smt_ray.data.prompts import Prompts
+from smt_ray.data.rows import Prompt, Row
 from smt_ray.documents.prediction import Prediction
 from smt_ray.documents.stages import Protocol
 from smt_ray.errors import UserError
@@ -31,7 +31,7 @@ def predict(
     task: Task,
     *,
     protocol: Protocol = "generate",
-    prompt_form: PromptForm = "clean",
+    prompts: Prompts | None = None,
     indices: Sequence[int] | None = None,
     answer_pool: Sequence[str] | None = None,
     decoding: Decoding = GREEDY,
@@ -48,7 +48,7 @@ def predict(
         task: Their task.
         protocol: ``generate`` reads the answer from a generated text; ``likelihood`` takes the
             candidate answer whose completion has the highest mean log-likelihood per token.
-        prompt_form: See :func:`smt_ray.data.prompts.build_prompt`.
+        prompts: How rows become text, as in training; by default in the clean form.
         indices: The position of each row in the whole task; by default 0, 1, ...
         answer_pool: All answers of the task, for likelihood (see
             :func:`smt_ray.evaluation.candidates.answer_pool`).
@@ -64,8 +64,8 @@ def predict(
     places = list(range(len(rows))) if indices is None else list(indices)
     names = [f"{task.name}, row {index}" for index in places]
     _check_answers(rows, names)
-    prompts = [build_prompt(row, prompt_form, "evaluation") for row in rows]
-    asking = _Asking(model, tokenizer, task, rows, names, prompts, batch_tokens, padding, progress)
+    asked = list(map((prompts or Prompts(tokenizer, "clean")).ask, rows))
+    asking = _Asking(model, tokenizer, task, rows, names, asked, batch_tokens, padding, progress)
     if protocol == "generate":
         answers = asking.generate(decoding)
     elif protocol == "likelihood":
@@ -75,12 +75,12 @@ def predict(
     return [
         Prediction(
             index=index,
-            prompt=prompt,
+            prompt=prompt.text,
             expected=row.answer,
             correct=is_correct(task, answer.extracted, row.answer),
             **answer._asdict(),
         )
-        for index, row, prompt, answer in zip(places, rows, prompts, answers, strict=True)
+        for index, row, prompt, answer in zip(places, rows, asked, answers, strict=True)
     ]
 
 
@@ -120,7 +120,7 @@ class _Asking:
     task: Task
     rows: Sequence[Row]
     names: Sequence[str]
-    prompts: Sequence[str]
+    prompts: Sequence[Prompt]
     batch_tokens: int
     padding: Padding
     progress: Callable[[int, int], None] | None

@@ -9,8 +9,8 @@ from typing import Any
 from cachetools import LRUCache, cached
 
 from smt_ray.config.run import RunConfig
-from smt_ray.data.rows import Row
-from smt_ray.data.sources import digest_rows, read_task_rows, task_version
+from smt_ray.data.rows import Row, digest_rows
+from smt_ray.data.sources import read_task_rows, task_version
 from smt_ray.errors import UserError
 from smt_ray.evaluation.tasks import Task, find_tasks
 
@@ -45,7 +45,13 @@ def read_tests(config: RunConfig) -> dict[str, TestRows]:
             for task in tasks:
                 check_candidates(task, f"evaluation.{key}", got=True, fix="set it to false")
     return {
-        task.name: _read_task(task, config.data.dir, evaluation.max_rows, evaluation.max_new_tokens)
+        task.name: _read_task(
+            task,
+            config.data.dir,
+            evaluation.max_rows,
+            evaluation.max_new_tokens,
+            tuple(config.data.ignore_columns),
+        )
         for task in tasks
     }
 
@@ -71,15 +77,24 @@ def check_candidates(task: Task, field: str, *, got: Any, fix: str) -> None:
 
 
 def _key(
-    task: Task, directory: str | None, max_rows: int | None, limit: int | None
+    task: Task,
+    directory: str | None,
+    max_rows: int | None,
+    limit: int | None,
+    ignored: tuple[str, ...],
 ) -> tuple[object, ...]:
     version = task_version(task.name, directory, builtin=task.suite == "builtin")
-    return task.name, directory, max_rows, limit, version
+    return task.name, directory, max_rows, limit, ignored, version
 
 
 @cached(LRUCache(maxsize=64), key=_key)
 def _read_task(
-    task: Task, directory: str | None, max_rows: int | None, limit: int | None
+    task: Task,
+    directory: str | None,
+    max_rows: int | None,
+    limit: int | None,
+    ignored: tuple[str, ...],
 ) -> TestRows:
-    rows = read_task_rows(task.name, directory, builtin=task.suite == "builtin")[:max_rows]
+    builtin = task.suite == "builtin"
+    rows = read_task_rows(task.name, directory, builtin=builtin, ignored=ignored)[:max_rows]
     return TestRows(rows, digest_rows(rows), limit or task.max_new_tokens)

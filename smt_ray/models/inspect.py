@@ -7,13 +7,13 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cachetools import LRUCache, cached
 from torch import nn
 
 from smt_ray.artifacts.versions import versioned
-from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.config.model import ModelConfig
 from smt_ray.errors import UserError
 from smt_ray.models.load import explained, hub_options, model_place
 from smt_ray.models.targets import attention_inputs
@@ -127,6 +127,16 @@ def _explain_experts(model: nn.Module) -> str:
 def count_parameters(model: nn.Module) -> int:
     """The number of all parameters, tied ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def token_limits(model: Any) -> tuple[int, int | None]:
+    """The number of token ids that a model embeds, and the largest number of tokens of a row.
+
+    Args:
+        model: A transformers model, perhaps on the meta device.
+    """
+    embedded = int(model.get_input_embeddings().weight.shape[0])
+    return embedded, getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def model_identity(model: ModelConfig) -> dict[str, str | None]:

@@ -17,7 +17,7 @@ from torch import nn
 
 from smt_ray.artifacts.storage import Storage, local_copy
 from smt_ray.builtin import MODEL_DIR
-from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.config.model import ModelConfig
 from smt_ray.errors import UserError
 from smt_ray.imports import large_imports
 
@@ -183,15 +183,18 @@ def load_tokenizer(model: ModelConfig) -> Any:
     Raises:
         UserError: The tokenizer cannot be found or read.
     """
-    from transformers import AutoTokenizer
-
-    with model_place(model, weights=False) as path:
-        tokenizer = explained(
-            model, lambda: AutoTokenizer.from_pretrained(path, **hub_options(model))
-        )
+    tokenizer = read_tokenizer(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # any token will do, as padding is always masked
     return tokenizer
+
+
+def read_tokenizer(model: ModelConfig) -> Any:
+    """The tokenizer as it is, to be written beside weights; see :func:`load_tokenizer`."""
+    from transformers import AutoTokenizer
+
+    with model_place(model, weights=False) as path:
+        return explained(model, lambda: AutoTokenizer.from_pretrained(path, **hub_options(model)))
 
 
 def load_skeleton(model: ModelConfig) -> nn.Module:

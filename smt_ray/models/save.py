@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from smt_ray.config.model_and_data import ModelConfig
-from smt_ray.models.load import load_model, load_tokenizer
+from smt_ray.config.model import ModelConfig
+from smt_ray.models.load import load_model, read_tokenizer
 
 
 def save_model(base: ModelConfig, parameters: Mapping[str, torch.Tensor], directory: Path) -> None:
@@ -27,4 +27,4 @@ def save_model(base: ModelConfig, parameters: Mapping[str, torch.Tensor], direct
     for name, parameter in ours.items():
         parameter.data.copy_(parameters[name])
     model.save_pretrained(directory)
-    load_tokenizer(base).save_pretrained(directory)
+    read_tokenizer(base).save_pretrained(directory)

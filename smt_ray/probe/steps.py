@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smt_ray.data.batches import MODES, step_micro_batches
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.documents.probe import TOLERANCE
 from smt_ray.probe.shrink import VOCABULARY, WINDOW
 from smt_ray.training.last_layer import can_narrow

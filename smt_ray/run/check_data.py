@@ -1,40 +1,48 @@
-"""``smt-ray check-data``: finds test questions that are also in the training rows."""
+"""``smt-ray check-data``: finds rows that are there twice, and known test questions."""
 
 from __future__ import annotations
 
 from functools import partial
 
 from smt_ray.config.run import RunConfig
-from smt_ray.data.overlap import find_overlaps
+from smt_ray.data.overlap import find_duplicates, find_overlaps
+from smt_ray.data.rows import Row
 from smt_ray.data.splits import read_split
-from smt_ray.documents.overlaps import OverlapReport, TaskOverlap
-from smt_ray.errors import UserError
+from smt_ray.documents.overlaps import Duplicates, OverlapReport, TaskOverlap
 from smt_ray.evaluation.answers import is_correct
-from smt_ray.evaluation.tasks import find_task
-from smt_ray.evaluation.test_rows import read_tests
+from smt_ray.evaluation.tasks import Task, find_task
+from smt_ray.evaluation.test_rows import TestRows, read_tests
 
 
 def check_data(config: RunConfig) -> OverlapReport:
-    """Compares the training rows with the test rows of the config's tasks; no model is loaded.
+    """Compares the rows of a config with each other; no model is loaded.
 
     Raises:
-        UserError: Rows or tasks cannot be read, or the config names no task.
+        UserError: Rows or tasks cannot be read.
     """
-    if not config.evaluation.tasks:
-        raise UserError(
-            "evaluation.tasks",
-            "must name the tasks or suites to look for",
-            got=[],
-            fix="such as evaluation.tasks=[math]",
-        )
-    training = read_split(config.data, config.seed).training
-    tasks = {}
-    for task, test in read_tests(config).items():
-        found = find_overlaps(training, test.rows, partial(is_correct, find_task(task)))
-        tasks[task] = TaskOverlap(
-            num_rows=len(test.rows),
-            num_found=len(found),
-            num_same_answer=sum(question.same_answer for question in found),
-            found=found,
-        )
-    return OverlapReport(num_training_rows=len(training), tasks=tasks)
+    split, tests = read_split(config.data, config.seed), read_tests(config)
+    sets = {"training": split.training, "validation": split.validation}
+    sets |= {task: list(test.rows) for task, test in tests.items()}
+    return OverlapReport(
+        num_training_rows=len(split.training),
+        num_validation_rows=len(split.validation),
+        duplicates=_duplicates({name: rows for name, rows in sets.items() if rows}),
+        tasks={name: _overlap(split.training, find_task(name), t) for name, t in tests.items()},
+    )
+
+
+def _duplicates(sets: dict[str, list[Row]]) -> list[Duplicates]:
+    """The duplicates within each set, and of each in those before it."""
+    names = list(sets)
+    pairs = [(one, other) for i, one in enumerate(names) for other in (one, *names[:i])]
+    return [find_duplicates(one, sets[one], other, sets[other]) for one, other in pairs]
+
+
+def _overlap(training: list[Row], task: Task, test: TestRows) -> TaskOverlap:
+    found = find_overlaps(training, test.rows, partial(is_correct, task))
+    return TaskOverlap(
+        num_rows=len(test.rows),
+        num_found=len(found),
+        num_same_answer=sum(question.same_answer for question in found),
+        found=found,
+    )

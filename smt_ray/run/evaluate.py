@@ -14,7 +14,7 @@ from smt_ray.cluster.board import make_board
 from smt_ray.cluster.nodes import ray_for
 from smt_ray.cluster.shared_places import check_shared
 from smt_ray.config.load import apply_overrides, validate_config
-from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.config.model import ModelConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.config.stage_keys import stage_keys
 from smt_ray.documents.stages import PROTOCOLS, EvaluationReport, EvaluationSummary, Protocol
@@ -25,7 +25,7 @@ from smt_ray.models.inspect import model_identity
 from smt_ray.models.load import load_skeleton, located
 from smt_ray.probe.probe import kept_probe
 from smt_ray.reporting.text.progress import say
-from smt_ray.run.merge import starting_model, trained_adapter
+from smt_ray.run.merge import read_prompt, starting_model, trained_adapter
 from smt_ray.stages.evaluation import evaluation_pool, publish_predictions
 from smt_ray.stages.plan import evaluation_inputs
 
@@ -74,11 +74,12 @@ def evaluate_model(
         UserError: The model, the adapter, a task or its rows cannot be found, or the adapter does
             not fit the model.
     """
+    prompt = (adapter and read_prompt(adapter)) or read_prompt(model)
     values: dict[str, Any] = {
         "name": "evaluate",
         "storage": storage_root,
         "model": {"path": model},
-        "data": {"train": ["none"]},
+        "data": {"train": ["none"], **(prompt.to_json() if prompt else {})},
     }
     config = _with_tasks(values, tasks, data, overrides)
     digest = None if adapter is None else _digest(Path(adapter))
@@ -111,7 +112,8 @@ def _evaluate(
         say(f"evaluation: reused ({stage.name})")
     else:
         _predict(config, stage, tests, model, adapter)
-    return EvaluationReport(tasks=stage.read().summary.tasks, predictions=stage.uri)
+    summary = stage.read().summary
+    return EvaluationReport(prompt=summary.prompt, tasks=summary.tasks, predictions=stage.uri)
 
 
 def _predict(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -9,15 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from smt_ray.artifacts.layout import ADAPTER
+from smt_ray.artifacts.layout import ADAPTER, PROMPT
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.stages import Stage
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.load import validate_config
-from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.config.model import ModelConfig
+from smt_ray.documents.prompt import TrainedPrompt
 from smt_ray.errors import UserError
 from smt_ray.methods.registry import find_method
-from smt_ray.models.load import load_model, load_tokenizer, located
+from smt_ray.models.load import load_model, located, read_tokenizer
 from smt_ray.stages.plan import kept_model
 
 
@@ -33,12 +35,37 @@ def merge_run(storage: Storage, name: str, out: Path) -> Path:
         adapter, base = trained_adapter(run), starting_model(run)
         model: Any = load_model(base)
         with storage.local(adapter) as directory:
+            prompt = read_prompt(str(directory))
             method = find_method(directory)
             method.load(model, directory)
         method.merge(model)
         model.save_pretrained(folder)
-        load_tokenizer(base).save_pretrained(folder)
+        _save_tokenizer(base, prompt, folder)
     return out
+
+
+def read_prompt(folder: str) -> TrainedPrompt | None:
+    """How the rows were asked that a folder's weights learned from; None if it does not say.
+
+    Raises:
+        UserError: The file that says it is damaged.
+    """
+    file = Path(folder).expanduser() / PROMPT
+    if not file.is_file():
+        return None
+    return Storage(str(file.parent)).read_document(TrainedPrompt, PROMPT, fix="delete the file")
+
+
+def _save_tokenizer(base: ModelConfig, prompt: TrainedPrompt | None, folder: Path) -> None:
+    """Writes the tokenizer with the chat template that was used, and how rows were asked."""
+    tokenizer = read_tokenizer(base)
+    if prompt is not None:
+        if prompt.chat_template is not None:
+            tokenizer.chat_template = tokenizer.get_chat_template(prompt.chat_template)
+        # The tokenizer now has the template.
+        own = prompt.model_copy(update={"chat_template": None})
+        (folder / PROMPT).write_text(json.dumps(own.to_json(), indent=2) + "\n", encoding="utf-8")
+    tokenizer.save_pretrained(folder)
 
 
 def check_out(out: Path) -> None:

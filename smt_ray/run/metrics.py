@@ -47,6 +47,7 @@ def collect_metrics(folder: RunFolder, plan: RunPlan, seconds: float) -> RunMetr
             for key, entry in stages.items()
         },
         tasks=_tasks(plan, set(stages)),
+        rows=plan.tokens.read().summary if "tokens" in stages else None,
         trainable=trainable,
         selection=_selected_blocks(selected) if selected else None,
         method_settings=trained.method_settings if trained else {},

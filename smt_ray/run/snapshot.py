@@ -101,6 +101,10 @@ def final_metrics(metrics: RunMetrics) -> dict[str, float]:
     if len(metrics.tasks) > 1:
         found |= {f"eval/average/{who}": metrics.average(who) for who in WHO}
     found |= {f"seconds/{key}": entry.seconds for key, entry in metrics.stages.items()}
+    if metrics.rows:
+        found["rows/training"] = metrics.rows.training.num_rows
+        found["rows/dropped_share"] = metrics.rows.training.dropped_share
+        found["rows/truncated_share"] = metrics.rows.training.truncated_share
     if trainable := metrics.trainable:
         found["trainable/parameters"] = trainable.num_trainable
         found["trainable/percent_of_base"] = trainable.percent_of_base

@@ -14,7 +14,7 @@ from smt_ray.artifacts.stages import Finished, Stage
 from smt_ray.cluster.board import announce
 from smt_ray.cluster.nodes import rank_resources
 from smt_ray.cluster.waiting import wait_for_place
-from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.config.model import ModelConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.prediction import Prediction
 from smt_ray.documents.probe import Probe
@@ -24,6 +24,7 @@ from smt_ray.reporting.text.progress import progress
 from smt_ray.stages.jobs import Answers, EvaluationJob, TaskShare
 
 if TYPE_CHECKING:  # workers import this file, but not the modules that only the driver needs
+    from smt_ray.data.prompts import Prompts
     from smt_ray.evaluation.test_rows import TestRows
     from smt_ray.stages.plan import RunPlan
 
@@ -71,6 +72,7 @@ class EvaluationPool:
             task: Answers(
                 join((part[task].predictions for part in parts), len(test.rows)),
                 max(part[task].seconds for part in parts),
+                parts[0][task].prompt,
             )
             for task, test in tests.items()
         }
@@ -123,11 +125,12 @@ def publish_predictions(
     from smt_ray.evaluation.metrics import summarise
 
     protocol, files, tasks = stage.inputs["protocol"], [EVALUATION_METRICS], {}
-    for task, (predictions, task_seconds) in answers.items():
+    for task, (predictions, task_seconds, _) in answers.items():
         files.append(predictions_file(protocol, task))
         stage.storage.write_bytes(stage.path(files[-1]), to_lines(predictions).encode())
         tasks[task] = summarise(predictions, task_seconds)
-    summary = EvaluationSummary(protocol=protocol, tasks=tasks)
+    prompt = next(iter(answers.values())).prompt
+    summary = EvaluationSummary(protocol=protocol, prompt=prompt, tasks=tasks)
     stage.storage.write_json(stage.path(EVALUATION_METRICS), summary.to_json())
     return stage.publish(files, summary, seconds)
 
@@ -161,16 +164,19 @@ class _Evaluator:
 
     def evaluate(self, job: EvaluationJob, board: Any) -> dict[str, Answers]:
         """The predictions of this worker's rows, by task."""
+        from smt_ray.data.prompts import Prompts
+
         announce(board, job.title, job.worker)
         if self._spec != job.model or self._adapter not in (None, job.adapter):
             self._model = None  # an adapter may have changed any weight
         self._load(job.model)
         self._attach(job.adapter)
+        prompts = Prompts.of(self._tokenizer, job.config.data)
         before, answers = 0, {}
         for task, share in job.shares.items():
             began = time.monotonic()
-            found = self._predict(job, task, share, before, board)
-            answers[task] = Answers(found, time.monotonic() - began)
+            found = self._predict(job, prompts, task, share, before, board)
+            answers[task] = Answers(found, time.monotonic() - began, prompts.form)
             before += len(share.rows)
         return answers
 
@@ -189,7 +195,13 @@ class _Evaluator:
         self._spec = spec
 
     def _predict(
-        self, job: EvaluationJob, task: str, share: TaskShare, before: int, board: Any
+        self,
+        job: EvaluationJob,
+        prompts: Prompts,
+        task: str,
+        share: TaskShare,
+        before: int,
+        board: Any,
     ) -> list[Prediction]:
         from smt_ray.evaluation.batches import Padding
         from smt_ray.evaluation.decoding import Decoding
@@ -206,7 +218,7 @@ class _Evaluator:
             share.rows,
             find_task(task),
             protocol=job.protocol,
-            prompt_form=job.config.data.prompt,
+            prompts=prompts,
             indices=share.indices,
             answer_pool=share.answer_pool,
             decoding=Decoding.from_config(evaluation),

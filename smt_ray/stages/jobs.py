@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smt_ray.cluster.resources import ProcessResources
-from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.config.model import ModelConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.data.rows import Row
 from smt_ray.documents.prediction import Prediction
@@ -131,7 +131,9 @@ class Answers(NamedTuple):
 
     Attributes:
         seconds: The time that they took; with several workers, the slowest's.
+        prompt: The form of the prompts.
     """
 
     predictions: list[Prediction]
     seconds: float
+    prompt: str

@@ -9,18 +9,18 @@ from typing import Any, Literal
 from smt_ray.artifacts.layout import KEPT_MODEL
 from smt_ray.artifacts.stages import EVALUATION, SELECTION, TOKENS, TRAINING, WARMUP, Stage
 from smt_ray.artifacts.storage import Storage
-from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.config.model import ModelConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.config.running import EvaluationConfig
 from smt_ray.config.stage_keys import StageKeys, stage_keys
 from smt_ray.data.splits import Split, read_split
+from smt_ray.documents.rows import TokensSummary
 from smt_ray.documents.run import Who, evaluation_key
 from smt_ray.documents.stages import (
     PROTOCOLS,
     EvaluationSummary,
     Protocol,
     SelectionSummary,
-    TokensSummary,
     TrainingSummary,
     WarmupSummary,
 )

@@ -14,8 +14,7 @@ from smt_ray.artifacts.layout import ADAPTER, BEST_CHECKPOINT, CHECKPOINTS, RECO
 from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.cluster.board import announce
-from smt_ray.data.cache import load_tokens
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows, load_tokens
 from smt_ray.documents.run import VALIDATION_LOSS
 from smt_ray.documents.stages import RankOutcome
 from smt_ray.errors import UserError

@@ -18,7 +18,7 @@ from smt_ray.artifacts.layout import KEPT_MODEL, RECORDS, SCORE_TABLE, TOKENS
 from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.stages import Finished
 from smt_ray.cluster.nodes import rank_resources
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.documents.probe import Probe
 from smt_ray.documents.stages import WarmupSummary
 from smt_ray.methods.blocks import EligibleBlocks

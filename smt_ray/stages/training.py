@@ -13,7 +13,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from smt_ray.artifacts.layout import ADAPTER, CHECKPOINTS, KEPT_MODEL, RECORDS, TOKENS
+from smt_ray.artifacts.layout import ADAPTER, CHECKPOINTS, KEPT_MODEL, PROMPT, RECORDS, TOKENS
 from smt_ray.artifacts.stages import Finished, Stage
 from smt_ray.cluster.nodes import rank_resources
 from smt_ray.cluster.resources import ProcessResources
@@ -22,6 +22,7 @@ from smt_ray.cluster.waiting import PLACEMENT, found_no_place, wait_for_place
 from smt_ray.config.run import RunConfig
 from smt_ray.data.batches import StepPlan
 from smt_ray.documents.probe import Probe
+from smt_ray.documents.prompt import TrainedPrompt
 from smt_ray.documents.stages import RankOutcome, TrainingSummary
 from smt_ray.errors import UserError
 from smt_ray.methods.protocol import MethodSettings
@@ -62,6 +63,12 @@ def make_training(
     with progress("training", job.num_steps, lambda: ray.get(board.done.remote(PROGRESS))):
         outcome = fit(job, stage, board, callbacks=callbacks)
     say_outcome("training", outcome, config)
+    prompt = TrainedPrompt(
+        prompt=plan.tokens.read().summary.prompt,
+        chat_template=config.data.chat_template,
+        merge_system=config.data.merge_system,
+    )
+    plan.storage.write_json(stage.path(f"{ADAPTER}/{PROMPT}"), prompt.to_json())
     adapter = plan.storage.list_files(stage.path(ADAPTER))
     summary = TrainingSummary(
         num_steps=job.num_steps,

@@ -140,7 +140,7 @@ def _shard(job: WarmupJob, index: int, board: Any) -> Iterator[ShardPart]:
 
     from smt_ray.artifacts.storage import Storage
     from smt_ray.data.batches import StepPlan
-    from smt_ray.data.cache import load_tokens
+    from smt_ray.data.encoding.stored import load_tokens
     from smt_ray.models.load import load_model
     from smt_ray.warmup.shard import shard_steps, stream_shard
 

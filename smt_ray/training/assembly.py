@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from smt_ray.data.batches import StepPlan
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.documents.probe import Probe
 from smt_ray.documents.stages import RankOutcome
 from smt_ray.methods.protocol import Method

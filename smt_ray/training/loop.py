@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from smt_ray.data.batches import MicroBatch, StepPlan, step_micro_batches
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.documents.run import VALIDATION_LOSS
 from smt_ray.errors import UserError
 from smt_ray.training.engine import Engine

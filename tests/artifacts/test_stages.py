@@ -16,7 +16,7 @@ import pytest
 from smt_ray.artifacts.layout import MANIFEST
 from smt_ray.artifacts.stages import TOKENS, WARMUP, Stage, fingerprint
 from smt_ray.artifacts.storage import Storage
-from smt_ray.documents.stages import RowCounts, TokensSummary
+from smt_ray.documents.rows import RowCounts, TokensSummary
 from smt_ray.errors import UserError
 
 SUMMARY = TokensSummary(training=RowCounts(num_rows=3))

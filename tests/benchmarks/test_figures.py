@@ -16,9 +16,9 @@ from benchmarks.measuring import Laps, interleave
 from benchmarks.memory import SavedBytes, peak_bytes
 from benchmarks.step_summary import REFERENCE, summarise
 from benchmarks.warmup import bytes_moved
-from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.config.model import ModelConfig
 from smt_ray.data.batches import StepPlan
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.models.inspect import find_eligible
 from smt_ray.models.load import load_tokenizer
 from smt_ray.probe.probe import probe_skeleton

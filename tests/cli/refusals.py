@@ -7,13 +7,12 @@ from typing import Any
 
 from smt_ray.artifacts.stages import Stage
 from smt_ray.documents.base import Document
+from smt_ray.documents.rows import RowCounts, TokensSummary
 from smt_ray.documents.run import Trainable
 from smt_ray.documents.stages import (
     EvaluationSummary,
     RankOutcome,
-    RowCounts,
     SelectionSummary,
-    TokensSummary,
     TrainingSummary,
     WarmupSummary,
 )

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from smt_ray import cli
-from tests.cli.refusals import Refused, assert_names
 
 QUESTIONS = ["Ann has 3 pens . How many ?", "Two and two?", "Three and three?"]
 
@@ -56,6 +55,17 @@ def test_questions_in_the_training_rows_are_counted_by_task(
     ]
 
 
-def test_a_config_without_tasks_is_refused(refused: Refused, arguments: list[str]) -> None:
-    found = refused("check-data", *arguments, "evaluation.tasks=[]")
-    assert_names(found, "evaluation.tasks", "must name the tasks", "[math]")
+def test_rows_that_are_there_twice_are_counted_without_tasks(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    held = [{"instruction": "ann has 3 pens how many", "output": "!"}, {"text": "New."}]
+    write(tmp_path / "held.json", held)
+    command = ["smt-ray", "check-data", *arguments, "data.validation=[held.json]"]
+    monkeypatch.setattr(sys, "argv", [*command, "evaluation.tasks=[]"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "training the same 3 0 0 -" in lines
+    assert f"validation training 2 0 1 {tmp_path}/held.json, row 0" in lines

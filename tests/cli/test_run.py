@@ -22,7 +22,10 @@ ROW = {"instruction": "Add 1 and 2.", "input": "", "output": "It is 3.", "answer
             ["seed='3'"],
             ["seed: ", "valid integer", "got '3'", "Fix: The seed of the order of rows"],
         ),
-        (["data.prompt=dirty"], ["data.prompt: ", "'clean' or 'legacy'", "got 'dirty'"]),
+        (
+            ["data.prompt=dirty"],
+            ["data.prompt: ", "'clean', 'legacy' or 'published'", "got 'dirty'"],
+        ),
         (["selection.budget=0"], ["selection.budget: ", "greater than 0", "got 0"]),
         (["selection.budget=1.5"], ["selection.budget: ", "less than or equal to 1", "got 1.5"]),
         (["warmup.num_shards=21"], ["warmup: num_shards must be at most num_steps (20); got 21"]),
@@ -150,9 +153,9 @@ def test_a_bad_config_file_is_refused(
     ("content", "parts"),
     [
         ("[{", ["must be valid JSON"]),
-        ("{}", ["must hold a list of rows", "got 'dict'"]),
-        ("[]", ["holds no rows", "check data.train"]),
-        ([ROW, {**ROW, "output": 3}], ["row 1, field 'output'", "must be a string", "got 3"]),
+        ("{}", ["must hold a list of rows", "got []"]),
+        ("[]", ["holds no rows", "check the file"]),
+        ([ROW, {**ROW, "output": True}], ["row 1, field 'output'", "must be a string", "got True"]),
         ([ROW, {"instruction": "a"}], ["row 1, field 'output'", "is missing"]),
     ],
 )
@@ -165,7 +168,7 @@ def test_bad_training_rows_are_refused(
 
 def test_missing_training_rows_are_refused(refused: Refused, tmp_path: Path) -> None:
     line = refused("run", "data.train=[a.json]", f"data.dir={tmp_path}")
-    assert_names(line, f"{tmp_path}/a.json: must be a readable JSON", "No such file", "data.dir")
+    assert_names(line, "data.train: must be a file", f"{tmp_path}/a.json", "data.dir")
 
 
 @pytest.mark.parametrize("command", [["run"], ["evaluate", "--task", "tiny_arithmetic"]])

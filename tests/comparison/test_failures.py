@@ -314,5 +314,7 @@ def test_a_run_that_cannot_even_be_planned_is_marked_as_failed(
     monkeypatch.setattr("smt_ray.comparison.flow.ray_for", lose_rows)
     data = {"train": [str(rows)], "validation_rows": 2}
     results = compare(make(tmp_path / "storage", data=data))
-    assert all("must be a readable JSON" in run.error for run in results.runs.values())
+    assert all(
+        "must be a file, a folder or a pattern" in run.error for run in results.runs.values()
+    )
     assert not stub.started

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from smt_ray.config.data import Source
 from smt_ray.config.fields import flatten
 from smt_ray.config.load import apply_overrides, load_config, to_yaml, validate_config
 from smt_ray.errors import UserError
@@ -49,9 +50,7 @@ def test_an_override_is_yaml_and_may_hold_equals_signs(write: Any) -> None:
         ["data.train=[a=b.json, {hub: me/mine, split: test}]", "tracking.uri=http://h:1/?a=b"],
     )
     assert config.data.train[0] == "a=b.json"
-    assert config.data.train[1].model_dump() == {
-        "hub": "me/mine", "config": None, "split": "test", "revision": None
-    }  # fmt: skip
+    assert config.data.train[1] == Source(hub="me/mine", split="test")
     assert config.tracking.uri == "http://h:1/?a=b"
 
 
@@ -149,9 +148,41 @@ def test_several_bad_values_are_counted_and_a_union_counts_once() -> None:
     assert refusal("selection.block_size=big", "data.prompt=x").rule.endswith("; 1 more")
 
 
-def test_a_hub_source_without_a_name_says_so() -> None:
-    error = refusal("data.train=[{split: train}]")
-    assert (error.field, error.rule) == ("data.train.0.hub", "must be set")
+@pytest.mark.parametrize(
+    ("source", "place", "rule"),
+    [
+        ("{split: train}", "data.train.0", "needs exactly one of path and hub"),
+        ("{path: a.json, hub: me/mine}", "data.train.0", "needs exactly one of path and hub"),
+        ("{path: a.json, revision: v2}", "data.train.0", "are for hub datasets"),
+        ("{path: a.json, columns: {reply: b}}", "data.train.0.columns", "must be fields of rows"),
+        ("{path: a.json, weight: 0}", "data.train.0.weight", "greater than 0"),
+        ("{path: a.json, wieght: 2}", "data.train.0.wieght", "unknown key"),
+    ],
+)
+def test_a_bad_source_says_what_is_wrong(source: str, place: str, rule: str) -> None:
+    error = refusal(f"data.train=[{source}]")
+    assert error.field == place
+    assert rule in error.rule
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field"),
+    [
+        (["data.validation_rows=2.5"], "data.validation_rows"),
+        (["data.validation_rows=-1"], "data.validation_rows"),
+        (["data.validation=[a.json]", "data.validation_rows=2"], "data"),
+    ],
+)
+def test_validation_rows_are_a_number_or_a_share(overrides: list[str], field: str) -> None:
+    assert refusal(*overrides).field == field
+    assert load_config(None, ["data.validation_rows=0.1"]).data.validation_rows == 0.1
+
+
+def test_the_text_of_a_chat_template_becomes_part_of_the_config(tmp_path: Any) -> None:
+    path = tmp_path / "chat.jinja"
+    path.write_text("{{ messages }}")
+    config = load_config(None, [f"data.chat_template={path}"])
+    assert config.data.chat_template == "{{ messages }}"
 
 
 def test_whole_numbers_are_accepted_as_floats() -> None:

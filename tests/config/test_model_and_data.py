@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from smt_ray.config.load import load_config
-from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.config.model import ModelConfig
 from smt_ray.models.load import located
 
 

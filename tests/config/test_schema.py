@@ -7,9 +7,9 @@ from typing import Any, get_args
 
 import pytest
 
+from smt_ray.config.data import Source
 from smt_ray.config.fields import Section
 from smt_ray.config.load import load_config
-from smt_ray.config.model_and_data import HubSource
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 
@@ -31,7 +31,12 @@ OTHER: dict[str, tuple[str, ...]] = {
     "data.train": ("data.train=[other.json]",),
     "data.max_rows": ("data.max_rows=8",),
     "data.validation_rows": ("data.validation_rows=8",),
+    "data.validation": ("data.validation=[held.json]",),
+    "data.ignore_columns": ("data.ignore_columns=[id]",),
+    "data.bad_rows": ("data.bad_rows=skip",),
     "data.prompt": ("data.prompt=legacy",),
+    "data.chat_template": ("data.chat_template=other",),
+    "data.merge_system": ("data.merge_system=true",),
     "data.train_on_inputs": ("data.train_on_inputs=true",),
     "data.max_length": ("data.max_length=64",),
     "data.overlong": ("data.overlong=drop",),
@@ -216,7 +221,7 @@ def test_a_trained_warm_up_uses_the_learning_rate_of_training_unless_it_has_its_
 
 
 def test_the_fields_of_a_hub_source_are_semantic() -> None:
-    assert {role(field) for _, field in leaves(HubSource)} == {"semantic"}
+    assert {role(field) for _, field in leaves(Source)} == {"semantic"}
 
     def tree(source: str) -> dict[str, Any]:
         return load_config(None, [f"data.train=[{source}]"]).semantic_tree()

@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from smt_ray.config.load import load_config
-from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.config.model import ModelConfig
 from smt_ray.documents.probe import Probe
 from smt_ray.methods.blocks import check_blocks
 from smt_ray.methods.lora import LoraSettings

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from smt_ray.data.batches import StepPlan, collate, plan_micro_batches, step_micro_batches
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 
 LENGTHS = torch.randint(5, 60, (37,), generator=torch.Generator().manual_seed(0)).tolist()
 

@@ -13,26 +13,29 @@ from tokenizers import processors
 from transformers import AddedToken
 
 from smt_ray.data.batches import step_micro_batches
-from smt_ray.data.cache import load_tokens, save_tokens
-from smt_ray.data.encoding import encode_rows
-from smt_ray.data.rows import Row, parse_row
+from smt_ray.data.encoding.rows import encode_rows
+from smt_ray.data.encoding.stored import load_tokens, save_tokens
+from smt_ray.data.prompts import Prompts
+from smt_ray.data.records import parse_row
+from smt_ray.data.rows import Row
 from smt_ray.errors import UserError
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-REWRITING = (
-    "{% for m in messages %}<{{ m.role }}>{% if loop.last %}{{ m.content }}{% endif %}"
-    "{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-)
 TURNS = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Yo"), ("user", "2+2?"),
          ("assistant", "four")]  # fmt: skip
 
 
-def chat(*turns: tuple[str, str]) -> Row:
-    messages = [{"role": role, "content": content} for role, content in turns]
-    return parse_row({"messages": messages}, source="chat.json", index=0)
+def chat(*turns: tuple[str, str], **fields: Any) -> Row:
+    return of_messages(*({"role": role, "content": content} for role, content in turns), **fields)
+
+
+def of_messages(*messages: dict[str, Any], **fields: Any) -> Row:
+    row = parse_row({"messages": list(messages), **fields}, "chat.json, row 0")
+    assert row is not None
+    return row
 
 
 @pytest.fixture
@@ -197,11 +200,172 @@ def test_counts_targets_and_batches_agree_in_every_mode(tokenizer: Any, tmp_path
         assert torch.allclose(found["padded"], found["prefix_packed"])
 
 
+def render(tokenizer: Any, row: Row, template: str, **options: Any) -> Any:
+    """A row by a template, and the texts of its targets."""
+    prompts = Prompts(tokenizer, "chat", template, **options)
+    found = prompts.render(row)
+    # The model is asked with the very text before the last target.
+    assert prompts.ask(row).text == found.text[: found.targets[-1][0]]
+    return found, [found.text[begin:end] for begin, end in found.targets]
+
+
+HEAD = "{% for m in messages %}"
+REPLY = "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+MARKED = (
+    f"{HEAD}<{{{{ m.role }}}}>{{% if m.role == 'assistant' %}}{{% generation %}}{{{{ m.content }}}}"
+    f"{{{{ eos_token }}}}{{% endgeneration %}}{{% else %}}{{{{ m.content }}}}{{% endif %}}\n{REPLY}"
+)
+DROPS_THOUGHTS = (  # an empty thought before the last reply alone, as Qwen3's
+    f"{HEAD}<{{{{ m.role }}}}>{{% if loop.last and m.role == 'assistant' %}}<think></think>"
+    f"{{% endif %}}{{{{ m.content }}}}{{{{ eos_token }}}}\n{REPLY}"
+)
+ASKS_FOR_THOUGHTS = TEMPLATE.replace("<assistant>", "<assistant><think>\n")
+ENDS_ONCE = (  # EOS after the whole conversation alone, as Phi-3's
+    f"{HEAD}<{{{{ m.role }}}}>{{{{ m.content }}}}<end>\n{{% endfor %}}"
+    "{% if add_generation_prompt %}<assistant>{% else %}{{ eos_token }}{% endif %}"
+)
+FORGETS = (  # what was said before a final reply is rewritten once the reply is there
+    f"{HEAD}<{{{{ m.role }}}}>{{{{ 'gone' if m.role == 'tool' and not loop.last else m.content }}}}"
+    f"{{{{ eos_token }}}}\n{REPLY}"
+)
+PARTS = TEMPLATE.replace("{{ m.content }}", "{% for p in m.content %}{{ p.text }}{% endfor %}")
+TOOLS = (
+    "{% if tools %}{{ tools | tojson }}\n{% endif %}"
+    f"{HEAD}<{{{{ m.role }}}}>{{{{ m.content }}}}"
+    "{% for c in m.tool_calls %}[{{ c.function.name }} {{ c.function.arguments | tojson }}]"
+    "{% endfor %}"
+    f"{{{{ eos_token }}}}\n{REPLY}"
+)
+JSON_CALLS = TOOLS.replace(
+    " {{ c.function.arguments | tojson }}", "{{ '' + c.function.arguments }}"
+)
+
+
+def test_marks_of_the_template_are_the_targets(tokenizer: Any) -> None:
+    eos = tokenizer.eos_token
+    found, learned = render(tokenizer, chat(*TURNS), MARKED)
+    assert learned == [f"Yo{eos}", f"four{eos}"]
+    assert found.num_context_turns == 0
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, MARKED])
+def test_turns_without_weight_are_context(tokenizer: Any, template: str) -> None:
+    eos = tokenizer.eos_token
+    turns = [{"role": role, "content": content} for role, content in TURNS]
+    for place, expected in ((2, ["four"]), (4, ["Yo"])):
+        changed = [{**turn, "weight": 0} if i == place else turn for i, turn in enumerate(turns)]
+        row = of_messages(*changed)
+        found = Prompts(tokenizer, "chat", template).render(row)
+        texts = [found.text[begin:end].strip() for begin, end in found.targets]
+        assert texts == [text + eos for text in expected]
+        # What follows the last target is not computed.
+        encoded, _ = encode_rows(tokenizer, [row], prompts=Prompts(tokenizer, "chat", template))
+        assert tokenizer.decode(encoded.row(0)).endswith(expected[-1] + eos)
+
+
+def test_a_template_that_drops_thoughts_leaves_the_last_turn(tokenizer: Any) -> None:
+    eos = tokenizer.eos_token
+    found, learned = render(tokenizer, chat(*TURNS), DROPS_THOUGHTS)
+    assert learned == [f"<think></think>four{eos}\n"]
+    assert found.num_context_turns == 1
+    _, counts = encode_rows(
+        tokenizer,
+        [chat(*TURNS), chat(*TURNS[1:3])],
+        prompts=Prompts(tokenizer, "chat", DROPS_THOUGHTS),
+    )
+    assert counts.num_rewritten == 1
+
+
+def test_a_prompt_for_thoughts_that_are_not_written_is_left_out(tokenizer: Any) -> None:
+    found, learned = render(tokenizer, chat(*TURNS), ASKS_FOR_THOUGHTS)
+    assert learned == [f"Yo{tokenizer.eos_token}\n", f"four{tokenizer.eos_token}\n"]
+    assert "<think>" not in found.text
+    thought = chat(*TURNS[:-1], ("assistant", "<think>\nTwo and two.</think>four"))
+    found, learned = render(tokenizer, thought, ASKS_FOR_THOUGHTS)
+    assert learned[-1] == f"Two and two.</think>four{tokenizer.eos_token}\n"
+
+
+def test_a_template_that_ends_the_conversation_alone_leaves_all_turns(tokenizer: Any) -> None:
+    found, learned = render(tokenizer, chat(*TURNS), ENDS_ONCE)
+    assert learned == ["Yo<end>\n", f"four<end>\n{tokenizer.eos_token}"]
+    assert found.num_context_turns == 0
+
+
+def test_a_rewritten_turn_is_as_the_model_saw_it(tokenizer: Any) -> None:
+    turns = [*TURNS[:4], ("tool", "4"), ("assistant", "four")]
+    found, learned = render(tokenizer, chat(*turns), FORGETS)
+    assert learned == [f"four{tokenizer.eos_token}\n"]
+    assert "<tool>4" in found.text
+
+
+def test_content_is_given_as_parts_to_templates_that_want_them(tokenizer: Any) -> None:
+    assert render(tokenizer, chat(*TURNS), PARTS) == render(tokenizer, chat(*TURNS), TEMPLATE)
+
+
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 2}}}
+TOOL_TURNS = (
+    {"role": "user", "content": "2+2?"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "content": "4"},
+    {"role": "assistant", "content": "four"},
+)
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
+def test_tools_and_calls_reach_the_template(tokenizer: Any) -> None:
+    eos = tokenizer.eos_token
+    row = of_messages(*TOOL_TURNS, tools=[TOOL])
+    found, learned = render(tokenizer, row, TOOLS)
+    assert learned == [f'[add {{"a": 2, "b": 2}}]{eos}\n', f"four{eos}\n"]
+    assert '"parameters"' in found.text
+    assert found.left_out == ()
+    _, learned = render(tokenizer, row, JSON_CALLS)
+    assert learned[0] == f'[add{{"a": 2, "b": 2}}]{eos}\n'
+
+
+def test_what_a_template_leaves_out_is_counted(tokenizer: Any) -> None:
+    row = of_messages(*TOOL_TURNS, tools=[TOOL])
+    found, _ = render(tokenizer, row, TEMPLATE)
+    assert found.left_out == ("tools", "tool calls")
+    silent = TEMPLATE.replace(
+        "{% for m in messages %}", "{% for m in messages if m.role != 'system' %}"
+    )
+    assert render(tokenizer, chat(*TURNS), silent)[0].left_out == ("system text",)
+    said = {"role": "assistant", "content": "4", "reasoning_content": "Two and two."}
+    thought = of_messages({"role": "user", "content": "2+2?"}, said)
+    assert render(tokenizer, thought, TEMPLATE)[0].left_out == ("reasoning",)
+    _, counts = encode_rows(tokenizer, [row, row, chat(*TURNS)], prompts=Prompts(tokenizer, "chat"))
+    assert counts.left_out == {"tools": 2, "tool calls": 2}
+
+
+REFUSES_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+)
+
+
+def test_a_system_text_can_be_merged_into_the_first_question(tokenizer: Any) -> None:
+    template = REFUSES_SYSTEM + TEMPLATE
+    with pytest.raises(UserError, match=r"no system role.*data\.merge_system: true"):
+        render(tokenizer, chat(*TURNS), template)
+    merged, _ = render(tokenizer, chat(*TURNS), template, merge_system=True)
+    eos = tokenizer.eos_token
+    assert merged.text.startswith(f"<user>Be brief.\n\nHi{eos}\n<assistant>Yo{eos}\n")
+
+
+def test_an_instruction_is_asked_as_a_conversation(tokenizer: Any) -> None:
+    row = Row("Add.", "3", input="1, 2", system="Be brief.", history=(("Hi", "Yo"),))
+    turns = (("system", "Be brief."), ("user", "Hi"), ("assistant", "Yo"), ("user", "Add.\n1, 2"),
+             ("assistant", "3"))  # fmt: skip
+    assert render(tokenizer, row, TEMPLATE) == render(tokenizer, chat(*turns), TEMPLATE)
+    unanswered = Row("Add.", "", input="1, 2")
+    asked = Prompts(tokenizer, "chat").ask(unanswered)
+    assert asked.text == rendered(tokenizer, ("user", "Add.\n1, 2"), to_speak=True)
+
+
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        (None, "need a tokenizer that has a chat template"),
-        (REWRITING, "must leave earlier turns as they are"),
+        (None, "messages need a tokenizer that has a chat template"),
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
     ],
 )
@@ -209,21 +373,24 @@ def test_a_template_that_cannot_be_used_is_named(
     tokenizer: Any, template: str | None, reason: str
 ) -> None:
     tokenizer.chat_template = template
-    with pytest.raises(UserError, match=reason):
+    with pytest.raises(UserError, match=f"chat.json, row 0: .*{reason}"):
         encode_rows(tokenizer, [chat(*TURNS)])
 
 
-@pytest.mark.parametrize(
-    ("messages", "reason"),
-    [
-        ([], "field 'messages': must be a list of turns"),
-        ([{"role": "user"}], "turn 0: must have role and content"),
-        ([{"role": "bot", "content": "x"}], "turn 0, role: must be one of system, user"),
-        ([{"role": "assistant", "content": ""}], "turn 0, content: must be a text"),
-        ([{"role": "user", "content": "x"}], "must end with a turn of the assistant; got 'user'"),
-        ([{"role": "assistant", "content": "x"}], "must not begin with the assistant"),
-    ],
-)
-def test_a_bad_conversation_is_named_by_file_row_and_turn(messages: Any, reason: str) -> None:
-    with pytest.raises(UserError, match=f"chat.json, row 3, .*{reason}"):
-        parse_row({"messages": messages}, source="chat.json", index=3)
+def test_a_template_can_be_chosen_by_its_name(tokenizer: Any) -> None:
+    tokenizer.chat_template = {"default": TEMPLATE, "loud": TEMPLATE.replace("<", "<!")}
+    assert Prompts(tokenizer, "auto", "loud").form == "chat"
+    assert Prompts(tokenizer, "chat", "loud").render(chat(*TURNS)).text.startswith("<!system>")
+    with pytest.raises(UserError, match=r"data\.chat_template.*default, loud.*got 'long'"):
+        Prompts(tokenizer, "chat", "long")
+
+
+def test_a_reply_that_contains_eos_is_an_error_or_left_out(tokenizer: Any) -> None:
+    bad = chat(("user", "Hi"), ("assistant", f"Yo{tokenizer.eos_token}you"))
+    plain = Row("Hi", f"Yo{tokenizer.eos_token}", place="rows.json, row 3")
+    for row in (bad, plain):
+        with pytest.raises(UserError, match=r"json, row \d: a reply must not contain"):
+            encode_rows(tokenizer, [row])
+    encoded, counts = encode_rows(tokenizer, [bad, chat(*TURNS), plain], bad_rows="skip")
+    assert (len(encoded), counts.bad.number) == (1, 2)
+    assert "chat.json, row 0" in str(counts.bad.first)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smt_ray.data.overlap import find_overlaps, question_key, question_keys
+from smt_ray.data.overlap import find_duplicates, find_overlaps, question_key, question_keys
 from smt_ray.data.rows import Message, Row
 from smt_ray.documents.overlaps import FoundQuestion
 
@@ -63,3 +63,17 @@ def test_the_input_is_part_of_the_question() -> None:
 def test_the_first_of_several_training_rows_is_reported_and_any_may_have_the_answer() -> None:
     training = [row("Q", "1", 4), row("Q", "2", 5)]
     assert find_overlaps(training, [row("Q", "2")]) == [overlap(0, 4, True)]
+
+
+def test_duplicates_within_a_set_are_the_later_ones() -> None:
+    rows = [row("How many?", "3"), row("how many", "3"), row("How many?", "3"), row("Why?", "4")]
+    found = find_duplicates("training", rows, "training", rows)
+    assert (found.num_rows, found.num_identical, found.num_same_question) == (4, 1, 2)
+    assert found.first == rows[1].place
+
+
+def test_duplicates_between_sets_are_those_of_the_first() -> None:
+    held = [row("how many", "3"), row("When?", "5"), Row("", "A text.", is_verbatim=True)]
+    other = [row("How many?", "3"), row("How many?", "3"), Row("", "Another.", is_verbatim=True)]
+    found = find_duplicates("validation", held, "training", other)
+    assert (found.num_rows, found.num_identical, found.num_same_question) == (3, 0, 1)

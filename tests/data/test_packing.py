@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from smt_ray.data.batches import step_micro_batches
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.data.packing import PackedRows, Segment, merge_targets, pack_rows, plan_packs
 
 Plan = list[list[list[int]]]

@@ -11,15 +11,10 @@ import datasets
 import pytest
 
 from smt_ray.builtin.suites import TASKS, generate_rows
-from smt_ray.config.model_and_data import HubSource
+from smt_ray.config.data import Source
+from smt_ray.data import sources
 from smt_ray.data.rows import Row
-from smt_ray.data.sources import (
-    digest_rows,
-    read_file,
-    read_task_rows,
-    read_training_rows,
-    split_rows,
-)
+from smt_ray.data.sources import Reading, ReadRows, read_sources, read_task_rows
 from smt_ray.errors import UserError
 
 
@@ -49,6 +44,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def read(*sources: Any, folder: Path | str | None = None, **options: Any) -> ReadRows:
+    reading = Reading(None if folder is None else str(folder), **options)
+    return read_sources(sources, reading, "data.train")
+
+
+def read_training_rows(sources: list[Any], folder: str | None = None) -> list[Row]:
+    return read(*sources, folder=folder).rows
+
+
+def read_file(path: Path) -> list[Row]:
+    return read(str(path)).rows
+
+
 def refused(call: Any) -> UserError:
     with pytest.raises(UserError) as caught:
         call()
@@ -74,9 +82,9 @@ def test_a_file_is_read_once_until_it_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, read = tmp_path / "rows.json", []
-    read_text = Path.read_text
+    read_records = sources.read_records
     monkeypatch.setattr(
-        Path, "read_text", lambda self, **how: read.append(self) or read_text(self, **how)
+        sources, "read_records", lambda *given: read.append(given) or read_records(*given)
     )
     for minute, mark in enumerate("ab"):
         os.utime(write(path, records(1, mark)), ns=(0, minute))
@@ -120,7 +128,7 @@ def test_a_hub_source_is_read_through_datasets(monkeypatch: pytest.MonkeyPatch) 
         return datasets.Dataset.from_list(records(4))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    source = HubSource(hub="me/mine", config="main", split="test", revision="v2")
+    source = Source(hub="me/mine", config="main", split="test", revision="v2")
     assert read_training_rows([source]) == rows(4)
     assert asked == [("me/mine", "main", "test", "v2")]
 
@@ -128,7 +136,7 @@ def test_a_hub_source_is_read_through_datasets(monkeypatch: pytest.MonkeyPatch) 
 def test_the_error_for_a_bad_row_of_the_hub_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     bad = datasets.Dataset.from_list([*records(1), {"instruction": "a", "output": None}])
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: bad)
-    error = refused(lambda: read_training_rows([HubSource(hub="me/mine")]))
+    error = refused(lambda: read_training_rows([Source(hub="me/mine")]))
     assert error.field == "hub:me/mine, row 1, field 'output'"
 
 
@@ -137,9 +145,10 @@ def test_the_error_for_a_missing_hub_dataset_is_one_line(monkeypatch: pytest.Mon
         raise ConnectionError("no way there\nmany\nlines")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    error = refused(lambda: read_training_rows([HubSource(hub="me/mine")]))
+    error = refused(lambda: read_training_rows([Source(hub="me/mine")]))
     assert str(error) == (
-        "data.train: the hub dataset cannot be loaded (no way there); got 'me/mine'"
+        "data.train: the hub dataset cannot be loaded (no way there); got 'me/mine'. Fix: check its"
+        " name, config, split and revision, and the connection"
     )
 
 
@@ -147,7 +156,8 @@ def test_the_error_for_a_missing_hub_dataset_is_one_line(monkeypatch: pytest.Mon
     ("name", "content", "place", "rule"),
     [
         ("a.json", "[{]", "a.json", "valid JSON"),
-        ("a.json", {"instruction": "a"}, "a.json", "list of rows"),
+        ("a.json", "3", "a.json, row 0", "must be an object"),
+        ("a.json", {"instruction": "a"}, "a.json, row 0, field 'output'", "is missing"),
         ("a.json", [], "a.json", "holds no rows"),
         ("a.jsonl", "\n\n", "a.jsonl", "holds no rows"),
         ("a.jsonl", '{"instruction": "a", "output": "b"}\n{', "a.jsonl, line 2", "valid JSON"),
@@ -163,16 +173,10 @@ def test_the_error_for_a_bad_file_names_the_place_in_it(
     assert rule in error.rule
 
 
-@pytest.mark.parametrize("kind", ["missing", "folder", "binary"])
-def test_the_error_for_an_unreadable_file_names_it(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "a.json"
-    if kind == "folder":
-        path.mkdir()
-    if kind == "binary":
-        path.write_bytes(b"\xff\xfe")
-    error = refused(lambda: read_file(path))
-    assert error.field == str(path)
-    assert "must be a readable JSON or JSONL file" in error.rule
+def test_the_error_for_a_missing_file_names_the_key_and_the_file(tmp_path: Path) -> None:
+    error = refused(lambda: read_file(tmp_path / "a.json"))
+    assert (error.field, error.got) == ("data.train", str(tmp_path / "a.json"))
+    assert "must be a file, a folder or a pattern that exists" in error.rule
 
 
 def test_the_error_for_an_unknown_builtin_suite_lists_all() -> None:
@@ -187,52 +191,59 @@ def test_a_published_task_needs_a_folder() -> None:
     assert "dataset/boolq/test.json" in error.rule
 
 
-def test_a_digest_depends_on_rows_fields_and_order() -> None:
-    one = [Row("a", "b", "c", "d"), Row("e", "f")]
-    others = [
-        one[::-1],
-        one[:1],
-        [],
-        [Row("a", "b", "d", "c"), one[1]],
-        [Row("ab", "", "c", "d"), one[1]],
-        [Row("a", "b", "c", "d "), one[1]],
+def test_folders_and_patterns_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
+    write(tmp_path / "more" / "b.jsonl", "\n".join(json.dumps(r) for r in records(2, "b")))
+    write(tmp_path / "more" / "a.json", records(1, "a"))
+    write(tmp_path / "more" / "notes.txt", "no rows")
+    assert read(str(tmp_path / "more")).rows == rows(1, "a") + rows(2, "b")
+    assert read("more/*.jsonl", folder=tmp_path).rows == rows(2, "b")
+    error = refused(lambda: read("more/*.csv", folder=tmp_path))
+    assert error.field == "data.train"
+
+
+def test_a_source_names_its_columns_and_draws_its_rows(tmp_path: Path) -> None:
+    renamed = [{"ask": r["instruction"], "say": r["output"], "id": 3} for r in records(9)]
+    path = write(tmp_path / "a.json", renamed)
+    columns = {"instruction": "ask", "output": "say"}
+    source = Source(path=str(path), columns=columns, max_rows=4, weight=2)
+    found = read(source, ignored=("id",)).rows
+    expected = [Row(r["instruction"], r["output"]) for r in records(9)]
+    assert len(found) == 4
+    assert found == [row for row in expected if row in found]
+    assert found == read(source, ignored=("id",)).rows
+    assert found != read(source, ignored=("id",), seed=1).rows
+    assert {row.weight for row in found} == {2.0}
+
+
+def test_rows_know_their_file_and_position(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", records(3))
+    found = read(str(path), "builtin:tiny_arithmetic").rows
+    assert found[2].place == f"{path}, row 2"
+    assert found[3].place == "builtin:tiny_arithmetic, row 0"
+
+
+def test_bad_rows_are_counted_if_they_are_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", [*records(1), {"instruction": "a", "output": " "}, 3])
+    found = read(str(path), skips_bad_rows=True)
+    assert found.rows == rows(1)
+    assert [error.field for error in found.bad] == [
+        f"{path}, row 1, field 'output'", f"{path}, row 2",
+    ]  # fmt: skip
+
+
+def test_a_file_without_a_good_row_is_an_error_all_the_same(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", [{"instruction": "a", "output": " "}])
+    assert "row 0" in refused(lambda: read(str(path), skips_bad_rows=True)).field
+
+
+def test_null_entries_of_tables_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow gives the arguments of every call the same keys."""
+    call = {"function": {"name": "f", "arguments": {"a": 1, "b": None}}}
+    turns = [
+        {"role": "user", "content": "x", "tool_calls": None},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
     ]
-    assert digest_rows(one) == digest_rows(iter(list(one)))
-    assert len({digest_rows(each) for each in [one, *others]}) == 1 + len(others)
-
-
-@pytest.mark.parametrize("max_rows", [None, 40])
-def test_validation_rows_are_not_training_rows(max_rows: int | None) -> None:
-    everything = rows(100)
-    training, validation = split_rows(everything, max_rows=max_rows, validation_rows=7, seed=3)
-    assert len(validation) == 7
-    assert len(training) == (max_rows or 100) - 7
-    assert not set(training) & set(validation)
-    assert set(training) | set(validation) <= set(everything)
-
-
-def test_a_split_is_a_function_of_the_seed() -> None:
-    def split(seed: int) -> Any:
-        return split_rows(rows(50), max_rows=None, validation_rows=5, seed=seed)
-
-    assert split(1) == split(1)
-    assert split(1)[1] != split(2)[1]
-
-
-def test_fewer_rows_have_the_same_validation_rows() -> None:
-    """So a run on fewer rows can be compared with a run on all rows."""
-    whole = split_rows(rows(50), max_rows=None, validation_rows=5, seed=1)
-    part = split_rows(rows(50), max_rows=20, validation_rows=5, seed=1)
-    assert part[1] == whole[1]
-    assert set(part[0]) < set(whole[0])
-
-
-def test_training_and_validation_rows_keep_the_order_of_the_source() -> None:
-    everything = rows(50)
-    for side in split_rows(everything, max_rows=30, validation_rows=10, seed=1):
-        assert side == [row for row in everything if row in side]
-
-
-def test_validation_must_leave_rows_to_train_on() -> None:
-    error = refused(lambda: split_rows(rows(5), max_rows=None, validation_rows=5, seed=0))
-    assert (error.field, error.got) == ("data.validation_rows", 5)
+    table = datasets.Dataset.from_list([{"messages": turns}])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)
+    (row,) = read(Source(hub="me/mine")).rows
+    assert row.messages[1].extra["tool_calls"][0]["function"]["arguments"] == {"a": 1}

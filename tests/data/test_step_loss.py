@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from smt_ray.data.batches import step_micro_batches
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.training.loss import SupervisedLoss
 
 ROWS = [3, 1, 20, 36, 9, 11, 2]

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from smt_ray.data.rows import Row, parse_row
+from smt_ray.data.rows import Row
 
 NUM_POSITIONS = 512
 NUM_TOKENS = 98
@@ -69,14 +69,6 @@ def choice_rows() -> list[Row]:
     formats = "Answer format: answer1/answer2/answer3/answer4"
     labels = ["answer2", "answer1", "answer4", "answer3", "answer1"]
     return [
-        parse_row(
-            {
-                "instruction": f"Choose{'!' * 7 * i}\n\n{formats}",
-                "output": f"the correct answer is {label}",
-                "answer": label,
-            },
-            source="test",
-            index=i,
-        )
+        Row(f"Choose{'!' * 7 * i}\n\n{formats}", f"the correct answer is {label}", answer=label)
         for i, label in enumerate(labels)
     ]

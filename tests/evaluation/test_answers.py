@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from smt_ray.data.rows import Row, parse_row
+from smt_ray.data.rows import Row
+from smt_ray.data.sources import Reading, parse_records
 from smt_ray.errors import UserError
 from smt_ray.evaluation.answers import extract, is_correct, parse_number, stated_letter
 from smt_ray.evaluation.tasks import SUITES, TASKS
@@ -100,7 +101,7 @@ def test_a_text_is_a_number_only_if_it_holds_a_finite_number_alone() -> None:
 
 def read_rows(data_dir: Path, task: str) -> list[Row]:
     records = json.loads((data_dir / task / "test.json").read_text(encoding="utf-8"))
-    return [parse_row(record, source=task, index=i) for i, record in enumerate(records)]
+    return parse_records(records, task, Reading(is_test=True)).rows
 
 
 @pytest.mark.parametrize("task", SUITES["commonsense"])

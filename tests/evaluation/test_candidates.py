@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from smt_ray.builtin.suites import generate_rows
-from smt_ray.data.rows import Row, parse_row
+from smt_ray.data.rows import Row
+from smt_ray.data.sources import Reading, parse_records
 from smt_ray.errors import UserError
 from smt_ray.evaluation.candidates import answer_pool, complete, row_candidates
 from smt_ray.evaluation.tasks import SUITES, TASKS
@@ -65,7 +66,7 @@ def completes_its_own_output(task: str, rows: list[Row]) -> bool:
 @pytest.mark.parametrize("task", SUITES["builtin"])
 def test_every_builtin_row_has_its_answer_among_its_candidates(task: str) -> None:
     records = generate_rows(task, "test")
-    rows = [parse_row(record, source=task, index=i) for i, record in enumerate(records)]
+    rows = parse_records(records, task, Reading(is_test=True)).rows
     assert completes_its_own_output(task, rows)
 
 
@@ -74,5 +75,5 @@ def test_every_commonsense_row_has_its_answer_among_its_candidates(
     data_dir: Path, task: str
 ) -> None:
     records = json.loads((data_dir / task / "test.json").read_text(encoding="utf-8"))
-    rows = [parse_row(record, source=task, index=i) for i, record in enumerate(records)]
+    rows = parse_records(records, task, Reading(is_test=True)).rows
     assert completes_its_own_output(task, rows)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from smt_ray.data.prompts import build_prompt
+from smt_ray.data.prompts import Prompts, build_prompt
 from smt_ray.data.rows import Row
 from smt_ray.errors import UserError
 from smt_ray.evaluation import predict as predict_module
@@ -54,7 +54,7 @@ def test_predictions_do_not_depend_on_batches_or_on_how_rows_are_split(
 def test_a_prediction_has_its_index_prompt_and_expected_answer(
     model, tokenizer, choice_rows, form: str
 ) -> None:
-    predictions = predict(model, tokenizer, choice_rows, CHOICE, prompt_form=form)
+    predictions = predict(model, tokenizer, choice_rows, CHOICE, prompts=Prompts(tokenizer, form))
     assert [p.index for p in predictions] == list(range(len(choice_rows)))
     assert [p.prompt for p in predictions] == [
         build_prompt(row, form, "evaluation") for row in choice_rows

@@ -95,13 +95,13 @@ def test_rows_are_read_once_for_each_seed_whatever_the_order_of_the_runs(
 ) -> None:
     """There are more seeds than the cache of rows has places."""
     read: list[int] = []
-    split_rows = splits.split_rows
+    hold_out = splits.hold_out
 
     def count(*rows: Any, seed: int, **given: Any) -> Any:
         read.append(seed)
-        return split_rows(*rows, seed=seed, **given)
+        return hold_out(*rows, seed=seed, **given)
 
-    monkeypatch.setattr(splits, "split_rows", count)
+    monkeypatch.setattr(splits, "hold_out", count)
     configs = [
         make_config(f"name={method}-{seed}", f"seed={seed}", f"method={method}", "data.max_rows=9")
         for method in ("full", "lora")

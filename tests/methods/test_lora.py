@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from smt_ray.data.batches import step_micro_batches
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.methods.lora_targets import find_targets
 from smt_ray.smt.linears import linear_shapes
 from smt_ray.training.loss import SupervisedLoss

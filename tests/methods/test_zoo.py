@@ -13,7 +13,7 @@ from torch import nn
 
 from smt_ray.config.method import DEFAULT_TARGET_MODULES, LORA_TARGET_MODULES
 from smt_ray.data.batches import StepPlan, step_micro_batches
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.errors import UserError
 from smt_ray.methods.full import FullMethod
 from smt_ray.methods.lora import LoraMethod, LoraSettings

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.config.model import ModelConfig
 from smt_ray.models.inspect import count_parameters, find_eligible
 from smt_ray.models.load import load_model, load_skeleton, load_tokenizer, located
 from smt_ray.models.save import save_model

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.config.model import ModelConfig
 from smt_ray.errors import UserError
 from smt_ray.models.inspect import count_parameters, find_eligible, model_identity
 from smt_ray.smt.model import make_sparse

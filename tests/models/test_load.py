@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from smt_ray.artifacts.storage import Storage
-from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.config.model import ModelConfig
 from smt_ray.errors import UserError
 from smt_ray.models.inspect import count_parameters, model_identity
-from smt_ray.models.load import load_model, load_skeleton, load_tokenizer
+from smt_ray.models.load import load_model, load_skeleton, load_tokenizer, read_tokenizer
 
 EVERYTHING = (load_model, load_tokenizer, load_skeleton, model_identity)
 
@@ -107,6 +107,8 @@ def test_a_tokenizer_without_padding_pads_with_eos(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer = load_tokenizer(ModelConfig(path=str(folder)))
     assert tokenizer.pad_token_id == tokenizer.eos_token_id is not None
+    # What is written beside weights stays as it is.
+    assert read_tokenizer(ModelConfig(path=str(folder))).pad_token_id is None
 
 
 @pytest.mark.parametrize("tied", [True, False])

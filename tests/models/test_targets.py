@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from smt_ray.config.model_and_data import ModelConfig
+from smt_ray.config.model import ModelConfig
 from smt_ray.errors import UserError
 from smt_ray.models.inspect import find_eligible
 from smt_ray.models.load import load_model, load_skeleton, model_class

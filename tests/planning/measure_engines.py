@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from smt_ray.config.load import validate_config
 from smt_ray.data.batches import step_micro_batches
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.models.load import DTYPES
 from smt_ray.planning.live_bytes import LiveBytes
 from smt_ray.planning.prepared import prepare_model

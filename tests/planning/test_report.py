@@ -12,7 +12,7 @@ import torch
 from smt_ray.config.load import load_config
 from smt_ray.config.run import RunConfig
 from smt_ray.data.batches import StepPlan
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.documents.memory import Verdict
 from smt_ray.errors import UserError
 from smt_ray.methods.blocks import check_blocks

@@ -8,7 +8,7 @@ import pytest
 
 from smt_ray.config.run import RunConfig
 from smt_ray.data.batches import StepPlan, step_micro_batches
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.planning.rows import PlannedRows
 
 MAX_TOKENS = 60

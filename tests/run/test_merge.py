@@ -39,7 +39,7 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     method = SimpleNamespace(load=lambda *_: None, merge=lambda *_: None)
     monkeypatch.setattr(merge, "trained_adapter", lambda _: "adapter")
     monkeypatch.setattr(merge, "load_model", lambda _: Written("model.safetensors"))
-    monkeypatch.setattr(merge, "load_tokenizer", lambda _: Written("tokenizer.json"))
+    monkeypatch.setattr(merge, "read_tokenizer", lambda _: Written("tokenizer.json"))
     monkeypatch.setattr(merge, "find_method", lambda _: method)
     return storage
 
@@ -115,7 +115,7 @@ def test_an_existing_file_or_folder_is_not_replaced(
     assert os.listdir(place) == ["out"]
 
 
-@pytest.mark.parametrize("step", ["trained_adapter", "load_model", "load_tokenizer"])
+@pytest.mark.parametrize("step", ["trained_adapter", "load_model", "read_tokenizer"])
 @pytest.mark.parametrize("out", ["new", "new/and/deep", "empty"])
 def test_a_failed_merge_leaves_nothing_behind_and_can_be_repeated(
     storage: Storage, place: Path, step: str, out: str

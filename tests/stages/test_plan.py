@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.stages.plan import RunPlan, kept_model, make_plan
-from tests.data.hub_records import RECORDS
+from tests.data.hub.records import RECORDS
 
 Make = Callable[..., RunConfig]
 TRAINING = {"training", "tuned"}
@@ -99,6 +99,9 @@ def test_execution_keys_change_no_stage(make_config: Make, key: str) -> None:
         ("data.max_rows=15", TOKENS),
         ("data.max_length=64", TOKENS),
         ("data.overlong=drop", TOKENS),
+        ("data.bad_rows=skip", TOKENS),
+        ("data.merge_system=true", ALL),
+        ("data.chat_template='{{ messages }}'", ALL),
         ("data.train_on_inputs=true", TOKENS),
         ("seed=1", TOKENS),
         ("warmup.num_steps=50", WARMUP),
@@ -356,7 +359,7 @@ def test_a_search_shares_the_warm_up_and_the_base_evaluation(make_config: Make) 
             "evaluation={tasks: [gsm8k], tuned_likelihood: true}",
             "evaluation.tuned_likelihood",
         ),
-        ("data.train=[missing.json]", "missing.json"),
+        ("data.train=[missing.json]", "data.train"),
         ("data.dir=null", "data.dir"),
         ("model.path=/nowhere/at/all", "model.path"),
     ],

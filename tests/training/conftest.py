@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from smt_ray.data.batches import MicroBatch, StepPlan
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.training.loop import Callbacks, LoopSettings, TrainingLoop
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from smt_ray.config.model_and_data import ModelConfig
-from smt_ray.data.cache import load_tokens
+from smt_ray.config.model import ModelConfig
+from smt_ray.data.encoding.stored import load_tokens
 from smt_ray.errors import UserError
 from smt_ray.methods.full import FullMethod
 from smt_ray.methods.lora import LoraMethod, LoraSettings

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from smt_ray.data.batches import step_micro_batches
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.documents.probe import Probe
 from smt_ray.errors import UserError
 from smt_ray.probe.probe import probe_skeleton

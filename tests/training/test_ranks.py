@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from smt_ray.data.batches import StepPlan
-from smt_ray.data.cache import load_tokens, save_tokens
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows, load_tokens, save_tokens
 from smt_ray.smt.selection import Selection
 from smt_ray.training.loss import SupervisedLoss
 from tests.ranks import free_port, run_ranks

@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from smt_ray.config.model_and_data import ModelConfig
-from smt_ray.data.cache import load_tokens
+from smt_ray.config.model import ModelConfig
+from smt_ray.data.encoding.stored import load_tokens
 from smt_ray.methods.full import FullMethod
 from smt_ray.models.inspect import find_eligible
 from smt_ray.models.load import load_model

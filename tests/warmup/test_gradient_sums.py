@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from smt_ray.data.batches import StepPlan, step_micro_batches
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.models.inspect import find_eligible
 from smt_ray.smt.linears import dense_weight
 from smt_ray.smt.scores import block_statistics

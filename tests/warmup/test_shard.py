@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from smt_ray.data.batches import StepPlan, step_micro_batches
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.errors import UserError
 from smt_ray.probe.probe import probe_skeleton
 from smt_ray.smt.scores import ScoreTable, block_statistics

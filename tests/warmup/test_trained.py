@@ -15,8 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from smt_ray.builtin import MODEL_DIR
 from smt_ray.data.batches import StepPlan
-from smt_ray.data.cache import load_tokens, save_tokens
-from smt_ray.data.encoding import EncodedRows
+from smt_ray.data.encoding.stored import EncodedRows, load_tokens, save_tokens
 from tests.ranks import free_port, run_ranks
 
 pytestmark = pytest.mark.slow

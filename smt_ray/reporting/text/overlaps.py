@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from smt_ray.documents.overlaps import OverlapReport, TaskOverlap
+from smt_ray.documents.overlaps import Duplicates, OverlapReport, TaskOverlap
 from smt_ray.reporting.text.console import rich_table, show
 from smt_ray.reporting.text.tables import Cells
 from smt_ray.reporting.text.values import MISSING
@@ -13,24 +13,41 @@ from smt_ray.reporting.text.values import MISSING
 if TYPE_CHECKING:
     from rich.console import Console
 
-_HEAD = ("task", "test rows", "in training", "share", "same answer", "first test row")
+_TASKS = ("task", "test rows", "in training", "share", "same answer", "first test row")
+_SETS = ("rows of", "that are also in", "rows", "identical", "same question", "first")
 
 
 def print_overlaps(report: OverlapReport) -> None:
-    """Prints the table; without colours or wrapping if the output is not a terminal."""
+    """Prints the tables; without colours or wrapping if the output is not a terminal."""
     show(partial(_render, report))
 
 
 def _render(report: OverlapReport, console: Console) -> None:
     from rich.text import Text
 
+    console.print(Text("Rows that are there twice", style="bold"))
+    sets = tuple(map(_set, report.duplicates))
+    console.print(rich_table(Cells(_SETS, sets, 3), _style))
+    if not report.tasks:
+        return
     title = f"Test questions that are also in the {report.num_training_rows:,} training rows"
     console.print(Text(title, style="bold"))
     rows = tuple(_row(name, task) for name, task in report.tasks.items())
-    console.print(rich_table(Cells(_HEAD, rows, len(_HEAD) - 1), _style))
+    console.print(rich_table(Cells(_TASKS, rows, len(_TASKS) - 1), _style))
     if total := sum(task.num_found for task in report.tasks.values()):
         note = f"accuracy on these {total:,} questions does not measure generalisation"
         console.print(Text(f"  {note}"))
+
+
+def _set(found: Duplicates) -> tuple[str, ...]:
+    return (
+        found.rows,
+        "the same" if found.rows == found.within else found.within,
+        f"{found.num_rows:,}",
+        f"{found.num_identical:,}",
+        f"{found.num_same_question:,}",
+        found.first or MISSING,
+    )
 
 
 def _row(name: str, task: TaskOverlap) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from smt_ray.documents.run import (
     Who,
 )
 from smt_ray.reporting.text.console import facts_grid, rich_table, show
+from smt_ray.reporting.text.rows import row_warnings, rows_text
 from smt_ray.reporting.text.tables import Cells, escape, markdown_table
 from smt_ray.reporting.text.values import (
     MISSING,
@@ -197,6 +198,8 @@ def facts(metrics: RunMetrics) -> list[tuple[str, str]]:
     model = metrics.model
     pairs = [
         ("model", _join(model.name, number_text(model.num_parameters, "{:,} parameters"))),
+        ("rows", rows_text(metrics.rows) if metrics.rows else ""),
+        *(("warning", line) for line in (row_warnings(metrics.rows) if metrics.rows else ())),
         ("trainable", trainable_text(metrics.trainable)),
         ("blocks", _blocks(metrics.selection)),
         ("factors", factors_text(metrics.method_settings)),

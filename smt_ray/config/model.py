@@ -1,4 +1,4 @@
-"""The sections of the base model and of the rows that it learns from."""
+"""The section of the base model."""
 
 from __future__ import annotations
 
@@ -63,55 +63,4 @@ class ModelConfig(Section):
             raise ValueError("gguf_file needs path, the folder or hub name that holds it")
         if self.architecture and not isinstance(self.architecture.get("model_type"), str):
             raise ValueError("architecture needs model_type, such as llama")
-        return self
-
-
-class HubSource(Section):
-    """A dataset of training rows on the Hugging Face hub, with the fields of LLM-Adapters."""
-
-    hub: str = semantic()
-    """The name of the dataset, owner/name."""
-    config: str | None = semantic(None)
-    """The configuration (subset) of the dataset."""
-    split: str = semantic("train")
-    """The split of the dataset."""
-    revision: str | None = semantic(None)
-    """The branch, tag or commit."""
-
-
-ROW_KEYS = frozenset({"dir", "train", "max_rows", "validation_rows"})
-"""The keys of the data section that decide which rows there are."""
-
-
-class DataConfig(Section):
-    """The training and test rows, and how a row becomes tokens."""
-
-    dir: str | None = semantic(None)
-    """The folder of the rows, laid out like LLM-Adapters: ft-training_set/*.json and
-    dataset/<task>/test.json. With the word hub, test rows come from the original datasets on the
-    hub, in the form of LLM-Adapters."""
-    train: list[str | HubSource] = semantic()
-    """The sources of training rows: a JSON or JSONL file (relative to dir), builtin:<task>,
-    hub:<task> (such as hub:boolq, the original dataset in the form of LLM-Adapters), or
-    {hub: owner/name}."""
-    max_rows: int | None = semantic(None, ge=1)
-    """The number of training rows to use, drawn by the seed; null for all."""
-    validation_rows: int = semantic(0, ge=0)
-    """The number of rows that are held out of training for the validation loss, drawn by the
-    seed."""
-    prompt: Literal["clean", "legacy"] = semantic("clean")
-    """The form of the prompt: clean, or the published one (legacy) with its superfluous spaces."""
-    train_on_inputs: bool = semantic(False)
-    """Whether prompt tokens are targets of the loss, too."""
-    max_length: int = semantic(512, ge=2)
-    """The largest number of tokens of a row."""
-    overlong: Literal["truncate", "drop"] = semantic("truncate")
-    """What happens to longer rows. Their number is reported."""
-
-    @model_validator(mode="after")
-    def _some_rows(self) -> DataConfig:
-        if not self.train:
-            raise ValueError("train must name at least one source")
-        if self.max_rows is not None and self.validation_rows >= self.max_rows:
-            raise ValueError("validation_rows must be smaller than max_rows")
         return self

@@ -11,14 +11,14 @@ from typing import Any
 import datasets
 import pytest
 
-from smt_ray.config.model_and_data import HubSource
-from smt_ray.data.hub_tasks import HUB_TASKS
+from smt_ray.config.data import Source
+from smt_ray.data.hub.tasks import HUB_TASKS
 from smt_ray.data.rows import Row
-from smt_ray.data.sources import is_local, read_task_rows, read_training_rows
+from smt_ray.data.sources import Reading, is_local, read_sources, read_task_rows
 from smt_ray.errors import UserError
 from smt_ray.evaluation.tasks import SUITES
-from tests.data.hub_parsing import parse
-from tests.data.hub_records import RECORDS
+from tests.data.hub.parsing import parse
+from tests.data.hub.records import RECORDS
 
 # The answer formats in the training files, and a task with each.
 FORMATS = {
@@ -46,6 +46,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     return asked
+
+
+def training_rows(*sources: str) -> list[Row]:
+    return read_sources(sources, Reading("hub"), "data.train").rows
 
 
 def refused(call: Callable[[], Any]) -> UserError:
@@ -119,7 +123,7 @@ def test_the_test_rows_of_a_task_are_read_from_its_dataset(hub: list[Asked], tas
 def test_the_training_rows_of_a_task_are_read_from_its_dataset(hub: list[Asked], task: str) -> None:
     source = HUB_TASKS[task]
     expected = Row(**source.row(RECORDS[task][0]))
-    found = read_training_rows([f"hub:{task}"], "hub")
+    found = training_rows(f"hub:{task}")
     assert found == [expected] * len(source.train)
     assert [row.position for row in found] == list(range(len(found)))
     assert hub == [(source.dataset, *part, source.revision) for part in source.train]
@@ -135,7 +139,7 @@ def test_no_split_is_used_for_both_training_and_test() -> None:
 def test_files_are_still_found_with_test_rows_of_the_hub(tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
     file.write_text(json.dumps([{"instruction": "a", "output": "b"}]))
-    assert read_training_rows([str(file)], "hub") == [Row("a", "b")]
+    assert training_rows(str(file)) == [Row("a", "b")]
 
 
 def test_a_folder_that_is_named_hub_can_be_used(tmp_path: Path, monkeypatch: Any) -> None:
@@ -148,7 +152,7 @@ def test_a_folder_that_is_named_hub_can_be_used(tmp_path: Path, monkeypatch: Any
 
 def test_files_and_builtin_suites_are_local_sources() -> None:
     local = ["a.json", "builtin:tiny_arithmetic"]
-    assert [is_local(s) for s in [*local, "hub:boolq", HubSource(hub="a/b")]] == [
+    assert [is_local(s) for s in [*local, "hub:boolq", Source(hub="a/b")]] == [
         True,
         True,
         False,
@@ -166,7 +170,7 @@ def test_the_error_for_a_task_without_a_dataset_lists_those_with_one(task: str) 
 
 @pytest.mark.parametrize("task", ["MultiArith", "SVAMP", "AddSub", "me/mine"])
 def test_a_task_without_training_rows_is_an_error(task: str) -> None:
-    error = refused(lambda: read_training_rows([f"hub:{task}"]))
+    error = refused(lambda: training_rows(f"hub:{task}"))
     assert (error.field, error.got) == ("data.train", task)
     assert "gsm8k" in error.rule
     assert "SVAMP" not in error.rule
@@ -182,7 +186,7 @@ def test_the_error_without_a_network_says_what_to_do(monkeypatch: pytest.MonkeyP
         "data.dir: the hub dataset cannot be loaded (no way there); got 'google/boolq'. Fix: set"
         " data.dir to a clone of LLM-Adapters"
     )
-    error = refused(lambda: read_training_rows(["hub:boolq"]))
+    error = refused(lambda: training_rows("hub:boolq"))
     assert (error.field, error.got) == ("data.train", "google/boolq")
     assert "LLM-Adapters" in error.fix
 
@@ -230,7 +234,7 @@ def test_datasets_on_disk_are_read_through_the_library(
 
     tests = read_task_rows(task, "hub", builtin=False)
     assert tests == [Row(**expected)] * (1 + len("validation"))
-    training = read_training_rows([f"hub:{task}"])
+    training = training_rows(f"hub:{task}")
     assert training == [Row(**expected)] * (1 + len("train")) * len(source.train)
 
 

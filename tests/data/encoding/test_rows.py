@@ -10,15 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from smt_ray.data.cache import load_tokens, save_tokens
-from smt_ray.data.encoding import (
-    EncodedRows,
-    encode_completion,
-    encode_prompt,
-    encode_prompts,
-    encode_rows,
-)
-from smt_ray.data.prompts import build_prompt
+from smt_ray.data.encoding.ids import encode_completion, encode_prompt, encode_prompts
+from smt_ray.data.encoding.rows import Limits, encode_rows
+from smt_ray.data.encoding.stored import EncodedRows, load_tokens, save_tokens
+from smt_ray.data.prompts import Prompts, build_prompt
 from smt_ray.data.rows import Row
 from smt_ray.errors import UserError
 
@@ -61,7 +56,7 @@ def test_a_row_begins_with_bos_if_the_tokenizer_adds_it_and_ends_with_one_eos(
 def test_a_row_is_the_prompt_of_evaluation_and_its_output(
     tokenizer: Any, rows: list[Row], form: Any
 ) -> None:
-    encoded, _ = encode_rows(tokenizer, rows, prompt_form=form, max_length=ROOMY)
+    encoded, _ = encode_rows(tokenizer, rows, prompts=Prompts(tokenizer, form), max_length=ROOMY)
     assert len(encoded) == len(rows)
     for index, row in enumerate(rows):
         text = build_prompt(row, form)
@@ -193,7 +188,7 @@ def test_rows_of_several_chunks_are_encoded_like_few_rows(
 ) -> None:
     tokenizer = make_tokenizer("bytes")
     whole, _ = encode_rows(tokenizer, rows)
-    monkeypatch.setattr("smt_ray.data.encoding._CHUNK", 7)
+    monkeypatch.setattr("smt_ray.data.encoding.rows._CHUNK", 7)
     seen: list[int] = []
     chunked, _ = encode_rows(tokenizer, rows, on_rows=seen.append)
     assert seen == [*range(7, len(rows), 7), len(rows)]
@@ -216,3 +211,55 @@ def test_tokens_are_read_as_they_were_written(
             assert before.dtype == after.dtype
     save_tokens(path, {"training": training})
     assert load_tokens(path, "validation") is None
+
+
+def test_a_plain_text_is_learned_as_a_whole(tokenizer: Any, kind: str) -> None:
+    encoded, _ = encode_rows(tokenizer, [Row("", "A plain document.", is_verbatim=True)])
+    ids = encoded.row(0).tolist()
+    assert tokenizer.decode(ids[1:] if "BOS" in kind else ids).strip() == "A plain document.</s>"
+    assert encoded.targets(0, False).tolist() == list(range(1, len(ids)))
+
+
+@pytest.mark.parametrize("form", ["clean", "legacy", "published", "auto"])
+def test_a_verbatim_prompt_is_the_same_in_every_form(tokenizer: Any, form: Any) -> None:
+    row = Row("Say what: ", "that", is_verbatim=True)
+    prompts = Prompts(tokenizer, form)
+    assert prompts.ask(row).text == "Say what: "
+    encoded, _ = encode_rows(tokenizer, [row], prompts=prompts)
+    asked = encode_prompt(tokenizer, prompts.ask(row))
+    assert split(encoded, 0)[0] == asked
+
+
+def test_special_tokens_that_a_verbatim_text_has_are_not_added(tokenizer: Any) -> None:
+    texts = [Row("", f"<s>{text}</s>", is_verbatim=True) for text in ("A text.", "Another.")]
+    for index, row in enumerate(texts):
+        ids = encode_rows(tokenizer, texts)[0].row(index).tolist()
+        assert (ids[0], ids.count(BOS)) == (BOS, 1)
+        assert (ids[-1], ids.count(EOS)) == (EOS, 1)
+        assert row.output.startswith(tokenizer.decode(ids[0]))
+
+
+@pytest.mark.parametrize(
+    ("limits", "rule"),
+    [
+        (Limits(vocabulary=9), "must have token ids below 9"),
+        (Limits(positions=9), "must fit the model's 9 positions"),
+    ],
+)
+def test_a_row_that_the_model_cannot_take_is_named_or_left_out(
+    make_tokenizer: Callable[[str], Any], rows: list[Row], limits: Limits, rule: str
+) -> None:
+    tokenizer = make_tokenizer("bytes")
+    bad = replace(rows[0], place="rows.json, row 4")
+    with pytest.raises(UserError, match=f"rows.json, row 4: {rule}"):
+        encode_rows(tokenizer, [bad], limits=limits)
+    with pytest.raises(UserError, match=rule):
+        encode_rows(tokenizer, [bad], limits=limits, bad_rows="skip")
+    short = Row("", "\x00", is_verbatim=True)
+    limits = Limits(*(limit and max(limit, 300) for limit in limits))
+    long = replace(bad, output="x y z " * 200)
+    encoded, counts = encode_rows(
+        tokenizer, [short, long], limits=limits._replace(vocabulary=None), bad_rows="skip",
+        max_length=ROOMY,
+    )  # fmt: skip
+    assert len(encoded) + counts.bad.number == 2

@@ -1,44 +1,51 @@
-"""Rows from the Hugging Face hub: datasets with LLM-Adapters' fields, and published tasks."""
+"""Records from the Hugging Face hub: those of any dataset, and the rows of published tasks."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from smt_ray.config.model_and_data import HubSource
-from smt_ray.data.hub_tasks import HUB_TASKS, Fields, RowMaker
-from smt_ray.data.rows import Row, parse_rows
+from smt_ray.config.data import Source
+from smt_ray.data.files import without_nulls
+from smt_ray.data.hub.tasks import HUB_TASKS, Fields, RowMaker
 from smt_ray.errors import UserError
 
 _FIXES = {
-    "data.train": "name files of LLM-Adapters, or {hub: owner/name} for a dataset with its fields",
+    "data.train": "name files of LLM-Adapters, or {hub: owner/name} for a dataset of rows",
     "data.dir": "set data.dir to a clone of LLM-Adapters",
 }
 
 
-def read_hub_source(source: HubSource) -> list[Row]:
-    """The training rows of a dataset that has LLM-Adapters' fields.
+def read_hub_records(source: Source, field: str) -> list[Any]:
+    """The records of a dataset.
+
+    Args:
+        source: The source, with the name of the dataset.
+        field: The config key that holds the source.
 
     Raises:
-        UserError: The dataset cannot be loaded, is empty, or holds a bad row.
+        UserError: The dataset cannot be loaded.
     """
-    name = source.hub
+    name = str(source.hub)
     try:
         records = _load(name, source.config, source.split, source.revision)
     except Exception as error:
-        raise _not_loaded("data.train", name, error) from error
-    return parse_rows(records, f"hub:{name}")
+        raise _not_loaded(field, name, error) from error
+    return [without_nulls(record) for record in records]
 
 
-def read_hub_task(name: str, *, training: bool) -> list[Row]:
+def read_hub_task(name: str, *, training: bool) -> list[tuple[str, list[Fields]]]:
     """The rows of a published task, from its original dataset.
 
     Args:
         name: The name of the task.
         training: Whether the training rows are read; otherwise the test rows.
 
+    Returns:
+        The name and the records of each split that the task consists of.
+
     Raises:
         UserError: There is no such dataset, it cannot be loaded, or its records do not have the
-            form that :mod:`smt_ray.data.hub_tasks` expects.
+            form that :mod:`smt_ray.data.hub.tasks` expects.
     """
     field = "data.train" if training else "data.dir"
     fix = _FIXES[field]
@@ -49,15 +56,15 @@ def read_hub_task(name: str, *, training: bool) -> list[Row]:
         raise UserError(field, rule, got=name, fix=fix)
     task = HUB_TASKS[name]
     make = task.row if training else task.test_row
-    rows: list[Row] = []
+    found = []
     for config, split in task.train if training else task.test:
         try:
             records = _load(task.dataset, config, split, task.revision)
         except Exception as error:
             raise _not_loaded(field, task.dataset, error, fix) from error
-        source = f"hub:{task.dataset}, {config or 'default'}/{split}"
-        rows += parse_rows(_fields(records, make, source, fix), source)
-    return rows
+        label = f"hub:{task.dataset}, {config or 'default'}/{split}"
+        found.append((label, _fields(records, make, label, fix)))
+    return found
 
 
 def _load(name: str, config: str | None, split: str, revision: str | None) -> list[Any]:
@@ -69,6 +76,7 @@ def _load(name: str, config: str | None, split: str, revision: str | None) -> li
 def _not_loaded(field: str, name: str, error: Exception, fix: str = "") -> UserError:
     """The error for a dataset; the library has many errors, all about what the user asked for."""
     reason = str(error).strip().split("\n")[0]
+    fix = fix or "check its name, config, split and revision, and the connection"
     return UserError(field, f"the hub dataset cannot be loaded ({reason})", got=name, fix=fix)
 
 
