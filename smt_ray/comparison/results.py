@@ -125,8 +125,19 @@ def _with_measurements(
         if found
         else {},
         average=found.average if found else None,
+        retention=_retention(outcomes),
         by_seed=_averages(measured, len(outcomes)),
     )
+
+
+def _retention(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """The change of the loss on each text that was not trained on, as a mean over seeds."""
+    changes: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        for name, kept in (outcome.metrics.retention if outcome.metrics else {}).items():
+            if kept.base and kept.tuned:
+                changes.setdefault(name, []).append(kept.tuned.loss - kept.base.loss)
+    return {name: float(np.mean(values)) for name, values in changes.items()}
 
 
 def _averages(measured: Measured, num_seeds: int) -> list[float]:

@@ -57,7 +57,7 @@ def check_validation(runs: Sequence[RunConfig]) -> None:
         UserError: There is such a run.
     """
     for run in runs:
-        if not run.data.validation_rows:
+        if not run.data.has_validation:
             raise UserError(
                 "run.data.validation_rows",
                 "must be positive, because learning rates are chosen by validation loss",
@@ -115,7 +115,9 @@ def check_claim(table: str, cells: Mapping[str, RunConfig]) -> None:
     for key in _QUESTIONS:
         got = {cell: of_cell[key] for cell, of_cell in values.items()}
         # Answers are paired within a task, so the order of the tasks does not matter.
-        asked = [set(value) if isinstance(value, list) else value for value in got.values()]
+        asked = [
+            set(map(str, value)) if isinstance(value, list) else value for value in got.values()
+        ]
         if asked[0] != asked[-1]:
             raise UserError(
                 f"tables.{table}.claims",

@@ -136,6 +136,11 @@ class DataConfig(Section):
             raise ValueError("must be a number of rows, or a share below 1")
         return int(value) if value >= 1 or not value else value
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether rows are held out for the validation loss."""
+        return bool(self.validation or self.validation_rows)
+
     def row_key(self) -> str:
         """What decides which rows there are, as a key for caches."""
         return self.model_dump_json(include={*ROW_KEYS, "bad_rows"})

@@ -11,7 +11,7 @@ from smt_ray.config.fields import fields_along, sections_in
 from smt_ray.errors import UserError
 
 # Pydantic adds the name of a union's branch to the location of an error.
-_BRANCHES = ("int", "float", "str", "bool", "Source")
+_BRANCHES = ("int", "float", "str", "bool", "Source", "OwnTask")
 
 
 def explain(error: ValidationError, root: type[BaseModel]) -> UserError:

@@ -111,8 +111,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _validation_has_rows(self) -> RunConfig:
-        if self.training.validate_every_steps and not self.data.validation_rows:
+        if self.training.validate_every_steps and not self.data.has_validation:
             raise ValueError(
-                "training.validate_every_steps has no effect without data.validation_rows: set both"
+                "training.validate_every_steps has no effect without validation rows: set"
+                " data.validation_rows or data.validation, too"
             )
         return self

@@ -7,7 +7,9 @@ from urllib.parse import urlsplit
 
 from pydantic import model_validator
 
+from smt_ray.config.data import Source
 from smt_ray.config.fields import Section, execution, semantic
+from smt_ray.config.tasks import OwnTask
 
 
 class BatchingConfig(Section):
@@ -67,8 +69,11 @@ class ResourcesConfig(Section):
 class EvaluationConfig(Section):
     """The test tasks, and how they are evaluated."""
 
-    tasks: list[str] = semantic([])
-    """The names of the tasks; without any, there is no evaluation."""
+    tasks: list[str | OwnTask] = semantic([])
+    """The names of published tasks or suites, and tasks of your own: {name, rows, answer, ...}."""
+    retention: list[str | Source] = semantic([])
+    """The sources of rows that were not trained on, such as general text. The loss of base and
+    tuned model on them shows what was forgotten."""
     max_rows: int | None = semantic(None, ge=1)
     """The number of rows of each task, from its beginning; null for all."""
     num_beams: int = semantic(1, ge=1)
@@ -91,6 +96,18 @@ class EvaluationConfig(Section):
     """Whether the tuned model is also evaluated by likelihood."""
     batch_tokens: int = execution(8192, ge=1)
     """The largest number of tokens of a generation batch, padding and new tokens included."""
+
+    @property
+    def own_tasks(self) -> tuple[OwnTask, ...]:
+        """The tasks of the user's own."""
+        return tuple(task for task in self.tasks if isinstance(task, OwnTask))
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> EvaluationConfig:
+        names = [task.name for task in self.own_tasks]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"tasks must have different names, not twice {', '.join(twice)}")
+        return self
 
 
 class TrackingConfig(Section):

@@ -154,7 +154,7 @@ class SearchConfig(Section):
         return grace, most
 
     def _check_run(self, run: RunConfig) -> None:
-        if not run.data.validation_rows:
+        if not run.data.has_validation:
             raise UserError(
                 "run.data.validation_rows",
                 "must be positive, because a search compares validation losses",

@@ -31,6 +31,7 @@ class StageKeys:
     training: Keys
     generate: Keys
     likelihood: Keys
+    retention: Keys
 
 
 def stage_keys(config: RunConfig) -> StageKeys:
@@ -55,6 +56,7 @@ def stage_keys(config: RunConfig) -> StageKeys:
             "lower_case": evaluation.lower_case,
         },
         likelihood=likelihood,
+        retention={"max_length": config.data.max_length},
     )
 
 

@@ -56,6 +56,8 @@ class CellResult(Document):
     """Task -> accuracy."""
     task_intervals: dict[str, tuple[float, float]] = {}
     average: Interval | None = None
+    retention: dict[str, float] = {}
+    """Text that was not trained on -> the change of the loss on it, as a mean over seeds."""
     by_seed: list[float] = []
     """The average accuracy of each seed."""
 

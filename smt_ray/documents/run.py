@@ -152,6 +152,22 @@ class TaskResults(Document):
         return None if result is None else result.accuracy
 
 
+class KeptLoss(Document):
+    """The loss on text that was not trained on."""
+
+    loss: float
+    """The mean over tokens, in nats."""
+    num_rows: int
+    num_tokens: int
+
+
+class Retention(Document):
+    """What a model has kept: its loss on text that was not trained on."""
+
+    base: KeptLoss | None = None
+    tuned: KeptLoss | None = None
+
+
 class ModelSummary(Document):
     """The base model."""
 
@@ -193,6 +209,8 @@ class TrainingMetrics(Document):
     num_steps: int | None = None
     metrics: dict[str, float] = {}
     """The last value of every metric, such as ``train/loss``."""
+    loss_before: float | None = None
+    """The validation loss before the first step."""
 
     @property
     def validation_loss(self) -> float | None:
@@ -237,6 +255,8 @@ class RunMetrics(Document):
     seconds: float | None = None
     stages: dict[str, StageEntry] = {}
     tasks: dict[str, TaskResults] = {}
+    retention: dict[str, Retention] = {}
+    """Text that was not trained on -> the losses on it."""
     rows: TokensSummary | None = None
     """The rows that were trained on, and those that were left out."""
     trainable: Trainable | None = None

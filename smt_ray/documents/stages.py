@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import JsonValue
 
 from smt_ray.documents.base import Document
-from smt_ray.documents.run import Reading, Result, Trainable
+from smt_ray.documents.run import KeptLoss, Reading, Result, Trainable
 
 Protocol = Literal["generate", "likelihood"]
 """The way to evaluate a model: by the text that it writes, or by the most likely candidate."""
@@ -133,6 +133,8 @@ class EvaluationSummary(Document):
     prompt: str = "clean"
     """The form of the prompts."""
     tasks: dict[str, TaskSummary]
+    retention: dict[str, KeptLoss] = {}
+    """Text that was not trained on -> the loss on it."""
 
 
 class EvaluationReport(Document):

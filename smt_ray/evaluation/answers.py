@@ -4,6 +4,9 @@ The rules are those of LLM-Adapters with all their faults, so that results can b
 published ones. The rule of AQuA takes the first letter from A to E anywhere, also in
 "A: Let the...". It disagrees with the stated "The answer is (C)" in about one of five reference
 outputs. :func:`stated_letter` reads what is stated; both results are reported.
+
+Tasks of the user's own have rules without such faults: labels are whole words, and a text that must
+equal the answer is not searched for it.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import math
 import re
 from collections.abc import Callable
 
+from smt_ray.data.rows import Row
 from smt_ray.errors import UserError
 from smt_ray.evaluation.tasks import AnswerKind, Task
 
@@ -64,13 +68,41 @@ def is_correct(task: Task, extracted: str | None, expected: str) -> bool:
     Raises:
         UserError: The answers of the task are numbers, but the expected answer is not.
     """
+    if extracted is None:
+        return False
+    if task.answer == "contains":
+        return expected.casefold() in extracted.casefold()
+    if task.answer == "regex":
+        return extracted == expected or _are_equal(extracted, expected)
     if task.answer != "number":
         return extracted == expected
-    gold = parse_number(expected)
-    if gold is None:
+    if parse_number(expected) is None:
         raise UserError(f"{task.name}, answer", "must be a number", got=expected)
-    got = None if extracted is None else parse_number(extracted)
-    return got is not None and abs(got - gold) <= NUMBER_TOLERANCE
+    return _are_equal(extracted, expected)
+
+
+def expected_answer(task: Task, row: Row) -> str:
+    """The answer that a row expects: its ``answer``, or what its output says.
+
+    Raises:
+        UserError: The row has no answer that the task's rule could read.
+    """
+    given = row.answer or row.output
+    found = _EXPECTED[task.answer](task, given)
+    if not found:
+        raise UserError(
+            f"{row.place}, field 'answer'", f"must be {_WANTED[task.answer]}", got=given,
+            fix="mend the row, or change the answer of the task",
+        )  # fmt: skip
+    return found
+
+
+def _are_equal(one: str, other: str) -> bool:
+    """Whether both are the same number, to :data:`NUMBER_TOLERANCE`."""
+    first, second = parse_number(one), parse_number(other)
+    if first is None or second is None:
+        return False
+    return abs(first - second) <= NUMBER_TOLERANCE
 
 
 def parse_number(text: str) -> float | None:
@@ -97,9 +129,73 @@ def _last_number(task: Task, text: str) -> str | None:
     return numbers[-1] if numbers else None
 
 
+def _first_word(task: Task, text: str) -> str | None:
+    """The first label that a text names as a whole word, in the label's own case."""
+    alternatives = "|".join(map(re.escape, task.labels))
+    match = re.search(rf"(?<!\w)(?:{alternatives})(?!\w)", text, re.IGNORECASE)
+    return _own_case(task, match.group()) if match else None
+
+
+def _own_case(task: Task, label: str) -> str | None:
+    return next((own for own in task.labels if own.casefold() == label.casefold()), None)
+
+
+def _whole_text(task: Task, text: str) -> str | None:
+    return text.strip() or None
+
+
+def _last_match(task: Task, text: str) -> str | None:
+    matches = list(re.finditer(task.pattern, text))
+    if not matches:
+        return None
+    found = matches[-1].group(1 if matches[-1].re.groups else 0)
+    return found.strip() if found else None
+
+
 _RULES: dict[AnswerKind, Callable[[Task, str], str | None]] = {
     "label": _first_label,
     "number": _last_number,
     # The published rule is that of labels, but letters also have a corrected rule: stated_letter.
     "letter": _first_label,
+    "word": _first_word,
+    "exact": _whole_text,
+    "contains": _whole_text,
+    "regex": _last_match,
+}
+
+
+def _exact_label(task: Task, text: str) -> str | None:
+    return text if text in task.labels else None
+
+
+def _a_number(task: Task, text: str) -> str | None:
+    """The number that a text is, or the last one in it if the row has no short answer."""
+    return text if parse_number(text) is not None else _last_number(task, text)
+
+
+def _label_or_first(task: Task, text: str) -> str | None:
+    return _own_case(task, text.strip()) or _first_word(task, text)
+
+
+def _matched_or_whole(task: Task, text: str) -> str | None:
+    return _last_match(task, text) or _whole_text(task, text)
+
+
+_EXPECTED: dict[AnswerKind, Callable[[Task, str], str | None]] = {
+    "label": _exact_label,
+    "letter": _exact_label,
+    "number": _a_number,
+    "word": _label_or_first,
+    "exact": _whole_text,
+    "contains": _whole_text,
+    "regex": _matched_or_whole,
+}
+_WANTED: dict[AnswerKind, str] = {
+    "label": "one of the labels of the task",
+    "letter": "one of the letters of the task",
+    "number": "a number",
+    "word": "one of the labels of the task",
+    "exact": "a text",
+    "contains": "a text",
+    "regex": "a text",
 }

@@ -161,7 +161,7 @@ class _Asking:
             for row, name in zip(self.rows, self.names, strict=True)
         ]
         completions = [
-            [complete(row, candidate, name) for candidate in offered]
+            [complete(self.task, row, candidate, name) for candidate in offered]
             for row, offered, name in zip(self.rows, candidates, self.names, strict=True)
         ]
         found = candidate_log_likelihoods(
@@ -169,8 +169,7 @@ class _Asking:
             self.tokenizer,
             self.prompts,
             completions,
-            # An answer may be the beginning of another one ("1" and "12"), up to its EOS.
-            with_eos=self.task.candidates == "answers",
+            with_eos=self.task.ends_matter,
             names=self.names,
             batch_tokens=self.batch_tokens,
             padding=self.padding,

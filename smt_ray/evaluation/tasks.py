@@ -1,20 +1,24 @@
 """The tasks that can be evaluated, as data: one line for each task.
 
 The fourteen published tasks follow the protocol of LLM-Adapters (32 new tokens for commonsense, 256
-for math). The two built-in tasks belong to the embedded model.
+for math). The two built-in tasks belong to the embedded model. Tasks of the user's own come from
+the config.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Literal
 
 from smt_ray.builtin.almanac import RELATIONS
+from smt_ray.config.data import PromptForm
+from smt_ray.config.tasks import OwnTask
 from smt_ray.errors import UserError
 
-Suite = Literal["commonsense", "math", "builtin"]
-AnswerKind = Literal["label", "number", "letter"]
+Suite = Literal["commonsense", "math", "builtin", "own"]
+AnswerKind = Literal["label", "number", "letter", "word", "exact", "contains", "regex"]
 CandidateRule = Literal["labels", "answers"]
 
 
@@ -26,12 +30,15 @@ class Task:
         name: The name of its data set, such as ``boolq``.
         suite: The group that it is reported with.
         answer: The rule to read an answer from a text: the first of ``labels``, the last number,
-            or, for AQuA, the first letter.
+            or, for AQuA, the first letter. Own tasks also have ``word`` (the first of ``labels``
+            that is a whole word, in any case), ``exact``, ``contains`` and ``regex``.
         max_new_tokens: The largest number of generated tokens.
-        labels: The labels of a ``label`` or ``letter`` task.
+        labels: The labels of a ``label``, ``letter`` or ``word`` task.
         candidates: The answers that the likelihood protocol chooses from: ``labels`` (those that
             the row offers) or ``answers`` (every distinct answer of the evaluated rows); None for
             answers in prose, which have no closed set.
+        pattern: The regular expression of a ``regex`` task.
+        prompt: The form of the prompt; None for the form that training uses.
     """
 
     name: str
@@ -40,6 +47,14 @@ class Task:
     max_new_tokens: int
     labels: tuple[str, ...] = ()
     candidates: CandidateRule | None = None
+    pattern: str = ""
+    prompt: PromptForm | None = None
+
+    @property
+    def ends_matter(self) -> bool:
+        """Whether an answer may be the beginning of another one, so that its end counts."""
+        pairs = permutations(self.labels, 2) if self.suite == "own" else ()
+        return self.candidates == "answers" or any(b.startswith(a) for a, b in pairs)
 
 
 def _commonsense(name: str, *labels: str) -> Task:
@@ -90,33 +105,54 @@ SUITES: dict[str, tuple[str, ...]] = {
 """The names of the tasks of each suite, in the order that tables show them."""
 
 
-def find_task(name: str) -> Task:
-    """The task of a name.
+def own_task(section: OwnTask) -> Task:
+    """The task of a section of the config.
 
     Raises:
-        UserError: There is no such task; the message lists all tasks.
+        UserError: A published task or a suite has its name.
     """
-    if name not in TASKS:
-        raise UserError("evaluation.tasks", f"must be one of {', '.join(TASKS)}", got=name)
-    return TASKS[name]
+    if section.name in TASKS or section.name in SUITES:
+        raise UserError(
+            "evaluation.tasks", "must not give a task of your own the name of a published one",
+            got=section.name, fix=f"call it my_{section.name}",
+        )  # fmt: skip
+    kind: AnswerKind = "word" if section.answer == "labels" else section.answer
+    is_labelled = kind == "word"
+    return Task(
+        section.name,
+        "own",
+        kind,
+        section.max_new_tokens or (32 if is_labelled else 256),
+        # Longer labels come first, because the first alternative that matches is read.
+        tuple(sorted(section.labels, key=lambda label: (-len(label), label))),
+        "labels" if is_labelled else None,
+        section.pattern or "",
+        section.prompt,
+    )
 
 
-def find_tasks(names: Sequence[str]) -> list[Task]:
-    """The tasks that the names stand for; the name of a suite stands for all of its tasks.
+def find_tasks(entries: Sequence[str | OwnTask]) -> dict[str, Task | OwnTask]:
+    """The tasks that entries of ``evaluation.tasks`` stand for, by name.
+
+    The name of a suite stands for all of its tasks.
 
     Returns:
-        Each task once, in the order of the names.
+        Each task once, in the order of the entries; those of the user's own as they are.
 
     Raises:
         UserError: A name is neither that of a task nor that of a suite.
     """
-    expanded: dict[str, Task] = {}
-    for name in names:
-        for member in SUITES.get(name, (name,)):
+    expanded: dict[str, Task | OwnTask] = {}
+    for entry in entries:
+        if isinstance(entry, OwnTask):
+            expanded[entry.name] = entry
+            continue
+        for member in SUITES.get(entry, (entry,)):
             if member not in TASKS:
                 known = ", ".join([*SUITES, *TASKS])
                 raise UserError(
-                    "evaluation.tasks", f"must be a suite or a task, one of {known}", got=name
-                )
+                    "evaluation.tasks", f"must be a suite or a task, one of {known}", got=entry,
+                    fix="correct the name, or give {name, rows, answer} for a task of your own",
+                )  # fmt: skip
             expanded[member] = TASKS[member]
-    return list(expanded.values())
+    return expanded

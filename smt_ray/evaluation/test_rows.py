@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cachetools import LRUCache, cached
 
+from smt_ray.config.data import DataConfig
 from smt_ray.config.run import RunConfig
+from smt_ray.config.tasks import OwnTask
 from smt_ray.data.rows import Row, digest_rows
-from smt_ray.data.sources import read_task_rows, task_version
+from smt_ray.data.sources import (
+    Reading,
+    read_sources,
+    read_task_rows,
+    source_version,
+    task_version,
+)
 from smt_ray.errors import UserError
-from smt_ray.evaluation.tasks import Task, find_tasks
+from smt_ray.evaluation.answers import expected_answer
+from smt_ray.evaluation.tasks import Task, find_tasks, own_task
 
 
 @dataclass(frozen=True)
@@ -20,13 +30,15 @@ class TestRows:
     """The test rows of one task.
 
     Attributes:
-        rows: The rows.
-        digest: Their fingerprint.
+        task: The task.
+        rows: The rows, each with the answer that is expected.
+        digest: The fingerprint of the rows, and of how a task of the user's own is asked.
         max_new_tokens: The most tokens that are generated for a row.
     """
 
     __test__ = False  # no class of pytest's
 
+    task: Task
     rows: Sequence[Row]
     digest: str
     max_new_tokens: int
@@ -36,24 +48,21 @@ def read_tests(config: RunConfig) -> dict[str, TestRows]:
     """The test rows of the config's tasks, by task.
 
     Raises:
-        UserError: A task is unknown, its file is missing or bad, or it cannot be scored by the
-            protocol that the config asks for.
+        UserError: A task is unknown, its file is missing or bad, a row expects what cannot be an
+            answer, or a task cannot be scored by the protocol that the config asks for.
     """
-    evaluation, tasks = config.evaluation, find_tasks(config.evaluation.tasks)
+    evaluation = config.evaluation
+    tests = {
+        name: _read_own(entry, config.data, evaluation.max_rows, evaluation.max_new_tokens)
+        if isinstance(entry, OwnTask)
+        else _read_task(entry, config.data, evaluation.max_rows, evaluation.max_new_tokens)
+        for name, entry in find_tasks(evaluation.tasks).items()
+    }
     for key in ("base_likelihood", "tuned_likelihood"):
         if getattr(evaluation, key):
-            for task in tasks:
-                check_candidates(task, f"evaluation.{key}", got=True, fix="set it to false")
-    return {
-        task.name: _read_task(
-            task,
-            config.data.dir,
-            evaluation.max_rows,
-            evaluation.max_new_tokens,
-            tuple(config.data.ignore_columns),
-        )
-        for task in tasks
-    }
+            for test in tests.values():
+                check_candidates(test.task, f"evaluation.{key}", got=True, fix="set it to false")
+    return tests
 
 
 def check_candidates(task: Task, field: str, *, got: Any, fix: str) -> None:
@@ -77,24 +86,43 @@ def check_candidates(task: Task, field: str, *, got: Any, fix: str) -> None:
 
 
 def _key(
-    task: Task,
-    directory: str | None,
-    max_rows: int | None,
-    limit: int | None,
-    ignored: tuple[str, ...],
+    task: Task, data: DataConfig, max_rows: int | None, limit: int | None
 ) -> tuple[object, ...]:
-    version = task_version(task.name, directory, builtin=task.suite == "builtin")
-    return task.name, directory, max_rows, limit, ignored, version
+    version = task_version(task.name, data.dir, builtin=task.suite == "builtin")
+    return task.name, data.dir, max_rows, limit, tuple(data.ignore_columns), version
 
 
 @cached(LRUCache(maxsize=64), key=_key)
-def _read_task(
-    task: Task,
-    directory: str | None,
-    max_rows: int | None,
-    limit: int | None,
-    ignored: tuple[str, ...],
-) -> TestRows:
+def _read_task(task: Task, data: DataConfig, max_rows: int | None, limit: int | None) -> TestRows:
+    """The rows of a published or built-in task."""
     builtin = task.suite == "builtin"
-    rows = read_task_rows(task.name, directory, builtin=builtin, ignored=ignored)[:max_rows]
-    return TestRows(rows, digest_rows(rows), limit or task.max_new_tokens)
+    rows = read_task_rows(task.name, data.dir, builtin=builtin, ignored=data.ignore_columns)
+    answered = _answered(task, rows[:max_rows])
+    return TestRows(task, answered, digest_rows(answered), limit or task.max_new_tokens)
+
+
+def _own_key(
+    entry: OwnTask, data: DataConfig, max_rows: int | None, limit: int | None
+) -> tuple[object, ...]:
+    version = source_version(entry.rows, data.dir)
+    ignored = tuple(data.ignore_columns)
+    return entry.model_dump_json(), data.dir, max_rows, limit, ignored, version
+
+
+@cached(LRUCache(maxsize=64), key=_own_key)
+def _read_own(
+    entry: OwnTask, data: DataConfig, max_rows: int | None, limit: int | None
+) -> TestRows:
+    """The rows of a task of the user's own."""
+    task = own_task(entry)
+    reading = Reading(data.dir, tuple(data.ignore_columns), is_test=True)
+    rows = read_sources([entry.rows], reading, f"evaluation.tasks, {entry.name}, rows").rows
+    answered = _answered(task, rows[:max_rows])
+    asked = entry.model_dump_json(exclude={"rows", "name", "max_new_tokens"})
+    digest = hashlib.sha256(f"{digest_rows(answered)} {asked}".encode()).hexdigest()
+    return TestRows(task, answered, digest, entry.max_new_tokens or limit or task.max_new_tokens)
+
+
+def _answered(task: Task, rows: Sequence[Row]) -> list[Row]:
+    """The rows with the answer that the task's rule expects of each."""
+    return [replace(row, answer=expected_answer(task, row)) for row in rows]

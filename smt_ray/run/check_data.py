@@ -10,7 +10,6 @@ from smt_ray.data.rows import Row
 from smt_ray.data.splits import read_split
 from smt_ray.documents.overlaps import Duplicates, OverlapReport, TaskOverlap
 from smt_ray.evaluation.answers import is_correct
-from smt_ray.evaluation.tasks import Task, find_task
 from smt_ray.evaluation.test_rows import TestRows, read_tests
 
 
@@ -27,7 +26,7 @@ def check_data(config: RunConfig) -> OverlapReport:
         num_training_rows=len(split.training),
         num_validation_rows=len(split.validation),
         duplicates=_duplicates({name: rows for name, rows in sets.items() if rows}),
-        tasks={name: _overlap(split.training, find_task(name), t) for name, t in tests.items()},
+        tasks={name: _overlap(split.training, t) for name, t in tests.items()},
     )
 
 
@@ -38,8 +37,8 @@ def _duplicates(sets: dict[str, list[Row]]) -> list[Duplicates]:
     return [find_duplicates(one, sets[one], other, sets[other]) for one, other in pairs]
 
 
-def _overlap(training: list[Row], task: Task, test: TestRows) -> TaskOverlap:
-    found = find_overlaps(training, test.rows, partial(is_correct, task))
+def _overlap(training: list[Row], test: TestRows) -> TaskOverlap:
+    found = find_overlaps(training, test.rows, partial(is_correct, test.task))
     return TaskOverlap(
         num_rows=len(test.rows),
         num_found=len(found),

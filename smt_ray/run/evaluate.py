@@ -19,7 +19,6 @@ from smt_ray.config.run import RunConfig
 from smt_ray.config.stage_keys import stage_keys
 from smt_ray.documents.stages import PROTOCOLS, EvaluationReport, EvaluationSummary, Protocol
 from smt_ray.errors import UserError
-from smt_ray.evaluation.tasks import find_tasks
 from smt_ray.evaluation.test_rows import TestRows, check_candidates, read_tests
 from smt_ray.models.inspect import model_identity
 from smt_ray.models.load import load_skeleton, located
@@ -102,8 +101,8 @@ def _with_tasks(
 def _evaluate(
     config: RunConfig, model: ModelConfig, adapter: str | None, tuned: str | None, protocol: str
 ) -> EvaluationReport:
-    chosen = _check_protocol(protocol, config.evaluation.tasks)
     storage, tests = Storage(config.storage), read_tests(config)
+    chosen = _check_protocol(protocol, tests)
     storage.check_writable()
     identity = model_identity(config.model)
     inputs = evaluation_inputs(identity, tests, stage_keys(config), chosen)
@@ -127,24 +126,25 @@ def _predict(
     with ray_for([config], warms_up=False):
         check_shared(config, tracks=False)
         with evaluation_pool(config, make_board()) as pool:
-            answers = pool.evaluate(
+            found = pool.evaluate(
                 "evaluate",
                 tests,
+                retention={},
                 protocol=stage.inputs["protocol"],
                 model=model,
                 probe=kept_probe(load_skeleton(config.model), stage.storage),
                 adapter=adapter,
             )
-        publish_predictions(stage, answers, time.monotonic() - began)
+        publish_predictions(stage, found, time.monotonic() - began)
 
 
-def _check_protocol(protocol: str, tasks: Sequence[str]) -> Protocol:
+def _check_protocol(protocol: str, tests: Mapping[str, TestRows]) -> Protocol:
     chosen = next((known for known in PROTOCOLS if known == protocol), None)
     if chosen is None:
         raise UserError("--protocol", f"must be one of {', '.join(PROTOCOLS)}", got=protocol)
     if chosen == "likelihood":
-        for task in find_tasks(tasks):
-            check_candidates(task, "--protocol", got=protocol, fix="leave it out")
+        for test in tests.values():
+            check_candidates(test.task, "--protocol", got=protocol, fix="leave it out")
     return chosen
 
 

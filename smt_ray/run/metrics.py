@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from smt_ray.artifacts.layout import ADAPTER, REPORT
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.documents.module_names import parse_module_name
 from smt_ray.documents.run import (
+    VALIDATION_LOSS,
     WHO,
+    KeptLoss,
     ModelSummary,
     Paths,
     RanWith,
     Result,
+    Retention,
     RunMetrics,
     SelectedBlocks,
+    StageEntry,
     TaskResults,
     Trainable,
     TrainingMetrics,
     evaluation_key,
 )
-from smt_ray.documents.stages import RankOutcome, SelectionSummary
+from smt_ray.documents.stages import RankOutcome, SelectionSummary, TrainingSummary
 from smt_ray.evaluation.metrics import majority_share
 from smt_ray.methods.protocol import Counts
+from smt_ray.run.artifacts import StageArtifacts
 from smt_ray.stages.plan import RunPlan
 from smt_ray.tracking.uris import how_to_open, resolve_tracking_uri
 
@@ -47,16 +54,36 @@ def collect_metrics(folder: RunFolder, plan: RunPlan, seconds: float) -> RunMetr
             for key, entry in stages.items()
         },
         tasks=_tasks(plan, set(stages)),
+        retention=_retention(plan, set(stages)),
         rows=plan.tokens.read().summary if "tokens" in stages else None,
         trainable=trainable,
         selection=_selected_blocks(selected) if selected else None,
         method_settings=trained.method_settings if trained else {},
-        training=TrainingMetrics(num_steps=trained.num_steps, metrics=trained.outcome.metrics)
-        if trained
-        else None,
+        training=_training(folder, trained, stages) if trained else None,
         ran=_ran_with(trained.outcome) if trained else None,
         paths=_paths(folder, plan, is_trained=trained is not None),
     )
+
+
+def _training(
+    folder: RunFolder, trained: TrainingSummary, stages: Mapping[str, StageEntry]
+) -> TrainingMetrics:
+    records = StageArtifacts(folder.storage, dict(stages)).records()
+    before = (record["metrics"] for record in records if record["step"] == 0)
+    return TrainingMetrics(
+        num_steps=trained.num_steps,
+        metrics=trained.outcome.metrics,
+        loss_before=next((m[VALIDATION_LOSS] for m in before if VALIDATION_LOSS in m), None),
+    )
+
+
+def _retention(plan: RunPlan, finished: set[str]) -> dict[str, Retention]:
+    losses: dict[str, dict[str, KeptLoss]] = {}
+    for who in ("base", "tuned"):
+        if evaluation_key(who) in finished:
+            for name, loss in plan.evaluations[who].read().summary.retention.items():
+                losses.setdefault(name, {})[who] = loss
+    return {name: Retention(**found) for name, found in losses.items()}
 
 
 def _tasks(plan: RunPlan, finished: set[str]) -> dict[str, TaskResults]:

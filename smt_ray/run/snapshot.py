@@ -20,7 +20,7 @@ from smt_ray.artifacts.layout import (
 )
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.stages import Stage
-from smt_ray.documents.run import WHO, RunManifest, RunMetrics
+from smt_ray.documents.run import VALIDATION_LOSS, WHO, RunManifest, RunMetrics
 from smt_ray.reporting.text.run import to_markdown
 from smt_ray.run.artifacts import StageArtifacts
 from smt_ray.tracking.connect import TRACKER
@@ -100,6 +100,10 @@ def final_metrics(metrics: RunMetrics) -> dict[str, float]:
         found[f"eval/{task}/majority"] = results.majority
     if len(metrics.tasks) > 1:
         found |= {f"eval/average/{who}": metrics.average(who) for who in WHO}
+    for name, kept in metrics.retention.items():
+        found |= {f"eval/retention/{name}/{who}": loss.loss for who, loss in kept if loss}
+    if metrics.training and metrics.training.loss_before is not None:
+        found[f"{VALIDATION_LOSS}_before"] = metrics.training.loss_before
     found |= {f"seconds/{key}": entry.seconds for key, entry in metrics.stages.items()}
     if metrics.rows:
         found["rows/training"] = metrics.rows.training.num_rows

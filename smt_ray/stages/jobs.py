@@ -18,8 +18,10 @@ from smt_ray.documents.probe import Probe
 from smt_ray.documents.stages import Protocol
 
 if TYPE_CHECKING:  # unpickling a job imports these classes
+    from smt_ray.evaluation.tasks import Task
     from smt_ray.methods.blocks import EligibleBlocks
     from smt_ray.methods.protocol import MethodSettings
+    from smt_ray.training.text_loss import TextLoss
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,14 @@ class TaskShare:
     Attributes:
         indices: The position of each row in the task.
         answer_pool: All answers of the task.
+        max_new_tokens: The largest number of tokens to generate.
     """
 
+    task: Task
     rows: Sequence[Row]
     indices: Sequence[int]
     answer_pool: Sequence[str]
+    max_new_tokens: int
 
 
 @dataclass(frozen=True)
@@ -113,12 +118,14 @@ class EvaluationJob:
 
     Attributes:
         title: The name of the evaluation on the progress board.
+        retention: The worker's share of the texts whose loss is computed.
         adapter: The folder or URI of an adapter to put on the model; None for the model as it is.
     """
 
     title: str
     worker: int
     shares: Mapping[str, TaskShare]
+    retention: Mapping[str, Sequence[Row]]
     protocol: Protocol
     model: ModelConfig
     probe: Probe
@@ -131,9 +138,21 @@ class Answers(NamedTuple):
 
     Attributes:
         seconds: The time that they took; with several workers, the slowest's.
-        prompt: The form of the prompts.
     """
 
     predictions: list[Prediction]
     seconds: float
+
+
+class Evaluated(NamedTuple):
+    """What an evaluation found, or a worker's share of it.
+
+    Attributes:
+        answers: The predictions of every task.
+        losses: The loss of every text.
+        prompt: The form of the prompts.
+    """
+
+    answers: dict[str, Answers]
+    losses: dict[str, TextLoss]
     prompt: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from smt_ray.config.model import ModelConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.config.running import EvaluationConfig
 from smt_ray.config.stage_keys import StageKeys, stage_keys
+from smt_ray.data.rows import Row, digest_rows
 from smt_ray.data.splits import Split, read_split
 from smt_ray.documents.rows import TokensSummary
 from smt_ray.documents.run import Who, evaluation_key
@@ -24,6 +25,7 @@ from smt_ray.documents.stages import (
     TrainingSummary,
     WarmupSummary,
 )
+from smt_ray.evaluation.retention import read_retention
 from smt_ray.evaluation.test_rows import TestRows, read_tests
 from smt_ray.methods.registry import settings_of
 from smt_ray.models.inspect import model_identity
@@ -44,6 +46,8 @@ class RunPlan:
 
     Attributes:
         split: The training rows and the held-out rows.
+        tests: The test rows, by task.
+        retention: The texts that are not trained on, by name.
         tokens: The tokenised rows.
         warmup: The score table; None for methods and scores that need no gradients.
         selection: The selected blocks; None for methods that select none.
@@ -56,6 +60,7 @@ class RunPlan:
     identity: Identity
     split: Split
     tests: dict[str, TestRows]
+    retention: dict[str, list[Row]]
     tokens: Stage[TokensSummary]
     warmup: Stage[WarmupSummary] | None
     selection: Stage[SelectionSummary] | None
@@ -111,11 +116,11 @@ def make_plan(config: RunConfig) -> RunPlan:
         UserError: Rows, tasks or the model cannot be found or read.
     """
     of_method = settings_of(config).stage_inputs(config)
-    tests = read_tests(config)
+    tests, retention = read_tests(config), read_retention(config)
     split = read_split(config.data, config.seed)
     identity = model_identity(config.model)
     storage, keys = Storage(config.storage), stage_keys(config)
-    asked = _asked(identity, tests, keys, config.evaluation)
+    asked = _asked(identity, tests, retention, keys, config.evaluation)
     rows = {"training": split.training_digest, "validation": split.validation_digest}
     tokens = Stage(storage, TOKENS, {"rows": rows, "model": identity, **keys.tokens})
     warmup = selection = None
@@ -133,13 +138,15 @@ def make_plan(config: RunConfig) -> RunPlan:
         for who, (is_tuned, inputs) in asked.items()
     }
     return RunPlan(
-        config, storage, identity, split, tests, tokens, warmup, selection, training, evaluations
-    )
+        config, storage, identity, split, tests, retention,
+        tokens, warmup, selection, training, evaluations,
+    )  # fmt: skip
 
 
 def _asked(
     identity: Identity,
     tests: Mapping[str, TestRows],
+    retention: Mapping[str, Sequence[Row]],
     keys: StageKeys,
     evaluation: EvaluationConfig,
 ) -> dict[Who, tuple[bool, dict[str, Any]]]:
@@ -150,12 +157,15 @@ def _asked(
     generate, likelihood = (
         evaluation_inputs(identity, tests, keys, protocol) for protocol in PROTOCOLS
     )
+    if retention:
+        digests = {name: digest_rows(rows) for name, rows in retention.items()}
+        generate["retention"] = {**digests, **keys.retention}
     asked: dict[Who, tuple[bool, dict[str, Any]]] = {}
-    if tests and evaluation.base:
+    if (tests or retention) and evaluation.base:
         asked["base"] = (False, generate)
     if tests and evaluation.base_likelihood:
         asked["base_likelihood"] = (False, likelihood)
-    if tests:
+    if tests or retention:
         asked["tuned"] = (True, generate)
     if tests and evaluation.tuned_likelihood:
         asked["tuned_likelihood"] = (True, likelihood)

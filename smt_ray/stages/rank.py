@@ -123,7 +123,8 @@ class TrainingRank:
 
     def _record(self, done: int, metrics: Mapping[str, float]) -> None:
         assert self.log is not None
-        self.board.update.remote(self.task, 0, done, f"loss {metrics['train/loss']:.3f}")
+        if "train/loss" in metrics:  # not before the first step
+            self.board.update.remote(self.task, 0, done, f"loss {metrics['train/loss']:.3f}")
         named = {name.replace("train/", self.prefix): value for name, value in metrics.items()}
         if sent := self.log.add(done, named):
             self.board.records.remote(sent)

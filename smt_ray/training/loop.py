@@ -92,11 +92,17 @@ class TrainingLoop:
     def run(self, start: int = 0) -> dict[str, float]:
         """Trains from step ``start`` to the end; returns the last step's metrics.
 
+        The validation loss is computed before the first step, too.
+
         Raises:
             UserError: A loss or gradient is not finite. Every rank raises it; it names the step
                 and its rows. The last checkpoint is kept.
         """
         metrics: dict[str, float] = {}
+        if start == 0 and self._validation is not None:
+            before = self.validate()
+            if self._rank == 0:
+                self._callbacks.record(0, before)
         for step in range(start, self._settings.num_steps):
             done = step + 1
             # An earlier validation loss must not be reported with this step's checkpoint.

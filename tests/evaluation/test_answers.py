@@ -6,11 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from smt_ray.config.tasks import OwnTask
 from smt_ray.data.rows import Row
 from smt_ray.data.sources import Reading, parse_records
 from smt_ray.errors import UserError
-from smt_ray.evaluation.answers import extract, is_correct, parse_number, stated_letter
-from smt_ray.evaluation.tasks import SUITES, TASKS
+from smt_ray.evaluation.answers import (
+    expected_answer,
+    extract,
+    is_correct,
+    parse_number,
+    stated_letter,
+)
+from smt_ray.evaluation.tasks import SUITES, TASKS, Task, own_task
 
 READ = [
     ("boolq", "the correct answer is true", "true"),
@@ -170,3 +177,75 @@ def test_the_published_letter_rule_misreads_outputs_that_state_their_answer(
     rows = rows_that_state_their_answer(data_dir, "AQuA")
     misread = [row for row in rows if extract(TASKS["AQuA"], row.output) != row.answer]
     assert 0 < len(misread) < len(rows) / 2
+
+
+def own(answer: str, **given: object) -> Task:
+    values = {"name": "mine", "rows": "a.json", "answer": answer, **given}
+    return own_task(OwnTask.model_validate(values))
+
+
+LABELS = own("labels", labels=["no", "not sure", "Yes"])
+STEPS = own("regex", pattern=r"#### (\S+)")
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "expected", "right"),
+    [
+        (LABELS, "I am not sure, no.", "not sure", True),
+        (LABELS, "Nothing. YES!", "Yes", True),  # no part of a word, in any case
+        (LABELS, "yes", "no", False),
+        (LABELS, "maybe", "no", False),
+        (own("number"), "first 3, then 1,200.", "1200", True),
+        (own("number"), "none", "3", False),
+        (own("exact"), " Oslo \n", "Oslo", True),
+        (own("exact"), "oslo", "Oslo", False),
+        (own("exact"), "It is Oslo", "Oslo", False),
+        (own("contains"), "It is oslo.", "Oslo", True),
+        (own("contains"), "It is Rome.", "Oslo", False),
+        (own("contains"), " ", "Oslo", False),
+        (STEPS, "2 + 2 #### 3\n#### 4", "4", True),
+        (STEPS, "so 4", "4", False),
+        (STEPS, "#### 4.0", "4", True),  # equal numbers
+        (own("regex", pattern="[A-Z]{2}"), "from NO to SE", "SE", True),
+    ],
+)
+def test_a_task_of_ones_own_is_read_by_its_rule(
+    task: Task, text: str, expected: str, right: bool
+) -> None:
+    assert is_correct(task, extract(task, text), expected) == right
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "expected"),
+    [
+        (LABELS, Row("?", "", answer="yes"), "Yes"),
+        (LABELS, Row("?", "It is not sure."), "not sure"),
+        (own("number"), Row("?", "", answer="7"), "7"),
+        (own("number"), Row("?", "So 3 + 4 = 7."), "7."),
+        (own("exact"), Row("?", " Oslo "), "Oslo"),
+        (STEPS, Row("?", "3 + 4 = 7\n#### 7"), "7"),
+        (STEPS, Row("?", "", answer="7"), "7"),
+        (TASKS["boolq"], Row("?", "", answer="true"), "true"),
+    ],
+)
+def test_the_expected_answer_is_that_of_the_row_or_of_its_output(
+    task: Task, row: Row, expected: str
+) -> None:
+    assert expected_answer(task, row) == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "row"),
+    [
+        (LABELS, Row("?", "", answer="perhaps", place="t.json, row 2")),
+        (own("number"), Row("?", "", answer="many", place="t.json, row 2")),
+        (own("exact"), Row("?", "", place="t.json, row 2")),
+        (TASKS["boolq"], Row("?", "the answer is true", place="t.json, row 2")),
+        (TASKS["boolq"], Row("?", "", answer="yes", place="t.json, row 2")),
+        (TASKS["gsm8k"], Row("?", "", answer="twelve", place="t.json, row 2")),
+        (TASKS["AQuA"], Row("?", "", answer="F", place="t.json, row 2")),
+    ],
+)
+def test_what_cannot_be_an_answer_is_named_with_its_row(task: Task, row: Row) -> None:
+    with pytest.raises(UserError, match=r"t\.json, row 2, field 'answer': must be"):
+        expected_answer(task, row)

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from smt_ray.builtin.suites import generate_rows
+from smt_ray.config.tasks import OwnTask
 from smt_ray.data.rows import Row
 from smt_ray.data.sources import Reading, parse_records
 from smt_ray.errors import UserError
 from smt_ray.evaluation.candidates import answer_pool, complete, row_candidates
-from smt_ray.evaluation.tasks import SUITES, TASKS
+from smt_ray.evaluation.tasks import SUITES, TASKS, own_task
 
 
 def test_the_candidates_are_the_labels_that_the_row_lists() -> None:
@@ -45,20 +46,20 @@ def test_a_task_answered_in_prose_has_no_likelihood() -> None:
 
 def test_a_completion_is_the_output_with_another_answer() -> None:
     row = Row("?", "the correct answer is answer2", answer="answer2")
-    assert complete(row, "answer4", "row 0") == "the correct answer is answer4"
+    assert complete(TASKS["boolq"], row, "answer4", "row 0") == "the correct answer is answer4"
 
 
 @pytest.mark.parametrize("output", ["", "2 and 2", "two"])
 def test_an_output_that_does_not_state_its_answer_exactly_once_is_an_error(output: str) -> None:
     with pytest.raises(UserError, match="row 3, field 'output'"):
-        complete(Row("?", output, answer="2"), "4", "row 3")
+        complete(TASKS["boolq"], Row("?", output, answer="2"), "4", "row 3")
 
 
 def completes_its_own_output(task: str, rows: list[Row]) -> bool:
     pool = answer_pool(rows)
     return all(
         row.answer in row_candidates(TASKS[task], row, pool, "")
-        and complete(row, row.answer, "") == row.output
+        and complete(TASKS[task], row, row.answer, "") == row.output
         for row in rows
     )
 
@@ -77,3 +78,12 @@ def test_every_commonsense_row_has_its_answer_among_its_candidates(
     records = json.loads((data_dir / task / "test.json").read_text(encoding="utf-8"))
     rows = parse_records(records, task, Reading(is_test=True)).rows
     assert completes_its_own_output(task, rows)
+
+
+def test_the_labels_of_ones_own_task_complete_the_output_or_stand_alone() -> None:
+    section = {"name": "mine", "rows": "a", "answer": "labels", "labels": ["good", "bad"]}
+    task = own_task(OwnTask.model_validate(section))
+    stated = Row("Answer format: good/worse", "It is good.", answer="good")
+    assert row_candidates(task, stated, [], "row 0") == ["good", "bad"]
+    assert complete(task, stated, "bad", "row 0") == "It is bad."
+    assert complete(task, Row("?", "Good", answer="good"), "bad", "row 0") == "bad"

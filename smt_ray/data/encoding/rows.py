@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -67,17 +68,18 @@ def encode_rows(
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
         for row, rendered, (ids, targets) in _encode_chunk(prompts, chunk, bad_rows, found):
-            is_overlong = len(ids) > max_length
-            if is_overlong and overlong == "drop":
-                continue
+            is_overlong, drops = len(ids) > max_length, overlong == "drop"
             first = 1 if train_on_inputs else targets[0].start
+            found.shortest = min(found.shortest, len(ids) if drops else first + 1)
+            if is_overlong and drops:
+                continue
             ids = ids[:max_length]
             if len(ids) > first and found.usable(_misfit(row, ids, limits), bad_rows):
                 found.keep(row, rendered, ids, targets)
                 found.num_truncated += is_overlong
         on_rows(start + len(chunk))
     if not found.ids:
-        raise found.first_bad or _no_rows_left(max_length)
+        raise found.first_bad or _no_rows_left(max_length, found.shortest)
     encoded = pack(found.ids, found.targets, found.positions)
     return encoded, found.counts(len(rows), encoded.input_ids.numel())
 
@@ -89,6 +91,7 @@ class _Found:
     ids: list[list[int]] = field(default_factory=list)
     targets: list[Spans] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
+    shortest: int = sys.maxsize  # the fewest tokens that a row needs to be learned
     num_truncated: int = 0
     num_bad: int = 0
     first_bad: UserError | None = None
@@ -124,12 +127,12 @@ class _Found:
         )
 
 
-def _no_rows_left(max_length: int) -> UserError:
+def _no_rows_left(max_length: int, shortest: int) -> UserError:
     return UserError(
         "data.max_length",
         "must leave at least one row with a token to learn",
         got=max_length,
-        fix="raise data.max_length, or check the rows of data.train",
+        fix=f"the rows need at least {shortest} tokens: raise data.max_length, or shorten them",
     )
 
 

@@ -172,6 +172,13 @@ def _highlights(metrics: RunMetrics) -> Pairs:
         found.append((f"{tuned:.1%}", f"correct after tuning{average}"))
     if tuned is not None and base is not None:
         found.append((f"{100 * (tuned - base):+.1f}", f"points over the base model's {base:.1%}"))
+    training = metrics.training
+    if tuned is None and training and training.validation_loss is not None:
+        before = training.loss_before
+        found.append((f"{training.validation_loss:.3f}", "validation loss after training"))
+        if before is not None:
+            change = training.validation_loss - before
+            found.append((f"{change:+.3f}", f"from {before:.3f} before training"))
     if trainable and trainable.percent_of_base is not None:
         found.append((f"{trainable.percent_of_base:.2f}%", "of the parameters trained"))
     return found

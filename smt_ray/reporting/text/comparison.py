@@ -124,6 +124,7 @@ def _task_cells(cells: Mapping[str, CellResult], with_intervals: bool) -> Cells:
     tasks = next((list(cell.tasks) for cell in cells.values() if cell.tasks), [])
     has_losses = any(cell.validation_loss is not None for cell in cells.values())
     losses = ["validation loss"] if has_losses else []
+    texts = list(dict.fromkeys(name for cell in cells.values() for name in cell.retention))
     rows = []
     for row, cell in cells.items():
         accuracies = _task_texts(cell, with_intervals)
@@ -133,12 +134,15 @@ def _task_cells(cells: Mapping[str, CellResult], with_intervals: bool) -> Cells:
                 number_text(cell.learning_rate, "{:g}"),
                 number_text(cell.percent_of_base, "{:.3f}"),
                 *(number_text(cell.validation_loss, "{:.4f}") for _ in losses),
+                *(number_text(cell.retention.get(name), "{:+.4f}") for name in texts),
                 *(accuracies.get(task, MISSING) for task in tasks),
                 _average_text(cell),
                 " ".join(f"{100 * value:.1f}" for value in cell.by_seed),
             ]
         )
-    return _cells(["", "learning rate", "% of base", *losses, *tasks, "average", "by seed"], rows)
+    kept = [f"retention, {name}" for name in texts]
+    head = ["", "learning rate", "% of base", *losses, *kept, *tasks, "average", "by seed"]
+    return _cells(head, rows)
 
 
 def _task_texts(cell: CellResult, with_intervals: bool) -> dict[str, str]:
