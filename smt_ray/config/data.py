@@ -28,8 +28,9 @@ class Source(Section):
     """The name of a dataset on the Hugging Face hub, owner/name."""
     config: str | None = semantic(None)
     """The configuration (subset) of a hub dataset."""
-    split: str = semantic("train")
-    """The split of a hub dataset, of a dataset folder, or of a JSON file with one list a split."""
+    split: str | None = semantic(None)
+    """The split of a hub dataset, of a dataset folder, or of a JSON file with one list a split. By
+    default, it is train in data.train, validation in data.validation, and else test."""
     revision: str | None = semantic(None)
     """The branch, tag or commit of a hub dataset."""
     columns: dict[str, str] = semantic({})

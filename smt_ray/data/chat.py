@@ -65,7 +65,7 @@ class ChatTemplate:
         learned = [place for place, turn in enumerate(turns) if turn.is_learned]
         turns = turns[: learned[-1] + 1]  # nothing after the last target is of use
         text, marks = self._render(row, turns)
-        left_out = tuple(dict.fromkeys(self._left_out(row, turns, text)))
+        dropped = list(self._dropped(row, turns, text))
         speaking = [place for place, turn in enumerate(turns) if turn.role == ASSISTANT]
         if marks and len(marks) == len(speaking):
             spans = [mark for place, mark in zip(speaking, marks, strict=True) if place in learned]
@@ -74,6 +74,7 @@ class ChatTemplate:
         else:
             text, spans = self._compared(row, turns, learned, text)
         num_context = max(0, len(learned) - len(spans))
+        left_out = tuple(dict.fromkeys([*_missing_texts(text, turns), *dropped]))
         return Rendered(text, tuple(spans), True, True, num_context, left_out)
 
     def ask(self, row: Row) -> Prompt:
@@ -119,9 +120,8 @@ class ChatTemplate:
         kept = spans if prompt + reply == text else []
         return prompt + reply, [*kept, (len(prompt), len(prompt + reply))]
 
-    def _left_out(self, row: Row, turns: Sequence[Message], text: str) -> Iterator[str]:
-        """What of a conversation the template does not write: the kinds of it, in words."""
-        yield from _missing_texts(text, turns)
+    def _dropped(self, row: Row, turns: Sequence[Message], text: str) -> Iterator[str]:
+        """What the text would be the same without: tools, calls of tools."""
         plain = tuple(_without_calls(turn) for turn in turns)
         for what, other, others in (
             ("tools", replace(row, tools=()), turns),
@@ -147,9 +147,8 @@ class ChatTemplate:
         kept = _common_beginning(prompt, dummy)
         if prompt.startswith(before) and len(kept) >= len(before) and text.startswith(kept):
             return kept, text[len(kept) :]
-        header, opening = _common_beginning(text, dummy), prompt.removeprefix(before)
-        place = header.rfind(opening)
-        return prompt, text[len(header) if place < 0 else place + len(opening) :]
+        header = _common_beginning(text, dummy)
+        return prompt, text[_end_of_prompt(header, prompt, turns[:-1]) :]
 
     def _render(
         self, row: Row, turns: Sequence[Message], *, add_prompt: bool = False
@@ -204,6 +203,29 @@ def _common_beginning(one: str, other: str) -> str:
     return one[:end]
 
 
+def _end_of_prompt(header: str, prompt: str, turns: Sequence[Message]) -> int:
+    """The place in a text at which a prompt ends, if the text before it was rewritten.
+
+    Args:
+        header: The text before the content of the reply.
+        prompt: The prompt, which ends like a beginning of the header.
+        turns: The turns before the reply, of which nothing may follow the place.
+
+    Returns:
+        The last place with the longest common ending; the end of the header if there is none.
+    """
+    said = [turn.content.strip() for turn in turns if turn.content.strip() in header]
+    first = max((header.rfind(text) + len(text) for text in said if text), default=0)
+    best, longest = len(header), 0
+    for place in range(len(header), max(first, 1) - 1, -1):
+        length, most = 0, min(place, len(prompt))
+        while length < most and header[place - 1 - length] == prompt[-1 - length]:
+            length += 1
+        if length > longest:
+            best, longest = place, length
+    return best
+
+
 def _rejected(row: Row, turns: Sequence[Message], error: Exception) -> UserError:
     """The error for a conversation that a template rejects, with its own reason."""
     begins_with_system = turns[0].role not in (USER, ASSISTANT)
@@ -243,9 +265,12 @@ def _missing_texts(text: str, turns: Sequence[Message]) -> Iterator[str]:
         said = turn.content.rpartition("</think>")[2].strip()
         if said not in text and json.dumps(said)[1:-1] not in text:
             yield f"{turn.role} text"
-    for key in ("reasoning_content", "thinking"):
-        if str(turns[-1].extra.get(key, "")).strip() not in text:
-            yield "reasoning"
+    last = turns[-1]
+    thoughts = [str(last.extra.get(key, "")) for key in ("reasoning_content", "thinking")]
+    if "</think>" in last.content:
+        thoughts.append(last.content.partition("</think>")[0].removeprefix("<think>"))
+    if any(thought.strip() not in text for thought in thoughts):
+        yield "reasoning"
 
 
 def _without_calls(turn: Message) -> Message:

@@ -36,6 +36,7 @@ class Reading:
         ignored: The keys that are left out.
         skips_bad_rows: Whether rows that cannot be used are left out.
         seed: The seed of what a source draws.
+        split: The split of sources that name none.
         is_test: Whether the rows are test rows, whose output may be empty.
     """
 
@@ -43,12 +44,13 @@ class Reading:
     ignored: tuple[str, ...] = ()
     skips_bad_rows: bool = False
     seed: int = 0
+    split: str = "train"
     is_test: bool = False
 
     @classmethod
-    def of(cls, data: DataConfig, seed: int) -> Reading:
-        """How the training rows of a config are read."""
-        return cls(data.dir, tuple(data.ignore_columns), data.bad_rows == "skip", seed)
+    def of(cls, data: DataConfig, seed: int, split: str) -> Reading:
+        """How the rows of a config that are no tasks are read."""
+        return cls(data.dir, tuple(data.ignore_columns), data.bad_rows == "skip", seed, split)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def read_task_rows(
     Raises:
         UserError: The file or dataset is missing or bad.
     """
-    reading = Reading(directory, tuple(ignored), is_test=True)
+    reading = Reading(directory, tuple(ignored), split="test", is_test=True)
     if builtin:
         return _builtin_rows(task, "test", reading).rows
     if directory == HUB_DIRECTORY:
@@ -183,12 +185,13 @@ def _raise(error: UserError) -> None:
 def _read_source(source: AnySource, reading: Reading, field: str) -> ReadRows:
     if isinstance(source, str):
         if source.startswith(BUILTIN):
-            return _builtin_rows(source.removeprefix(BUILTIN), "train", reading)
+            split = "test" if reading.is_test else "train"
+            return _builtin_rows(source.removeprefix(BUILTIN), split, reading)
         if source.startswith(HUB):
             return _hub_rows(source.removeprefix(HUB), reading)
         source = Source(path=source)
     if source.hub is not None:
-        records = read_hub_records(source, field)
+        records = read_hub_records(source, source.split or reading.split, field)
         found = parse_records(records, f"hub:{source.hub}", reading, source.columns)
     else:
         path = _local_path(source, reading.directory)
@@ -225,7 +228,7 @@ def _file_key(file: Path, source: Source, reading: Reading) -> tuple[object, ...
 @cached(LRUCache(maxsize=32), key=_file_key)
 def _read_file(file: Path, source: Source, reading: Reading) -> ReadRows:
     """The rows of one file; a process reads it once until it changes."""
-    records = read_records(file, source.split)
+    records = read_records(file, source.split or reading.split)
     return parse_records(records, str(file), reading, source.columns)
 
 

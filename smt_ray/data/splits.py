@@ -56,11 +56,11 @@ def read_split(data: DataConfig, seed: int) -> Split:
     Raises:
         UserError: A source cannot be read, or no row is left to train on.
     """
-    reading = Reading.of(data, seed)
-    found = read_sources(data.train, reading, "data.train")
+    found = read_sources(data.train, Reading.of(data, seed, "train"), "data.train")
     bad = list(found.bad)
     if data.validation:
-        given = read_sources(data.validation, reading, "data.validation")
+        held_out = Reading.of(data, seed, "validation")
+        given = read_sources(data.validation, held_out, "data.validation")
         bad += given.bad
         validation = given.rows
         used, _, _ = hold_out(found.rows, max_rows=data.max_rows, validation_rows=0, seed=seed)

@@ -16,7 +16,7 @@ def read_retention(config: RunConfig) -> dict[str, list[Row]]:
     Raises:
         UserError: A source cannot be read, or holds a bad row.
     """
-    reading = Reading.of(config.data, config.seed)
+    reading = Reading.of(config.data, config.seed, "test")
     return {
         name: read_sources([source], reading, "evaluation.retention").rows
         for name, source in _named(config.evaluation.retention).items()

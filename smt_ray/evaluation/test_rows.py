@@ -115,7 +115,7 @@ def _read_own(
 ) -> TestRows:
     """The rows of a task of the user's own."""
     task = own_task(entry)
-    reading = Reading(data.dir, tuple(data.ignore_columns), is_test=True)
+    reading = Reading(data.dir, tuple(data.ignore_columns), split="test", is_test=True)
     rows = read_sources([entry.rows], reading, f"evaluation.tasks, {entry.name}, rows").rows
     answered = _answered(task, rows[:max_rows])
     asked = entry.model_dump_json(exclude={"rows", "name", "max_new_tokens"})

@@ -40,7 +40,7 @@ def evaluate_run(
     """Evaluates a run's tuned model on all test rows. Other settings are the run's own.
 
     Args:
-        tasks: Names of tasks or suites.
+        tasks: Names of tasks or suites, also of the run's own tasks.
         data: The folder with ``dataset/<task>/test.json``, or ``hub``; None for the run's own.
         overrides: ``key=value`` items for the run's config.
         protocol: ``generate`` lets the model write its answer; ``likelihood`` takes the candidate
@@ -89,9 +89,12 @@ def evaluate_model(
 def _with_tasks(
     values: dict[str, Any], tasks: Sequence[str], data: str | None, overrides: Sequence[str]
 ) -> RunConfig:
+    before = values.get("evaluation", {})
+    own = {task["name"]: task for task in before.get("tasks", ()) if isinstance(task, dict)}
     values["evaluation"] = {
-        **values.get("evaluation", {}),
-        "tasks": list(tasks), "base_likelihood": False, "tuned_likelihood": False, "max_rows": None,
+        **before,
+        "tasks": [own.get(name, name) for name in tasks],
+        "base_likelihood": False, "tuned_likelihood": False, "max_rows": None,
     }  # fmt: skip
     if data is not None:
         values["data"] = {**values["data"], "dir": data}

@@ -298,6 +298,21 @@ def test_a_rewritten_turn_is_as_the_model_saw_it(tokenizer: Any) -> None:
     assert "<tool>4" in found.text
 
 
+def test_a_system_text_that_goes_before_the_last_question_is_kept(tokenizer: Any) -> None:
+    """As Mistral's: without a prompt for the reply, and without the text once there is a reply."""
+    template = (
+        "{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}[INST] "
+        "{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content }}\n{% endif %}"
+        "{{ m.content }}[/INST]{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    found, learned = render(tokenizer, chat(*TURNS), template)
+    assert learned == [f" four{tokenizer.eos_token}"]
+    assert found.text.endswith(f"[INST] Be brief.\n2+2?[/INST] four{tokenizer.eos_token}")
+    assert (found.num_context_turns, found.left_out) == (1, ())
+    _, learned = render(tokenizer, chat(*TURNS[1:]), template)
+    assert learned == [f" Yo{tokenizer.eos_token}", f" four{tokenizer.eos_token}"]
+
+
 def test_content_is_given_as_parts_to_templates_that_want_them(tokenizer: Any) -> None:
     assert render(tokenizer, chat(*TURNS), PARTS) == render(tokenizer, chat(*TURNS), TEMPLATE)
 
@@ -334,6 +349,10 @@ def test_what_a_template_leaves_out_is_counted(tokenizer: Any) -> None:
     said = {"role": "assistant", "content": "4", "reasoning_content": "Two and two."}
     thought = of_messages({"role": "user", "content": "2+2?"}, said)
     assert render(tokenizer, thought, TEMPLATE)[0].left_out == ("reasoning",)
+    strips = TEMPLATE.replace("m.content", "m.content.split('</think>')[-1]")
+    inline = chat(("user", "2+2?"), ("assistant", "<think>\nTwo and two.\n</think>4"))
+    assert render(tokenizer, inline, strips)[0].left_out == ("reasoning",)
+    assert render(tokenizer, inline, TEMPLATE)[0].left_out == ()
     _, counts = encode_rows(tokenizer, [row, row, chat(*TURNS)], prompts=Prompts(tokenizer, "chat"))
     assert counts.left_out == {"tools": 2, "tool calls": 2}
 

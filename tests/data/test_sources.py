@@ -11,10 +11,11 @@ import datasets
 import pytest
 
 from smt_ray.builtin.suites import TASKS, generate_rows
-from smt_ray.config.data import Source
+from smt_ray.config.data import DataConfig, Source
 from smt_ray.data import sources
 from smt_ray.data.rows import Row
 from smt_ray.data.sources import Reading, ReadRows, read_sources, read_task_rows
+from smt_ray.data.splits import read_split
 from smt_ray.errors import UserError
 
 
@@ -247,3 +248,17 @@ def test_null_entries_of_tables_are_left_out(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)
     (row,) = read(Source(hub="me/mine")).rows
     assert row.messages[1].extra["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+
+
+def test_each_purpose_has_its_split(tmp_path: Path) -> None:
+    content = {name: records(1, name) for name in ("train", "validation", "test", "extra")}
+    path = str(write(tmp_path / "a.json", content))
+    split = read_split(DataConfig(train=[path], validation=[path]), 0)
+    assert (split.training, split.validation) == (rows(1, "train"), rows(1, "validation"))
+    assert read(path, split="test", is_test=True).rows == rows(1, "test")
+    assert read(Source(path=path, split="extra")).rows == rows(1, "extra")
+
+
+def test_a_task_of_ones_own_gets_the_test_rows_of_a_builtin_suite() -> None:
+    expected = [Row(**record) for record in generate_rows(TASKS[0], "test")]
+    assert read(f"builtin:{TASKS[0]}", is_test=True).rows == expected

@@ -15,11 +15,12 @@ _FIXES = {
 }
 
 
-def read_hub_records(source: Source, field: str) -> list[Any]:
+def read_hub_records(source: Source, split: str, field: str) -> list[Any]:
     """The records of a dataset.
 
     Args:
         source: The source, with the name of the dataset.
+        split: The split.
         field: The config key that holds the source.
 
     Raises:
@@ -27,7 +28,7 @@ def read_hub_records(source: Source, field: str) -> list[Any]:
     """
     name = str(source.hub)
     try:
-        records = _load(name, source.config, source.split, source.revision)
+        records = _load(name, source.config, split, source.revision)
     except Exception as error:
         raise _not_loaded(field, name, error) from error
     return [without_nulls(record) for record in records]
