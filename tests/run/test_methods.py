@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from smt_ray.artifacts.layout import PROMPT
 from smt_ray.artifacts.storage import Storage
 from smt_ray.builtin import MODEL_DIR
 from smt_ray.config.method import LORA_TARGET_MODULES
@@ -78,7 +79,7 @@ def test_lora_with_a_budget_runs_through_ray(
     assert trainable.percent_of_total < trainable.percent_of_base
     assert trainable.num_base == whole.metrics.trainable.num_base
     files = check_merged(metrics, storage, tmp_path / "merged")
-    assert files == {"adapter_config.json", "adapter_model.safetensors", "base_model.json"}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "base_model.json", PROMPT}
 
 
 def test_full_runs_through_ray(
@@ -90,7 +91,7 @@ def test_full_runs_through_ray(
     assert trainable.num_trainable == whole.metrics.trainable.num_base
     assert trainable.percent_of_base == trainable.percent_of_total == 100
     files = check_merged(metrics, storage, tmp_path / "merged")
-    assert files == {"tuned_model.safetensors", "base_model.json"}
+    assert files == {"tuned_model.safetensors", "base_model.json", PROMPT}
 
 
 def test_dora_runs_through_ray(
@@ -108,7 +109,7 @@ def test_dora_runs_through_ray(
     expected = sum(4 * (o + i) + o for o, i in shapes)  # two factors and a magnitude
     assert metrics.trainable.num_trainable == expected
     files = check_merged(metrics, storage, tmp_path / "merged")
-    assert files == {"adapter_config.json", "adapter_model.safetensors", "base_model.json"}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "base_model.json", PROMPT}
 
 
 def test_the_random_control_trains_the_same_number_of_blocks_without_a_warm_up(
