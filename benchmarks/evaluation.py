@@ -84,7 +84,8 @@ def _rows(suite: str, options: argparse.Namespace) -> Asked:
     builtin = options.model == "builtin"
     return [
         (task, read_task_rows(task.name, options.data, builtin=builtin)[: options.rows])
-        for task in find_tasks([_TINY[suite] if builtin else suite])
+        for task in find_tasks([_TINY[suite] if builtin else suite]).values()
+        if isinstance(task, Task)
     ]
 
 
@@ -129,7 +130,7 @@ def _likeliest(model: Any, tokenizer: Any, task: Task, row: Row) -> str:
     start = len(tokenizer(prompt)["input_ids"])
     scores = {}
     for candidate in row_candidates(task, row, (), task.name):
-        completion = complete(row, candidate, task.name)
+        completion = complete(task, row, candidate, task.name)
         ids = torch.tensor([tokenizer(prompt + completion)["input_ids"]], device=model.device)
         log_probs = model(input_ids=ids).logits[0, start - 1 : -1].float().log_softmax(-1)
         scores[completion] = log_probs.gather(-1, ids[0, start:, None]).mean().item()

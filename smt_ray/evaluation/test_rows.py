@@ -51,38 +51,39 @@ def read_tests(config: RunConfig) -> dict[str, TestRows]:
         UserError: A task is unknown, its file is missing or bad, a row expects what cannot be an
             answer, or a task cannot be scored by the protocol that the config asks for.
     """
-    evaluation = config.evaluation
-    tests = {
-        name: _read_own(entry, config.data, evaluation.max_rows, evaluation.max_new_tokens)
-        if isinstance(entry, OwnTask)
-        else _read_task(entry, config.data, evaluation.max_rows, evaluation.max_new_tokens)
-        for name, entry in find_tasks(evaluation.tasks).items()
-    }
+    evaluation, entries = config.evaluation, find_tasks(config.evaluation.tasks)
     for key in ("base_likelihood", "tuned_likelihood"):
         if getattr(evaluation, key):
-            for test in tests.values():
-                check_candidates(test.task, f"evaluation.{key}", got=True, fix="set it to false")
-    return tests
+            check_candidates(config, f"evaluation.{key}", got=True, fix="set it to false")
+    limits = (evaluation.max_rows, evaluation.max_new_tokens)
+    return {
+        name: _read_own(entry, config.data, *limits)
+        if isinstance(entry, OwnTask)
+        else _read_task(entry, config.data, *limits)
+        for name, entry in entries.items()
+    }
 
 
-def check_candidates(task: Task, field: str, *, got: Any, fix: str) -> None:
-    """Refuses to score a task by likelihood if it has no candidates.
+def check_candidates(config: RunConfig, field: str, *, got: Any, fix: str) -> None:
+    """Refuses to score tasks by likelihood if one has no candidates.
 
     Args:
-        task: The task that is to be scored.
+        config: The config with the tasks.
         field: The key or flag that asks for likelihood, with the value ``got``.
         fix: The advice for the user, such as "set it to false".
 
     Raises:
-        UserError: The task is answered in prose.
+        UserError: A task is answered in prose.
     """
-    if task.candidates is None:
-        raise UserError(
-            field,
-            f"{task.name} has no closed set of answers to choose from",
-            got=got,
-            fix=f"{fix}, or leave the task out",
-        )
+    for entry in find_tasks(config.evaluation.tasks).values():
+        task = own_task(entry) if isinstance(entry, OwnTask) else entry
+        if task.candidates is None:
+            raise UserError(
+                field,
+                f"{task.name} has no closed set of answers to choose from",
+                got=got,
+                fix=f"{fix}, or leave the task out",
+            )
 
 
 def _key(

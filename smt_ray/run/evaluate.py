@@ -104,8 +104,8 @@ def _with_tasks(
 def _evaluate(
     config: RunConfig, model: ModelConfig, adapter: str | None, tuned: str | None, protocol: str
 ) -> EvaluationReport:
+    chosen = _check_protocol(protocol, config)
     storage, tests = Storage(config.storage), read_tests(config)
-    chosen = _check_protocol(protocol, tests)
     storage.check_writable()
     identity = model_identity(config.model)
     inputs = evaluation_inputs(identity, tests, stage_keys(config), chosen)
@@ -141,13 +141,12 @@ def _predict(
         publish_predictions(stage, found, time.monotonic() - began)
 
 
-def _check_protocol(protocol: str, tests: Mapping[str, TestRows]) -> Protocol:
+def _check_protocol(protocol: str, config: RunConfig) -> Protocol:
     chosen = next((known for known in PROTOCOLS if known == protocol), None)
     if chosen is None:
         raise UserError("--protocol", f"must be one of {', '.join(PROTOCOLS)}", got=protocol)
     if chosen == "likelihood":
-        for test in tests.values():
-            check_candidates(test.task, "--protocol", got=protocol, fix="leave it out")
+        check_candidates(config, "--protocol", got=protocol, fix="leave it out")
     return chosen
 
 

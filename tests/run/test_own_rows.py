@@ -127,13 +127,7 @@ def test_a_merged_model_is_asked_in_the_form_that_it_learned(metrics: Any, folde
     assert again.tasks["sums"].accuracy == metrics.tasks["sums"].tuned.accuracy
     merged = merge_run(Storage(str(storage)), "own", folder / "merged")
     assert load_tokenizer(ModelConfig(path=str(merged))).chat_template == TEMPLATE
-    few = ["evaluation.max_rows=40", f"storage={storage}"]
-    asked = {
-        form: evaluate_model(
-            str(storage), str(merged), None, ["tiny_arithmetic"], None, [*few, *form]
-        )
-        for form in ((), ("data.prompt=clean",))
-    }
-    assert [report.prompt for report in asked.values()] == ["chat", "clean"]
-    found = [report.tasks["tiny_arithmetic"].accuracy for report in asked.values()]
-    assert found[0] == metrics.tasks["sums"].tuned.accuracy > found[1]
+    few = ["evaluation.max_rows=40"]
+    asked = evaluate_model(str(storage), str(merged), None, ["tiny_arithmetic"], None, few)
+    assert asked.prompt == "chat"
+    assert asked.tasks["tiny_arithmetic"].accuracy == metrics.tasks["sums"].tuned.accuracy

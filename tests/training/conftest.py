@@ -18,14 +18,15 @@ class CountingEngine:
     """An engine whose state is its number of steps.
 
     Args:
-        validation_losses: Number of finished steps -> the loss of the held-out rows.
+        validation_losses: Number of finished steps -> the loss of the held-out rows. Before the
+            first step, it is 2.
     """
 
     device = torch.device("cpu")
 
     def __init__(self, validation_losses: Mapping[int, float]) -> None:
         self.num_steps, self.training = 0, True
-        self.validation_losses = validation_losses
+        self.validation_losses = {0: 2.0, **validation_losses}
 
     def train(self, mode: bool = True) -> None:
         self.training = mode

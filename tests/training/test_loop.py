@@ -97,6 +97,22 @@ def test_a_validation_loss_is_only_reported_with_the_checkpoint_of_its_step(
     assert last["validation/loss"] == pytest.approx(0.6)
 
 
+@pytest.mark.parametrize("start", [0, 5])
+def test_the_loss_before_training_is_recorded_once(
+    make_loop: Callable[..., Any], start: int
+) -> None:
+    seen: list[tuple[int, float | None]] = []
+    callbacks = Callbacks(
+        lambda done, metrics: seen.append((done, metrics.get("validation/loss"))), lambda *_: None
+    )
+    engine, loop = make_loop(
+        callbacks, num_steps=9, log_every_steps=9, validation_losses={9: 0.5}
+    )  # fmt: skip
+    engine.num_steps = start
+    loop.run(start)
+    assert seen == [*([] if start else [(0, 2.0)]), (9, 0.5)]
+
+
 def test_a_preemption_causes_one_extra_checkpoint_with_the_state_of_its_step(
     clock: Clock, make_loop: Callable[..., Any]
 ) -> None:

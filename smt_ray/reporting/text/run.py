@@ -16,7 +16,6 @@ from smt_ray.documents.averages import mean
 from smt_ray.documents.run import (
     WHO,
     Paths,
-    Retention,
     RunMetrics,
     SelectedBlocks,
     TaskResults,
@@ -24,6 +23,7 @@ from smt_ray.documents.run import (
     Who,
 )
 from smt_ray.reporting.text.console import facts_grid, rich_table, show
+from smt_ray.reporting.text.losses import loss_text, retention_text
 from smt_ray.reporting.text.rows import row_warnings, rows_text
 from smt_ray.reporting.text.tables import Cells, escape, markdown_table
 from smt_ray.reporting.text.values import (
@@ -210,33 +210,6 @@ def facts(metrics: RunMetrics) -> list[tuple[str, str]]:
         *_paths(metrics.paths),
     ]
     return [(name, text) for name, text in pairs if text]
-
-
-def loss_text(metrics: RunMetrics) -> str:
-    """The validation loss before and after training; "" without validation rows."""
-    training = metrics.training
-    if training is None or training.validation_loss is None:
-        return ""
-    before, after = training.loss_before, training.validation_loss
-    held = metrics.rows.validation if metrics.rows else None
-    return _join(
-        number_text(before, "{:.4f} before"),
-        number_text(after, "{:.4f} after"),
-        number_text(held.num_rows if held else None, "{:,} rows"),
-    )
-
-
-def retention_text(kept: Retention) -> str:
-    """The loss on text that was not trained on, of the base and the tuned model."""
-    base, tuned = kept.base, kept.tuned
-    change = tuned.loss - base.loss if base and tuned else None
-    either = tuned or base
-    return _join(
-        number_text(base.loss if base else None, "loss {:.4f} of the base model"),
-        number_text(tuned.loss if tuned else None, "{:.4f} of the tuned model"),
-        number_text(change, "{:+.4f}"),
-        number_text(either.num_tokens if either else None, "{:,} tokens"),
-    )
 
 
 def trainable_text(trainable: Trainable | None) -> str:
