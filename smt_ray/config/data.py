@@ -59,6 +59,11 @@ class Source(Section):
         return self
 
 
+def place_of(source: str | Source) -> str:
+    """The file, folder, pattern or dataset of a source."""
+    return source if isinstance(source, str) else str(source.path or f"hub:{source.hub}")
+
+
 ROW_KEYS = frozenset(
     {"dir", "train", "validation", "max_rows", "validation_rows", "ignore_columns"}
 )

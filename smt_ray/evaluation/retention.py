@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from smt_ray.config.data import place_of
 from smt_ray.config.run import RunConfig
 from smt_ray.data.rows import Row
 from smt_ray.data.sources import AnySource, Reading, read_sources
@@ -27,8 +28,8 @@ def _named(sources: Sequence[AnySource]) -> dict[str, AnySource]:
     """The sources by the names of their files or datasets; equal names get numbers."""
     named: dict[str, AnySource] = {}
     for source in sources:
-        place = source if isinstance(source, str) else str(source.path or source.hub)
-        name = base = Path(place.rpartition(":")[2]).name.partition(".")[0] or "text"
+        place = place_of(source).rpartition(":")[2]
+        name = base = Path(place).name.partition(".")[0] or "text"
         number = 1
         while name in named:
             number += 1

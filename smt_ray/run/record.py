@@ -20,7 +20,9 @@ from smt_ray.artifacts.layout import (
 )
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.scratch import scratch_folder
+from smt_ray.config.data import place_of
 from smt_ray.config.load import to_yaml
+from smt_ray.data.rows import digest_rows
 from smt_ray.documents.run import Dataset, Environment, RunMetrics, StageEntry, Status
 from smt_ray.errors import UserError
 from smt_ray.reporting.charts.run import curves_figure
@@ -139,13 +141,23 @@ def _draw_curves(folder: RunFolder, metrics: RunMetrics) -> None:
 
 
 def _datasets(plan: RunPlan) -> list[Dataset]:
-    split = plan.split
-    sources = ", ".join(str(source) for source in plan.config.data.model_dump()["train"])
-    tests = plan.config.data.dir or "builtin"
+    split, data, evaluation = plan.split, plan.config.data, plan.config.evaluation
+    training = ", ".join(map(place_of, data.train))
+    held_out = ", ".join(map(place_of, data.validation)) or training
+    own = {task.name: place_of(task.rows) for task in evaluation.own_tasks}
     named = [
-        ("training", "training", sources, split.training_digest, len(split.training)),
-        ("validation", "validation", sources, split.validation_digest, len(split.validation)),
-        *((task, "test", tests, test.digest, len(test.rows)) for task, test in plan.tests.items()),
+        ("training", "training", training, split.training_digest, len(split.training)),
+        ("validation", "validation", held_out, split.validation_digest, len(split.validation)),
+        *(
+            (task, "test", own.get(task, data.dir or "builtin"), test.digest, len(test.rows))
+            for task, test in plan.tests.items()
+        ),
+        *(
+            (name, "test", place_of(source), digest_rows(rows), len(rows))
+            for source, (name, rows) in zip(
+                evaluation.retention, plan.retention.items(), strict=True
+            )
+        ),
     ]
     return [
         Dataset(name=name, context=context, source=source, digest=digest, num_rows=number)
