@@ -108,6 +108,7 @@ def final_metrics(metrics: RunMetrics) -> dict[str, float]:
     if metrics.rows:
         found["rows/training"] = metrics.rows.training.num_rows
         found["rows/dropped_share"] = metrics.rows.training.dropped_share
+        found["rows/bad"] = metrics.rows.training.bad.number + metrics.rows.unread.number
         found["rows/truncated_share"] = metrics.rows.training.truncated_share
     if trainable := metrics.trainable:
         found["trainable/parameters"] = trainable.num_trainable

@@ -12,10 +12,18 @@ import pytest
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.run import RunConfig
-from smt_ray.documents.run import Trainable, evaluation_key
+from smt_ray.documents.rows import BadRows, RowCounts, TokensSummary
+from smt_ray.documents.run import (
+    KeptLoss,
+    Retention,
+    RunMetrics,
+    Trainable,
+    TrainingMetrics,
+    evaluation_key,
+)
 from smt_ray.documents.stages import EvaluationSummary, RankOutcome, TaskSummary, TrainingSummary
 from smt_ray.run import record
-from smt_ray.run.snapshot import read_snapshot, read_start
+from smt_ray.run.snapshot import final_metrics, read_snapshot, read_start
 from smt_ray.stages.plan import RunPlan, make_plan
 from smt_ray.tracking.connect import TRACKER
 from smt_ray.training.metrics_log import MetricsLog
@@ -162,3 +170,27 @@ def test_a_method_without_a_selection_shows_its_trained_parameters(
     assert ("rank 4, alpha 8, dropout 0.05, of q_proj" in table) == (method == "lora")
     # A whole model is not sent to MLflow.
     assert ("adapter" in {folder for _, folder in snapshot.artifacts}) == (method == "lora")
+
+
+def test_rows_losses_and_retention_are_metrics() -> None:
+    metrics = RunMetrics(
+        rows=TokensSummary(
+            training=RowCounts(num_rows=60, num_dropped=15, num_truncated=6, bad=BadRows(number=5)),
+            unread=BadRows(number=2),
+        ),
+        retention={"text": Retention(base=kept(2.0), tuned=kept(2.5))},
+        training=TrainingMetrics(num_steps=9, loss_before=3.0),
+    )
+    assert final_metrics(metrics) == {
+        "rows/training": 60,
+        "rows/dropped_share": 0.25,
+        "rows/truncated_share": 0.1,
+        "rows/bad": 7,
+        "eval/retention/text/base": 2.0,
+        "eval/retention/text/tuned": 2.5,
+        "validation/loss_before": 3.0,
+    }
+
+
+def kept(loss: float) -> KeptLoss:
+    return KeptLoss(loss=loss, num_rows=3, num_tokens=9)
