@@ -35,7 +35,7 @@ class Source(Section):
     """The branch, tag or commit of a hub dataset."""
     columns: dict[str, str] = semantic({})
     """Field -> the name that it has here, such as {instruction: query, output: response}."""
-    weight: float = semantic(1.0, gt=0)
+    weight: float = semantic(1.0, gt=0, allow_inf_nan=False)
     """How many times an epoch uses each row: 2 uses each row twice, and 0.5 uses half of the rows,
     drawn by the seed."""
     max_rows: int | None = semantic(None, ge=1)
@@ -48,6 +48,9 @@ class Source(Section):
             raise ValueError(
                 f"the keys must be fields of rows ({', '.join(FIELDS)}), not {', '.join(unknown)}"
             )
+        names = list(value.values())
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"a name must not stand for two fields, as {', '.join(twice)} does")
         return value
 
     @model_validator(mode="after")
@@ -87,7 +90,7 @@ class DataConfig(Section):
     that are identical to one of them are left out of training."""
     max_rows: int | None = semantic(None, ge=1)
     """The number of training rows to use, drawn by the seed; null for all."""
-    validation_rows: int | float = semantic(0, ge=0)
+    validation_rows: int | float = semantic(0, ge=0, allow_inf_nan=False)
     """The number of rows that are held out of training for the validation loss, or their share if
     it is below 1. They are drawn by the seed; identical rows stay together."""
     ignore_columns: list[str] = semantic([])

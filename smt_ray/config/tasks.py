@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Literal
 
 from pydantic import field_validator, model_validator
@@ -45,10 +46,18 @@ class OwnTask(Section):
     @classmethod
     def _a_pattern(cls, value: str | None) -> str | None:
         try:
-            re.compile(value or "")
-        except re.error as error:
+            pattern = re.compile(value or "")
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"must be a regular expression ({error})") from None
+        if value and pattern.fullmatch(""):
+            raise ValueError("must not match an empty text, which is no answer")
         return value
+
+    @field_validator("labels")
+    @classmethod
+    def _normal_labels(cls, value: list[str]) -> list[str]:
+        """The labels without spaces around them, in Unicode's composed form."""
+        return [unicodedata.normalize("NFC", label).strip() for label in value]
 
     @model_validator(mode="after")
     def _what_the_answer_needs(self) -> OwnTask:
@@ -56,8 +65,8 @@ class OwnTask(Section):
             raise ValueError("labels are needed with answer: labels, and have no effect otherwise")
         if (self.answer == "regex") != bool(self.pattern):
             raise ValueError("pattern is needed with answer: regex, and has no effect otherwise")
-        if len({label.casefold().strip() for label in self.labels}) < len(self.labels):
+        if len({label.casefold() for label in self.labels}) < len(self.labels):
             raise ValueError("labels must differ in more than case")
-        if not all(label.strip() for label in self.labels):
+        if not all(self.labels):
             raise ValueError("labels must not be empty")
         return self

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from smt_ray.data.fields import bad_row
 from smt_ray.data.rows import ASSISTANT, USER, Message, Prompt, Rendered, Row
 from smt_ray.errors import UserError
 
@@ -66,13 +67,17 @@ class ChatTemplate:
         turns = turns[: learned[-1] + 1]  # nothing after the last target is of use
         text, marks = self._render(row, turns)
         dropped = list(self._dropped(row, turns, text))
+        written = [i for i in learned if _is_written(turns[i], text, dropped)]
+        if not written or written[-1] != learned[-1]:
+            rule = "the chat template must write the last turn to learn"
+            raise bad_row(row.place, rule, turns[-1].for_template())
         speaking = [place for place, turn in enumerate(turns) if turn.role == ASSISTANT]
         if marks and len(marks) == len(speaking):
-            spans = [mark for place, mark in zip(speaking, marks, strict=True) if place in learned]
-        elif marks and learned == speaking:
+            spans = [mark for place, mark in zip(speaking, marks, strict=True) if place in written]
+        elif marks and written == speaking:
             spans = marks
         else:
-            text, spans = self._compared(row, turns, learned, text)
+            text, spans = self._compared(row, turns, written, text)
         num_context = max(0, len(learned) - len(spans))
         left_out = tuple(dict.fromkeys([*_missing_texts(text, turns), *dropped]))
         return Rendered(text, tuple(spans), True, True, num_context, left_out)
@@ -95,10 +100,7 @@ class ChatTemplate:
             fix = "train an instruct model, or give a template with data.chat_template"
             raise UserError(field, rule, fix=fix)
         turns = row.conversation()
-        if self._merges and len(turns) > 1 and turns[0].role != USER and turns[1].role == USER:
-            first = f"{turns[0].content}\n\n{turns[1].content}"
-            turns = (Message(USER, first, extra=turns[1].extra), *turns[2:])
-        return turns
+        return _merged(turns) if self._merges else turns
 
     def _compared(
         self, row: Row, turns: Sequence[Message], learned: Sequence[int], text: str
@@ -144,9 +146,11 @@ class ChatTemplate:
             return prompt, text[len(prompt) :]
         before, _ = self._render(row, turns[:-1])
         dummy, _ = self._render(row, [*turns[:-1], _DUMMY])
-        kept = _common_beginning(prompt, dummy)
-        if prompt.startswith(before) and len(kept) >= len(before) and text.startswith(kept):
-            return kept, text[len(kept) :]
+        # The reply may begin like the rest of the prompt, and a dummy does not.
+        for other in (dummy, text):
+            kept = _common_beginning(prompt, other)
+            if prompt.startswith(before) and len(kept) >= len(before) and text.startswith(kept):
+                return kept, text[len(kept) :]
         header = _common_beginning(text, dummy)
         return prompt, text[_end_of_prompt(header, prompt, turns[:-1]) :]
 
@@ -174,7 +178,7 @@ class ChatTemplate:
             first = first or found
         if first is None:
             assert reason is not None
-            raise _rejected(row, turns, reason) from reason
+            raise _rejected(row, turns, reason, self._merges) from reason
         return first
 
     def _apply(
@@ -195,6 +199,15 @@ class ChatTemplate:
         )
         (text,), marks = rendered
         return text, [(begin, end) for begin, end in marks[0] if end > begin] if has_marks else []
+
+
+def _merged(turns: Sequence[Message]) -> tuple[Message, ...]:
+    """The turns with the system texts at their beginning put before the first text of the user."""
+    first = next((i for i, turn in enumerate(turns) if turn.role in (USER, ASSISTANT)), 0)
+    if not first or turns[first].role != USER:
+        return tuple(turns)
+    texts = [turn.content for turn in turns[: first + 1]]
+    return (replace(turns[first], content="\n\n".join(texts)), *turns[first + 1 :])
 
 
 def _common_beginning(one: str, other: str) -> str:
@@ -226,17 +239,18 @@ def _end_of_prompt(header: str, prompt: str, turns: Sequence[Message]) -> int:
     return best
 
 
-def _rejected(row: Row, turns: Sequence[Message], error: Exception) -> UserError:
+def _rejected(
+    row: Row, turns: Sequence[Message], error: Exception, merges_system: bool
+) -> UserError:
     """The error for a conversation that a template rejects, with its own reason."""
-    begins_with_system = turns[0].role not in (USER, ASSISTANT)
-    return UserError(
+    has_system = turns[0].role not in (USER, ASSISTANT) and not merges_system
+    return bad_row(
         row.place,
         f"the chat template rejects the conversation ({' '.join(str(error).split())})",
-        got=[turn.role for turn in turns],
-        fix="put the system text before the first text of the user with data.merge_system: true"
-        if begins_with_system
-        else "give another template with data.chat_template, or leave such rows out with"
-        " data.bad_rows: skip",
+        [turn.role for turn in turns],
+        "put the system text before the first text of the user with data.merge_system: true"
+        if has_system
+        else "give another template with data.chat_template",
     )
 
 
@@ -265,12 +279,20 @@ def _missing_texts(text: str, turns: Sequence[Message]) -> Iterator[str]:
         said = turn.content.rpartition("</think>")[2].strip()
         if said not in text and json.dumps(said)[1:-1] not in text:
             yield f"{turn.role} text"
-    last = turns[-1]
-    thoughts = [str(last.extra.get(key, "")) for key in ("reasoning_content", "thinking")]
-    if "</think>" in last.content:
-        thoughts.append(last.content.partition("</think>")[0].removeprefix("<think>"))
-    if any(thought.strip() not in text for thought in thoughts):
-        yield "reasoning"
+    for turn in turns:
+        thoughts = [str(turn.extra.get(key, "")) for key in ("reasoning_content", "thinking")]
+        if "</think>" in turn.content:
+            thoughts.append(turn.content.partition("</think>")[0].removeprefix("<think>"))
+        if turn.is_learned and any(thought.strip() not in text for thought in thoughts):
+            yield "reasoning"
+
+
+def _is_written(turn: Message, text: str, dropped: Sequence[str]) -> bool:
+    """Whether a text has what a turn says, so that there is something to learn."""
+    if not turn.content.strip():
+        return "tool calls" not in dropped
+    said = turn.content.rpartition("</think>")[2].strip()
+    return "tool_calls" in turn.extra or said in text or json.dumps(said)[1:-1] in text
 
 
 def _without_calls(turn: Message) -> Message:

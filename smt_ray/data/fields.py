@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smt_ray.errors import UserError
+
+_PLAIN = re.compile(r"[A-Za-z_][\w-]*")  # keys that YAML reads as texts; the rest are quoted
 
 
 class UnknownKeysError(Exception):
@@ -17,7 +21,7 @@ class UnknownKeysError(Exception):
 
     def for_user(self) -> UserError:
         """The error for the user."""
-        keys = ", ".join(self.keys)
+        keys = ", ".join(k if _PLAIN.fullmatch(k) else json.dumps(k) for k in self.keys)
         return UserError(
             self.place,
             f"has keys that no form of rows knows: {keys}",
@@ -42,6 +46,8 @@ def text(value: Any, place: str) -> str:
         UserError: The value is neither a text nor a number, or it is not valid Unicode.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise bad_row(place, "must not be NaN or infinite", value, "give it a text")
         return json.dumps(value)
     if not isinstance(value, str):
         raise bad_row(place, "must be a string", value, "write the value as text")
@@ -63,6 +69,25 @@ def some_text(value: Any, place: str) -> str:
     if not found.strip():
         raise bad_row(place, "must not be empty", found, "give it a text")
     return found
+
+
+def json_value(value: Any, place: str) -> Any:
+    """A value for the chat template: it must be plain JSON, with texts in valid Unicode.
+
+    Raises:
+        UserError: It holds something else, such as a time.
+    """
+    if isinstance(value, str):
+        return text(value, place)
+    if isinstance(value, Mapping):
+        return {
+            text(key, place): json_value(part, f"{place}, {key}") for key, part in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [json_value(part, f"{place}, {i}") for i, part in enumerate(value)]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    raise bad_row(place, "must be a JSON value", value, "write it as text")
 
 
 def parsed(value: Any) -> Any:

@@ -27,33 +27,6 @@ _WHOLE = ("data", "rows", "examples")  # the only key of a JSON object that hold
 _MARKS = {"utf-16": (b"\xff\xfe", b"\xfe\xff"), "utf-32": (b"\xff\xfe\0\0", b"\0\0\xfe\xff")}
 
 
-def expand(path: Path, place: str) -> list[Path]:
-    """The files of a path: itself, the files of a folder, or those that a pattern matches.
-
-    Args:
-        path: A file, a folder, a folder that ``datasets`` saved, or a pattern.
-        place: The name of the path in errors.
-
-    Raises:
-        UserError: There is no such file, or none that can be read.
-    """
-    if _is_saved_dataset(path) or path.is_file():
-        return [path]
-    if path.is_dir():
-        found = [p for p in sorted(path.rglob("*")) if p.is_file() and _kind(p) in _READERS]
-    elif any(mark in str(path) for mark in "*?["):
-        root = Path(path.anchor or ".")
-        found = [p for p in sorted(root.glob(str(path.relative_to(root)))) if p.is_file()]
-    else:
-        raise UserError(place, "must be a file, a folder or a pattern that exists", got=str(path),
-                        fix="check the path; relative ones are looked up in data.dir, and then in"
-                        " the working directory")  # fmt: skip
-    if not found:
-        kinds = ", ".join(sorted(_READERS))
-        raise UserError(place, f"must match a file that can be read ({kinds})", got=str(path))
-    return found
-
-
 def read_records(path: Path, split: str) -> Records:
     """The records of one file.
 
@@ -64,12 +37,12 @@ def read_records(path: Path, split: str) -> Records:
     Raises:
         UserError: The file cannot be read, is not in UTF-8, or is not what its name says.
     """
-    if _is_saved_dataset(path):
+    if is_saved_dataset(path):
         return _read_saved(path, split)
     try:
         with fsspec.open(str(path), "rb", compression=_compression(path)) as file:
             data = file.read()
-        return _READERS.get(_kind(path), _read_json)(data, path, split)
+        return READERS.get(kind(path), _read_json)(data, path, split)
     except UserError:
         raise
     except Exception as error:  # each kind of compression and of table has errors of its own
@@ -80,7 +53,7 @@ def read_records(path: Path, split: str) -> Records:
         ) from None  # fmt: skip
 
 
-def _kind(path: Path) -> str:
+def kind(path: Path) -> str:
     """The suffix that says what a file holds, without that of its compression."""
     return Path(path.stem).suffix.lower() if _compression(path) else path.suffix.lower()
 
@@ -166,11 +139,22 @@ def _is_json(text: str) -> bool:
 
 def _loaded(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_distinct)
     except ValueError as error:
         raise UserError(
             place, f"must be valid JSON ({error})", fix="mend the file at that place"
         ) from None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of some pairs, whose keys must differ."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(
+            f"the key {next(key for key in keys if keys.count(key) > 1)!r} is repeated"
+        )
+    return found
 
 
 def _read_csv(data: bytes, path: Path, split: str, delimiter: str = ",") -> Records:
@@ -178,6 +162,12 @@ def _read_csv(data: bytes, path: Path, split: str, delimiter: str = ",") -> Reco
     csv.field_size_limit(2**31 - 1)
     lines = io.StringIO(_decoded(data, path), newline="")
     reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+    names = list(reader.fieldnames or ())
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(
+            f"{path}, line 1", "must name each column once", got=twice[0],
+            fix="rename one of the columns",
+        )  # fmt: skip
     found: Records = []
     try:
         for row in reader:
@@ -221,8 +211,11 @@ def _read_saved(path: Path, split: str) -> Records:
 
     try:
         found = datasets.load_from_disk(str(path))
-    except (OSError, ValueError) as error:
-        raise UserError(str(path), f"must be a saved dataset ({error})") from None
+    except Exception as error:  # other tools have files of these names, too
+        raise UserError(
+            str(path), f"must be a dataset that datasets saved ({type(error).__name__}: {error})",
+            fix="name the files in it by a pattern, such as FOLDER/*.json",
+        ) from None  # fmt: skip
     if isinstance(found, datasets.DatasetDict):
         if split not in found:
             raise UserError(f"{path}, split", f"must be one of {', '.join(found)}", got=split)
@@ -245,11 +238,13 @@ def _without_nulls(records: Any) -> Iterator[dict[str, Any]]:
         yield {key: without_nulls(value) for key, value in record.items()}
 
 
-def _is_saved_dataset(path: Path) -> bool:
-    return (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()
+def is_saved_dataset(path: Path) -> bool:
+    """Whether ``datasets`` saved a folder."""
+    info, state = path / "dataset_info.json", path / "state.json"
+    return (info.is_file() and state.is_file()) or (path / "dataset_dict.json").is_file()
 
 
-_READERS: dict[str, Callable[[bytes, Path, str], Records]] = {
+READERS: dict[str, Callable[[bytes, Path, str], Records]] = {
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), _read_json),
     ".csv": _read_csv,
     ".tsv": _read_tsv,

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from smt_ray.data.fields import bad_row, parsed, some_text, text
+from smt_ray.data.fields import bad_row, json_value, parsed, some_text, text
 from smt_ray.data.rows import ASSISTANT, SYSTEM, Message, Row
 from smt_ray.data.turns import conversation, read_turns
 
@@ -55,7 +55,13 @@ class Messages(Form):
 
     def row(self, fields: Fields, place: str) -> Row:
         """A row of turns; the instruction is the text of all other speakers."""
-        turns = conversation(fields[self.field], in_field(place, self.field), self.ignored)
+        field = in_field(place, self.field)
+        if self.is_test and fields.get("answer"):
+            turns = read_turns(fields[self.field], field, self.ignored)
+            if turns[-1].role != ASSISTANT:  # the answer stands beside the question
+                turns = (*turns, Message(ASSISTANT, "", is_learned=True))
+            return of_turns(turns, fields, place)
+        turns = conversation(fields[self.field], field, self.ignored)
         return of_turns(turns, fields, place)
 
 
@@ -75,7 +81,7 @@ class PromptCompletion(Form):
     def row(self, fields: Fields, place: str) -> Row:
         """A row whose prompt no form changes; turns become a conversation."""
         prompt, completion = parsed(fields["prompt"]), parsed(fields["completion"])
-        if isinstance(prompt, list) and isinstance(completion, list):
+        if _are_turns(prompt) and _are_turns(completion):
             asked = read_turns(prompt, in_field(place, "prompt"), self.ignored)
             said = conversation([{"role": "user", "content": "-"}, *completion],
                                 in_field(place, "completion"), self.ignored)[1:]  # fmt: skip
@@ -145,6 +151,10 @@ FORMS: tuple[type[Form], ...] = (
 """All forms, in the order in which they are tried."""
 
 
+def _are_turns(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(turn, Mapping) for turn in value)
+
+
 def in_field(place: str, name: str) -> str:
     """The place of a field."""
     return f"{place}, field {name!r}"
@@ -152,7 +162,7 @@ def in_field(place: str, name: str) -> str:
 
 def of_turns(turns: Sequence[Message], fields: Fields, place: str) -> Row:
     """The row of a conversation."""
-    tools = parsed(fields.get("tools", []))
+    tools = parsed(fields.get("tools") or [])
     if not isinstance(tools, (list, tuple)):
         raise bad_row(in_field(place, "tools"), "must be a list of tools", tools)
     system = text(fields.get("system", ""), in_field(place, "system"))
@@ -163,7 +173,7 @@ def of_turns(turns: Sequence[Message], fields: Fields, place: str) -> Row:
         messages[-1].content,
         answer=text(fields.get("answer", ""), in_field(place, "answer")),
         messages=messages,
-        tools=tuple(tools),
+        tools=tuple(json_value(parsed(tool), in_field(place, "tools")) for tool in tools),
     )
 
 

@@ -32,15 +32,20 @@ def find_overlaps(
     for row in training:
         for key in question_keys(row):
             asked.setdefault(key, []).append(row)
-    return [
-        FoundQuestion(
-            index=index,
-            position=same[0].position,
-            same_answer=any(same_answer(known.answer, row.answer) for known in same),
-        )
-        for index, row in enumerate(test)
-        if (same := asked.get(question_key(row)))
-    ]
+    found = []
+    for index, row in enumerate(test):
+        same = [known for key in question_keys(row)[-1:] for known in asked.get(key, ())]
+        if same:
+            says_same = any(same_answer(_stated(known), row.answer) for known in same)
+            found.append(
+                FoundQuestion(index=index, position=same[0].position, same_answer=says_same)
+            )
+    return found
+
+
+def _stated(row: Row) -> str:
+    """The answer of a row; a conversation has answered several questions."""
+    return row.answer or ("" if row.messages else row.output)
 
 
 def find_duplicates(
@@ -55,11 +60,11 @@ def find_duplicates(
         others: Its rows.
     """
     is_same = name == other
-    digests: set[bytes] = set() if is_same else {row.digest() for row in others}
+    digests: set[bytes] = set() if is_same else {row.meaning() for row in others}
     questions: set[str] = set() if is_same else {k for row in others for k in question_keys(row)}
     num_identical, asked = 0, []
     for row in rows:
-        digest, keys = row.digest(), question_keys(row)
+        digest, keys = row.meaning(), question_keys(row)
         num_identical += digest in digests
         if questions & set(keys):
             asked.append(row)

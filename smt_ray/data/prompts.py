@@ -52,9 +52,11 @@ class Prompts:
         self.form = preferred if form == "auto" else form
 
     @classmethod
-    def of(cls, tokenizer: Any, data: DataConfig) -> Prompts:
-        """The prompts of a config."""
-        return cls(tokenizer, data.prompt, data.chat_template, merge_system=data.merge_system)
+    def of(cls, tokenizer: Any, data: DataConfig, form: PromptForm | None = None) -> Prompts:
+        """The prompts of a config, perhaps in another form, as a task may want."""
+        return cls(
+            tokenizer, form or data.prompt, data.chat_template, merge_system=data.merge_system
+        )
 
     def render(self, row: Row) -> Rendered:
         """A row as text, with its targets.

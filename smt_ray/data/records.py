@@ -32,7 +32,7 @@ _REFUSED = {
 _LIKE = {
     "messages": ("dialog", "dialogue", "chat", "turns"),
     "instruction": ("query", "prompt", "question", "problem"),
-    "output": ("response", "target", "completion", "answer", "solution", "label"),
+    "output": ("response", "target", "completion", "solution", "answer", "label"),
     "input": ("context",),
     "text": ("content", "document", "body"),
 }
@@ -62,7 +62,7 @@ def parse_row(
         The row; None if ``on_bad`` took its error.
 
     Raises:
-        UserError: The record has keys that its form does not know, or lacks a mapped column.
+        UserError: The record has keys that its form does not know.
     """
     fields: Fields = {}
     form: type[Form] | None = None
@@ -76,6 +76,9 @@ def parse_row(
     except UnknownKeysError as error:
         raise error.for_user() from None
     except UserError as error:
+        if is_test:  # no test row is left out
+            fix = error.fix.removesuffix(", or set data.bad_rows to skip")
+            raise UserError(error.field, error.rule, got=error.got, fix=fix) from None
         if on_bad is None:
             raise
         on_bad(error)
@@ -101,11 +104,6 @@ def _needed(form: type[Form], is_test: bool) -> tuple[str, ...]:
 def _renamed(
     record: Mapping[str, Any], place: str, columns: Mapping[str, str], ignored: Collection[str]
 ) -> Fields:
-    if missing := sorted(set(columns.values()) - set(record)):
-        raise UserError(
-            f"{place}, columns", f"names what the row lacks: {', '.join(missing)}",
-            got=sorted(record), fix="correct columns of the source",
-        )  # fmt: skip
     names = {theirs: ours for ours, theirs in columns.items()}
     fields: dict[str, Any] = {}
     for key, value in record.items():
@@ -140,8 +138,10 @@ def _columns_that_fit(fields: Fields) -> str:
     """The advice for names that are not ours."""
     for form in FORMS:
         like = {name: _like(name, fields) for name in form.required}
-        if all(like.values()):
-            like |= {name: _like(name, fields) for name in form.optional}
+        if all(like.values()) and len(set(like.values())) == len(like):
+            taken = set(like.values())
+            others = {name: _like(name, fields) for name in form.optional}
+            like |= {name: theirs for name, theirs in others.items() if theirs not in taken}
             pairs = ", ".join(f"{ours}: {theirs}" for ours, theirs in like.items() if theirs)
             return f"name the columns of the source: {{path: ..., columns: {{{pairs}}}}}"
     known = "; ".join(" and ".join(form.required) for form in FORMS)

@@ -79,6 +79,17 @@ class Row:
         turns += [Message(USER, question), Message(ASSISTANT, self.output, is_learned=True)]
         return tuple(turns)
 
+    def meaning(self) -> bytes:
+        """The fingerprint of what is asked and learned, whatever the form of the row."""
+        said = () if self.is_verbatim else self.conversation()
+        turns = [
+            [turn.role, turn.content, turn.is_learned, _without_ids(dict(turn.extra))]
+            for turn in said
+        ]
+        verbatim = [self.instruction, self.output] if self.is_verbatim else []
+        content = json.dumps([turns, verbatim, self.tools], sort_keys=True)
+        return hashlib.sha256(content.encode()).digest()
+
     def digest(self) -> bytes:
         """The fingerprint of what the row says, which identical rows share."""
         turns = [[turn.for_template(), turn.is_learned] for turn in self.messages]
@@ -87,6 +98,16 @@ class Row:
             turns, self.tools, self.is_verbatim,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
+
+
+def _without_ids(value: Any) -> Any:
+    """Calls of tools without the ids that connect them with their results."""
+    if isinstance(value, list):
+        return [_without_ids(part) for part in value]
+    if isinstance(value, Mapping):
+        ids = ("id", "tool_call_id")
+        return {key: _without_ids(part) for key, part in value.items() if key not in ids}
+    return value
 
 
 def digest_rows(rows: Iterable[Row]) -> str:

@@ -12,8 +12,9 @@ from cachetools import LRUCache, cached
 
 from smt_ray.artifacts.versions import Version, file_version
 from smt_ray.config.data import DataConfig, Source
-from smt_ray.data.files import expand, read_records
+from smt_ray.data.files import read_records
 from smt_ray.data.hub.reading import read_hub_records, read_hub_task
+from smt_ray.data.paths import expand, expand_home
 from smt_ray.data.records import parse_row
 from smt_ray.data.rows import Row
 from smt_ray.errors import UserError
@@ -160,6 +161,7 @@ def parse_records(
     """
     if not records:
         raise UserError(label, "holds no rows", got=0, fix="check the file or dataset")
+    _check_columns(records, label, columns or {})
     rows: list[Row] = []
     bad: list[UserError] = []
     for index, record in enumerate(records):
@@ -176,6 +178,18 @@ def parse_records(
     if not rows:
         raise bad[0]
     return ReadRows(rows, bad)
+
+
+def _check_columns(records: Sequence[Any], label: str, columns: Mapping[str, str]) -> None:
+    """Refuses columns that no record has; records may lack optional ones."""
+    if not columns:
+        return
+    known = {key for record in records if isinstance(record, Mapping) for key in record}
+    if missing := sorted(set(columns.values()) - known):
+        raise UserError(
+            f"{label}, columns", f"names what no row has: {', '.join(missing)}",
+            got=sorted(known), fix="correct columns of the source",
+        )  # fmt: skip
 
 
 def _raise(error: UserError) -> None:
@@ -196,7 +210,8 @@ def _read_source(source: AnySource, reading: Reading, field: str) -> ReadRows:
     else:
         path = _local_path(source, reading.directory)
         assert path is not None
-        found = _read_files(expand(path, field), source, reading)
+        split = source.split or reading.split
+        found = _read_files(expand(path, field, split), source, reading)
     rows = _drawn(found.rows, source.max_rows, reading.seed)
     if source.weight != 1:
         rows = [replace(row, weight=source.weight) for row in rows]
@@ -240,9 +255,9 @@ def _local_path(source: AnySource, directory: str | None) -> Path | None:
         place = None if source.startswith((BUILTIN, HUB)) else source
     if place is None:
         return None
-    path = Path(place).expanduser()
+    path = expand_home(place)
     folder = None if directory == HUB_DIRECTORY else directory
-    within = Path(folder).expanduser() / path if folder else path
+    within = expand_home(folder) / path if folder else path
     return within if _exists(within) or not _exists(path) else path
 
 
@@ -254,7 +269,7 @@ def _exists(path: Path) -> bool:
 
 
 def _task_file(task: str, directory: str) -> Path:
-    return Path(directory).expanduser() / "dataset" / task / "test.json"
+    return expand_home(directory) / "dataset" / task / "test.json"
 
 
 def _hub_rows(task: str, reading: Reading) -> ReadRows:

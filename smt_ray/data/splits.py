@@ -73,7 +73,9 @@ def read_split(data: DataConfig, seed: int) -> Split:
     if not training:
         raise UserError(
             "data.train", "must leave a row to train on", got=0,
-            fix="give more rows, or hold fewer out",
+            fix=f"{num_moved} rows are identical to rows of data.validation: give others"
+            if num_moved
+            else "give more rows",
         )  # fmt: skip
     return Split(
         training,
@@ -120,6 +122,11 @@ def hold_out(
     if not wanted:
         return [rows[i] for i in sorted(used)], [], 0
     held = _draw_groups(_identical(rows, used), wanted)
+    if not held:
+        raise UserError(
+            "data.validation_rows", "must leave rows that are not identical to the others",
+            got=validation_rows, fix="give other rows, or hold none out",
+        )  # fmt: skip
     chosen = set(held)
     num_moved = len(chosen - set(used[: len(held)]))
     training = [rows[i] for i in sorted(used) if i not in chosen]
@@ -135,7 +142,7 @@ def _identical(rows: Sequence[Row], order: Iterable[int]) -> list[list[int]]:
     """The groups of identical rows, in the order of their first ones."""
     groups: dict[bytes, list[int]] = {}
     for place in order:
-        groups.setdefault(rows[place].digest(), []).append(place)
+        groups.setdefault(rows[place].meaning(), []).append(place)
     return list(groups.values())
 
 
@@ -155,8 +162,8 @@ def _draw_groups(groups: Sequence[list[int]], wanted: int) -> list[int]:
 
 def _without(rows: Sequence[Row], others: Sequence[Row]) -> tuple[list[Row], int]:
     """The rows that are not identical to one of the others, and the number of those that are."""
-    known = {row.digest() for row in others}
-    kept = [row for row in rows if row.digest() not in known]
+    known = {row.meaning() for row in others}
+    kept = [row for row in rows if row.meaning() not in known]
     return kept, len(rows) - len(kept)
 
 
@@ -170,6 +177,7 @@ def weighted(rows: Sequence[Row], seed: int) -> list[Row]:
     places: list[int] = []
     for weight, group in by_weight.items():
         whole = int(weight)
-        drawn = random.Random(seed).sample(group, round((weight - whole) * len(group)))
+        number = round((weight - whole) * len(group))
+        drawn = random.Random(seed).sample(group, number if whole or number else 1)
         places += group * whole + drawn
     return [rows[place] for place in sorted(places)]

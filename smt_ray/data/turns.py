@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from smt_ray.data.fields import UnknownKeysError, bad_row, parsed, some_text, text
+from smt_ray.data.fields import UnknownKeysError, bad_row, json_value, parsed, some_text, text
 from smt_ray.data.rows import ASSISTANT, SYSTEM, USER, Message
 
 _TOOL, _DEVELOPER = "tool", "developer"
@@ -71,7 +71,7 @@ def _message(turn: Any, place: str, ignored: Collection[str]) -> Message:
     needs_text = role == USER or (role == ASSISTANT and "tool_calls" not in extra)
     return Message(
         role,
-        _content(content, f"{place}, content", needs_text),
+        _content(content, f"{place}, content", needs_text, ignored),
         is_learned=_is_learned(given, role, place),
         extra=extra,
     )
@@ -84,20 +84,25 @@ def _role(value: Any, place: str) -> str:
     return str(role)
 
 
-def _content(value: Any, place: str, needs_text: bool) -> str:
+def _content(value: Any, place: str, needs_text: bool, ignored: Collection[str]) -> str:
     """The text of a turn, whose parts are joined."""
     if isinstance(value, (list, tuple)):
-        value = "".join(_part(part, f"{place}, part {i}") for i, part in enumerate(value))
+        value = "".join(_part(part, f"{place}, part {i}", ignored) for i, part in enumerate(value))
     return some_text(value, place) if needs_text else text(value, place)
 
 
-def _part(part: Any, place: str) -> str:
-    kind = part.get("type", "text") if isinstance(part, Mapping) else None
+def _part(part: Any, place: str, ignored: Collection[str]) -> str:
     if isinstance(part, str):
         return text(part, place)
+    kind = None
+    if isinstance(part, Mapping):
+        part = {key: value for key, value in part.items() if value is not None}
+        kind = part.get("type", "text")
     if kind != "text":
         rule = "must be text, because only texts are trained on"
         raise bad_row(place, rule, kind or part, "leave the part out")
+    if unknown := sorted(set(part) - {"type", "text", *ignored}):
+        raise UnknownKeysError(place, unknown)
     return text(part.get("text"), place)
 
 
@@ -137,7 +142,8 @@ def _call(call: Any, place: str) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise bad_row(place, "a call must be an object with the name of a function", call)
-    arguments = parsed(function.get("arguments", {}))
+    call, function = json_value(call, place), json_value(function, place)
+    arguments = json_value(parsed(function.get("arguments", {})), f"{place}, arguments")
     outer = {key: value for key, value in call.items() if value is not None and key != "function"}
     if "function" not in call:
         outer = {}

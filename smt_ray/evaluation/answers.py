@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable
 
 from smt_ray.data.rows import Row
@@ -36,9 +37,11 @@ def extract(task: Task, text: str, *, lower_case: bool = False) -> str | None:
         text: The generated text. If it contains another ``### Response:``, only the part before it
             is read, as in the published evaluation.
         lower_case: Whether that part is read in lower case. AQuA is always read as it is, because
-            its letters are upper case.
+            its letters are upper case, and so are tasks of the user's own.
     """
     text = _first_response(text)
+    if task.suite == "own":
+        return _OWN_RULES[task.answer](task, unicodedata.normalize("NFC", text))
     if lower_case and task.answer != "letter":
         text = text.lower()
     return _RULES[task.answer](task, text)
@@ -87,14 +90,39 @@ def expected_answer(task: Task, row: Row) -> str:
     Raises:
         UserError: The row has no answer that the task's rule could read.
     """
-    given = row.answer or row.output
-    found = _EXPECTED[task.answer](task, given)
-    if not found:
+    given = unicodedata.normalize("NFC", row.answer or row.output)
+    found = _expected(task, given, is_short=row.answer not in ("", row.output))
+    # A pattern reads what stands around an answer, too, so the answer alone need not match it.
+    if not found or (task.answer != "regex" and not _is_readable(task, found)):
         raise UserError(
             f"{row.place}, field 'answer'", f"must be {_WANTED[task.answer]}", got=given,
             fix="mend the row, or change the answer of the task",
         )  # fmt: skip
     return found
+
+
+def _is_readable(task: Task, expected: str) -> bool:
+    """Whether a text that says nothing but the expected answer would be right."""
+    return not (task.answer == "number" and parse_number(expected) is None) and is_correct(
+        task, extract(task, expected), expected
+    )
+
+
+def _expected(task: Task, given: str, *, is_short: bool) -> str | None:
+    """The answer that a row's text states.
+
+    Args:
+        is_short: Whether the text is the row's short answer, and not its whole output.
+    """
+    if task.suite != "own":
+        return given
+    if task.answer == "word":
+        named = _named_labels(task, given)
+        return _own_case(task, given.strip()) or (named.pop() if len(named) == 1 else None)
+    if task.answer == "number" and is_short:
+        return given.strip() if parse_number(given) is not None else None
+    found = _OWN_RULES[task.answer](task, given)
+    return found or (_whole_text(task, given) if task.answer == "regex" else None)
 
 
 def _are_equal(one: str, other: str) -> bool:
@@ -108,7 +136,7 @@ def _are_equal(one: str, other: str) -> bool:
 def parse_number(text: str) -> float | None:
     """The finite number that the whole text states ("1,200", "300.0", "-4."), or None."""
     try:
-        number = float(text.replace(",", ""))
+        number = float(text.replace(",", "").replace("\N{MINUS SIGN}", "-"))
     except ValueError:
         return None
     return number if math.isfinite(number) else None
@@ -129,15 +157,39 @@ def _last_number(task: Task, text: str) -> str | None:
     return numbers[-1] if numbers else None
 
 
+# A label is no part of a word or of a number. Scripts without spaces have no words to be part of.
+_BEFORE, _AFTER = r"(?<![^\W_])(?<![-+.#])", r"(?![^\W_]|[+#]|[.,]\d|-\w)"
+_OWN_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
+_SPACELESS = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+
+
+def label_pattern(label: str) -> str:
+    """The pattern of a label of the user's own, as a whole word."""
+    bordered = rf"{_BEFORE}{re.escape(label)}{_AFTER}"
+    return re.escape(label) if _SPACELESS.search(label) else bordered
+
+
 def _first_word(task: Task, text: str) -> str | None:
     """The first label that a text names as a whole word, in the label's own case."""
-    alternatives = "|".join(map(re.escape, task.labels))
-    match = re.search(rf"(?<!\w)(?:{alternatives})(?!\w)", text, re.IGNORECASE)
+    match = re.search("|".join(map(label_pattern, task.labels)), text, re.IGNORECASE)
     return _own_case(task, match.group()) if match else None
+
+
+def _named_labels(task: Task, text: str) -> set[str]:
+    """All labels that a text names; of those that overlap, the longest."""
+    found = re.findall("|".join(map(label_pattern, task.labels)), text, re.IGNORECASE)
+    return {own for own in (_own_case(task, label) for label in found) if own}
 
 
 def _own_case(task: Task, label: str) -> str | None:
     return next((own for own in task.labels if own.casefold() == label.casefold()), None)
+
+
+def _own_number(task: Task, text: str) -> str | None:
+    """The last number of a text; commas between digits and another minus sign are read, too."""
+    plain = re.sub(r"(?<=\d),(?=\d{3})", "", text.replace("\N{MINUS SIGN}", "-"))
+    numbers = _OWN_NUMBER.findall(plain)
+    return numbers[-1] if numbers else None
 
 
 def _whole_text(task: Task, text: str) -> str | None:
@@ -145,11 +197,12 @@ def _whole_text(task: Task, text: str) -> str | None:
 
 
 def _last_match(task: Task, text: str) -> str | None:
-    matches = list(re.finditer(task.pattern, text))
-    if not matches:
-        return None
-    found = matches[-1].group(1 if matches[-1].re.groups else 0)
-    return found.strip() if found else None
+    """The first group that is not empty, or the whole, of the last match that is not empty."""
+    found = []
+    for match in re.finditer(task.pattern, text):
+        parts = match.groups() if match.re.groups else (match.group(),)
+        found += [part.strip() for part in parts if part and part.strip()][:1]
+    return found[-1] if found else None
 
 
 _RULES: dict[AnswerKind, Callable[[Task, str], str | None]] = {
@@ -157,45 +210,20 @@ _RULES: dict[AnswerKind, Callable[[Task, str], str | None]] = {
     "number": _last_number,
     # The published rule is that of labels, but letters also have a corrected rule: stated_letter.
     "letter": _first_label,
+}
+_OWN_RULES: dict[AnswerKind, Callable[[Task, str], str | None]] = {
     "word": _first_word,
+    "number": _own_number,
     "exact": _whole_text,
     "contains": _whole_text,
     "regex": _last_match,
 }
-
-
-def _exact_label(task: Task, text: str) -> str | None:
-    return text if text in task.labels else None
-
-
-def _a_number(task: Task, text: str) -> str | None:
-    """The number that a text is, or the last one in it if the row has no short answer."""
-    return text if parse_number(text) is not None else _last_number(task, text)
-
-
-def _label_or_first(task: Task, text: str) -> str | None:
-    return _own_case(task, text.strip()) or _first_word(task, text)
-
-
-def _matched_or_whole(task: Task, text: str) -> str | None:
-    return _last_match(task, text) or _whole_text(task, text)
-
-
-_EXPECTED: dict[AnswerKind, Callable[[Task, str], str | None]] = {
-    "label": _exact_label,
-    "letter": _exact_label,
-    "number": _a_number,
-    "word": _label_or_first,
-    "exact": _whole_text,
-    "contains": _whole_text,
-    "regex": _matched_or_whole,
-}
 _WANTED: dict[AnswerKind, str] = {
     "label": "one of the labels of the task",
     "letter": "one of the letters of the task",
-    "number": "a number",
-    "word": "one of the labels of the task",
+    "number": "a number that can be read",
+    "word": "one of the labels of the task, and no other",
     "exact": "a text",
     "contains": "a text",
-    "regex": "a text",
+    "regex": "a text that the pattern finds, or that another text can equal",
 }

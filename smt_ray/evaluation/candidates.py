@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from smt_ray.data.rows import Row
 from smt_ray.errors import UserError
-from smt_ray.evaluation.answers import parse_number
+from smt_ray.evaluation.answers import label_pattern, parse_number
 from smt_ray.evaluation.tasks import Task
 
 _OFFERED = re.compile(r"Answer format:\s*(\S+)\s*$")
@@ -70,9 +70,12 @@ def complete(task: Task, row: Row, candidate: str, name: str) -> str:
     Raises:
         UserError: The output of a published row does not state the row's answer exactly once.
     """
-    if not row.answer or row.output.count(row.answer) != 1:
-        if task.suite == "own":
+    if task.suite == "own":
+        stated = list(re.finditer(label_pattern(row.answer), row.output, re.IGNORECASE))
+        if len(stated) != 1:
             return candidate
+        return row.output[: stated[0].start()] + candidate + row.output[stated[0].end() :]
+    if not row.answer or row.output.count(row.answer) != 1:
         raise UserError(
             f"{name}, field 'output'",
             f"must state the answer {row.answer!r} exactly once to score candidates in its place",

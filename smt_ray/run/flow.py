@@ -31,6 +31,7 @@ from smt_ray.reporting.text.values import stage_text
 from smt_ray.run import record
 from smt_ray.run.report import try_to_write_report
 from smt_ray.run.snapshot import read_snapshot, read_start
+from smt_ray.stages.asked import check_asked
 from smt_ray.stages.evaluation import evaluation_pool, make_evaluation
 from smt_ray.stages.plan import UNTIL, RunPlan, Until, make_plan
 from smt_ray.stages.selection import make_selection
@@ -119,6 +120,8 @@ class Flow:
             if stage is not plan.warmup or self.needs_warmup():
                 stage.verify()
         self._check_model()
+        if not all(stage.is_done() for stage in plan.evaluations.values()):
+            check_asked(plan)
 
     def needs_warmup(self) -> bool:
         """Whether a later stage needs the warm-up."""

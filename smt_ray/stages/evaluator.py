@@ -75,10 +75,9 @@ class Evaluator:
         def report(done: int, _total: int) -> None:
             board.update.remote(job.title, job.worker, before + done, share.task.name)
 
-        evaluation, form = job.config.evaluation, share.task.prompt
-        if form is not None:
-            data = job.config.data.model_copy(update={"prompt": form})
-            prompts = Prompts.of(self._tokenizer, data)
+        evaluation = job.config.evaluation
+        if share.task.prompt is not None:
+            prompts = Prompts.of(self._tokenizer, job.config.data, share.task.prompt)
         decoding = Decoding.from_config(evaluation)
         return predict(
             self._model,

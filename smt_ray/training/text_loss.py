@@ -9,10 +9,12 @@ import torch
 
 from smt_ray.config.data import DataConfig
 from smt_ray.data.batches import PREFIX_PACKED, step_micro_batches
-from smt_ray.data.encoding.rows import encode_rows
+from smt_ray.data.encoding.rows import Limits, encode_rows
 from smt_ray.data.prompts import Prompts
 from smt_ray.data.rows import Row
 from smt_ray.documents.probe import Probe
+from smt_ray.errors import UserError
+from smt_ray.models.inspect import token_limits
 from smt_ray.training.batching_mode import choose_mode
 from smt_ray.training.loss import SupervisedLoss
 
@@ -62,7 +64,15 @@ def text_loss(
     """
     if not rows:
         return TextLoss()
-    encoded, _ = encode_rows(prompts.tokenizer, rows, prompts=prompts, max_length=data.max_length)
+    try:
+        encoded, _ = encode_rows(
+            prompts.tokenizer, rows, prompts=prompts, max_length=data.max_length,
+            bad_rows=data.bad_rows, limits=Limits(*token_limits(model)),
+        )  # fmt: skip
+    except UserError:
+        if data.bad_rows == "error":
+            raise
+        return TextLoss()  # other workers have rows that can be used
     mode = choose_mode(model, PREFIX_PACKED, probe, training=False)
     loss = SupervisedLoss(model, narrow=mode.narrows)
     mean = torch.zeros((), dtype=torch.float64)

@@ -156,6 +156,12 @@ def test_several_bad_values_are_counted_and_a_union_counts_once() -> None:
         ("{path: a.json, revision: v2}", "data.train.0", "are for hub datasets"),
         ("{path: a.json, columns: {reply: b}}", "data.train.0.columns", "must be fields of rows"),
         ("{path: a.json, weight: 0}", "data.train.0.weight", "greater than 0"),
+        ("{path: a.json, weight: .inf}", "data.train.0.weight", "finite"),
+        (
+            "{path: a.json, columns: {input: q, instruction: q}}",
+            "data.train.0.columns",
+            "two fields",
+        ),
         ("{path: a.json, wieght: 2}", "data.train.0.wieght", "unknown key"),
     ],
 )
@@ -170,6 +176,7 @@ def test_a_bad_source_says_what_is_wrong(source: str, place: str, rule: str) -> 
     [
         (["data.validation_rows=2.5"], "data.validation_rows"),
         (["data.validation_rows=-1"], "data.validation_rows"),
+        (["data.validation_rows=.inf"], "data.validation_rows"),
         (["data.validation=[a.json]", "data.validation_rows=2"], "data"),
     ],
 )

@@ -413,3 +413,55 @@ def test_a_reply_that_contains_eos_is_an_error_or_left_out(tokenizer: Any) -> No
     encoded, counts = encode_rows(tokenizer, [bad, chat(*TURNS), plain], bad_rows="skip")
     assert (len(encoded), counts.bad.number) == (1, 2)
     assert "chat.json, row 0" in str(counts.bad.first)
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"content": "4", "reasoning_content": "an </s> in it"},
+        {"content": None, "tool_calls": [
+            {"function": {"name": "add", "arguments": {"html": "<s>old</s> new"}}}]},
+    ],
+)  # fmt: skip
+def test_eos_within_thoughts_or_calls_is_an_error(tokenizer: Any, turn: dict[str, Any]) -> None:
+    thinks = TOOLS.replace("{{ m.content }}", "{{ m.reasoning_content }}{{ m.content }}")
+    row = of_messages({"role": "user", "content": "2+2?"}, {"role": "assistant", **turn})
+    with pytest.raises(UserError, match="a reply must not contain '</s>'"):
+        encode_rows(tokenizer, [row], prompts=Prompts(tokenizer, "chat", thinks))
+
+
+def test_a_call_that_the_template_does_not_write_is_not_learned(tokenizer: Any) -> None:
+    found, learned = render(tokenizer, of_messages(*TOOL_TURNS, tools=[TOOL]), TEMPLATE)
+    assert learned == [f"four{tokenizer.eos_token}\n"]
+    assert found.num_context_turns == 1
+    alone = of_messages(*TOOL_TURNS[:2], tools=[TOOL])
+    with pytest.raises(UserError, match="must write the last turn to learn"):
+        render(tokenizer, alone, TEMPLATE)
+
+
+def test_a_prompt_without_thoughts_ends_before_the_thoughts_of_a_reply(tokenizer: Any) -> None:
+    """As Qwen3.5's without thoughts: the prompt has an empty thought."""
+    template = (
+        f"{HEAD}<{{{{ m.role }}}}>{{% if m.role == 'assistant' %}}<think>"
+        "{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}{{ eos_token }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant><think></think>{% endif %}"
+    )
+    said = {"role": "assistant", "content": "4", "reasoning_content": "Two and two."}
+    found, learned = render(
+        tokenizer, of_messages({"role": "user", "content": "2+2?"}, said), template
+    )
+    assert learned == [f"Two and two.</think>4{tokenizer.eos_token}\n"]
+    assert found.text.count("<think>") == 1
+
+
+def test_turns_with_weight_0_cannot_be_learned_as_inputs(tokenizer: Any) -> None:
+    turns = [{"role": role, "content": content} for role, content in TURNS]
+    turns[2]["weight"] = 0
+    with pytest.raises(UserError, match=r"data\.train_on_inputs learns all"):
+        encode_rows(tokenizer, [of_messages(*turns)], train_on_inputs=True)
+
+
+def test_all_system_texts_at_the_beginning_are_merged(tokenizer: Any) -> None:
+    turns = (("system", "Be brief."), ("system", "Be kind."), ("user", "Hi"), ("assistant", "Yo"))
+    found, _ = render(tokenizer, chat(*turns), TEMPLATE, merge_system=True)
+    assert found.text.startswith("<user>Be brief.\n\nBe kind.\n\nHi")

@@ -19,7 +19,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from smt_ray.data.files import expand, read_records
+from smt_ray.data.files import read_records
+from smt_ray.data.paths import expand
 from smt_ray.errors import UserError
 
 ROWS = [{"instruction": f"Say {c}", "output": c} for c in ("red", "green\nblue", 'a "b", c', "é")]
@@ -144,6 +145,8 @@ def test_another_encoding_is_named(tmp_path: Path, encoding: str, name: str) -> 
         ("a.jsonl.xz", b"no xz", "a.jsonl.xz", "readable file of rows"),
         ("a.parquet", b"no parquet", "a.parquet", "readable file of rows"),
         ("a.arrow", b"no arrow", "a.arrow", "readable file of rows"),
+        ("a.json", b'[{"output": "a", "output": "b"}]', "a.json", "'output' is repeated"),
+        ("a.csv", b"output,output\na,b\n", "a.csv, line 1", "name each column once"),
         ("a.csv", b"instruction,output\na\n", "a.csv, line 2", "as many cells"),
         ("a.csv", b"instruction,output\na,b,c\n", "a.csv, line 2", "as many cells"),
         ("a.csv", b'instruction,output\na,"b\n', "a.csv, after line 1", "valid CSV"),

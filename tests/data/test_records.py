@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+from datetime import datetime
 from typing import Any
 
 import pytest
+import yaml
 
 from smt_ray.data.records import parse_row
 from smt_ray.data.rows import Message, Row
@@ -79,9 +82,26 @@ def test_columns_name_the_fields_of_any_other_form() -> None:
     assert parse(turns, columns={"messages": "dialog"}) == CHAT
 
 
-def test_a_column_that_is_not_there_is_an_error_even_if_bad_rows_are_skipped() -> None:
-    error = refused({"query": "a"}, columns={"instruction": "ask"}, on_bad=lambda _: None)
-    assert "ask" in error.rule
+def test_a_record_may_lack_a_column_of_an_optional_field() -> None:
+    columns = {"instruction": "ask", "input": "more", "output": "say"}
+    assert parse({"ask": "a", "say": "b"}, columns=columns) == Row("a", "b")
+
+
+@pytest.mark.parametrize("key", ["Unnamed: 0", "", "a, b", "1"])
+def test_the_fix_for_an_odd_key_is_yaml_that_names_it(key: str) -> None:
+    fix = refused({**GOOD, key: 3}).fix
+    assert key in yaml.safe_load(fix[fix.index("[") : fix.index("]") + 1])
+
+
+def test_what_a_test_row_lacks_is_not_to_be_skipped() -> None:
+    error = refused({"messages": []}, is_test=True)
+    assert "bad_rows" not in error.fix
+
+
+def test_a_test_conversation_may_end_with_its_question() -> None:
+    row = parse({"messages": [ASKED], "answer": "4"}, is_test=True)
+    assert [turn.role for turn in row.messages] == ["user", "assistant"]
+    assert (row.answer, row.messages[-1].content) == ("4", "")
 
 
 @pytest.mark.parametrize("extra", [{"category": "qa"}, {"category": "qa", "id": 0}])
@@ -150,6 +170,12 @@ def test_the_fix_for_preferences_works() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}, SAID]},
          "turn 0, content, part 0", "must be text"),
         ({"messages": [ASKED, SAID], "tools": "hammer"}, "'tools'", "list of tools"),
+        ({"instruction": "a", "output": math.nan}, "'output'", "NaN or infinite"),
+        ({"instruction": "a", "output": math.inf}, "'output'", "NaN or infinite"),
+        ({"messages": [ASKED, SAID], "tools": [{"name": "\ud83d"}]}, "'tools'", "Unicode"),
+        ({"messages": [ASKED, SAID], "tools": [{"name": datetime.now()}]}, "'tools'", "JSON value"),
+        ({"messages": [ASKED, {**SAID, "tool_calls": [
+            {"function": {"name": "f", "arguments": {"a": "\ud83d"}}}]}]}, "tool_calls", "Unicode"),
         (3, "", "must be an object"),
         (None, "", "must be an object"),
     ],
@@ -175,6 +201,18 @@ def test_only_turns_of_the_assistant_with_weight_are_learned() -> None:
         turns = [ASKED, {**SAID, key: no}, ASKED, {**SAID, key: 1}]
         learned = [turn.is_learned for turn in parse({"messages": turns}).messages]
         assert learned == [False, False, False, True]
+
+
+def test_a_key_of_a_part_that_is_not_known_is_refused() -> None:
+    part = {"type": "text", "text": "2+2?", "image": "cat.png", "note": None}
+    record = {"messages": [{"role": "user", "content": [part]}, SAID]}
+    assert "image" in refused(record).rule
+    assert parse(record, ignored=["image"]) == CHAT
+
+
+def test_lists_of_numbers_are_texts() -> None:
+    row = parse({"prompt": "[3, 1, 2]", "completion": "[1, 2, 3]"})
+    assert row == Row("[3, 1, 2]", "[1, 2, 3]", is_verbatim=True)
 
 
 def test_parts_of_text_are_joined() -> None:

@@ -262,3 +262,37 @@ def test_each_purpose_has_its_split(tmp_path: Path) -> None:
 def test_a_task_of_ones_own_gets_the_test_rows_of_a_builtin_suite() -> None:
     expected = [Row(**record) for record in generate_rows(TASKS[0], "test")]
     assert read(f"builtin:{TASKS[0]}", is_test=True).rows == expected
+
+
+@pytest.mark.parametrize("names", [
+    ("train.jsonl", "test.jsonl", "valid.jsonl"),
+    ("data/train-00000-of-00002.jsonl", "data/test-00000-of-00001.jsonl", "data/dev.jsonl"),
+    ("train/a.jsonl", "test/a.jsonl", "val/a.jsonl"),
+])  # fmt: skip
+def test_the_files_of_a_folder_give_their_splits(tmp_path: Path, names: tuple[str, ...]) -> None:
+    folder = tmp_path / "test"  # whose own name says nothing
+    for name, mark in zip(names, ("train", "test", "held"), strict=True):
+        write(folder / name, records(1, mark))
+    write(folder / "latest.jsonl", records(1, "latest"))
+    write(folder / ".ipynb_checkpoints" / "x.jsonl", records(1, "hidden"))
+    found = {
+        split: [row.instruction for row in read(str(folder), split=split).rows]
+        for split in ("train", "test", "validation")
+    }
+    assert found["train"] in (["question train0", "question latest0"],
+                              ["question latest0", "question train0"])  # fmt: skip
+    assert "question test0" in found["test"]
+    assert "question held0" in found["validation"]
+    assert all("question hidden0" not in rows for rows in found.values())
+
+
+def test_a_column_that_no_row_has_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", [{"ask": "a", "say": "b"}])
+    columns = {"instruction": "ask", "output": "says"}
+    error = refused(lambda: read(Source(path=str(path), columns=columns), skips_bad_rows=True))
+    assert "says" in error.rule
+    assert error.field == f"{path}, columns"
+
+
+def test_a_name_that_begins_with_a_tilde_is_no_home() -> None:
+    assert "must be a file" in refused(lambda: read("~backup-of-nobody.jsonl")).rule

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from smt_ray.config.data import DataConfig, Source
-from smt_ray.data.rows import Row, digest_rows
+from smt_ray.data.rows import Message, Row, digest_rows
 from smt_ray.data.splits import hold_out, read_split, weighted
 from smt_ray.errors import UserError
 
@@ -156,3 +156,26 @@ def test_bad_rows_of_all_sources_are_counted(write: Any) -> None:
     split = read_split(DataConfig(train=[train], validation=[held], bad_rows="skip"), 0)
     assert split.bad.number == 2
     assert "a.json, row 4, field 'output'" in str(split.bad.first)
+
+
+def test_rows_that_say_the_same_in_other_forms_are_identical() -> None:
+    said = (Message("user", "Hi"), Message("assistant", "Yo", is_learned=True))
+    extras = [{"tool_calls": [{"id": i, "function": {"name": "f"}}]} for i in ("1", "2")]
+    calls = [(said[0], Message("assistant", "", is_learned=True, extra=e)) for e in extras]
+    same = [
+        [Row("Hi", "Yo"), Row("Hi", "Yo", answer="Yo"), Row("Hi", "Yo", messages=said)],
+        [Row("Hi", "", messages=turns) for turns in calls],
+    ]
+    for rows in same:
+        assert len({row.meaning() for row in rows}) == 1
+    others = [Row("Hi", "Yo", is_verbatim=True), Row("Hi", "Yo!"), *same[0], *same[1]]
+    assert len({row.meaning() for row in others}) == 4
+
+
+def test_rows_that_are_all_identical_cannot_be_split() -> None:
+    error = refused(lambda: hold_out(rows(1) * 9, max_rows=None, validation_rows=2, seed=0))
+    assert "not identical" in error.rule
+
+
+def test_a_small_weight_uses_one_row_at_least() -> None:
+    assert len(weighted([Row("a", "b", weight=0.01), Row("c", "d", weight=0.01)], seed=0)) == 1

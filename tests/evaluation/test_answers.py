@@ -196,6 +196,23 @@ STEPS = own("regex", pattern=r"#### (\S+)")
         (LABELS, "yes", "no", False),
         (LABELS, "maybe", "no", False),
         (own("number"), "first 3, then 1,200.", "1200", True),
+        (own("number"), "It is \u22125.", "-5", True),
+        (own("number"), "It is .5", "0.5", True),
+        (own("number"), "It is 1e5", "100000", True),
+        (own("number"), "from 5-10", "10", True),
+        (own("labels", labels=["1", "2"]), "-1", "1", False),
+        (own("labels", labels=["1", "2"]), "1.5", "1", False),
+        (own("labels", labels=["C", "Java"]), "C# or Java", "Java", True),
+        (own("labels", labels=["toxic", "safe"]), "non-toxic, safe", "safe", True),
+        (
+            own("labels", labels=["\u6b63\u9762", "\u8d1f\u9762"]),
+            "\u7b54\u6848\u662f\u6b63\u9762\u3002",
+            "\u6b63\u9762",
+            True,
+        ),
+        (own("labels", labels=["cafe\u0301", "tea"]), "A caf\u00e9!", "caf\u00e9", True),
+        (own("regex", pattern=r"#### (-?\d+)?"), "#### 4 ####", "4", True),
+        (own("regex", pattern=r"(\d+)|(none)"), "none", "none", True),
         (own("number"), "none", "3", False),
         (own("exact"), " Oslo \n", "Oslo", True),
         (own("exact"), "oslo", "Oslo", False),
@@ -238,7 +255,10 @@ def test_the_expected_answer_is_that_of_the_row_or_of_its_output(
     ("task", "row"),
     [
         (LABELS, Row("?", "", answer="perhaps", place="t.json, row 2")),
+        (LABELS, Row("?", "Yes or no", place="t.json, row 2")),
         (own("number"), Row("?", "", answer="many", place="t.json, row 2")),
+        (own("number"), Row("?", "", answer="1/2", place="t.json, row 2")),
+        (own("number"), Row("?", "", answer="1 000", place="t.json, row 2")),
         (own("exact"), Row("?", "", place="t.json, row 2")),
         (TASKS["boolq"], Row("?", "the answer is true", place="t.json, row 2")),
         (TASKS["boolq"], Row("?", "", answer="yes", place="t.json, row 2")),
@@ -249,3 +269,8 @@ def test_the_expected_answer_is_that_of_the_row_or_of_its_output(
 def test_what_cannot_be_an_answer_is_named_with_its_row(task: Task, row: Row) -> None:
     with pytest.raises(UserError, match=r"t\.json, row 2, field 'answer': must be"):
         expected_answer(task, row)
+
+
+def test_tasks_of_ones_own_are_read_as_they_are_in_lower_case_too() -> None:
+    assert extract(own("exact"), "Paris", lower_case=True) == "Paris"
+    assert extract(own("regex", pattern="Answer: (.)"), "Answer: B", lower_case=True) == "B"

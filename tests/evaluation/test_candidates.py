@@ -87,3 +87,7 @@ def test_the_labels_of_ones_own_task_complete_the_output_or_stand_alone() -> Non
     assert row_candidates(task, stated, [], "row 0") == ["good", "bad"]
     assert complete(task, stated, "bad", "row 0") == "It is bad."
     assert complete(task, Row("?", "Good", answer="good"), "bad", "row 0") == "bad"
+    assert complete(task, Row("?", "The goods are Good.", answer="good"), "bad", "row 0") == (
+        "The goods are bad."
+    )
+    assert complete(task, Row("?", "good or good", answer="good"), "bad", "row 0") == "bad"

@@ -89,6 +89,8 @@ def test_the_fingerprint_changes_with_what_is_asked_and_with_no_name(folder: Pat
         ({"answer": "regex"}, "pattern is needed"),
         ({"answer": "regex", "pattern": "("}, "must be a regular expression"),
         ({"answer": "labels", "labels": ["a", "A"]}, "differ in more than case"),
+        ({"answer": "regex", "pattern": "a{99999999999}"}, "must be a regular expression"),
+        ({"answer": "regex", "pattern": "a*"}, "must not match an empty text"),
         ({"answer": "sum"}, "Input should be"),
         ({"name": "a/b"}, "names files"),
         ({"row": "x"}, "unknown key"),

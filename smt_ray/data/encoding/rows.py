@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from smt_ray.data.encoding.stored import EncodedRows, Spans, pack
 from smt_ray.data.encoding.targets import Encoded, encode_targets
 from smt_ray.data.prompts import Prompts
-from smt_ray.data.rows import Rendered, Row
+from smt_ray.data.rows import ASSISTANT, Rendered, Row
 from smt_ray.documents.rows import BadRows, RowCounts
 from smt_ray.errors import UserError
 
+_SKIP = "set data.bad_rows to skip"
 _CHUNK = 1024  # rows in one call: enough for the tokenizer's threads, with little memory
 
 
@@ -67,7 +68,9 @@ def encode_rows(
     found = _Found()
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
-        for row, rendered, (ids, targets) in _encode_chunk(prompts, chunk, bad_rows, found):
+        for row, rendered, (ids, targets) in _encode_chunk(
+            prompts, chunk, bad_rows, train_on_inputs, found
+        ):
             is_overlong, drops = len(ids) > max_length, overlong == "drop"
             first = 1 if train_on_inputs else targets[0].start
             found.shortest = min(found.shortest, len(ids) if drops else first + 1)
@@ -138,29 +141,30 @@ def _no_rows_left(max_length: int, shortest: int) -> UserError:
 
 def _misfit(row: Row, ids: list[int], limits: Limits) -> UserError | None:
     """The error for a row that the model cannot take."""
-    skip = "leave such rows out with data.bad_rows: skip"
     if limits.vocabulary is not None and max(ids) >= limits.vocabulary:
         return UserError(
             row.place, f"must have token ids below {limits.vocabulary}, which the model embeds",
-            got=max(ids), fix=f"use the tokenizer of the model, or {skip}",
+            got=max(ids), fix=f"use the tokenizer of the model, or {_SKIP}",
         )  # fmt: skip
     if limits.positions is not None and len(ids) > limits.positions:
         return UserError(
             row.place, f"must fit the model's {limits.positions} positions",
             got=f"{len(ids)} tokens",
-            fix=f"set data.max_length to {limits.positions} at most, or {skip}",
+            fix=f"set data.max_length to {limits.positions} at most, or {_SKIP}",
         )  # fmt: skip
     return None
 
 
 def _encode_chunk(
-    prompts: Prompts, rows: Sequence[Row], bad_rows: str, found: _Found
+    prompts: Prompts, rows: Sequence[Row], bad_rows: str, train_on_inputs: bool, found: _Found
 ) -> Iterator[tuple[Row, Rendered, Encoded]]:
     """Each usable row with its text, its ids and the places of its targets, in their order."""
     usable = []
     for row in rows:
         try:
-            rendered, error = prompts.render(row), _ends_early(row, prompts.tokenizer.eos_token)
+            rendered = prompts.render(row)
+            eos = prompts.tokenizer.eos_token
+            error = _unlearnable(row, rendered, eos, train_on_inputs)
         except UserError as raised:
             error = raised
         if found.usable(error, bad_rows):
@@ -170,15 +174,22 @@ def _encode_chunk(
         yield row, rendered, found_ids
 
 
-def _ends_early(row: Row, eos: str) -> UserError | None:
-    """The error for a reply that contains EOS, after which a model would go on writing."""
+def _unlearnable(row: Row, rendered: Rendered, eos: str, train_on_inputs: bool) -> UserError | None:
+    """The error for a row that would not be learned as its author meant."""
+    unlearned = [turn for turn in row.messages if turn.role == ASSISTANT and not turn.is_learned]
+    if train_on_inputs and unlearned:
+        return UserError(
+            row.place, "must not have turns with weight 0, because data.train_on_inputs learns all",
+            got=unlearned[0].content, fix=f"set data.train_on_inputs to false, or {_SKIP}",
+        )  # fmt: skip
     if row.is_verbatim:  # its author wrote the special tokens
         return None
-    replies = [turn.content for turn in row.messages if turn.is_learned] or [row.output]
+    said = [rendered.text[begin:end] for begin, end in rendered.targets]
+    replies = [text.rstrip().removesuffix(eos) for text in said] if rendered.is_chat else said
     reply = next((reply for reply in replies if eos in reply), None)
     if reply is None:
         return None
     return UserError(
         row.place, f"a reply must not contain {eos!r}, which ends every reply", got=reply,
-        fix=f"remove {eos!r}, or leave such rows out with data.bad_rows: skip",
+        fix=f"remove {eos!r}, or {_SKIP}",
     )  # fmt: skip

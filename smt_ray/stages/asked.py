@@ -1,0 +1,60 @@
+"""Finds out, before anything is trained, whether the rows of an evaluation can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from smt_ray.config.run import RunConfig
+from smt_ray.data.encoding.ids import encode_prompts
+from smt_ray.data.encoding.rows import Limits, encode_rows
+from smt_ray.data.prompts import Prompts
+from smt_ray.data.rows import Row
+from smt_ray.errors import UserError
+from smt_ray.evaluation.test_rows import TestRows
+from smt_ray.models.inspect import token_limits
+from smt_ray.models.load import load_tokenizer, shared_skeleton
+from smt_ray.stages.plan import RunPlan
+
+
+def check_asked(plan: RunPlan) -> None:
+    """Asks all test rows and reads all texts of a run, without a model.
+
+    Raises:
+        UserError: A prompt form or a chat template has no place for a row, a prompt is empty, or a
+            prompt with its answer does not fit the model's positions.
+    """
+    if not plan.tests and not plan.retention:
+        return
+    tokenizer = load_tokenizer(plan.model)
+    limits = Limits(*token_limits(shared_skeleton(plan.model, plan.identity)))
+    for test in plan.tests.values():
+        _check_test(Prompts.of(tokenizer, plan.config.data, test.task.prompt), test, limits)
+    prompts = Prompts.of(tokenizer, plan.config.data)
+    for rows in plan.retention.values():
+        _check_texts(prompts, rows, plan.config, limits)
+
+
+def _check_test(prompts: Prompts, test: TestRows, limits: Limits) -> None:
+    asked = [prompts.ask(row) for row in test.rows]
+    for row, ids in zip(test.rows, encode_prompts(prompts.tokenizer, asked), strict=True):
+        if not ids:
+            raise UserError(
+                row.place, "must have a prompt to evaluate it", got=row.output,
+                fix="give it an instruction or messages, or leave the row out",
+            )  # fmt: skip
+        length = len(ids) + test.max_new_tokens
+        if limits.positions is not None and length > limits.positions:
+            raise UserError(
+                row.place,
+                f"prompt and answer must fit the model's {limits.positions} positions",
+                got=f"{len(ids)} tokens and up to {test.max_new_tokens} new ones",
+                fix="leave the row out, or lower max_new_tokens",
+            )
+
+
+def _check_texts(prompts: Prompts, rows: Sequence[Row], config: RunConfig, limits: Limits) -> None:
+    data = config.data
+    encode_rows(
+        prompts.tokenizer, rows, prompts=prompts, max_length=data.max_length,
+        bad_rows=data.bad_rows, limits=limits,
+    )  # fmt: skip
