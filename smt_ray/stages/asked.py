@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+
+from cachetools import LRUCache, cached
 
 from smt_ray.config.run import RunConfig
 from smt_ray.data.encoding.ids import encode_prompts
@@ -12,12 +15,20 @@ from smt_ray.data.rows import Row
 from smt_ray.errors import UserError
 from smt_ray.evaluation.test_rows import TestRows
 from smt_ray.models.inspect import token_limits
-from smt_ray.models.load import load_tokenizer, shared_skeleton
+from smt_ray.models.load import import_transformers, load_tokenizer, shared_skeleton
 from smt_ray.stages.plan import RunPlan
 
 
+def _key(plan: RunPlan) -> str:
+    """What the check depends on, which is the same for the runs of a grid."""
+    inputs = [stage.inputs for stage in plan.evaluations.values()]
+    asked = [{key: value for key, value in each.items() if key != "tuned"} for each in inputs]
+    return json.dumps([asked, plan.config.data.bad_rows], sort_keys=True)
+
+
+@cached(LRUCache(maxsize=64), key=_key)
 def check_asked(plan: RunPlan) -> None:
-    """Asks all test rows and reads all texts of a run, without a model.
+    """Asks all test rows and reads all texts of a run, without a model; once for equal ones.
 
     Raises:
         UserError: A prompt form or a chat template has no place for a row, a prompt is empty, or a
@@ -25,6 +36,7 @@ def check_asked(plan: RunPlan) -> None:
     """
     if not plan.tests and not plan.retention:
         return
+    import_transformers()
     tokenizer = load_tokenizer(plan.model)
     limits = Limits(*token_limits(shared_skeleton(plan.model, plan.identity)))
     for test in plan.tests.values():

@@ -23,6 +23,12 @@ from tests.finished_runs import finish_run
 Make = Callable[..., RunConfig]
 
 
+@pytest.fixture(autouse=True)
+def without_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model of these runs has no tokenizer to ask its test rows with."""
+    monkeypatch.setattr("smt_ray.run.flow.check_asked", lambda _: None)
+
+
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the runs that were started. A run named bad fails; nothing is trained."""
