@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from smt_ray.config.data import DataConfig, PromptForm
-from smt_ray.data.chat import ChatTemplate
+from smt_ray.data.chat.template import ChatTemplate
 from smt_ray.data.rows import Prompt, Rendered, Row
 from smt_ray.errors import UserError
 
@@ -31,7 +31,7 @@ class Prompts:
     Args:
         tokenizer: A transformers tokenizer.
         form: The form of the prompt; see ``data.prompt``.
-        chat_template: See :class:`smt_ray.data.chat.ChatTemplate`.
+        chat_template: See :class:`smt_ray.data.chat.template.ChatTemplate`.
         merge_system: See there.
 
     Attributes:

@@ -81,6 +81,11 @@ def read_sources(sources: Sequence[AnySource], reading: Reading, field: str) -> 
     rows: list[Row] = []
     bad: list[UserError] = []
     for source in sources:
+        if isinstance(source, Source) and source.weight != 1 and field != "data.train":
+            raise UserError(
+                field, "must not weigh sources, because weights are for data.train",
+                got=source.weight, fix="leave weight out",
+            )  # fmt: skip
         found = _read_source(source, reading, field)
         rows += found.rows
         bad += found.bad

@@ -465,3 +465,22 @@ def test_all_system_texts_at_the_beginning_are_merged(tokenizer: Any) -> None:
     turns = (("system", "Be brief."), ("system", "Be kind."), ("user", "Hi"), ("assistant", "Yo"))
     found, _ = render(tokenizer, chat(*turns), TEMPLATE, merge_system=True)
     assert found.text.startswith("<user>Be brief.\n\nBe kind.\n\nHi")
+
+
+def test_lost_names_and_second_calls_are_counted(tokenizer: Any) -> None:
+    named = of_messages({"role": "user", "content": "Hi", "name": "Zoe"},
+                        {"role": "assistant", "content": "Yo"})  # fmt: skip
+    assert render(tokenizer, named, TEMPLATE)[0].left_out == ("names",)
+    two = [{"function": {"name": name, "arguments": {}}} for name in ("add", "sub")]
+    called = {"role": "assistant", "content": "", "tool_calls": two}
+    result, said = {"role": "tool", "content": "4"}, {"role": "assistant", "content": "Yo"}
+    turns = [{"role": "user", "content": "Hi"}, called, result, said]
+    first = TOOLS.replace("in m.tool_calls", "in (m.tool_calls or [])[:1]")
+    assert render(tokenizer, of_messages(*turns), first)[0].left_out == ("tool calls",)
+    assert render(tokenizer, of_messages(*turns), TOOLS)[0].left_out == ()
+
+
+def test_a_text_that_stands_elsewhere_is_no_excuse(tokenizer: Any) -> None:
+    silent = TEMPLATE.replace(HEAD, "{% for m in messages if m.role != 'system' %}")
+    turns = (("system", "Hi"), ("user", "Hi there"), ("assistant", "Yo"))
+    assert render(tokenizer, chat(*turns), silent)[0].left_out == ("system text",)

@@ -296,3 +296,9 @@ def test_a_column_that_no_row_has_is_an_error(tmp_path: Path) -> None:
 
 def test_a_name_that_begins_with_a_tilde_is_no_home() -> None:
     assert "must be a file" in refused(lambda: read("~backup-of-nobody.jsonl")).rule
+
+
+def test_a_weight_is_refused_where_it_has_no_effect(tmp_path: Path) -> None:
+    source = Source(path=str(write(tmp_path / "a.json", records(1))), weight=2)
+    error = refused(lambda: read_sources([source], Reading(), "evaluation.retention"))
+    assert (error.field, error.got) == ("evaluation.retention", 2)

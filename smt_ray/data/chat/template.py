@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from smt_ray.data.chat.written import CALLS, is_written, missing_texts, reductions
 from smt_ray.data.fields import bad_row
 from smt_ray.data.rows import ASSISTANT, USER, Message, Prompt, Rendered, Row
 from smt_ray.errors import UserError
@@ -67,11 +68,12 @@ class ChatTemplate:
         turns = turns[: learned[-1] + 1]  # nothing after the last target is of use
         text, marks = self._render(row, turns)
         dropped = list(self._dropped(row, turns, text))
-        written = [i for i in learned if _is_written(turns[i], text, dropped)]
+        written = [i for i in learned if is_written(turns[i], text, dropped)]
         if not written or written[-1] != learned[-1]:
             rule = "the chat template must write the last turn to learn"
             raise bad_row(row.place, rule, turns[-1].for_template())
         speaking = [place for place, turn in enumerate(turns) if turn.role == ASSISTANT]
+        original = text
         if marks and len(marks) == len(speaking):
             spans = [mark for place, mark in zip(speaking, marks, strict=True) if place in written]
         elif marks and written == speaking:
@@ -79,7 +81,9 @@ class ChatTemplate:
         else:
             text, spans = self._compared(row, turns, written, text)
         num_context = max(0, len(learned) - len(spans))
-        left_out = tuple(dict.fromkeys([*_missing_texts(text, turns), *dropped]))
+        is_rebuilt = text != original  # with what the template dropped only after the reply
+        lost = [*missing_texts(text, turns), *(d for d in dropped if not is_rebuilt or d in CALLS)]
+        left_out = tuple(dict.fromkeys(lost))
         return Rendered(text, tuple(spans), True, True, num_context, left_out)
 
     def ask(self, row: Row) -> Prompt:
@@ -123,16 +127,10 @@ class ChatTemplate:
         return prompt + reply, [*kept, (len(prompt), len(prompt + reply))]
 
     def _dropped(self, row: Row, turns: Sequence[Message], text: str) -> Iterator[str]:
-        """What the text would be the same without: tools, calls of tools."""
-        plain = tuple(_without_calls(turn) for turn in turns)
-        for what, other, others in (
-            ("tools", replace(row, tools=()), turns),
-            ("tool calls", row, plain),
-        ):
-            if other == row and tuple(others) == tuple(turns):
-                continue
+        """What the text would be the same without."""
+        for what, other_row, other_turns in reductions(row, turns):
             with suppress(UserError):
-                if self._render(other, others)[0] == text:
+                if self._render(other_row, other_turns)[0] == text:
                     yield what
 
     def _split(self, row: Row, turns: Sequence[Message], text: str) -> tuple[str, str]:
@@ -271,30 +269,3 @@ def _with_json_calls(message: dict[str, Any]) -> dict[str, Any]:
 def _with_parts(message: dict[str, Any]) -> dict[str, Any]:
     """A turn whose content is a list of parts, as templates of models of images and text want."""
     return {**message, "content": [{"type": "text", "text": message["content"]}]}
-
-
-def _missing_texts(text: str, turns: Sequence[Message]) -> Iterator[str]:
-    """The kinds of texts of a conversation that a template does not write."""
-    for turn in turns:
-        said = turn.content.rpartition("</think>")[2].strip()
-        if said not in text and json.dumps(said)[1:-1] not in text:
-            yield f"{turn.role} text"
-    for turn in turns:
-        thoughts = [str(turn.extra.get(key, "")) for key in ("reasoning_content", "thinking")]
-        if "</think>" in turn.content:
-            thoughts.append(turn.content.partition("</think>")[0].removeprefix("<think>"))
-        if turn.is_learned and any(thought.strip() not in text for thought in thoughts):
-            yield "reasoning"
-
-
-def _is_written(turn: Message, text: str, dropped: Sequence[str]) -> bool:
-    """Whether a text has what a turn says, so that there is something to learn."""
-    if not turn.content.strip():
-        return "tool calls" not in dropped
-    said = turn.content.rpartition("</think>")[2].strip()
-    return "tool_calls" in turn.extra or said in text or json.dumps(said)[1:-1] in text
-
-
-def _without_calls(turn: Message) -> Message:
-    extra = {key: value for key, value in turn.extra.items() if key != "tool_calls"}
-    return replace(turn, extra=extra)
