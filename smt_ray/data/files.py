@@ -22,17 +22,23 @@ from smt_ray.errors import UserError
 
 Records = list[Any]
 
+
+class _OfSplit(list[Any]):
+    """The records of the split that was wanted, of a file with several."""
+
+
 _PACKED = (".gz", ".zst", ".bz2", ".xz")
 _WHOLE = ("data", "rows", "examples")  # the only key of a JSON object that holds a list of rows
 _MARKS = {"utf-16": (b"\xff\xfe", b"\xfe\xff"), "utf-32": (b"\xff\xfe\0\0", b"\0\0\xfe\xff")}
 
 
-def read_records(path: Path, split: str) -> Records:
+def read_records(path: Path, split: str, *, is_asked: bool = False) -> Records:
     """The records of one file.
 
     Args:
         path: The file, or a folder that ``datasets`` saved.
         split: The split to take from a JSON file or a folder that holds several.
+        is_asked: Whether the user asked for the split, so that the file must hold several.
 
     Raises:
         UserError: The file cannot be read, is not in UTF-8, or is not what its name says.
@@ -42,7 +48,7 @@ def read_records(path: Path, split: str) -> Records:
     try:
         with fsspec.open(str(path), "rb", compression=_compression(path)) as file:
             data = file.read()
-        return READERS.get(kind(path), _read_json)(data, path, split)
+        found = READERS.get(kind(path), _read_json)(data, path, split)
     except UserError:
         raise
     except Exception as error:  # each kind of compression and of table has errors of its own
@@ -51,6 +57,14 @@ def read_records(path: Path, split: str) -> Records:
             str(path), f"must be a readable file of rows ({reason})",
             fix="check the file, and that its name says what it holds",
         ) from None  # fmt: skip
+    if isinstance(found, _OfSplit):
+        return list(found)
+    if is_asked:
+        raise UserError(
+            f"{path}, split", "must be a split of a file that holds several", got=split,
+            fix="leave split out of the source",
+        )  # fmt: skip
+    return found
 
 
 def kind(path: Path) -> str:
@@ -106,7 +120,7 @@ def _read_json(data: bytes, path: Path, split: str) -> Records:
                 str(path), "must hold a list of rows, one row a line, or a list for each split",
                 got=sorted(found), fix=f"name the list {split}, or set split of the source",
             )  # fmt: skip
-        found = lists[0]
+        return _OfSplit(lists[0]) if split in found else lists[0]
     if not isinstance(found, list):
         raise UserError(str(path), "must hold a list of rows", got=type(found).__name__)
     return found

@@ -242,13 +242,16 @@ def _joined(parts: Sequence[ReadRows]) -> ReadRows:
 def _file_key(file: Path, source: Source, reading: Reading) -> tuple[object, ...]:
     columns = tuple(sorted(source.columns.items()))
     version = source_version(Source(path=str(file.absolute())), None)
-    return str(file), version, source.split, columns, reading
+    return str(file), version, source.path, source.split, columns, reading
 
 
 @cached(LRUCache(maxsize=32), key=_file_key)
 def _read_file(file: Path, source: Source, reading: Reading) -> ReadRows:
     """The rows of one file; a process reads it once until it changes."""
-    records = read_records(file, source.split or reading.split)
+    alone = source.path is not None and Path(source.path).name == file.name
+    records = read_records(
+        file, source.split or reading.split, is_asked=alone and source.split is not None
+    )
     return parse_records(records, str(file), reading, source.columns)
 
 

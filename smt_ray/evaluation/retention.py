@@ -5,23 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cachetools import LRUCache, cached
+
 from smt_ray.config.data import place_of
 from smt_ray.config.run import RunConfig
 from smt_ray.data.rows import Row
-from smt_ray.data.sources import AnySource, Reading, read_sources
+from smt_ray.data.sources import AnySource, Reading, read_sources, source_version
+from smt_ray.reporting.text.progress import say
 
 
+def _key(config: RunConfig) -> tuple[object, ...]:
+    sources = config.evaluation.retention
+    versions = tuple(source_version(source, config.data.dir) for source in sources)
+    return str(sources), Reading.of(config.data, config.seed, "test"), versions
+
+
+@cached(LRUCache(maxsize=8), key=_key)
 def read_retention(config: RunConfig) -> dict[str, list[Row]]:
-    """The rows of each source, by a short name of the source.
+    """The rows of each source, by a short name of the source; read once for equal configs.
 
     Raises:
         UserError: A source cannot be read, or holds a bad row.
     """
     reading = Reading.of(config.data, config.seed, "test")
-    return {
-        name: read_sources([source], reading, "evaluation.retention").rows
-        for name, source in _named(config.evaluation.retention).items()
-    }
+    rows = {}
+    for name, source in _named(config.evaluation.retention).items():
+        found = read_sources([source], reading, "evaluation.retention")
+        if found.bad:
+            number = len(found.bad)
+            say(f"warning: {number:,} rows of {name} cannot be read, such as {found.bad[0]}")
+        rows[name] = found.rows
+    return rows
 
 
 def _named(sources: Sequence[AnySource]) -> dict[str, AnySource]:

@@ -85,7 +85,9 @@ def test_a_file_is_read_once_until_it_changes(
     path, read = tmp_path / "rows.json", []
     read_records = sources.read_records
     monkeypatch.setattr(
-        sources, "read_records", lambda *given: read.append(given) or read_records(*given)
+        sources,
+        "read_records",
+        lambda *given, **how: read.append(given) or read_records(*given, **how),
     )
     for minute, mark in enumerate("ab"):
         os.utime(write(path, records(1, mark)), ns=(0, minute))
@@ -302,3 +304,13 @@ def test_a_weight_is_refused_where_it_has_no_effect(tmp_path: Path) -> None:
     source = Source(path=str(write(tmp_path / "a.json", records(1))), weight=2)
     error = refused(lambda: read_sources([source], Reading(), "evaluation.retention"))
     assert (error.field, error.got) == ("evaluation.retention", 2)
+
+
+def test_a_split_that_a_file_does_not_have_is_refused(tmp_path: Path) -> None:
+    plain, both = (
+        write(tmp_path / "a.json", records(1)),
+        write(tmp_path / "b.json", {"train": records(1), "test": records(2)}),
+    )
+    assert refused(lambda: read(Source(path=str(plain), split="test"))).got == "test"
+    assert read(Source(path=str(both), split="test")).rows == rows(2)
+    assert refused(lambda: read(Source(path=str(both), split="dev"))).field == str(both)

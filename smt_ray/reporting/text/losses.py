@@ -29,6 +29,7 @@ def retention_text(kept: Retention) -> str:
         number_text(base.loss if base else None, "loss {:.4f} of the base model"),
         number_text(tuned.loss if tuned else None, "{:.4f} of the tuned model"),
         number_text(change, "{:+.4f}"),
+        number_text(either.num_rows if either else None, "{:,} rows"),
         number_text(either.num_tokens if either else None, "{:,} tokens"),
     )
 
