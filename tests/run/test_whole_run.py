@@ -128,8 +128,8 @@ def test_the_metrics_show_the_trained_parameters_and_the_settings_really_used(wh
 
 
 def test_every_step_and_every_validation_is_on_disk(whole: Any) -> None:
-    assert whole.steps() == STEPS
-    assert list(validation_losses(whole)) == [20, 40]
+    assert whole.steps() == [0, *STEPS]
+    assert list(validation_losses(whole)) == [0, 20, 40]
 
 
 def test_only_the_last_checkpoints_and_the_best_are_kept(whole: Any) -> None:
