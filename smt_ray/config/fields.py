@@ -7,6 +7,7 @@ be resumed with another value.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
@@ -47,6 +48,21 @@ def role_of(field: FieldInfo) -> Any:
     """The role of a field, ``semantic`` or ``execution``; None for a field of another model."""
     extra = field.json_schema_extra
     return extra.get(_ROLE) if isinstance(extra, dict) else None
+
+
+def check_file_name(value: str, use: str) -> str:
+    """A name that can be part of a path.
+
+    Args:
+        value: The name.
+        use: What the name names, such as ``a folder``; for the error.
+
+    Raises:
+        ValueError: The name has other characters than a portable file name.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        raise ValueError(f"must be letters, digits, '.', '_' and '-', since it names {use}")
+    return value
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

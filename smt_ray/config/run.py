@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
 from smt_ray.config.data import DataConfig
-from smt_ray.config.fields import Section, execution, semantic
+from smt_ray.config.fields import Section, check_file_name, execution, semantic
 from smt_ray.config.method import AUTO, LoraConfig, SelectionConfig, TrainingConfig, WarmupConfig
 from smt_ray.config.model import ModelConfig
 from smt_ray.config.running import (
@@ -93,9 +92,7 @@ class RunConfig(Section):
     @field_validator("name")
     @classmethod
     def _a_file_name(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
-            raise ValueError("must be letters, digits, '.', '_' and '-', since it names a folder")
-        return value
+        return check_file_name(value, "a folder")
 
     @model_validator(mode="after")
     def _selection_within_warmup(self) -> RunConfig:

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import field_validator, model_validator
 
 from smt_ray.config.data import PromptForm, Source
-from smt_ray.config.fields import Section, semantic
+from smt_ray.config.fields import Section, check_file_name, semantic
 
 
 class OwnTask(Section):
@@ -38,9 +38,7 @@ class OwnTask(Section):
     @field_validator("name")
     @classmethod
     def _a_file_name(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
-            raise ValueError("must be letters, digits, '.', '_' and '-', since it names files")
-        return value
+        return check_file_name(value, "files")
 
     @field_validator("pattern")
     @classmethod

@@ -10,7 +10,7 @@ from typing import Any
 
 from cachetools import LRUCache, cached
 
-from smt_ray.artifacts.versions import Version, file_version
+from smt_ray.artifacts.versions import Version, file_version, versioned
 from smt_ray.config.data import DataConfig, Source
 from smt_ray.data.files import read_records
 from smt_ray.data.hub.reading import read_hub_records, read_hub_task
@@ -209,13 +209,13 @@ def _read_source(source: AnySource, reading: Reading, field: str) -> ReadRows:
         if source.startswith(HUB):
             return _hub_rows(source.removeprefix(HUB), reading)
         source = Source(path=source)
+    split = source.split or reading.split
     if source.hub is not None:
-        records = read_hub_records(source, source.split or reading.split, field)
+        records = read_hub_records(source, split, field)
         found = parse_records(records, f"hub:{source.hub}", reading, source.columns)
     else:
         path = _local_path(source, reading.directory)
         assert path is not None
-        split = source.split or reading.split
         found = _read_files(expand(path, field, split), source, reading)
     rows = _drawn(found.rows, source.max_rows, reading.seed)
     if source.weight != 1:
@@ -241,8 +241,7 @@ def _joined(parts: Sequence[ReadRows]) -> ReadRows:
 
 def _file_key(file: Path, source: Source, reading: Reading) -> tuple[object, ...]:
     columns = tuple(sorted(source.columns.items()))
-    version = source_version(Source(path=str(file.absolute())), None)
-    return str(file), version, source.path, source.split, columns, reading
+    return *versioned(file), source.path, source.split, columns, reading
 
 
 @cached(LRUCache(maxsize=32), key=_file_key)
