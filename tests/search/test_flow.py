@@ -128,7 +128,7 @@ def test_a_killed_search_resumes_and_keeps_its_finished_trials(
     assert {rate: trial.status for rate, trial in trials.items()} == {
         5e-3: FINISHED, 1e-3: FINISHED, 1e30: FAILED,
     }  # fmt: skip
-    assert [step for step, _ in trials[1e-3].history] == [4, 8]
+    assert [step for step, _ in trials[1e-3].history] == [0, 4, 8], "0: the loss before training"
 
 
 @pytest.mark.slow

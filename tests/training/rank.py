@@ -169,8 +169,9 @@ class Trained:
         self.original = {n: p.detach().clone() for n, p in model.named_parameters()}
 
     def record(self, done: int, metrics: Any) -> None:
-        """Keeps what rank 0 records."""
-        self.metrics[done] = dict(metrics)
+        """Keeps what rank 0 records of a step; step 0 is the loss before training."""
+        if done:
+            self.metrics[done] = dict(metrics)
 
     def checkpoint(self, done: int, _metrics: Any) -> None:
         """Keeps the state, as a checkpoint would."""
