@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from smt_ray.smt.adapter import config_sha256, has_other_config, name_or_path, other_base
+from smt_ray.smt.base_identity import config_sha256, has_other_config, name_or_path, other_base
 from smt_ray.smt.tensorfile import reading
 
 FILE = "base_model.json"

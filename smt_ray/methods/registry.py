@@ -8,7 +8,7 @@ from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.methods import full, lora, smt
 from smt_ray.methods.protocol import Method, MethodSettings
-from smt_ray.smt.adapter import CONFIG_FILE as SMT_CONFIG
+from smt_ray.smt.adapter_files import is_smt_adapter
 
 _SETTINGS: dict[str, type[MethodSettings]] = {
     "smt": smt.SmtSettings,
@@ -29,13 +29,13 @@ def find_method(directory: Path) -> Method:
     Raises:
         UserError: The folder holds no adapter of a known method.
     """
-    if (directory / SMT_CONFIG).exists():
+    if is_smt_adapter(directory):
         return smt.SmtMethod()
     if (directory / lora.CONFIG_FILE).exists():
         return lora.LoraMethod()
     if (directory / full.TENSORS_FILE).exists():
         return full.FullMethod()
-    known = ", ".join((SMT_CONFIG, lora.CONFIG_FILE, full.TENSORS_FILE))
+    known = f"{lora.CONFIG_FILE}, {full.TENSORS_FILE}"
     raise UserError(
         str(directory),
         f"must be an adapter's folder, which holds one of {known}",

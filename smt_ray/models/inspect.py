@@ -29,6 +29,7 @@ def find_eligible(
     target_modules: Sequence[str] | Literal["auto"],
     *,
     unused: Sequence[str] = (),
+    field: str = "warmup.target_modules",
 ) -> dict[str, nn.Module]:
     """The linears whose blocks may be selected, in the order of the model.
 
@@ -37,12 +38,12 @@ def find_eligible(
         target_modules: The names of the linears, or the last parts of their names (``v_proj``);
             auto stands for the linears that make queries, keys and values.
         unused: See :func:`find_linears`.
+        field: The name of the target modules in an error.
 
     Raises:
         UserError: A name matches no module, a module that is not a plain linear, or a linear whose
             weight another module uses, too.
     """
-    field = "warmup.target_modules"
     if target_modules == "auto":
         target_modules = attention_inputs(trainable_linears(model, unused=unused), field=field)
     return find_linears(model, target_modules, field=field, unused=unused)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from smt_ray.errors import UserError
+from smt_ray.smt.layers.delta import BlockDelta
 from smt_ray.smt.layers.kept_input import KeptInput
 from smt_ray.smt.layers.linear import SparseLinear
 from smt_ray.smt.layers.saving import save_as_before, save_as_plain
@@ -82,14 +83,7 @@ def apply_selection(
     chosen = {name: module for name, module in selection.modules.items() if len(module.indices)}
     shapes = {name: module.shape for name, module in chosen.items()}
     indices = {name: module.indices for name, module in chosen.items()}
-    origin = {
-        "score": selection.score,
-        "scope": selection.scope,
-        "budget": selection.budget,
-        "num_base_parameters": selection.num_base_parameters,
-        "margin": selection.margin,
-    }
-    return make_sparse(model, selection.block_size, shapes, indices, origin, dtype=dtype)
+    return make_sparse(model, selection.block_size, shapes, indices, selection.origin, dtype=dtype)
 
 
 def make_sparse(
@@ -124,7 +118,7 @@ def make_sparse(
     for name, linear in linears.items():
         layers[name] = SparseLinear.from_linear(linear, indices[name], block_size, dtype)
         _replace(model, name, layers[name])
-    _share_inputs(layers)
+    share_inputs(layers)
     setattr(model, ORIGIN_ATTRIBUTE, dict(origin))
     save_as_plain(model)
     return model
@@ -212,6 +206,27 @@ def check_untied(
         )
 
 
+def share_inputs(layers: Mapping[str, SparseLinear | BlockDelta]) -> None:
+    """Makes layers with the same parent and ``in_features`` (q, k and v) share their input.
+
+    Output projections are separate, because they read the result of the others. Layers that do not
+    get the same tensor keep their own input, and a little more of it than they need.
+
+    Args:
+        layers: The name of each linear -> its layer, all with one block size.
+    """
+    siblings: dict[tuple[str, bool, int], list[SparseLinear | BlockDelta]] = {}
+    for name, layer in layers.items():
+        parent, _, last = name.rpartition(".")
+        key = (parent, last in _OUTPUT_PROJECTIONS, layer.in_features)
+        siblings.setdefault(key, []).append(layer)
+    for (*_, in_features), group in siblings.items():
+        columns = [col for layer in group for col in layer.layout.cols]
+        kept = KeptInput(in_features, group[0].block_size, columns)
+        for layer in group:
+            layer.share_input(kept)
+
+
 def _plain_linear(model: nn.Module, name: str, shape: tuple[int, int]) -> nn.Module:
     """The linear of a name, after checks."""
     try:
@@ -238,24 +253,6 @@ def _plain_linear(model: nn.Module, name: str, shape: tuple[int, int]) -> nn.Mod
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(parent), attribute, module)
-
-
-def _share_inputs(layers: Mapping[str, SparseLinear]) -> None:
-    """Makes layers with the same parent and ``in_features`` (q, k and v) share their input.
-
-    Output projections are separate, because they read the result of the others. Layers that do not
-    get the same tensor keep their own input, and a little more of it than they need.
-    """
-    siblings: dict[tuple[str, bool, int], list[SparseLinear]] = {}
-    for name, layer in layers.items():
-        parent, _, last = name.rpartition(".")
-        key = (parent, last in _OUTPUT_PROJECTIONS, layer.in_features)
-        siblings.setdefault(key, []).append(layer)
-    for (*_, in_features), group in siblings.items():
-        columns = [col for layer in group for col in layer.layout.cols]
-        kept = KeptInput(in_features, group[0].block_size, columns)
-        for layer in group:
-            layer.share_input(kept)
 
 
 def _take_out(model: Model, *, tuned: bool) -> Model:

@@ -81,6 +81,12 @@ class Selection:
         """The trainable parameters as a fraction of the base model's."""
         return self.num_trainable / self.num_base_parameters
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What an adapter says about the selection of its blocks, as JSON values."""
+        names = ("score", "scope", "budget", "num_base_parameters", "margin")
+        return {name: getattr(self, name) for name in names}
+
     def counts(self) -> dict[str, int]:
         """Module name -> the number of its chosen blocks."""
         return {name: len(module.indices) for name, module in self.modules.items()}
@@ -120,11 +126,9 @@ class Selection:
             "modules": {name: module.shape for name, module in self.modules.items()},
             "num_base_parameters": self.num_base_parameters,
             "num_requested": self.num_requested,
-            "score": self.score,
-            "scope": self.scope,
-            "margin": self.margin,
+            "score": self.score, "scope": self.scope, "margin": self.margin,
             "provenance": dict(self.provenance),
-        }
+        }  # fmt: skip
         write_tensors(path, _KIND, tensors, header)
 
     @classmethod
@@ -222,12 +226,9 @@ def select_by_scores(
         raise UserError("selection.scope", f"must be one of {', '.join(SCOPES)}", got=scope)
     scores = {name: values.double().cpu() for name, values in scores.items()}
     common = {
-        "block_size": block_size,
-        "num_base_parameters": num_base_parameters,
-        "score": score,
-        "scope": scope,
-        "provenance": dict(provenance or {}),
-    }
+        "block_size": block_size, "num_base_parameters": num_base_parameters,
+        "score": score, "scope": scope, "provenance": dict(provenance or {}),
+    }  # fmt: skip
     if groups is None:
         return _select(scores, budget, num_blocks, None, common)
     if budget is not None or num_blocks is not None:

@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("planning", "warmup"),  # planning runs training's loss on empty tensors
     ("probe",),  # it runs training's loss and evaluation's batches on small models
     ("training", "evaluation"),
-    ("methods",),
+    ("methods", "peft"),
     ("models", "data", "cluster"),
     ("builtin", "smt", "artifacts", "tracking", "reporting"),
     ("documents", "config"),
@@ -50,7 +50,7 @@ IMPORTERS = {
     "mlflow": ("smt_ray.tracking.mlflow_tracker",),
     "deepspeed": ("smt_ray.training.engine",),
     "datasets": ("smt_ray.data.hub", "smt_ray.data.files"),
-    "peft": ("smt_ray.methods",),
+    "peft": ("smt_ray.methods", "smt_ray.peft"),
     "typer": ("smt_ray.cli",),
     "pyarrow": ("smt_ray.artifacts", "smt_ray.data.files"),
     "fsspec": ("smt_ray.artifacts", "smt_ray.data.files"),

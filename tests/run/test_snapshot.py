@@ -58,14 +58,14 @@ def finish(run: RunFolder, plan: RunPlan, **settings: Any) -> None:
     for step in (1, 2):
         log.add(step, {"train/loss": 1 / step})
     log.flush()
-    storage.write_bytes(stage.path("adapter/smt_config.json"), b"{}")
+    storage.write_bytes(stage.path("adapter/adapter_config.json"), b"{}")
     summary = TrainingSummary(
         num_steps=2,
         method_settings=settings,
         is_whole_model=plan.config.method == "full",
         outcome=OUTCOME,
     )
-    stage.publish(["metrics.jsonl", "adapter/smt_config.json"], summary, 3.0)
+    stage.publish(["metrics.jsonl", "adapter/adapter_config.json"], summary, 3.0)
     run.add_stage("training", stage.name, seconds=3.0, reused=False)
     for who, evaluation in plan.evaluations.items():
         predictions = EvaluationSummary(protocol="generate", tasks={"boolq": SUMMARY})

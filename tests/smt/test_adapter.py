@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from smt_ray.errors import UserError
-from smt_ray.smt.adapter import config_sha256, load_adapter, save_adapter
+from smt_ray.smt.adapter import load_adapter, save_adapter
+from smt_ray.smt.base_identity import config_sha256
 from smt_ray.smt.model import apply_selection, merge_and_unload, sparse_modules, unload
 
 
@@ -35,17 +36,27 @@ def test_an_adapter_only_holds_the_blocks_and_their_indices(
     adapter: tuple[nn.Module, Path],
 ) -> None:
     model, directory = adapter
-    assert {p.name for p in directory.iterdir()} == {"adapter_model.safetensors", "smt_config.json"}
+    assert {p.name for p in directory.iterdir()} == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+    }
     tensors = load_file(directory / "adapter_model.safetensors")
     assert len(tensors) == 2 * len(sparse_modules(model))
     for name, layer in sparse_modules(model).items():
-        assert torch.equal(tensors[f"{name}.blocks"], layer.blocks)
-        assert tensors[f"{name}.indices"].dtype == torch.int32
-        assert torch.equal(tensors[f"{name}.indices"], layer.indices)
-    config = json.loads((directory / "smt_config.json").read_text())
-    assert (config["block_size"], config["num_blocks"]) == (4, 9)
+        stored = f"base_model.model.{name}.smt_delta"  # as peft names them
+        assert torch.equal(tensors[f"{stored}.blocks"], layer.blocks)
+        assert tensors[f"{stored}.indices"].dtype == torch.int32
+        assert torch.equal(tensors[f"{stored}.indices"], layer.indices)
+    config = json.loads((directory / "adapter_config.json").read_text())
+    assert config["block_size"] == 4
+    assert sum(len(module["blocks"]) for module in config["modules"].values()) == 9
     assert (config["selection"]["score"], config["selection"]["scope"]) == ("random", "global")
-    assert config["target_modules"]["layers.0.q_proj"] == [16, 16]
+    first = config["modules"]["layers.0.q_proj"]
+    assert first["shape"] == [16, 16]
+    assert first["blocks"] == [
+        row * 4 + col
+        for row, col in model.get_submodule("layers.0.q_proj").layout.dense_indices.tolist()
+    ]
 
 
 def test_a_loaded_adapter_computes_the_same_as_the_tuned_model(
@@ -219,21 +230,24 @@ def test_truncated_or_edited_files_are_errors_that_name_the_file(
     adapter: tuple[nn.Module, Path], make_toy: Callable
 ) -> None:
     _, directory = adapter
-    config, tensors = directory / "smt_config.json", directory / "adapter_model.safetensors"
+    config, tensors = directory / "adapter_config.json", directory / "adapter_model.safetensors"
     whole_config, whole_tensors = config.read_bytes(), tensors.read_bytes()
 
     def edited(**changes: object) -> bytes:
         return json.dumps(json.loads(whole_config) | changes).encode()
 
+    moved = json.loads(whole_config)["modules"]
+    moved["layers.0.q_proj"]["blocks"][-1] += 1
     damages = [
         (config, whole_config[:-20]),
         (config, b"[]"),
         (config, b"{}"),
         (config, edited(block_size=8)),
-        (config, edited(num_blocks=10)),
         (config, edited(format_version=2)),
-        (config, edited(target_modules={"layers.0.q_proj": [16, 16]})),
-        (config, edited(target_modules=["layers.0.q_proj"])),
+        (config, edited(peft_type="LORA")),
+        (config, edited(modules={"layers.0.q_proj": {"shape": [16, 16], "blocks": [0]}})),
+        (config, edited(modules=["layers.0.q_proj"])),
+        (config, edited(modules=moved)),
         (tensors, whole_tensors[:-16]),
         (tensors, whole_tensors[:-1] + bytes([whole_tensors[-1] ^ 1])),
         (tensors, b""),
@@ -257,7 +271,7 @@ def test_a_safetensors_file_of_another_kind_is_an_error(
 ) -> None:
     _, directory = adapter
     save_file({"x": torch.zeros(1)}, directory / "adapter_model.safetensors")
-    with pytest.raises(UserError, match=r"adapter_model.safetensors: must be an? adapter"):
+    with pytest.raises(UserError, match=r"adapter_model.safetensors: must hold the blocks"):
         load_adapter(make_toy(), directory)
 
 

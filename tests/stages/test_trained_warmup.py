@@ -96,8 +96,8 @@ def test_a_run_keeps_and_records_the_model_of_its_warm_up(trained: Trained, whol
     assert trained.metrics.paths.adapter_base == str(trained.kept)
     table = (trained.storage / "runs" / "trained" / "table.md").read_text()
     assert f"adapter's base: {trained.kept}" in table
-    base = json.loads((trained.adapter / "smt_config.json").read_text())["base"]
-    assert base["name_or_path"] == str(trained.kept)
+    config = json.loads((trained.adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(trained.kept)
 
 
 def test_its_records_are_named_warmup_and_its_learning_rate_rises_and_stays(

@@ -15,7 +15,8 @@ from transformers.models.falcon.modeling_falcon import FalconLinear
 from transformers.pytorch_utils import Conv1D
 
 from smt_ray.errors import UserError
-from smt_ray.smt.adapter import TENSORS_FILE, load_adapter, save_adapter
+from smt_ray.smt.adapter import load_adapter, save_adapter
+from smt_ray.smt.adapter_files import TENSORS_FILE
 from smt_ray.smt.grid import BlockGrid
 from smt_ray.smt.layers.linear import SparseLinear
 from smt_ray.smt.layers.saving import plain_state_dict
