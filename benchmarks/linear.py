@@ -1,4 +1,4 @@
-"""Forward and backward of one layer: SparseLinear, plain linears, and peft's LoRA and DoRA.
+"""Forward and backward of one layer: SMT in both forms, plain linears, and tuners of peft.
 
     python -m benchmarks.linear --json benchmarks/results/linear.json
 
@@ -42,6 +42,7 @@ TINY = {"tiny": ((64, 96), (16, 32))}
 SHARES = (0.035, 0.1, 0.25)
 FROZEN = "frozen linear"
 RANK = 32
+DELTA_SHARE = 0.035  # of the weight's elements, for peft's sparse tuners: 9 blocks of 256
 
 _ENOUGH, _MOST_TURNS = 4_000_000_000, 20  # limits of a timed pair: multiplications, turns
 
@@ -78,10 +79,7 @@ def make_layers(
     layers: dict[str, nn.Module] = {
         FROZEN: frozen.requires_grad_(False),
         "trainable linear": trainable,
-        "LoRA": _peft_layer(frozen, dropout=0.0, use_dora=False),
-        "LoRA, dropout 0.05": _peft_layer(frozen, dropout=0.05, use_dora=False),
-        "DoRA": _peft_layer(frozen, dropout=0.0, use_dora=True),
-        "DoRA, dropout 0.05": _peft_layer(frozen, dropout=0.05, use_dora=True),
+        **_peft_layers(frozen),
     }
     generator = torch.Generator().manual_seed(options.seed)
     for size in block_sizes:
@@ -91,6 +89,8 @@ def make_layers(
             indices = torch.stack([chosen // grid.num_cols, chosen % grid.num_cols], dim=1)
             blocks = f"{count} block{'s' if count > 1 else ''} of {size}"
             layers[f"SMT, {blocks}"] = SparseLinear.from_linear(frozen, indices, size)
+            if size == max(block_sizes):
+                layers[f"SMT delta, {blocks}"] = _delta_layer(frozen, indices, size)
     return layers
 
 
@@ -103,16 +103,42 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _peft_layer(linear: nn.Linear, *, dropout: float, use_dora: bool) -> nn.Module:
-    from peft import LoraConfig, inject_adapter_in_model
+def _peft_layer(linear: nn.Linear, config: Any) -> nn.Module:
+    from peft import inject_adapter_in_model
 
-    config = LoraConfig(
-        r=RANK, lora_alpha=2 * RANK, lora_dropout=dropout, use_dora=use_dora,
-        target_modules=["linear"],
-    )  # fmt: skip
     around = nn.Module()
     around.linear = linear
     return inject_adapter_in_model(config, around, low_cpu_mem_usage=False).linear.train()
+
+
+def _peft_layers(linear: nn.Linear) -> dict[str, nn.Module]:
+    """Layers of peft; its sparse tuners train single elements, as many as DELTA_SHARE says."""
+    from peft import LoraConfig, ShiraConfig, SupertuningConfig
+
+    layers: dict[str, nn.Module] = {}
+    for name, use_dora in (("LoRA", False), ("DoRA", True)):
+        for dropout in (0.0, 0.05):
+            config: Any = LoraConfig(
+                r=RANK, lora_alpha=2 * RANK, lora_dropout=dropout, use_dora=use_dora,
+                target_modules=["linear"],
+            )  # fmt: skip
+            layers[f"{name}, dropout {dropout}" if dropout else name] = _peft_layer(linear, config)
+    rank = max(1, round(DELTA_SHARE * linear.weight.numel() / sum(linear.weight.shape)))
+    config = ShiraConfig(r=rank, target_modules=["linear"], random_seed=0)
+    layers["SHiRA"] = _peft_layer(linear, config)
+    config = SupertuningConfig(sparsity=1 - DELTA_SHARE, target_modules=["linear"])
+    layers["Super-Tuning"] = _peft_layer(linear, config)
+    return layers
+
+
+def _delta_layer(linear: nn.Linear, indices: torch.Tensor, block_size: int) -> nn.Module:
+    """The layer that ``smt_ray.peft`` puts into a model."""
+    from smt_ray.peft import SmtLayer
+
+    layer = SmtLayer(linear)
+    layer.add_adapter("default", indices, block_size, None)
+    layer.set_adapter("default")
+    return layer.train()
 
 
 def _measure(

@@ -24,6 +24,7 @@ from smt_ray.smt.adapter_files import (
     describe_modules,
     dump,
     indices_of,
+    other_tensors,
     read_tensors,
     shape_of,
     tensors_sha256,
@@ -194,13 +195,10 @@ class SmtConfig(PeftConfig):
             UserError: The tensors are others, or the config has another version.
         """
         values: dict[str, Any] = json.loads(Path(path_json_file).read_text(encoding="utf-8"))
-        directory, expected = Path(path_json_file).parent, values.get("tensors_sha256")
         check_kind(values, Path(path_json_file))
-        if expected and (directory / TENSORS_FILE).exists():
-            if tensors_sha256(read_tensors(directory)) != expected:
-                raise UserError(
-                    str(directory / TENSORS_FILE),
-                    f"must hold the blocks that {CONFIG_FILE} was written for",
-                    fix="save the adapter again, or copy both files again",
-                )
+        tensors, expected = Path(path_json_file).with_name(TENSORS_FILE), values["tensors_sha256"]
+        if not (expected and tensors.exists()):  # tensors on the hub lie elsewhere
+            return values
+        if tensors_sha256(read_tensors(tensors.parent)) != expected:
+            raise other_tensors(tensors.parent)
         return values

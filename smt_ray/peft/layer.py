@@ -70,7 +70,8 @@ class SmtLayer(nn.Module, BaseTunerLayer):
     def shape(self) -> tuple[int, int]:
         """The (out_features, in_features) of the weight, also if it is quantised or partitioned."""
         in_features, out_features = _get_in_out_features(self.base_layer)
-        assert in_features is not None and out_features is not None
+        assert in_features is not None
+        assert out_features is not None
         return out_features, in_features
 
     def read_blocks(self, indices: Tensor, block_size: int) -> Tensor:

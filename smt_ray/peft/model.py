@@ -29,7 +29,7 @@ class SmtModel(BaseTuner):
 
     prefix = "smt_"
     tuner_layer_cls = SmtLayer
-    target_module_mapping: dict[str, list[str]] = {}
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  # as peft declares it
 
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any

@@ -110,11 +110,7 @@ def read_adapter(directory: Path) -> SavedAdapter:
         check_kind(config, path)
         tensors = read_tensors(directory)
         if tensors_sha256(tensors) != config["tensors_sha256"]:
-            raise UserError(
-                str(directory / TENSORS_FILE),
-                f"must hold the blocks that {CONFIG_FILE} was written for",
-                fix="save the adapter again, or copy both files again",
-            )
+            raise other_tensors(directory)
         size, modules = int(config["block_size"]), dict(config["modules"])
         check_modules(modules, size, field=str(path))
         adapter = SavedAdapter(
@@ -138,6 +134,15 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
 
     with reading(directory / TENSORS_FILE, "adapter"):
         return load_file(directory / TENSORS_FILE)
+
+
+def other_tensors(directory: Path) -> UserError:
+    """The error for tensors that are not those of the config beside them."""
+    return UserError(
+        str(directory / TENSORS_FILE),
+        f"must hold the blocks that {CONFIG_FILE} was written for",
+        fix="save the adapter again, or copy both files again",
+    )
 
 
 def check_kind(config: Mapping[str, Any], path: Path) -> None:

@@ -92,11 +92,11 @@ def test_files_that_do_not_belong_together_are_refused(
         (two / "adapter_model.safetensors").read_bytes(),
     ):
         tensors.write_bytes(content)
-        with pytest.raises(UserError, match="adapter_model.safetensors"):
+        with pytest.raises(UserError, match=r"adapter_model\.safetensors"):
             PeftModel.from_pretrained(load(), one)
     tensors.write_bytes(whole)
     config.write_text(json.dumps(values | {"format_version": 7}))
-    with pytest.raises(UserError, match="format_version 1; got .*7"):
+    with pytest.raises(UserError, match=r"format_version 1; got .*7"):
         PeftModel.from_pretrained(load(), one)
     # Even without a hash, blocks are not put to places that they were not trained at.
     (one / "adapter_model.safetensors").write_bytes(
