@@ -22,6 +22,10 @@ class ModelConfig(Section):
     """The name of the file with GGUF weights in ``path``; the weights are dequantised on load."""
     dtype: Literal["float32", "bfloat16"] = semantic("float32")
     """The type in which weights are loaded and training computes."""
+    quantization: Literal["none", "nf4", "fp4", "int8"] = semantic("none")
+    """The form in which the frozen weights of linears are stored, by bitsandbytes: in 4 bits (nf4,
+    fp4) or 8 bits (int8). Products are computed in ``dtype``. It needs method smt, lora or dora.
+    Adapters are merged into the model in full precision."""
     attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = execution("auto")
     """The attention kernel of padded batches and of evaluation, by the name that transformers gives
     it. auto is sdpa, or eager for models without it. Packed rows use a kernel of their own, which
@@ -41,6 +45,11 @@ class ModelConfig(Section):
         """The section for other weights of the same architecture, in a folder or at a URI."""
         elsewhere = dict.fromkeys(("builtin", "revision", "gguf_file"))
         return self.model_copy(update={**elsewhere, "path": place})
+
+    @property
+    def in_full_precision(self) -> ModelConfig:
+        """The section of the same model without quantisation."""
+        return self.model_copy(update={"quantization": "none"})
 
     @property
     def attention(self) -> str | None:

@@ -107,6 +107,22 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _quantised_weights_are_frozen_and_whole(self) -> RunConfig:
+        trains_weights = self.method == "full" or self.trained_warmup
+        problems = {
+            "method full and warmup.mode trained update the weights": trains_weights,
+            "deepspeed.zero_stage 3 partitions the weights": self.deepspeed.zero_stage == 3,
+            "gpus_per_shard spreads whole layers in full precision": self.warmup.gpus_per_shard > 1,
+        }
+        for reason, holds in problems.items():
+            if holds and self.model.quantization != "none":
+                raise ValueError(
+                    f"model.quantization {self.model.quantization} cannot be used, because"
+                    f" {reason}: set it to none, or change that key"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _validation_has_rows(self) -> RunConfig:
         if self.training.validate_every_steps and not self.data.has_validation:
             raise ValueError(

@@ -174,7 +174,7 @@ class ModelSummary(Document):
     name: str | None = None
     num_parameters: int | None = None
     identity: dict[str, str | None] = {}
-    """The hash of its files, or its hub name and commit; and its dtype."""
+    """The hash of its files, or its hub name and commit; its dtype and its quantisation."""
 
 
 class Trainable(Document):

@@ -143,7 +143,7 @@ class LoraMethod:
 
     def count(self, model: nn.Module) -> Counts:
         """Counts the factors, and the model without them."""
-        total = sum(parameter.numel() for parameter in model.parameters())
+        total = count_parameters(model)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         return Counts(trained, total - trained, total)
 

@@ -13,13 +13,11 @@ from torch import nn
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
 from smt_ray.methods.protocol import Counts, Fetch
+from smt_ray.methods.smt_delta import load_delta, prepare_delta, save_delta
+from smt_ray.models.inspect import count_parameters
 from smt_ray.smt.adapter import load_adapter, save_adapter
-from smt_ray.smt.model import (
-    apply_selection,
-    merge_and_unload,
-    sparse_modules,
-    trainable_parameters,
-)
+from smt_ray.smt.model import apply_selection, merge_and_unload, sparse_modules
+from smt_ray.smt.quantised import quantised_sizes
 from smt_ray.smt.selection import Selection
 
 
@@ -63,7 +61,7 @@ class SmtSettings:
 
 
 class SmtMethod:
-    """Trains the selected blocks.
+    """Trains the selected blocks: in place, or beside weights that are quantised.
 
     Args:
         selection: The selected blocks; None to load an adapter, which has its own.
@@ -73,26 +71,32 @@ class SmtMethod:
         self._selection = selection
 
     def prepare(self, model: nn.Module) -> None:
-        """Replaces linears by sparse layers."""
+        """Replaces linears by sparse layers, or puts the blocks beside them."""
         assert self._selection is not None
-        apply_selection(model, self._selection)
+        prepare = prepare_delta if quantised_sizes(model) else apply_selection
+        prepare(model, self._selection)
 
     def count(self, model: nn.Module) -> Counts:
         """Counts the blocks, as an adapter beside the base model."""
-        found = trainable_parameters(model)
-        return Counts(found.trainable, found.base, found.base + found.trainable)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        total = count_parameters(model)
+        return Counts(trained, total - trained, total)
 
     def save(
         self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path
     ) -> None:
         """Writes the blocks and their indices."""
+        if quantised_sizes(model):
+            save_delta(model, parameters, directory)
+            return
         for name, layer in sparse_modules(model).items():
             layer.blocks = nn.Parameter(parameters[f"{name}.blocks"])
         save_adapter(model, directory)
 
     def load(self, model: nn.Module, directory: Path) -> None:
         """Puts the saved blocks on their base model."""
-        load_adapter(model, directory)
+        load = load_delta if quantised_sizes(model) else load_adapter
+        load(model, directory)
 
     def merge(self, model: nn.Module) -> None:
         """Turns the sparse layers into plain linears."""

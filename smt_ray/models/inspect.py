@@ -17,9 +17,10 @@ from smt_ray.config.model import ModelConfig
 from smt_ray.errors import UserError
 from smt_ray.models.load import explained, hub_options, model_place
 from smt_ray.models.targets import attention_inputs
-from smt_ray.smt.linears import is_plain_linear, is_transposed
+from smt_ray.smt.linears import is_known_linear, is_transposed
 from smt_ray.smt.model import check_untied, find_ties
 from smt_ray.smt.modules import match_modules, propose_modules
+from smt_ray.smt.quantised import quantised_sizes
 
 _HASHED_SUFFIXES = (".safetensors", ".bin", ".gguf", ".json", ".model", ".txt", ".jinja", ".py")
 
@@ -59,7 +60,7 @@ def trainable_linears(model: nn.Module, *, unused: Sequence[str] = ()) -> list[s
     linears = {
         name: module
         for name, module in model.named_modules()
-        if is_plain_linear(module) and name_pattern(name) not in unused
+        if is_known_linear(module) and name_pattern(name) not in unused
     }
     ties = find_ties(model, linears)
     return [name for name in linears if name not in ties]
@@ -84,11 +85,11 @@ def find_linears(
 
     Raises:
         UserError: A name matches no module, a module that is not a plain linear
-            (:func:`smt_ray.smt.linears.is_plain_linear`), or a linear whose weight another module
+            (:func:`smt_ray.smt.linears.is_known_linear`), or a linear whose weight another module
             uses, too.
     """
     modules = {n: m for n, m in model.named_modules() if name_pattern(n) not in unused}
-    linears = {name: module for name, module in modules.items() if is_plain_linear(module)}
+    linears = {name: module for name, module in modules.items() if is_known_linear(module)}
     ties = find_ties(model, linears)
     fix = propose_modules(name for name in linears if name not in ties)
     fix += _explain_experts(model)
@@ -97,7 +98,7 @@ def find_linears(
         if name not in linears:
             raise UserError(
                 field,
-                "must name plain torch.nn.Linear modules,"
+                "must name plain or quantised torch.nn.Linear modules,"
                 f" but {name} is a {type(modules[name]).__name__}",
                 got=list(target_modules),
                 fix=fix,
@@ -126,8 +127,9 @@ def _explain_experts(model: nn.Module) -> str:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The number of all parameters, tied ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """The number of all parameters, tied ones once, and quantised ones as if they were not."""
+    sizes = quantised_sizes(model)
+    return sum(sizes.get(id(p), p.numel()) for p in model.parameters())
 
 
 def token_limits(model: Any) -> tuple[int, int | None]:
@@ -150,6 +152,8 @@ def model_identity(model: ModelConfig) -> dict[str, str | None]:
         UserError: The model is not a folder and is not found on the hub.
     """
     chosen = {"gguf_file": model.gguf_file, "dtype": model.dtype}
+    if model.quantization != "none":
+        chosen["quantization"] = model.quantization
     if model.config_overrides:
         chosen["config_overrides"] = json.dumps(model.config_overrides, sort_keys=True)
     with model_place(model) as path:

@@ -20,6 +20,7 @@ from smt_ray.builtin import MODEL_DIR
 from smt_ray.config.model import ModelConfig
 from smt_ray.errors import UserError
 from smt_ray.imports import large_imports
+from smt_ray.models.quantisation import check_quantisation, quantise
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +174,9 @@ def load_model(
     _forget_gguf(loaded)
     if "://" in str(model.path):
         loaded.config._name_or_path = model.path  # instead of the folder of the copy
+    if model.quantization != "none":
+        check_quantisation(model.quantization)
+        quantise(loaded, model.quantization, device, DTYPES[model.dtype])
     placed: nn.Module = (loaded if num_devices > 1 else loaded.to(device)).eval()
     return placed
 

@@ -15,6 +15,7 @@ from smt_ray.methods.protocol import Counts, Method
 from smt_ray.methods.registry import settings_of
 from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.load import DTYPES, load_skeleton, located
+from smt_ray.planning.quantised import QuantisedWeights
 from smt_ray.planning.spread import spread_selection
 from smt_ray.probe.probe import probe_skeleton
 
@@ -28,6 +29,7 @@ class PreparedModel:
         method_settings: The settings of the method that tables show.
         blocks: The blocks that may be selected; None for methods that select none.
         value_bytes: The bytes of a weight.
+        quantised: What quantisation saves and needs; zero without it.
     """
 
     model: nn.Module
@@ -36,6 +38,7 @@ class PreparedModel:
     counts: Counts
     blocks: EligibleBlocks | None
     value_bytes: int
+    quantised: QuantisedWeights
 
     @property
     def adapter_bytes(self) -> int:
@@ -55,6 +58,7 @@ def prepare_model(config: RunConfig) -> PreparedModel:
     """
     model = model_without_weights(config)
     probe = probe_skeleton(model)
+    quantised = quantised_weights(config, model)
     blocks, settings = None, {}
     method: Method
     if config.selects_blocks:
@@ -65,7 +69,8 @@ def prepare_model(config: RunConfig) -> PreparedModel:
         method, settings = found.make(_no_files), found.describe()
     method.prepare(model)
     counts = method.count(model)
-    return PreparedModel(model, method, settings, counts, blocks, value_bytes(config))
+    size = value_bytes(config)
+    return PreparedModel(model, method, settings, counts, blocks, size, quantised)
 
 
 def model_without_weights(config: RunConfig) -> nn.Module:
@@ -80,6 +85,11 @@ def model_without_weights(config: RunConfig) -> nn.Module:
 def value_bytes(config: RunConfig) -> int:
     """The bytes of a weight."""
     return DTYPES[config.model.dtype].itemsize
+
+
+def quantised_weights(config: RunConfig, model: nn.Module) -> QuantisedWeights:
+    """What the config's quantisation saves and needs, on the plain model."""
+    return QuantisedWeights(model, config.model.quantization, value_bytes(config))
 
 
 def _no_files(name: str) -> AbstractContextManager[Path]:

@@ -5,6 +5,7 @@ A plan needs neither the weights of the model nor a cluster.
 
 from __future__ import annotations
 
+from smt_ray.config.model import ModelConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.memory import (
     MemoryReport,
@@ -42,7 +43,7 @@ def plan_memory(
         method=config.method,
         num_gpus=needs.training.num_gpus,
         num_parameters=prepared.counts.num_base,
-        dtype=config.model.dtype,
+        dtype=_join_dtype(config.model),
         trainable=prepared.counts.summary(),
         blocks=_blocks(prepared),
         method_settings=prepared.method_settings,
@@ -50,11 +51,19 @@ def plan_memory(
         host_bytes=prepared.adapter_bytes if prepared.blocks else None,
         adapter_bytes=prepared.adapter_bytes,
         batch=_batch(needs.training, setting.max_tokens),
-        stages=[_stage(needs.training, stage, setting.max_tokens) for stage in range(4)],
+        stages=[
+            _stage(needs.training, stage, setting.max_tokens)
+            for stage in needs.training.zero_stages
+        ],
         warmup=needs.warmup.report(setting) if needs.warmup else None,
         configured=needs.with_setting(setting),
         verdict=None if gpu_memory is None else _verdict(needs, setting, gpu_memory),
     )
+
+
+def _join_dtype(model: ModelConfig) -> str:
+    quantised = "" if model.quantization == "none" else f", linears in {model.quantization}"
+    return f"{model.dtype}{quantised}"
 
 
 def _blocks(prepared: PreparedModel) -> PlannedBlocks | None:
@@ -113,6 +122,7 @@ def _verdict(needs: RunNeeds, configured: Setting, gpu_memory: int) -> Verdict:
             needs.training.rows.row_length,
             needs.training.num_gpus,
             can_recompute=needs.training.can_recompute,
+            zero_stages=needs.training.zero_stages,
         )
     )
     found = cheapest(settings, needs.bytes_with, available)

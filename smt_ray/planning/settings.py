@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from smt_ray.config.run import RunConfig
@@ -36,7 +36,12 @@ def configured_setting(config: RunConfig) -> Setting:
 
 
 def settings_by_cost(
-    max_tokens: int, row_length: int, num_gpus: int, *, can_recompute: bool = True
+    max_tokens: int,
+    row_length: int,
+    num_gpus: int,
+    *,
+    can_recompute: bool = True,
+    zero_stages: Sequence[int] = (0, 1, 2, 3),
 ) -> Iterator[Setting]:
     """All settings, the cheapest first.
 
@@ -50,12 +55,13 @@ def settings_by_cost(
 
     Args:
         row_length: The number of tokens of the longest row, which is the smallest micro-batch.
+        zero_stages: The ZeRO stages that are possible.
     """
     sizes = list(_halved(max_tokens, row_length))
     for stages in ((0, 1, 2), (3,)) if num_gpus > 1 else ((0,),):
         for checkpointing in (False, True)[: 1 + can_recompute]:
             for size in sizes:
-                for stage in stages:
+                for stage in (stage for stage in stages if stage in zero_stages):
                     for place in ("device", "host"):
                         yield Setting(stage, checkpointing, size, place)
 

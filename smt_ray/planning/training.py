@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from smt_ray.config.run import RunConfig
 from smt_ray.planning.activations import DryRun
 from smt_ray.planning.curve import ActivationCurve
@@ -20,6 +22,7 @@ class TrainingNeeds:
     Attributes:
         mode: How the rows are batched, and why if it is not as configured.
         can_recompute: Whether the model supports activation checkpointing.
+        zero_stages: The ZeRO stages that are possible; stage 3 cannot partition quantised weights.
 
     Raises:
         UserError: The model cannot be found, or it does not allow what the config asks for.
@@ -28,6 +31,7 @@ class TrainingNeeds:
     def __init__(self, config: RunConfig, num_gpus: int, rows: PlannedRows) -> None:
         self.num_gpus = num_gpus
         self.prepared = prepare_model(config)
+        self.zero_stages = (0, 1, 2) if self.prepared.quantised.saved else (0, 1, 2, 3)
         model = self.prepared.model
         probe = probe_skeleton(model)
         self.mode = choose_mode(model, config.batching.mode, probe, training=True)
@@ -52,12 +56,21 @@ class TrainingNeeds:
 
     def rank(self, zero_stage: int) -> RankBytes:
         """The bytes that a rank holds besides activations."""
-        counts = self.prepared.counts
-        return rank_bytes(
+        counts, quantised = self.prepared.counts, self.prepared.quantised
+        whole = rank_bytes(
             zero_stage,
             self.num_gpus,
             num_parameters=counts.num_total,
             num_trainable=counts.num_trainable,
             bytes_per_value=self.prepared.value_bytes,
             bucket=min(counts.num_trainable, LARGEST_BUCKET),
+        )
+        if not quantised.saved:
+            return whole
+        # Blocks beside quantised weights also keep the values that they began with.
+        kept = self.prepared.value_bytes * counts.num_trainable if self.prepared.blocks else 0
+        return replace(
+            whole,
+            weights=whole.weights - quantised.saved + kept,
+            buffers=whole.buffers + quantised.dequantised,
         )

@@ -8,7 +8,7 @@ from smt_ray.methods.blocks import EligibleBlocks
 from smt_ray.models.inspect import find_eligible
 from smt_ray.planning.activations import DryRun
 from smt_ray.planning.curve import ActivationCurve
-from smt_ray.planning.prepared import model_without_weights, value_bytes
+from smt_ray.planning.prepared import model_without_weights, quantised_weights, value_bytes
 from smt_ray.planning.rows import PlannedRows
 from smt_ray.planning.settings import Setting
 from smt_ray.planning.training import TrainingNeeds
@@ -37,9 +37,11 @@ class ShardedWarmup:
     def __init__(self, config: RunConfig, rows: PlannedRows, blocks: EligibleBlocks) -> None:
         self._config, self._blocks = config.warmup, blocks
         self._value_bytes = value_bytes(config)
-        self._weights = self._value_bytes * blocks.num_parameters
         self._sums = _sum_bytes(blocks)
         model = model_without_weights(config).requires_grad_(False)
+        quantised = quantised_weights(config, model)
+        whole = self._value_bytes * blocks.num_parameters
+        self._weights = whole - quantised.saved + quantised.dequantised
         for linear in find_eligible(model, list(blocks.shapes)).values():
             linear.get_parameter("weight").requires_grad_(True)
         probe = probe_skeleton(model)

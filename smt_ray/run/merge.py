@@ -33,7 +33,7 @@ def merge_run(storage: Storage, name: str, out: Path) -> Path:
     run = RunFolder.open(storage, name)
     with _written_whole(out.resolve()) as folder:
         adapter, base = trained_adapter(run), starting_model(run)
-        model: Any = load_model(base)
+        model: Any = load_model(base.in_full_precision)
         with storage.local(adapter) as directory:
             prompt = read_prompt(str(directory))
             method = find_method(directory)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from smt_ray.smt.linears import as_dense, is_transposed, linear_shape
+from smt_ray.smt.quantised import is_quantised
+
+_ROWS = 1024  # the rows of a quantised weight whose gradient is computed at once
 
 
 class GradientAccumulator:
@@ -18,7 +22,9 @@ class GradientAccumulator:
 
     While the context is open, only the eligible weights require gradients. Each gradient is added
     to its sum and freed during backward, so besides the sums there is one weight's gradient at a
-    time. When the context closes, ``requires_grad`` and ``grad`` of all parameters are restored.
+    time. The gradient of a quantised weight, that of the dequantised one, is added to its sum by
+    rows, so neither it nor the dequantised weight is ever whole. When the context closes,
+    ``requires_grad`` and ``grad`` of all parameters are restored.
     The sums remain until they are popped.
 
     >>> with GradientAccumulator(model, modules) as accumulator:
@@ -66,6 +72,9 @@ class GradientAccumulator:
         for parameter, _, _ in self._before:
             parameter.requires_grad_(False)
         for name, linear in self._linears.items():
+            if is_quantised(linear):
+                self._handles.append(linear.register_forward_hook(partial(self._tap, name)))
+                continue
             weight = linear.get_parameter("weight")
             weight.grad = None
             weight.requires_grad_(True)
@@ -106,3 +115,47 @@ class GradientAccumulator:
         else:
             # Nothing else uses the gradient now, so if it is in fp32 it becomes the sum itself.
             self._sums[name] = gradient.to(self._device or gradient.device, torch.float32)
+
+    def _tap(self, name: str, linear: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Any:
+        """A forward hook of a quantised linear, whose weight cannot have a gradient itself."""
+        x = inputs[0].detach()
+        anchor = torch.zeros((), device=output.device, requires_grad=torch.is_grad_enabled())
+        show = partial(self._add, name, linear)
+        return _Tap.apply(output, x, anchor, show)  # type: ignore[no-untyped-call]
+
+    def _add(self, name: str, linear: nn.Module, x: Tensor, grad_y: Tensor) -> None:
+        """Adds dy^T x to the sum, for x (..., I) and dy (..., O)."""
+        if name not in self._sums:
+            device = self._device or grad_y.device
+            self._sums[name] = torch.zeros(linear_shape(linear), device=device)
+        total = self._sums[name]
+        x = x.reshape(-1, x.shape[-1]).float()
+        grad_y = grad_y.reshape(-1, grad_y.shape[-1]).float()
+        for start in range(0, len(total), _ROWS):
+            rows = total[start : start + _ROWS]
+            outputs = grad_y[:, start : start + _ROWS].t()
+            if rows.device == x.device:
+                rows.addmm_(outputs, x)
+            else:
+                rows.add_((outputs @ x).to(rows.device))
+
+
+class _Tap(torch.autograd.Function):
+    """The identity of y, which shows the input of a linear and the gradient of y to a function.
+
+    The anchor requires a gradient, so backward reaches y even if nothing before it is trained.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, x: Tensor, anchor: Tensor, show: Callable[[Tensor, Tensor], None]
+    ) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.show = show
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        ctx.show(x, grad_y)
+        return grad_y, None, None, None

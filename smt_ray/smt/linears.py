@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from smt_ray.smt.quantised import dequantised, is_quantised
+
 _TRANSPOSED = ("transformers.pytorch_utils.Conv1D",)
 """The classes with y = x W + b and a weight (I, O): that of GPT-2 and its relatives."""
 
@@ -25,6 +27,11 @@ def is_plain_linear(module: nn.Module) -> bool:
     """Whether a module is exactly y = x W^T + b, so that blocks of its weight can be trained."""
     kind = type(module)
     return kind is nn.Linear or _name(kind) in (*_TRANSPOSED, *_SUBCLASSES)
+
+
+def is_known_linear(module: nn.Module) -> bool:
+    """Whether a module is a plain linear, or one that is known to be quantised."""
+    return is_plain_linear(module) or is_quantised(module)
 
 
 def is_transposed(module: nn.Module) -> bool:
@@ -45,12 +52,16 @@ def as_dense(stored: Tensor, transposed: bool) -> Tensor:
 
 
 def dense_weight(linear: nn.Module) -> Tensor:
-    """The weight of a linear of any class, a view (O, I)."""
+    """The weight of a linear of any class, (O, I): a view, or a copy if it is quantised."""
+    if is_quantised(linear):
+        return dequantised(linear)
     return as_dense(linear.get_parameter("weight"), is_transposed(linear))
 
 
 def linear_shape(linear: nn.Module) -> tuple[int, int]:
     """The (out_features, in_features) of a linear of any class."""
+    if is_quantised(linear):
+        return int(linear.out_features), int(linear.in_features)  # type: ignore[arg-type]
     first, second = linear.get_parameter("weight").shape
     return (second, first) if is_transposed(linear) else (first, second)
 

@@ -30,6 +30,7 @@ from smt_ray.evaluation.test_rows import TestRows, read_tests
 from smt_ray.methods.registry import settings_of
 from smt_ray.models.inspect import model_identity
 from smt_ray.models.load import located
+from smt_ray.models.quantisation import check_quantisation
 
 Identity = Mapping[str, str | None]
 """The identity of a model, from :func:`smt_ray.models.inspect.model_identity`."""
@@ -115,6 +116,7 @@ def make_plan(config: RunConfig) -> RunPlan:
     Raises:
         UserError: Rows, tasks or the model cannot be found or read.
     """
+    check_quantisation(config.model.quantization)
     of_method = settings_of(config).stage_inputs(config)
     tests, retention = read_tests(config), read_retention(config)
     split = read_split(config.data, config.seed)

@@ -20,7 +20,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("planning", "warmup"),  # planning runs training's loss on empty tensors
     ("probe",),  # it runs training's loss and evaluation's batches on small models
     ("training", "evaluation"),
-    ("methods", "peft"),
+    ("methods",),
+    ("peft",),
     ("models", "data", "cluster"),
     ("builtin", "smt", "artifacts", "tracking", "reporting"),
     ("documents", "config"),
@@ -51,6 +52,7 @@ IMPORTERS = {
     "deepspeed": ("smt_ray.training.engine",),
     "datasets": ("smt_ray.data.hub", "smt_ray.data.files"),
     "peft": ("smt_ray.methods", "smt_ray.peft"),
+    "bitsandbytes": ("smt_ray.smt.quantised", "smt_ray.models.quantisation"),
     "typer": ("smt_ray.cli",),
     "pyarrow": ("smt_ray.artifacts", "smt_ray.data.files"),
     "fsspec": ("smt_ray.artifacts", "smt_ray.data.files"),
@@ -150,7 +152,10 @@ def test_imports_have_no_cycles(sources: Any) -> None:
 
 @pytest.mark.parametrize(
     ("subpackage", "allowed"),
-    [("smt", {"torch", "safetensors"}), ("config", {"pydantic", "pydantic_core", "yaml"})],
+    [
+        ("smt", {"torch", "safetensors", "bitsandbytes"}),
+        ("config", {"pydantic", "pydantic_core", "yaml"}),
+    ],
 )
 def test_leaves_need_few_libraries(sources: Any, subpackage: str, allowed: set[str]) -> None:
     for name in sources.files:

@@ -63,4 +63,4 @@ def test_mypy_checks_the_whole_package_strictly(root: Path) -> None:
     assert settings["strict"] is True
     assert settings["files"] == ["smt_ray"]
     skipped = {module for entry in settings["overrides"] for module in entry["module"]}
-    assert all(module.startswith("ray.") for module in skipped)
+    assert all(module.startswith(("ray.", "bitsandbytes.")) for module in skipped)

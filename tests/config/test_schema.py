@@ -23,6 +23,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "model.revision": ("model.revision=v2",),
     "model.gguf_file": ("model.gguf_file=m.gguf", "model.path=there", "model.builtin=null"),
     "model.dtype": ("model.dtype=bfloat16",),
+    "model.quantization": ("model.quantization=nf4",),
     "model.attn_implementation": ("model.attn_implementation=eager",),
     "model.config_overrides": ("model.config_overrides={attention_dropout: 0.1}",),
     "model.trust_remote_code": ("model.trust_remote_code=true",),

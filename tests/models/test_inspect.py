@@ -66,7 +66,7 @@ def test_a_target_that_is_no_linear_is_refused(
     make_llama: Callable[..., Any], target: str, kind: str
 ) -> None:
     error = refused(make_llama(), target)
-    assert error.rule.startswith("must name plain torch.nn.Linear modules, but ")
+    assert error.rule.startswith("must name plain or quantised torch.nn.Linear modules, but ")
     assert error.rule.endswith(f"{target} is a {kind}")
     assert error.got == [target]
     assert "q_proj" in error.fix

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smt_ray.models.quantisation import quantise as quantise_
 from smt_ray.smt.selection import Selection, select_by_scores
 
 HIDDEN = 16
@@ -108,3 +110,13 @@ def train() -> Callable[..., list[float]]:
         return losses
 
     return run
+
+
+@pytest.fixture
+def quantise() -> Callable[..., nn.Module]:
+    """Makes a quantised copy of a model."""
+
+    def quantise(model: nn.Module, kind: str) -> nn.Module:
+        return quantise_(copy.deepcopy(model), kind, "cpu", torch.float32)
+
+    return quantise

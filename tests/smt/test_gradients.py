@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from smt_ray.smt.gradients import GradientAccumulator
+from smt_ray.smt.linears import dense_weight, linear_shape
 
 
 def eligible(model: nn.Module) -> dict[str, nn.Linear]:
@@ -127,3 +128,35 @@ def test_a_weight_used_twice_or_recomputed_counts_each_use_once(
             )
             y.sum().backward()
         torch.testing.assert_close(accumulator.pop("linear"), expected)
+
+
+@pytest.mark.parametrize("place", [None, "host"])
+@pytest.mark.parametrize("kind", ["nf4", "fp4", "int8"])
+def test_the_gradient_of_a_quantised_weight_is_that_of_the_dequantised_one(
+    quantise: Callable, kind: str, place: str | None
+) -> None:
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64))
+    model = quantise(dense, kind)
+    linears = {name: model.get_submodule(name) for name in ("0", "2")}
+    inputs = [torch.randn(2, 3, 64) for _ in range(2)]
+    with GradientAccumulator(model, linears, place) as accumulator:
+        for x in inputs:
+            model(x).square().sum().backward()
+    reference = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64))
+    reference.load_state_dict(dense.state_dict())
+    with torch.no_grad():
+        for name, linear in linears.items():
+            reference.get_submodule(name).weight.copy_(dense_weight(linear))
+    for x in inputs:
+        reference(x).square().sum().backward()
+    assert not any(p.requires_grad for p in linears["0"].parameters() if not p.is_floating_point())
+    for name in accumulator.names:
+        total, weight = accumulator.pop(name), reference.get_submodule(name).weight
+        assert weight.grad is not None
+        assert total.shape == weight.shape == linear_shape(linears[name])
+        # int8 products of bitsandbytes round the inputs.
+        limit = 0.02 if kind == "int8" else 1e-5
+        assert (total - weight.grad).norm() < limit * weight.grad.norm()
+    model(inputs[0])  # the hooks are gone
+    assert not linears["0"]._forward_hooks

@@ -196,9 +196,10 @@ def stage_cells(metrics: RunMetrics) -> Cells | None:
 
 def facts(metrics: RunMetrics) -> list[tuple[str, str]]:
     """(name, text) pairs: the model, what was trained and how, and where the results are."""
-    model = metrics.model
+    model, bits = metrics.model, metrics.model.identity.get("quantization")
+    parameters = number_text(model.num_parameters, "{:,} parameters")
     pairs = [
-        ("model", _join(model.name, number_text(model.num_parameters, "{:,} parameters"))),
+        ("model", _join(model.name, parameters, *([f"linears in {bits}"] if bits else []))),
         ("rows", rows_text(metrics.rows) if metrics.rows else ""),
         *(("warning", line) for line in (row_warnings(metrics.rows) if metrics.rows else ())),
         ("validation loss", loss_text(metrics)),
