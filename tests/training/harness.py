@@ -47,6 +47,9 @@ def pair(rank: Rank) -> None:
     _resume(rank, 1, "float32", "smt")
     for method, stage, dtype in itertools.product(METHODS, (0, 2, 3), ("float32", "bfloat16")):
         _resume(rank, stage, dtype, method)
+    for stage, dtype in itertools.product((0, 1, 2), ("float32", "bfloat16")):
+        _resume_quantised(rank, stage, dtype, "nf4")
+    _resume_quantised(rank, 2, "float32", "int8")
     for method in ("lora", "dora"):
         _sum_at_layers(rank, method)
     _diverge(rank)
@@ -131,6 +134,22 @@ def _resume(rank: Rank, stage: int, dtype: str, method: str) -> None:
         **(whole.unselected() if method == "smt" else whole.changes()),
     }
     _adapter(rank, whole, name, dtype)
+
+
+def _resume_quantised(rank: Rank, stage: int, dtype: str, kind: str) -> None:
+    """The same for blocks beside a quantised base."""
+    options: dict[str, Any] = {"dtype": dtype, "quantization": kind, "dropout": 0.2, "clip": 0.5}
+    whole = rank.trained_by(stage, **options)
+    name = f"{kind}-{stage}-{dtype}"
+    place = rank.keep(f"{rank.num_ranks}-{name}", whole.states[HALF], HALF)
+    dist.barrier()
+    resumed = rank.trained_by(stage, start=place, **options)
+    a, b = whole.states[NUM_STEPS], resumed.states[NUM_STEPS]
+    rank.facts[f"quantised-{name}"] = {
+        "trained": sorted(a),
+        "equal": a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a),
+        "losses": whole.losses() if rank.rank == 0 else None,
+    }
 
 
 def _sum_at_layers(rank: Rank, method: str) -> None:

@@ -55,6 +55,7 @@ class Rank:
         *,
         method_name: str = "smt",
         dtype: str = "float32",
+        quantization: str = "none",
         dropout: float = 0.0,
         clip: float = 0.0,
         start: Path | None = None,
@@ -65,7 +66,7 @@ class Rank:
         preempted: Callable[[], bool] | None = None,
     ) -> Trained:
         """Trains, from a checkpoint if one is given; ``prepare`` changes the prepared model."""
-        model = self.base(dtype)
+        model = self.base(dtype, quantization)
         for layer in model.model.layers:
             layer.self_attn.attention_dropout = dropout
         run = Trained()
@@ -126,9 +127,10 @@ class Rank:
             return FullMethod()
         return LoraMethod(replace(LORA, dropout=dropout, use_dora=name == "dora"))
 
-    def base(self, dtype: str) -> Any:
-        """The base model in a dtype."""
-        return load_model(ModelConfig(path=str(self.folder / "model"), dtype=dtype))
+    def base(self, dtype: str, quantization: str = "none") -> Any:
+        """The base model in a dtype, perhaps quantised."""
+        path = str(self.folder / "model")
+        return load_model(ModelConfig(path=path, dtype=dtype, quantization=quantization))
 
     def keep(self, name: str, state: dict[str, torch.Tensor], num_steps: int) -> Path:
         """Writes a checkpoint on rank 0, which others may wait for."""

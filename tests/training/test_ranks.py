@@ -29,6 +29,10 @@ BATCH_SIZE, SEED = 7, 3  # the harness's
 POISONED_STEP = 4
 METHODS = ("smt", "lora", "dora", "full")
 TRAINED = [f"{m}-{s}-{d}" for m in METHODS for s in (0, 2, 3) for d in ("float32", "bfloat16")]
+QUANTISED = [
+    *(f"nf4-{s}-{d}" for s in (0, 1, 2) for d in ("float32", "bfloat16")),
+    "int8-2-float32",
+]
 
 
 def poisoned_row(encoded: EncodedRows) -> int:
@@ -180,6 +184,21 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit_with_dropout
         assert fact["equal"], fact["difference"]
     fact = pair[0][f"resume-{name}"]
     assert fact["resumed_losses"] == fact["losses"][3:]
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_blocks_beside_a_quantised_base_resume_bit_for_bit(
+    pair: list[dict[str, Any]], name: str
+) -> None:
+    assert all(rank[f"quantised-{name}"]["equal"] for rank in pair)
+    fact = pair[0][f"quantised-{name}"]
+    assert all(".smt_delta.default.blocks/" in key for key in fact["trained"])
+    kind, _, dtype = name.split("-")
+    same = pair[0][f"quantised-{kind}-2-{dtype}"]["losses"]
+    assert fact["losses"] == pytest.approx(same, rel=1e-5 if dtype == "float32" else 1e-3)
+    whole = pair[0][f"resume-smt-2-{dtype}"]["losses"]
+    assert fact["losses"] == pytest.approx(whole, rel=0.1)
+    assert fact["losses"] != whole
 
 
 def test_a_single_rank_resumes_bit_for_bit_too(single: dict[str, Any]) -> None:
