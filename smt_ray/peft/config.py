@@ -196,7 +196,10 @@ class SmtConfig(PeftConfig):
         """
         values: dict[str, Any] = json.loads(Path(path_json_file).read_text(encoding="utf-8"))
         check_kind(values, Path(path_json_file))
-        tensors, expected = Path(path_json_file).with_name(TENSORS_FILE), values["tensors_sha256"]
+        tensors, expected = (
+            Path(path_json_file).with_name(TENSORS_FILE),
+            values.get("tensors_sha256"),
+        )
         if not (expected and tensors.exists()):  # tensors on the hub lie elsewhere
             return values
         if tensors_sha256(read_tensors(tensors.parent)) != expected:

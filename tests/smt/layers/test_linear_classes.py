@@ -16,13 +16,12 @@ from transformers.pytorch_utils import Conv1D
 
 from smt_ray.errors import UserError
 from smt_ray.smt.adapter import load_adapter, save_adapter
-from smt_ray.smt.adapter_files import TENSORS_FILE
+from smt_ray.smt.adapter_files import read_adapter
 from smt_ray.smt.grid import BlockGrid
 from smt_ray.smt.layers.linear import SparseLinear
 from smt_ray.smt.layers.saving import plain_state_dict
 from smt_ray.smt.linears import as_dense, dense_weight, is_transposed, linear_shape
 from smt_ray.smt.model import make_sparse, merge_and_unload, sparse_modules, unload
-from smt_ray.smt.tensorfile import read_tensors
 from tests.zoo import FAMILIES
 
 INDICES = torch.tensor([[0, 1], [1, 1], [1, 3], [2, 0]], dtype=torch.int32)  # none is mirrored
@@ -228,7 +227,7 @@ def test_an_adapter_has_the_blocks_of_dense_weights_and_is_put_on_its_base(
     save_adapter(model, tmp_path)
     again = load_adapter(FAMILIES[family](), tmp_path)
     assert torch.equal(logits(again), expected)
-    tensors, _ = read_tensors(tmp_path / TENSORS_FILE, "adapter")
+    saved = read_adapter(tmp_path)
     names = list(sparse_modules(model))
     merged = merge_and_unload(model)
     assert types(merged) == types(FAMILIES[family]())
@@ -236,9 +235,8 @@ def test_an_adapter_has_the_blocks_of_dense_weights_and_is_put_on_its_base(
     for name in names:
         weight = dense_weight(merged.get_submodule(name))
         grid = BlockGrid(*weight.shape, 8)
-        assert tensors[f"{name}.indices"].tolist() == [[0, 1], [3, 2]]
-        blocks = grid.gather(weight, tensors[f"{name}.indices"])
-        assert torch.equal(blocks, tensors[f"{name}.blocks"])
+        assert saved.indices[name].tolist() == [[0, 1], [3, 2]]
+        assert torch.equal(grid.gather(weight, saved.indices[name]), saved.blocks[name])
     restored, plain = unload(again), FAMILIES[family]()
     assert types(restored) == types(plain)
     states = restored.state_dict(), plain.state_dict()
