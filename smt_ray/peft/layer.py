@@ -91,7 +91,7 @@ class SmtLayer(nn.Module, BaseTunerLayer):
                 "model", "must have no merged adapters when one is added",
                 got=self.merged_adapters, fix="call unmerge_adapter first",
             )  # fmt: skip
-        state = getattr(self.base_layer.weight, "quant_state", None)
+        state = getattr(getattr(self.base_layer, "weight", None), "quant_state", None)
         if getattr(state, "packing_format_for_cpu", False):
             raise UserError(
                 "model",
@@ -112,8 +112,6 @@ class SmtLayer(nn.Module, BaseTunerLayer):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Maps x (..., I) to (..., O) with the active adapters."""
-        if "adapter_names" in kwargs:
-            raise UserError("adapter_names", "is not supported by sparse matrix tuning")
         if self.disable_adapters and self.merged:
             self.unmerge()
         y: Tensor = self.base_layer(x, *args, **kwargs)

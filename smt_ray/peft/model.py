@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,6 +49,18 @@ class SmtModel(BaseTuner):
                 for name, layer in _layers(model, adapter_name).items()
             }
         )
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        # peft would drop this argument without a word, and compute with the active adapters.
+        if kwargs.get("adapter_names") is not None:
+            raise UserError(
+                "adapter_names",
+                "is not supported by sparse matrix tuning",
+                got=kwargs["adapter_names"],
+                fix="choose one adapter for the batch, by set_adapter",
+            )
+        yield
 
     @staticmethod
     def _check_target_module_exists(peft_config: Any, key: str) -> bool:

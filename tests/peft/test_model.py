@@ -260,9 +260,10 @@ def test_an_adapter_is_not_added_while_another_is_merged(tuned: Any, make_config
 
 
 def test_rows_with_adapters_of_their_own_are_refused(tuned: Any, batch: Batch) -> None:
-    layer = next(m for m in tuned.modules() if isinstance(m, SmtLayer))
-    with pytest.raises(UserError, match="adapter_names"):
-        layer(torch.zeros(1, 32), adapter_names=["default"])
+    names = ["default", "__base__"]
+    for call in (tuned, lambda **given: tuned.generate(max_new_tokens=1, **given)):
+        with pytest.raises(UserError, match="adapter_names: is not supported"):
+            call(input_ids=batch["input_ids"], adapter_names=names)
 
 
 @pytest.mark.slow
