@@ -136,7 +136,7 @@ def _delta_layer(linear: nn.Linear, indices: torch.Tensor, block_size: int) -> n
     from smt_ray.peft import SmtLayer
 
     layer = SmtLayer(linear)
-    layer.add_adapter("default", indices, block_size, None)
+    layer.add_adapter("default", layer.read_blocks(indices, block_size), indices, None)
     layer.set_adapter("default")
     return layer.train()
 

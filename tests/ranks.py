@@ -40,3 +40,15 @@ def run_ranks(harness: Path, folder: Path, ranks: Sequence[Sequence[Any]]) -> No
             process.kill()
     logs = "\n".join(p.read_text()[-3000:] for p in sorted(folder.glob("*.log")))
     assert codes == [0] * len(ranks), logs
+
+
+def set_rank(rank: str, num_ranks: str, port: str) -> None:
+    """Sets the variables with which a process joins its group on this machine, without a GPU."""
+    os.environ |= {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": num_ranks,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "CUDA_VISIBLE_DEVICES": "",
+    }

@@ -47,17 +47,16 @@ class SmtLayer(nn.Module, BaseTunerLayer):
         self._active_adapter: list[str] = []
 
     def add_adapter(
-        self, adapter_name: str, indices: Tensor, block_size: int, dtype: torch.dtype | None
+        self, adapter_name: str, base_blocks: Tensor, indices: Tensor, dtype: torch.dtype | None
     ) -> None:
         """Adds blocks, with the values of the base weight; an adapter of that name is replaced.
 
         Args:
             adapter_name: The name of the adapter.
+            base_blocks: The base weight's values there, (M, L, L), from :meth:`read_blocks`.
             indices: The block indices (row, col) of the (O, I) weight, (M, 2).
-            block_size: The block size L.
             dtype: The dtype of the blocks; see :class:`~smt_ray.smt.layers.delta.BlockDelta`.
         """
-        base_blocks = self.read_blocks(indices, block_size)
         self.smt_delta[adapter_name] = BlockDelta(base_blocks, indices, self.shape, dtype)
 
     def delta(self, adapter_name: str) -> BlockDelta:

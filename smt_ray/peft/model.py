@@ -82,6 +82,7 @@ class SmtModel(BaseTuner):
         quantised = any(layer.quantization_backend for layer in self._layers.values())
         is_exact = not quantised and all(b.dtype in _COMPARED for b in originals.values())
         _check_base(model, peft_config, originals if is_exact else None)
+        self._originals = originals
 
     def _create_and_replace(
         self,
@@ -94,8 +95,9 @@ class SmtModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         layer = self._layers[current_key]
-        indices = peft_config.indices(_name_of(peft_config, current_key))
-        layer.add_adapter(adapter_name, indices, peft_config.block_size, peft_config.dtype)
+        name = _name_of(peft_config, current_key)
+        base_blocks, indices = self._originals.pop(name), peft_config.indices(name)
+        layer.add_adapter(adapter_name, base_blocks, indices, peft_config.dtype)
         layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)

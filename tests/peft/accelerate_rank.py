@@ -12,6 +12,8 @@ import os
 import sys
 from pathlib import Path
 
+from tests.ranks import set_rank
+
 FSDP2 = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
@@ -46,12 +48,5 @@ def main(folder: Path, name: str, rank: int, num_ranks: int) -> None:
 
 if __name__ == "__main__":
     _, given_folder, given_name, given_rank, given_num_ranks, port = sys.argv
-    os.environ |= {
-        "RANK": given_rank,
-        "LOCAL_RANK": given_rank,
-        "WORLD_SIZE": given_num_ranks,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+    set_rank(given_rank, given_num_ranks, port)
     main(Path(given_folder), given_name, int(given_rank), int(given_num_ranks))

@@ -8,10 +8,10 @@ to PART.json and the adapter to PART/.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
+from tests.ranks import set_rank
 from tests.smt.layers.sharded_rank import Rows, make_arguments
 
 
@@ -40,12 +40,5 @@ def main(folder: Path, part: str, rank: int, num_ranks: int) -> None:
 
 if __name__ == "__main__":
     _, given_folder, given_part, given_rank, given_num_ranks, port = sys.argv
-    os.environ |= {
-        "RANK": given_rank,
-        "LOCAL_RANK": given_rank,
-        "WORLD_SIZE": given_num_ranks,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+    set_rank(given_rank, given_num_ranks, port)
     main(Path(given_folder), given_part, int(given_rank), int(given_num_ranks))

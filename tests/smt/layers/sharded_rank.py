@@ -8,7 +8,6 @@ to PART.json and saves the trained model to PART/.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from smt_ray.smt.layers.saving import plain_state_dict
 from smt_ray.smt.model import apply_selection
 from smt_ray.smt.selection import Selection
+from tests.ranks import set_rank
 
 NUM_STEPS, BATCH_SIZE, LENGTH = 3, 4, 12
 
@@ -191,12 +191,5 @@ def shard_on_cpu() -> None:
 
 if __name__ == "__main__":
     _, given_folder, given_part, given_rank, given_num_ranks, port = sys.argv
-    os.environ |= {
-        "RANK": given_rank,
-        "LOCAL_RANK": given_rank,
-        "WORLD_SIZE": given_num_ranks,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+    set_rank(given_rank, given_num_ranks, port)
     main(Path(given_folder), given_part, int(given_rank), int(given_num_ranks))
