@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smt_ray.smt.grid import BlockGrid
-from smt_ray.smt.layers.functional import BlockLayout, block_products, product
+from smt_ray.smt.layers.functional import product
 from smt_ray.smt.layers.kept_input import KeptInput
+from smt_ray.smt.layers.layout import BlockLayout, block_products
 from smt_ray.smt.linears import as_dense
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from smt_ray.smt.grid import BlockGrid
-from smt_ray.smt.layers.functional import BlockLayout, block_products
 from smt_ray.smt.layers.kept_input import KeptInput
+from smt_ray.smt.layers.layout import BlockLayout, block_products
 
 
 class BlockDelta(nn.Module):

@@ -18,9 +18,9 @@ def is_dtensor(tensor: Tensor) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def is_whole(weight: Tensor, grid: BlockGrid) -> bool:
-    """Whether this process has all elements of a weight."""
-    if is_dtensor(weight) or weight.shape != (grid.out_features, grid.in_features):
+def is_whole(weight: Tensor, shape: tuple[int, int]) -> bool:
+    """Whether this process has all elements of a weight of a shape."""
+    if is_dtensor(weight) or weight.shape != shape:
         return False
     return weight.is_meta or weight.untyped_storage().nbytes() > 0  # FSDP1 frees it after use
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from smt_ray.smt.grid import BlockGrid
-from smt_ray.smt.layers.functional import BlockLayout, SparseLinearFunction
+from smt_ray.smt.layers.functional import SparseLinearFunction
 from smt_ray.smt.layers.kept_input import KeptInput
+from smt_ray.smt.layers.layout import BlockLayout
 
 GRID = BlockGrid(12, 20, 4)
 INDICES = torch.tensor([[0, 1], [0, 4], [1, 1], [2, 0]])  # shares a row, and a column
