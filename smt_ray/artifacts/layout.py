@@ -14,6 +14,7 @@ from __future__ import annotations
 MANIFEST = "manifest.json"
 TOKENS = "tokens.safetensors"
 SCORE_TABLE = "score_table.safetensors"
+GRADIENTS = "gradients"  # a file for each module: the summed gradients, which SIFT needs
 SELECTION = "selection.safetensors"
 SELECTION_PICTURE = "selection.png"
 RECORDS = "metrics.jsonl"

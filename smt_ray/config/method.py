@@ -1,4 +1,4 @@
-"""The sections of the method: warm-up, selection, LoRA and training."""
+"""The sections of the method: warm-up, selection, SIFT, LoRA and training."""
 
 from __future__ import annotations
 
@@ -131,6 +131,22 @@ class SelectionConfig(Section):
     def needs_gradients(self) -> bool:
         """Whether blocks are scored by gradients."""
         return self.score not in ("random", "magnitude")
+
+
+class SiftConfig(Section):
+    """The settings of SIFT, which have no effect with other methods.
+
+    The elements are those with the largest absolute gradients, summed over the warm-up.
+    """
+
+    budget: float = semantic(DEFAULT_BUDGET, gt=0, le=1)
+    """The trained elements as a fraction of the base model's parameters."""
+    scope: Literal["per_module", "global"] = semantic("per_module")
+    """Whether the same share of each module is trained, as SIFT was published, or all elements are
+    ranked together."""
+    target_modules: list[str] | None = semantic(None, min_length=1)
+    """The linears whose elements may be trained, a subset of ``warmup.target_modules``; null for
+    all of them."""
 
 
 class LoraConfig(Section):

@@ -8,7 +8,14 @@ from pydantic import field_validator, model_validator
 
 from smt_ray.config.data import DataConfig
 from smt_ray.config.fields import Section, check_file_name, execution, semantic
-from smt_ray.config.method import AUTO, LoraConfig, SelectionConfig, TrainingConfig, WarmupConfig
+from smt_ray.config.method import (
+    AUTO,
+    LoraConfig,
+    SelectionConfig,
+    SiftConfig,
+    TrainingConfig,
+    WarmupConfig,
+)
 from smt_ray.config.model import ModelConfig
 from smt_ray.config.running import (
     BatchingConfig,
@@ -20,7 +27,12 @@ from smt_ray.config.running import (
 
 # The methods that a section is for. It may be set with every method, so that the runs of a
 # comparison differ in one key, and it has no effect with other methods.
-_SECTIONS_OF = {"warmup": ("smt",), "selection": ("smt",), "lora": ("lora", "dora")}
+_SECTIONS_OF = {
+    "warmup": ("smt", "sift"),
+    "selection": ("smt",),
+    "sift": ("sift",),
+    "lora": ("lora", "dora"),
+}
 
 
 class RunConfig(Section):
@@ -34,12 +46,14 @@ class RunConfig(Section):
     s3://bucket/prefix."""
     seed: int = semantic(0, ge=0, lt=2**16)
     """The seed of the order of rows, of the held-out rows and of dropout."""
-    method: Literal["smt", "lora", "dora", "full"] = semantic("smt")
-    """What is trained: selected blocks (smt), peft's LoRA or DoRA factors, or every weight."""
+    method: Literal["smt", "lora", "dora", "sift", "full"] = semantic("smt")
+    """What is trained: selected blocks (smt), peft's LoRA or DoRA factors, single elements of the
+    weights (sift), or every weight (full)."""
     model: ModelConfig = semantic()
     data: DataConfig = semantic()
     warmup: WarmupConfig = semantic(WarmupConfig())
     selection: SelectionConfig = semantic(SelectionConfig())
+    sift: SiftConfig = semantic(SiftConfig())
     lora: LoraConfig = semantic(LoraConfig())
     training: TrainingConfig = semantic(TrainingConfig())
     batching: BatchingConfig = execution(BatchingConfig())
@@ -70,9 +84,20 @@ class RunConfig(Section):
         return self.method == "smt"
 
     @property
+    def selects_elements(self) -> bool:
+        """Whether the method trains selected elements, for which the warm-up keeps gradients."""
+        return self.method == "sift"
+
+    @property
+    def has_selection(self) -> bool:
+        """Whether a stage selects what is trained."""
+        return self.selects_blocks or self.selects_elements
+
+    @property
     def sharded_warmup(self) -> bool:
-        """Whether blocks are scored by gradients that shards sum at the base weights."""
-        return self.selects_blocks and self.selection.needs_gradients and not self.trained_warmup
+        """Whether the selection needs gradients that shards sum at the base weights."""
+        by_gradients = self.selects_blocks and self.selection.needs_gradients
+        return (by_gradients or self.selects_elements) and not self.trained_warmup
 
     @property
     def trained_warmup(self) -> bool:
@@ -81,7 +106,7 @@ class RunConfig(Section):
 
     @property
     def has_warmup(self) -> bool:
-        """Whether anything is computed before blocks are selected."""
+        """Whether anything is computed before the selection."""
         return self.sharded_warmup or self.trained_warmup
 
     @property
@@ -96,21 +121,36 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _selection_within_warmup(self) -> RunConfig:
-        wanted, scored = self.selection.target_modules or [], self.warmup.target_modules
-        # What auto stands for is only known with the model.
-        outside = [name for name in wanted if scored != AUTO and name not in scored]
-        if outside:
+        scored = self.warmup.target_modules
+        for section in ("selection", "sift"):
+            wanted = getattr(self, section).target_modules or []
+            # What auto stands for is only known with the model.
+            outside = [name for name in wanted if scored != AUTO and name not in scored]
+            if outside:
+                raise ValueError(
+                    f"{section}.target_modules must be among warmup.target_modules"
+                    f" {self.warmup.target_modules}; got {outside}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _sift_needs_whole_gradients(self) -> RunConfig:
+        if not self.selects_elements:
+            return self
+        if self.warmup.reduction == "score":
             raise ValueError(
-                f"selection.target_modules must be among warmup.target_modules"
-                f" {self.warmup.target_modules}; got {outside}"
+                "method sift needs warmup.reduction gradient, since the sums of blocks do not show"
+                " single elements; got score"
             )
+        if self.warmup.mode == "trained":
+            raise ValueError("method sift needs warmup.mode base; got trained")
         return self
 
     @model_validator(mode="after")
     def _quantised_weights_are_frozen_and_whole(self) -> RunConfig:
-        trains_weights = self.method == "full" or self.trained_warmup
+        trains_weights = self.method in ("full", "sift") or self.trained_warmup
         problems = {
-            "method full and warmup.mode trained update the weights": trains_weights,
+            "methods full and sift, and warmup.mode trained, update the weights": trains_weights,
             "deepspeed.zero_stage 3 partitions the weights": self.deepspeed.zero_stage == 3,
             "gpus_per_shard spreads whole layers in full precision": self.warmup.gpus_per_shard > 1,
         }

@@ -21,7 +21,7 @@ class StageKeys:
 
     Attributes:
         warmup: The keys of the warm-up; None without one.
-        selection: The keys of the selection; None for methods that select no blocks.
+        selection: The keys of the selection; None for methods that select nothing.
         training: The keys of the training, except the method's own.
     """
 
@@ -42,7 +42,7 @@ def stage_keys(config: RunConfig) -> StageKeys:
         # The digest of the rows stands for the keys that decide which rows there are.
         tokens={"data": {key: data[key] for key in data if key not in ROW_KEYS}},
         warmup=_warmup(config) if config.has_warmup else None,
-        selection=_selection(config) if config.selects_blocks else None,
+        selection=_selection(config) if config.has_selection else None,
         training={
             "method": config.method,
             "seed": config.seed,
@@ -64,6 +64,8 @@ def _warmup(config: RunConfig) -> Keys:
     settings, training = config.warmup.semantic(), config.training.semantic()
     # Warm-up steps have the batches and the order of training.
     keys: Keys = {"seed": config.seed, "batch_size": training["batch_size"], "warmup": settings}
+    if config.selects_elements:
+        keys["keeps"] = "gradients"
     if config.trained_warmup:
         del settings["learning_rate"]  # its value counts, whichever key sets it
         keys["training"] = {
@@ -75,6 +77,8 @@ def _warmup(config: RunConfig) -> Keys:
 
 
 def _selection(config: RunConfig) -> Keys:
+    if config.selects_elements:
+        return {"sift": config.sift.semantic()}
     keys: Keys = {"selection": config.selection.semantic()}
     if config.selection.score == "random":
         keys["seed"] = config.seed

@@ -71,11 +71,17 @@ class WarmupSummary(Document):
     """With ``mode: trained``: the outcome of the training."""
 
 
+ELEMENT_SCORE = "gradient"
+"""The score of single elements, which SIFT selects: the absolute value of the summed gradient."""
+
+
 class SelectionSummary(Document):
     """The summary of the selection stage."""
 
     num_blocks: int
+    """The number of blocks, or of single elements."""
     block_size: int
+    """The size of the blocks; 1 for single elements."""
     num_trainable: int
     num_base: int
     budget: float

@@ -1,4 +1,4 @@
-"""The blocks that a config may select, found and checked on a model without weights."""
+"""The blocks or elements that a config may select, found on a model without weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import nn
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
 from smt_ray.models.inspect import count_parameters, find_eligible
+from smt_ray.sift.selection import number_of_elements
 from smt_ray.smt.grid import check_block_size, common_block_size, resolve_block_size
 from smt_ray.smt.linears import linear_shapes
 from smt_ray.smt.modules import match_groups, match_modules
@@ -41,7 +42,7 @@ class EligibleBlocks:
         shapes: The (O, I) of the eligible modules, in the order of the model.
         num_parameters: The number of parameters of the base model, tied ones once.
         table_block_size: The finest block size of the score table.
-        block_size: The size of the blocks that are trained.
+        block_size: The size of the blocks that are trained; 1 for single elements.
         rankings: The ranking of each group of ``selection.groups``; a single one without groups.
     """
 
@@ -56,7 +57,7 @@ def check_blocks(config: RunConfig, skeleton: nn.Module, probe: Probe) -> Eligib
     """Finds the blocks that a config may select, and checks its block sizes and budgets.
 
     Args:
-        config: The configuration of a run that selects blocks.
+        config: The configuration of a run that selects blocks or elements.
         skeleton: The base model on the meta device.
         probe: What its architecture allows.
 
@@ -68,7 +69,12 @@ def check_blocks(config: RunConfig, skeleton: nn.Module, probe: Probe) -> Eligib
     shapes = linear_shapes(eligible)
     num_parameters = count_parameters(skeleton)
     finest = _finest(config, shapes)
-    selected = _selectable(config, shapes)
+    if config.selects_elements:
+        chosen = _selectable(config.sift.target_modules, shapes, "sift.target_modules")
+        count = number_of_elements(config.sift.budget, chosen, num_parameters)
+        return EligibleBlocks(shapes, num_parameters, finest, 1, (Ranking(tuple(chosen), count),))
+    wanted = config.selection.target_modules
+    selected = _selectable(wanted, shapes, "selection.target_modules")
     size = resolve_block_size(selected, config.selection.block_size, multiple_of=finest)
     rankings = _rankings(config, selected, size, num_parameters)
     return EligibleBlocks(shapes, num_parameters, finest, size, rankings)
@@ -82,14 +88,10 @@ def _finest(config: RunConfig, shapes: Shapes) -> int:
     return asked
 
 
-def _selectable(config: RunConfig, shapes: Shapes) -> Shapes:
-    targets = config.selection.target_modules
+def _selectable(targets: list[str] | None, shapes: Shapes, field: str) -> Shapes:
     if targets is None:
         return shapes
-    return {
-        name: shapes[name]
-        for name in match_modules(shapes, targets, field="selection.target_modules")
-    }
+    return {name: shapes[name] for name in match_modules(shapes, targets, field=field)}
 
 
 def _rankings(

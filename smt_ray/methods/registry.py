@@ -6,14 +6,16 @@ from pathlib import Path
 
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
-from smt_ray.methods import full, lora, smt
+from smt_ray.methods import full, lora, sift, smt
 from smt_ray.methods.protocol import Method, MethodSettings
+from smt_ray.sift.adapter import TENSORS_FILE as SIFT_FILE
 from smt_ray.smt.adapter_files import is_smt_adapter
 
 _SETTINGS: dict[str, type[MethodSettings]] = {
     "smt": smt.SmtSettings,
     "lora": lora.LoraSettings,
     "dora": lora.LoraSettings,
+    "sift": sift.SiftSettings,
     "full": full.FullSettings,
 }
 
@@ -33,9 +35,11 @@ def find_method(directory: Path) -> Method:
         return smt.SmtMethod()
     if (directory / lora.CONFIG_FILE).exists():
         return lora.LoraMethod()
+    if (directory / SIFT_FILE).exists():
+        return sift.SiftMethod()
     if (directory / full.TENSORS_FILE).exists():
         return full.FullMethod()
-    known = f"{lora.CONFIG_FILE}, {full.TENSORS_FILE}"
+    known = f"{lora.CONFIG_FILE}, {SIFT_FILE}, {full.TENSORS_FILE}"
     raise UserError(
         str(directory),
         f"must be an adapter's folder, which holds one of {known}",

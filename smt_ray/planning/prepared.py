@@ -13,11 +13,13 @@ from smt_ray.config.run import RunConfig
 from smt_ray.methods.blocks import EligibleBlocks, check_blocks
 from smt_ray.methods.protocol import Counts, Method
 from smt_ray.methods.registry import settings_of
+from smt_ray.methods.sift import SiftMethod
 from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.load import DTYPES, load_skeleton, located
 from smt_ray.planning.quantised import QuantisedWeights
-from smt_ray.planning.spread import spread_selection
+from smt_ray.planning.spread import spread_elements, spread_selection
 from smt_ray.probe.probe import probe_skeleton
+from smt_ray.smt.layers.partial import PartialLinear
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class PreparedModel:
     Attributes:
         model: The model with the layers of the method.
         method_settings: The settings of the method that tables show.
-        blocks: The blocks that may be selected; None for methods that select none.
+        blocks: The blocks or elements that may be selected; None for methods without a selection.
         value_bytes: The bytes of a weight.
         quantised: What quantisation saves and needs; zero without it.
     """
@@ -45,13 +47,19 @@ class PreparedModel:
         """The bytes of the trained parameters."""
         # Blocks are saved as they are trained, in float32.
         each = self.value_bytes if self.blocks is None else 4
-        return each * self.counts.num_trainable
+        return each * self.counts.num_trainable + self.index_bytes
+
+    @property
+    def index_bytes(self) -> int:
+        """The bytes of the indices, on the GPU and in the adapter; many for single elements."""
+        layers = (m for m in self.model.modules() if isinstance(m, PartialLinear))
+        return sum(layer.indices.numel() * layer.indices.element_size() for layer in layers)
 
 
 def prepare_model(config: RunConfig) -> PreparedModel:
     """Prepares the model of a run.
 
-    No blocks are selected yet, so a method that selects blocks gets a selection of the same size.
+    Nothing is selected yet, so a method with a selection gets one of the same size.
 
     Raises:
         UserError: The model cannot be found, or it does not allow what the config asks for.
@@ -61,9 +69,9 @@ def prepare_model(config: RunConfig) -> PreparedModel:
     quantised = quantised_weights(config, model)
     blocks, settings = None, {}
     method: Method
-    if config.selects_blocks:
+    if config.has_selection:
         blocks = check_blocks(config, model, probe)
-        method = SmtMethod(spread_selection(blocks, config.selection.scope))
+        method = _method_with_selection(config, blocks)
     else:
         found = settings_of(config).check(config, lambda: model, probe, None)
         method, settings = found.make(_no_files), found.describe()
@@ -71,6 +79,12 @@ def prepare_model(config: RunConfig) -> PreparedModel:
     counts = method.count(model)
     size = value_bytes(config)
     return PreparedModel(model, method, settings, counts, blocks, size, quantised)
+
+
+def _method_with_selection(config: RunConfig, blocks: EligibleBlocks) -> Method:
+    if config.selects_elements:
+        return SiftMethod(spread_elements(blocks))
+    return SmtMethod(spread_selection(blocks, config.selection.scope))
 
 
 def model_without_weights(config: RunConfig) -> nn.Module:

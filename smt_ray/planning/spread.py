@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from smt_ray.methods.blocks import EligibleBlocks
+from smt_ray.sift.selection import ElementSelection, ModuleElements, share_out
 from smt_ray.smt.grid import BlockGrid
 from smt_ray.smt.ranking import share_of_each
 from smt_ray.smt.selection import ModuleSelection, Selection
@@ -42,6 +43,24 @@ def spread_selection(blocks: EligibleBlocks, scope: str) -> Selection:
         scope=scope,
         margin=None,
     )
+
+
+def spread_elements(blocks: EligibleBlocks) -> ElementSelection:
+    """Spreads single elements evenly over the weights of their ranking.
+
+    The memory of elements does not depend on their places.
+    """
+    (ranking,) = blocks.rankings
+    sizes = {name: blocks.shapes[name][0] * blocks.shapes[name][1] for name in ranking.modules}
+    counts = share_out(ranking.num_blocks, sizes)
+    modules = {
+        name: ModuleElements(
+            blocks.shapes[name],
+            (torch.arange(count) * (sizes[name] // max(count, 1))).to(torch.int32),
+        )
+        for name, count in counts.items()
+    }
+    return ElementSelection(modules, blocks.num_parameters, scope="spread")
 
 
 def _shares(grids: Mapping[str, BlockGrid], wanted: int, scope: str) -> dict[str, int]:

@@ -66,7 +66,7 @@ class TrainingNeeds:
             bucket=min(counts.num_trainable, LARGEST_BUCKET),
         )
         if not quantised.saved:
-            return whole
+            return replace(whole, weights=whole.weights + self.prepared.index_bytes)
         # Blocks beside quantised weights also keep the values that they began with.
         kept = self.prepared.value_bytes * counts.num_trainable if self.prepared.blocks else 0
         return replace(

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import PurePath
 
 from smt_ray.artifacts.layout import RECORDS, SELECTION, stage_folder
+from smt_ray.artifacts.stages import Stage
 from smt_ray.artifacts.storage import Storage
 from smt_ray.documents.prediction import Prediction, from_lines
 from smt_ray.documents.run import Record, StageEntry, Who, evaluation_key
+from smt_ray.documents.stages import ELEMENT_SCORE
 from smt_ray.reporting.pages.weight_grid import Weight
 from smt_ray.tracking.records import parse_records
 
@@ -30,9 +32,9 @@ class StageArtifacts:
         return parse_records(self._storage.read_bytes(place).decode()) if place else []
 
     def weights(self) -> list[Weight]:
-        """The eligible weights with their selected blocks."""
+        """The eligible weights with their selected blocks; none if single elements are selected."""
         place = self._find("selection", SELECTION)
-        if place is None:
+        if place is None or self._selects_elements():
             return []
         from smt_ray.smt.selection import Selection
 
@@ -48,6 +50,10 @@ class StageArtifacts:
             )
             for name, module in selection.modules.items()
         ]
+
+    def _selects_elements(self) -> bool:
+        stage = Stage.at(self._storage, self._stages["selection"].stage)
+        return stage.is_done() and bool(stage.read().summary.score == ELEMENT_SCORE)
 
     def predictions(self, who: Who) -> dict[str, list[Prediction]]:
         """The predictions of one model by one protocol, by task."""

@@ -111,13 +111,13 @@ def make_sparse(
             "must have no sparse layers yet",
             fix="call unload or merge_and_unload first",
         )
-    linears = {name: _plain_linear(model, name, shape) for name, shape in shapes.items()}
+    linears = {name: plain_linear(model, name, shape) for name, shape in shapes.items()}
     check_untied(model, linears)
     model.requires_grad_(False)
     layers: dict[str, SparseLinear] = {}
     for name, linear in linears.items():
         layers[name] = SparseLinear.from_linear(linear, indices[name], block_size, dtype)
-        _replace(model, name, layers[name])
+        replace_module(model, name, layers[name])
     share_inputs(layers)
     setattr(model, ORIGIN_ATTRIBUTE, dict(origin))
     save_as_plain(model)
@@ -227,8 +227,12 @@ def share_inputs(layers: Mapping[str, SparseLinear | BlockDelta]) -> None:
             layer.share_input(kept)
 
 
-def _plain_linear(model: nn.Module, name: str, shape: tuple[int, int]) -> nn.Module:
-    """The linear of a name, after checks."""
+def plain_linear(model: nn.Module, name: str, shape: tuple[int, int]) -> nn.Module:
+    """The linear of a name.
+
+    Raises:
+        UserError: It is missing, not a plain linear, of another shape or sharded.
+    """
     try:
         module = model.get_submodule(name)
     except AttributeError as error:
@@ -250,7 +254,8 @@ def _plain_linear(model: nn.Module, name: str, shape: tuple[int, int]) -> nn.Mod
     return module
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Puts another module in the place of a name."""
     parent, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(parent), attribute, module)
 
@@ -260,7 +265,7 @@ def _take_out(model: Model, *, tuned: bool) -> Model:
     if not layers:
         raise UserError("model", "must have sparse layers", got=type(model).__name__)
     for name, layer in layers.items():
-        _replace(model, name, layer.merge() if tuned else layer.unmerge())
+        replace_module(model, name, layer.merge() if tuned else layer.unmerge())
     model.__dict__.pop(ORIGIN_ATTRIBUTE, None)
     save_as_before(model)
     return model

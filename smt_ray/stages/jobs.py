@@ -30,6 +30,7 @@ class WarmupJob:
 
     Attributes:
         model: The base model.
+        gradients: The folder for the summed gradients; None if only the table is kept.
         provenance: The origin of the table, which is stored in it.
     """
 
@@ -40,6 +41,7 @@ class WarmupJob:
     storage: str
     tokens: str
     table: str
+    gradients: str | None
     resources: ProcessResources
     provenance: Mapping[str, Any]
 
@@ -51,7 +53,9 @@ class SelectionJob:
     Attributes:
         model: The model that training starts from; its weights are read by the score ``magnitude``.
         table: The score table; None for scores that need no gradients.
-        blocks: The eligible blocks of the model; None if there is a table.
+        gradients: The folder of the summed gradients, from which elements are selected; None if
+            blocks are.
+        blocks: The eligible blocks or elements of the model; None if there is a table.
         provenance: The origin of a selection without a table, which is stored in it.
     """
 
@@ -60,6 +64,7 @@ class SelectionJob:
     storage: str
     folder: str
     table: str | None
+    gradients: str | None
     blocks: EligibleBlocks | None
     provenance: Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""The selection stage: one task, which reads the warm-up's table or needs no warm-up."""
+"""The selection stage: one task, which reads what the warm-up left or needs no warm-up."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from smt_ray.artifacts.layout import SCORE_TABLE, SELECTION, SELECTION_PICTURE
+from smt_ray.artifacts.layout import GRADIENTS, SCORE_TABLE, SELECTION, SELECTION_PICTURE
 from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.stages import Finished
 from smt_ray.artifacts.storage import Storage
-from smt_ray.documents.stages import SelectionSummary
+from smt_ray.documents.stages import ELEMENT_SCORE, SelectionSummary
 from smt_ray.reporting.text.progress import say
+from smt_ray.reporting.text.values import blocks_label, blocks_text
 from smt_ray.stages.jobs import SelectionJob
 
 if TYPE_CHECKING:  # workers import this file, but not the modules that only the driver needs
+    from torch import Tensor
+
     from smt_ray.methods.blocks import EligibleBlocks
+    from smt_ray.sift.selection import ElementSelection
     from smt_ray.smt.selection import Selection
     from smt_ray.stages.plan import RunPlan
 
@@ -36,20 +40,25 @@ def make_selection(plan: RunPlan, blocks: EligibleBlocks) -> Finished[SelectionS
 def selection_job(plan: RunPlan, blocks: EligibleBlocks) -> SelectionJob:
     """The job of a run's selection."""
     assert plan.selection is not None
-    by_gradients = plan.config.selection.needs_gradients
+    config, warmup = plan.config, plan.warmup
+    from_table = config.selects_blocks and config.selection.needs_gradients
     return SelectionJob(
-        config=plan.config,
+        config=config,
         model=plan.starting_model,
         storage=plan.storage.root,
         folder=plan.selection.folder,
-        table=plan.warmup.path(SCORE_TABLE) if plan.warmup and by_gradients else None,
-        blocks=None if by_gradients else blocks,
+        table=warmup.path(SCORE_TABLE) if warmup and from_table else None,
+        gradients=warmup.path(GRADIENTS) if warmup and config.selects_elements else None,
+        blocks=None if from_table else blocks,
         provenance={"model": dict(plan.identity)},
     )
 
 
 def _select(job: SelectionJob) -> SelectionSummary:
-    """Selects blocks, from the stored table if there is one."""
+    """Selects elements from the stored gradients, or blocks, from the stored table if there is one.
+
+    It is a task, so its heavy imports are its own.
+    """
     from smt_ray.imports import large_imports
 
     with large_imports():
@@ -57,13 +66,14 @@ def _select(job: SelectionJob) -> SelectionSummary:
         from smt_ray.smt.selection import select_blocks
 
     storage = Storage(job.storage)
+    if job.gradients is not None:
+        return _select_elements(job)
     if job.table is None:
         selection = _select_control(job)
     else:
         with storage.local(job.table) as file:
             selection = select_blocks(ScoreTable.load(file), **job.config.selection.semantic())
-    _store(job, selection)
-    return SelectionSummary(
+    summary = SelectionSummary(
         num_blocks=selection.num_blocks,
         block_size=selection.block_size,
         num_trainable=selection.num_trainable,
@@ -75,26 +85,67 @@ def _select(job: SelectionJob) -> SelectionSummary:
         counts=selection.counts(),
         text=selection.summary(),
     )
+    _store(job, selection, summary)
+    return summary
 
 
-def _store(job: SelectionJob, selection: Selection) -> None:
+def _select_elements(job: SelectionJob) -> SelectionSummary:
+    """Selects elements by the gradients, of which one is in memory at a time."""
+    from smt_ray.sift.gradients import file_of, read_gradient
+    from smt_ray.sift.selection import select_elements
+
+    assert job.blocks is not None
+    storage, (ranking,) = Storage(job.storage), job.blocks.rankings
+
+    def gradient(module: str) -> Tensor:
+        with storage.local(f"{job.gradients}/{file_of(module)}") as file:
+            return read_gradient(file)
+
+    selection = select_elements(
+        gradient,
+        {name: job.blocks.shapes[name] for name in ranking.modules},
+        ranking.num_blocks,
+        num_base_parameters=job.blocks.num_parameters,
+        scope=job.config.sift.scope,
+        provenance=dict(job.provenance),
+    )
+    summary = SelectionSummary(
+        num_blocks=selection.num_trainable,
+        block_size=1,
+        num_trainable=selection.num_trainable,
+        num_base=selection.num_base_parameters,
+        budget=selection.budget,
+        margin=None,
+        score=ELEMENT_SCORE,
+        scope=selection.scope,
+        counts=selection.counts(),
+        text=selection.summary(),
+    )
+    _store(job, selection, summary)
+    return summary
+
+
+def _store(
+    job: SelectionJob, selection: Selection | ElementSelection, summary: SelectionSummary
+) -> None:
     """Stores the selection and its picture."""
     from smt_ray.reporting.charts.run import selection_figure
 
+    size = summary.block_size
     totals = {
-        name: module.shape[0] * module.shape[1] // selection.block_size**2
+        name: module.shape[0] * module.shape[1] // size**2
         for name, module in selection.modules.items()
     }
     # The title does not name the run, because runs share a selection and its picture.
     title = (
-        f"selected by {selection.score}, scope {selection.scope}\n"
-        f"{selection.num_blocks} blocks of {selection.block_size} x {selection.block_size},"
-        f" {selection.budget:.2%} of the base model"
+        f"selected by {summary.score}, scope {summary.scope}\n"
+        f"{blocks_text(f'{summary.num_blocks:,} {blocks_label(size)}', size)},"
+        f" {summary.budget:.2%} of the base model"
     )
     storage = Storage(job.storage)
     with scratch_folder() as scratch:
         selection.save(scratch / SELECTION)
-        selection_figure(selection.counts(), totals, scratch / SELECTION_PICTURE, title)
+        selection_figure(summary.counts, totals, scratch / SELECTION_PICTURE, title)
         for file in (SELECTION, SELECTION_PICTURE):
             storage.put_file(scratch / file, f"{job.folder}/{file}")
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from smt_ray.artifacts.layout import RECORDS, SCORE_TABLE, TOKENS
+from smt_ray.artifacts.layout import GRADIENTS, RECORDS, SCORE_TABLE, TOKENS
 from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.stages import Finished
 from smt_ray.cluster.board import announce
@@ -33,6 +33,8 @@ from smt_ray.training.metrics_log import write_records
 from smt_ray.warmup.parts import ModuleStatistics, ShardPart
 
 if TYPE_CHECKING:  # workers import this file, but not the modules that only the driver needs
+    from torch import Tensor
+
     from smt_ray.methods.blocks import EligibleBlocks
     from smt_ray.stages.plan import RunPlan
 
@@ -67,7 +69,9 @@ def make_warmup(
         num_shards=config.warmup.num_shards,
         attempts=_attempts(board),
     )
-    return stage.publish([SCORE_TABLE, RECORDS], summary, time.monotonic() - began)
+    kept = plan.storage.list_files(job.gradients) if job.gradients else []
+    files = [SCORE_TABLE, RECORDS, *(f"{GRADIENTS}/{file}" for file in kept)]
+    return stage.publish(files, summary, time.monotonic() - began)
 
 
 def warmup_job(
@@ -83,6 +87,7 @@ def warmup_job(
         storage=plan.storage.root,
         tokens=plan.tokens.path(TOKENS),
         table=plan.warmup.path(SCORE_TABLE),
+        gradients=plan.warmup.path(GRADIENTS) if plan.config.selects_elements else None,
         resources=resources,
         provenance={"model": dict(plan.identity), "warmup": plan.warmup.name},
     )
@@ -113,7 +118,7 @@ def run_graph(job: WarmupJob, board: Any) -> None:
         if None in parts:  # a shard failed: its error was the last item of its stream
             ray.get(rows)
             raise AssertionError("a shard's stream ended without an error")
-        rows.append(reduce.remote(job.blocks.table_block_size, *parts))
+        rows.append(reduce.remote(job, *parts))
         running.append(rows[-1])
     ray.get(ray.remote(_table).options(num_cpus=0).remote(job, *rows))
 
@@ -184,11 +189,25 @@ def _reporter(board: Any, index: int) -> Callable[[int, float], None]:
     return report
 
 
-def _reduce(block_size: int, *parts: ShardPart) -> ModuleStatistics:
-    """Adds the parts of one module."""
+def _reduce(job: WarmupJob, *parts: ShardPart) -> ModuleStatistics:
+    """Adds the parts of one module, and stores the sum if it is needed later."""
+    from functools import partial
+
     from smt_ray.warmup.shard import reduce_module
 
-    return reduce_module(parts, block_size)
+    size = job.blocks.table_block_size
+    if job.gradients is None:
+        return reduce_module(parts, size)
+    return reduce_module(parts, size, partial(_keep_gradient, job.storage, job.gradients))
+
+
+def _keep_gradient(storage: str, folder: str, module: str, gradient: Tensor) -> None:
+    from smt_ray.artifacts.storage import Storage
+    from smt_ray.sift.gradients import file_of, write_gradient
+
+    with scratch_folder() as scratch:
+        local = write_gradient(gradient, module, scratch)
+        Storage(storage).put_file(local, f"{folder}/{file_of(module)}")
 
 
 def _table(job: WarmupJob, *rows: ModuleStatistics) -> None:

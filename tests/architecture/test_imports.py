@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training", "evaluation"),
     ("methods",),
     ("peft",),
-    ("models", "data", "cluster"),
+    ("models", "data", "cluster", "sift"),
     ("builtin", "smt", "artifacts", "tracking", "reporting"),
     ("documents", "config"),
     ("errors", "imports"),

@@ -17,7 +17,7 @@ from smt_ray.documents.memory import (
 from smt_ray.reporting.text.console import facts_grid, rich_table, show
 from smt_ray.reporting.text.run import factors_text, trainable_text
 from smt_ray.reporting.text.tables import Cells
-from smt_ray.reporting.text.values import MISSING
+from smt_ray.reporting.text.values import MISSING, blocks_label, blocks_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +60,7 @@ def facts(report: MemoryReport) -> list[tuple[str, str]]:
     batch, warmup, verdict = report.batch, report.warmup, report.verdict
     pairs = [
         ("model", f"{report.num_parameters:,} parameters, {report.dtype}"),
-        ("blocks", _blocks(report.blocks) if report.blocks else ""),
+        *(_selected(report.blocks) if report.blocks else ()),
         ("factors", factors_text(report.method_settings)),
         ("trainable", trainable_text(report.trainable)),
         ("adapter", format_bytes(report.adapter_bytes)),
@@ -95,12 +95,11 @@ def _stage_row(stage: StageMemory) -> tuple[str, ...]:
     return (f"ZeRO {stage.zero_stage}", *texts)
 
 
-def _blocks(blocks: PlannedBlocks) -> str:
+def _selected(blocks: PlannedBlocks) -> list[tuple[str, str]]:
+    number = f"{blocks.num_chosen:,} of {blocks.num_eligible:,} eligible"
+    modules = f"{' + '.join(blocks.projections)} of {blocks.num_modules:,} modules"
     size = blocks.block_size
-    return (
-        f"{blocks.num_chosen:,} of {blocks.num_eligible:,} eligible of {size} x {size},"
-        f" in {' + '.join(blocks.projections)} of {blocks.num_modules:,} modules"
-    )
+    return [(blocks_label(size), f"{blocks_text(number, size)}, in {modules}")]
 
 
 def _batch(batch: PlannedBatch) -> str:

@@ -28,6 +28,8 @@ from smt_ray.reporting.text.rows import row_warnings, rows_text
 from smt_ray.reporting.text.tables import Cells, escape, markdown_table
 from smt_ray.reporting.text.values import (
     MISSING,
+    blocks_label,
+    blocks_text,
     number_text,
     settings_text,
     stage_text,
@@ -198,6 +200,7 @@ def facts(metrics: RunMetrics) -> list[tuple[str, str]]:
     """(name, text) pairs: the model, what was trained and how, and where the results are."""
     model, bits = metrics.model, metrics.model.identity.get("quantization")
     parameters = number_text(model.num_parameters, "{:,} parameters")
+    selected = metrics.selection
     pairs = [
         ("model", _join(model.name, parameters, *([f"linears in {bits}"] if bits else []))),
         ("rows", rows_text(metrics.rows) if metrics.rows else ""),
@@ -205,7 +208,7 @@ def facts(metrics: RunMetrics) -> list[tuple[str, str]]:
         ("validation loss", loss_text(metrics)),
         *((f"retention, {name}", retention_text(kept)) for name, kept in metrics.retention.items()),
         ("trainable", trainable_text(metrics.trainable)),
-        ("blocks", _blocks(metrics.selection)),
+        (blocks_label(selected.block_size if selected else None), _blocks(selected)),
         ("factors", factors_text(metrics.method_settings)),
         ("ran with", _join(*(f"{k} {v}" for k, v in metrics.ran or () if v is not None))),
         *_paths(metrics.paths),
@@ -246,14 +249,13 @@ def _title(metrics: RunMetrics) -> str:
 def _blocks(selection: SelectedBlocks | None) -> str:
     if selection is None or selection.num_blocks is None:
         return ""
-    size = "?" if selection.block_size is None else selection.block_size
     where = [
         number_text(selection.num_modules, "{:,} modules"),
         number_text(selection.num_layers, "{:,} layers"),
     ]
     rule = [word for word in (selection.score, selection.scope) if word]
     return _join(
-        f"{selection.num_blocks:,} of {size} x {size}",
+        blocks_text(f"{selection.num_blocks:,}", selection.block_size),
         _prefix("in ", " of ".join(text for text in where if text != MISSING)),
         _prefix("by ", " ".join(rule)),
         " + ".join(f"{name} {count:,}" for name, count in selection.projections.items()),

@@ -19,6 +19,23 @@ def stage_text(key: str) -> str:
     return f"{kind} of {who.replace('_', ' by ')}" if who else kind
 
 
+def blocks_label(size: int | None) -> str:
+    """The name of what was selected: blocks of a size, or single elements, whose size is 1."""
+    return "elements" if size == 1 else "blocks"
+
+
+def blocks_text(number: str, size: int | None) -> str:
+    """A number of selected blocks or elements.
+
+    >>> [blocks_text("144", 16), blocks_text("36,864", 1)]
+    ['144 of 16 x 16', '36,864']
+    """
+    if size == 1:
+        return number
+    side = "?" if size is None else size
+    return f"{number} of {side} x {side}"
+
+
 def number_text(value: float | None, template: str, factor: int = 1) -> str:
     """A number by a format template; ``MISSING`` for None and for NaN or infinity.
 

@@ -90,7 +90,8 @@ class SparseLinearFunction(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad_bias = grad_y.sum(0)
         if ctx.needs_input_grad[3]:
-            grad_blocks = ctx.layout.gradient(grad_y, kept.to(grad_y.dtype), ctx.starts)
+            kept = kept.to(grad_y.dtype)
+            grad_blocks = ctx.layout.gradient(grad_y, kept, ctx.starts, ctx.indices)
             grad_blocks = grad_blocks.to(blocks.dtype)
         return grad_x, None, grad_bias, grad_blocks, None, None, None, None, None
 

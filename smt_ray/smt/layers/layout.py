@@ -56,13 +56,16 @@ class Layout(ABC):
         """Writes values into this process's part of a ``DTensor``; all processes call it."""
 
     @abstractmethod
-    def gradient(self, grad_y: Tensor, kept: Tensor, starts: Sequence[int]) -> Tensor:
+    def gradient(
+        self, grad_y: Tensor, kept: Tensor, starts: Sequence[int], indices: Tensor
+    ) -> Tensor:
         """The gradient of the values.
 
         Args:
             grad_y: The gradient dy, (T, O).
             kept: The kept columns of x, (T, K), in the dtype of dy.
             starts: See :meth:`starts`.
+            indices: The indices in the stored weight, on the device of dy.
         """
 
 
@@ -140,7 +143,9 @@ class BlockLayout(Layout):
         """Writes the blocks (M, L, L) into a shard."""
         write_shard(weight, indices, values, self.grid)
 
-    def gradient(self, grad_y: Tensor, kept: Tensor, starts: Sequence[int]) -> Tensor:
+    def gradient(
+        self, grad_y: Tensor, kept: Tensor, starts: Sequence[int], indices: Tensor
+    ) -> Tensor:
         """The M block gradients, (M, L, L)."""
         size = self.grid.block_size
         return block_products(self.rows, starts, size, grad_y, kept, self.transposed)

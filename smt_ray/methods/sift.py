@@ -1,0 +1,101 @@
+"""SIFT, which trains the single elements of the weights with the largest gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from smt_ray.config.run import RunConfig
+from smt_ray.documents.probe import Probe
+from smt_ray.methods.base_model import check_base, record_base, write_base
+from smt_ray.methods.protocol import Counts, Fetch
+from smt_ray.models.inspect import count_parameters
+from smt_ray.sift.adapter import load_elements, save_elements
+from smt_ray.sift.model import apply_elements, element_modules, merge_elements
+from smt_ray.sift.selection import ElementSelection
+
+
+@dataclass(frozen=True)
+class SiftSettings:
+    """The settings of SIFT.
+
+    Attributes:
+        selection: The file of the selected elements, as the storage names it.
+    """
+
+    is_whole_model: ClassVar[bool] = False
+
+    selection: str
+
+    @classmethod
+    def check(
+        cls,
+        config: RunConfig,
+        skeleton: Callable[[], nn.Module],
+        probe: Probe,
+        selection: str | None,
+    ) -> SiftSettings:
+        """Names the selection, which was checked on the model when it was made."""
+        assert selection is not None
+        return cls(selection)
+
+    @staticmethod
+    def stage_inputs(config: RunConfig) -> dict[str, Any]:
+        """No inputs besides the selection."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """No settings, as the selection has a summary of its own."""
+        return {}
+
+    def make(self, fetch: Fetch) -> SiftMethod:
+        """Makes the method, and reads its selection."""
+        with fetch(self.selection) as file:
+            return SiftMethod(ElementSelection.load(file))
+
+
+class SiftMethod:
+    """Trains the selected elements in place.
+
+    Args:
+        selection: The selected elements; None to load an adapter, which has its own.
+    """
+
+    def __init__(self, selection: ElementSelection | None = None) -> None:
+        self._selection = selection
+
+    def prepare(self, model: nn.Module) -> None:
+        """Replaces linears by layers with trained elements."""
+        assert self._selection is not None
+        counts = self._selection.counts()
+        self._base = record_base(model, [f"{name}.weight" for name in counts if counts[name]])
+        apply_elements(model, self._selection.modules)
+
+    def count(self, model: nn.Module) -> Counts:
+        """Counts the elements, as an adapter beside the base model."""
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        total = count_parameters(model)
+        return Counts(trained, total - trained, total)
+
+    def save(
+        self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path
+    ) -> None:
+        """Writes the elements and their numbers, and the record of the base model."""
+        assert self._selection is not None
+        values = {name: parameters[f"{name}.blocks"] for name in element_modules(model)}
+        save_elements(model, values, self._selection.origin, directory)
+        write_base(self._base, directory)
+
+    def load(self, model: nn.Module, directory: Path) -> None:
+        """Puts the saved elements into their base model."""
+        check_base(model, directory)
+        load_elements(model, directory)
+
+    def merge(self, model: nn.Module) -> None:
+        """Turns the layers into plain linears."""
+        merge_elements(model)
