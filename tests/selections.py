@@ -1,4 +1,4 @@
-"""A selection of a few blocks of a tiny Llama."""
+"""Selections of a few blocks or elements of a tiny Llama."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from smt_ray.sift.selection import ElementSelection, select_elements
 from smt_ray.smt.selection import Selection, select_by_scores
 
 
@@ -20,4 +21,19 @@ def choose(model: Any, *, num_blocks: int = 6, seed: int = 5) -> Selection:
     return select_by_scores(
         scores, block_size=8, num_base_parameters=sum(p.numel() for p in model.parameters()),
         num_blocks=num_blocks, score="random",
+    )  # fmt: skip
+
+
+def choose_elements(model: Any, *, num_elements: int = 300, seed: int = 5) -> ElementSelection:
+    """Elements of q, k and v, by gradients that are drawn by a seed."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {
+        name: (m.out_features, m.in_features)
+        for name, m in model.named_modules()
+        if name.endswith(("q_proj", "k_proj", "v_proj"))
+    }
+    gradients = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return select_elements(
+        gradients.__getitem__, shapes, num_elements, scope="global",
+        num_base_parameters=sum(p.numel() for p in model.parameters()),
     )  # fmt: skip

@@ -58,6 +58,9 @@ OTHER: dict[str, tuple[str, ...]] = {
     "selection.scope": ("selection.scope=per_module",),
     "selection.target_modules": ("selection.target_modules=[v_proj]",),
     "method": ("method=full",),
+    "sift.budget": ("sift.budget=0.01",),
+    "sift.scope": ("sift.scope=global",),
+    "sift.target_modules": ("sift.target_modules=[v_proj]",),
     "lora.rank": ("lora.rank=8",),
     "lora.budget": ("lora.budget=0.01", "lora.rank=null"),
     "lora.alpha": ("lora.alpha=16",),
@@ -106,6 +109,7 @@ OTHER: dict[str, tuple[str, ...]] = {
 # Overrides that both configs need, so that they differ in the field only.
 GIVEN: dict[str, tuple[str, ...]] = {
     **{name: ("method=lora",) for name in OTHER if name.startswith("lora.")},
+    **{name: ("method=sift",) for name in OTHER if name.startswith("sift.")},
     "model.gguf_file": ("model.path=there", "model.builtin=null"),
     "warmup.mode": ("warmup.num_shards=1",),
     "warmup.learning_rate": ("warmup.num_shards=1", "warmup.mode=trained"),
@@ -153,7 +157,13 @@ def test_the_semantic_tree_changes_with_semantic_fields_and_with_no_other(name: 
 
 @pytest.mark.parametrize(
     ("method", "has"),
-    [("smt", {"warmup", "selection"}), ("lora", {"lora"}), ("dora", {"lora"}), ("full", set())],
+    [
+        ("smt", {"warmup", "selection"}),
+        ("sift", {"warmup", "sift"}),
+        ("lora", {"lora"}),
+        ("dora", {"lora"}),
+        ("full", set()),
+    ],
 )
 def test_sections_of_other_methods_may_be_set_and_change_nothing(
     method: str, has: set[str]
@@ -161,7 +171,10 @@ def test_sections_of_other_methods_may_be_set_and_change_nothing(
     def tree(*overrides: str) -> dict[str, Any]:
         return load_config(None, [f"method={method}", *overrides]).semantic_tree()
 
-    others = {"warmup": "num_steps=30", "selection": "budget=0.01", "lora": "rank=8"}
+    others = {
+        "warmup": "num_steps=30", "selection": "budget=0.01", "sift": "budget=0.01",
+        "lora": "rank=8",
+    }  # fmt: skip
     assert tree().keys() & others.keys() == has
     for section, change in others.items():
         assert (tree(f"{section}.{change}") != tree()) == (section in has)
@@ -193,6 +206,8 @@ def test_the_learning_rate_of_a_warm_up_that_does_not_train_changes_nothing() ->
         (("warmup.mode=trained", "warmup.num_shards=1", "selection.score=random"), False, True),
         (("method=lora",), False, False),
         (("method=dora", "warmup.mode=trained", "warmup.num_shards=1"), False, False),
+        (("method=sift",), True, False),
+        (("method=sift", "selection.score=random"), True, False),
         (("method=full",), False, False),
     ],
 )
@@ -203,16 +218,40 @@ def test_a_run_knows_whether_it_selects_blocks_and_which_warm_up_it_has(
     assert config.selects_blocks == (config.method == "smt")
     assert (config.sharded_warmup, config.trained_warmup) == (sharded, trained)
     assert config.has_warmup == (sharded or trained)
-    assert config.idle_sections == {
-        "smt": ("lora",), "lora": ("warmup", "selection"), "dora": ("warmup", "selection"),
-        "full": ("warmup", "selection", "lora"),
-    }[config.method]  # fmt: skip
+    assert config.has_selection == (config.method in ("smt", "sift"))
+    assert (
+        config.idle_sections
+        == {
+            "smt": ("sift", "lora"),
+            "sift": ("selection", "lora"),
+            "lora": ("warmup", "selection", "sift"),
+            "dora": ("warmup", "selection", "sift"),
+            "full": ("warmup", "selection", "sift", "lora"),
+        }[config.method]
+    )
 
 
 @pytest.mark.parametrize("method", ["smt", "lora", "dora", "full"])
 def test_only_smt_has_a_trained_warm_up(method: str) -> None:
     config = load_config(None, ["warmup.mode=trained", "warmup.num_shards=1", f"method={method}"])
     assert config.trained_warmup == (method == "smt")
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("warmup.mode=trained", "method sift needs warmup.mode base"),
+        ("warmup.reduction=score", "method sift needs warmup.reduction gradient"),
+        ("model.quantization=nf4", "methods full and sift"),
+        ("sift.target_modules=[o_proj]", r"sift.target_modules must be among"),
+    ],
+)
+def test_sift_needs_whole_gradients_of_weights_that_it_can_change(
+    override: str, reason: str
+) -> None:
+    overrides = ["method=sift", "warmup.num_shards=1", "warmup.target_modules=[q_proj]"]
+    with pytest.raises(UserError, match=reason):
+        load_config(None, [*overrides, override])
 
 
 def test_a_trained_warm_up_uses_the_learning_rate_of_training_unless_it_has_its_own() -> None:
@@ -264,7 +303,7 @@ def test_the_fields_of_a_hub_source_are_semantic() -> None:
         (["lora.rank=0"], ["lora.rank", "greater than or equal to 1"]),
         (["lora.dropout=1"], ["lora.dropout", "less than 1"]),
         (["lora.target_modules=[]"], ["lora.target_modules"]),
-        (["method=ia3"], ["method", "'smt', 'lora', 'dora' or 'full'"]),
+        (["method=ia3"], ["method", "'smt', 'lora', 'dora', 'sift' or 'full'"]),
         (["training.num_epochs=1"], ["num_epochs", "max_steps"]),
         (["training.adam_betas=[0.9, 1.0]"], ["adam_betas", "[0.9, 1.0]"]),
         (["training.validate_every_steps=2"], ["validate_every_steps", "data.validation_rows"]),

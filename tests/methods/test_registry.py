@@ -16,10 +16,11 @@ from smt_ray.errors import UserError
 from smt_ray.methods.full import FullSettings
 from smt_ray.methods.lora import LoraSettings
 from smt_ray.methods.registry import find_method, settings_of
+from smt_ray.methods.sift import SiftSettings
 from smt_ray.methods.smt import SmtSettings
 from smt_ray.models.load import load_skeleton
 
-METHODS = ("smt", "lora", "dora", "full")
+METHODS = ("smt", "lora", "dora", "sift", "full")
 LORA = (8, 16, 0.05, ("q_proj", "v_proj"))
 
 
@@ -29,7 +30,7 @@ def make_config(*overrides: str) -> RunConfig:
 
 def check(*overrides: str) -> Any:
     config = make_config(*overrides)
-    selection = "selection.safetensors" if config.selects_blocks else None
+    selection = "selection.safetensors" if config.has_selection else None
     return settings_of(config).check(
         config, lambda: load_skeleton(config.model), Probe(), selection
     )
@@ -41,6 +42,7 @@ def check(*overrides: str) -> Any:
         ("smt", SmtSettings("selection.safetensors")),
         ("lora", LoraSettings(*LORA, use_dora=False, seed=3)),
         ("dora", LoraSettings(*LORA, use_dora=True, seed=3)),
+        ("sift", SiftSettings("selection.safetensors")),
         ("full", FullSettings()),
     ],
 )
@@ -70,7 +72,7 @@ def test_only_full_fine_tuning_saves_a_whole_model() -> None:
     whole = {
         method: settings_of(make_config(f"method={method}")).is_whole_model for method in METHODS
     }
-    assert whole == {"smt": False, "lora": False, "dora": False, "full": True}
+    assert [method for method in METHODS if whole[method]] == ["full"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -82,13 +84,13 @@ def test_the_training_stage_depends_on_the_lora_section_with_lora_only(method: s
     assert (inputs() != inputs("lora.rank=4")) == (method in ("lora", "dora"))
 
 
-@pytest.mark.parametrize("method", ["smt", "full"])
+@pytest.mark.parametrize("method", ["smt", "sift", "full"])
 def test_a_method_that_needs_no_model_loads_none(method: str) -> None:
     def skeleton() -> nn.Module:
         raise AssertionError("loaded")
 
     config = make_config(f"method={method}")
-    selection = "selection.safetensors" if config.selects_blocks else None
+    selection = "selection.safetensors" if config.has_selection else None
     settings_of(config).check(config, skeleton, Probe(), selection)
 
 

@@ -20,6 +20,8 @@ CASES = [
     ("smt", "float32", 2, True),
     ("smt", "bfloat16", 2, False),
     ("smt", "bfloat16", 0, True),
+    ("sift", "float32", 2, True),
+    ("sift", "bfloat16", 0, False),
     ("lora", "float32", 2, False),
     ("lora", "bfloat16", 0, False),
     ("dora", "bfloat16", 1, True),

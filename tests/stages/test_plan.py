@@ -262,8 +262,21 @@ def test_another_method_has_no_warm_up_and_shares_tokens_and_base_evaluations(
         assert names(plan)[kind] != names(smt)[kind]
 
 
+def test_sift_has_a_warm_up_that_keeps_gradients_and_a_selection_of_its_own(
+    make_config: Make,
+) -> None:
+    sift = "method=sift"
+    smt, plan = make_plan(make_config()), make_plan(make_config(sift))
+    assert names(plan)["tokens"] == names(smt)["tokens"]
+    for kind in ("warmup", "selection", "training"):
+        assert names(plan)[kind] != names(smt)[kind]
+    for override in ("sift.budget=0.1", "sift.scope=global"):
+        assert changed(make_config(sift), make_config(sift, override)) == SELECTION
+    assert changed(make_config(sift), make_config(sift, "selection.budget=0.1")) == set()
+
+
 def test_every_method_has_its_own_training(make_config: Make) -> None:
-    methods = ("smt", "lora", "dora", "full")
+    methods = ("smt", "lora", "dora", "sift", "full")
     trained = {make_plan(make_config(f"method={method}")).training.name for method in methods}
     assert len(trained) == len(methods)
 

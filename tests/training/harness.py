@@ -1,8 +1,9 @@
 """The measurements of one rank, for the claims of test_ranks.py.
 
 Imports take ten seconds, so one process makes all measurements of a rank. It is started as
-``harness.py FOLDER PART RANK NUM_RANKS PORT``. The folder holds model/, tokens.safetensors and
-selection.safetensors; it gets tensors (safetensors) and facts (json), named by their contents.
+``harness.py FOLDER PART RANK NUM_RANKS PORT``. The folder holds model/, tokens.safetensors,
+selection.safetensors and elements.safetensors; it gets tensors (safetensors) and facts (json),
+named by their contents.
 The parts of one folder run at the same time, and wait for each other's checkpoints.
 """
 
@@ -27,10 +28,18 @@ from smt_ray.smt.model import sparse_modules
 from smt_ray.training import loop as loop_module
 from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.state import load_state
-from tests.training.rank import BATCH_SIZE, FOUR_ROWS, HALF, NUM_STEPS, Rank, Trained
+from tests.training.rank import (
+    BATCH_SIZE,
+    FOUR_ROWS,
+    HALF,
+    IN_PLACE,
+    NUM_STEPS,
+    Rank,
+    Trained,
+)
 
 ONE_ROW = 1  # token of a micro-batch
-METHODS = ("smt", "lora", "dora", "full")
+METHODS = ("smt", "lora", "dora", "sift", "full")
 
 
 def pair(rank: Rank) -> None:
@@ -131,7 +140,7 @@ def _resume(rank: Rank, stage: int, dtype: str, method: str) -> None:
         "losses": whole.losses(),
         "resumed_losses": resumed.losses(),
         "norms": [m["train/grad_norm"] for m in whole.metrics.values()],
-        **(whole.unselected() if method == "smt" else whole.changes()),
+        **(whole.unselected() if method in IN_PLACE else whole.changes()),
     }
     _adapter(rank, whole, name, dtype)
 

@@ -17,10 +17,12 @@ from smt_ray.errors import UserError
 from smt_ray.methods.full import FullMethod
 from smt_ray.methods.lora import LoraMethod, LoraSettings
 from smt_ray.methods.protocol import Method
+from smt_ray.methods.sift import SiftMethod
 from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.load import load_model
 from smt_ray.probe.probe import probe_skeleton
-from smt_ray.smt.model import sparse_modules
+from smt_ray.sift.selection import ElementSelection
+from smt_ray.smt.layers.partial import PartialLinear
 from smt_ray.smt.selection import Selection
 from smt_ray.training.assembly import RankTraining, TrainingSettings
 from smt_ray.training.engine_settings import EngineSettings
@@ -30,6 +32,7 @@ from smt_ray.training.state import load_state, save_state
 NUM_STEPS, HALF, BATCH_SIZE = 6, 3, 7
 FOUR_ROWS = 80  # tokens of a micro-batch; rows have at most 19
 LORA = LoraSettings(4, 8, 0.0, ("q_proj", "v_proj", "down_proj"), use_dora=False, seed=3)
+IN_PLACE = ("smt", "sift")  # the methods whose trained values live in the weights
 EVERYWHERE = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 
 
@@ -97,12 +100,12 @@ class Rank:
             activation_checkpointing=recompute,
         )
         callbacks = Callbacks(run.record, run.checkpoint)
-        if method_name == "smt":
+        if method_name in IN_PLACE:
             run.remember(model)  # the dense weights: afterwards the blocks are parameters
 
         def after_prepare(model: Any) -> None:
             prepare(model)
-            if method_name != "smt":
+            if method_name not in IN_PLACE:
                 run.remember(model)
 
         run.training = RankTraining(
@@ -123,6 +126,8 @@ class Rank:
         """A method that is not prepared yet."""
         if name == "smt":
             return SmtMethod(Selection.load(self.folder / "selection.safetensors"))
+        if name == "sift":
+            return SiftMethod(ElementSelection.load(self.folder / "elements.safetensors"))
         if name == "full":
             return FullMethod()
         return LoraMethod(replace(LORA, dropout=dropout, use_dora=name == "dora"))
@@ -227,10 +232,11 @@ class Trained:
         return {"kept": kept, "changed": changed}
 
     def unselected(self) -> dict[str, bool]:
-        """Whether everything but the selected blocks was kept, and all blocks changed."""
+        """Whether everything but the selected values was kept, and those of each layer changed."""
         import deepspeed
 
-        layers = sparse_modules(self.training.model)
+        modules = self.training.model.named_modules()
+        layers = {name: module for name, module in modules if isinstance(module, PartialLinear)}
         sparse = {f"{name}.weight": layer for name, layer in layers.items()}
         kept, changed = True, True
         for name, before in self.original.items():
@@ -241,9 +247,8 @@ class Trained:
                 now = parameter.detach().clone()
             chosen = torch.zeros(before.shape, dtype=torch.bool)
             if layer := sparse.get(name):
-                size = layer.block_size
-                for row, col in layer.indices.tolist():
-                    chosen[row * size : (row + 1) * size, col * size : (col + 1) * size] = True
+                everything = torch.ones(layer.original_blocks.shape)
+                layer.layout.scatter_(chosen, layer.layout.make_indices(), everything)
             kept &= torch.equal(now[~chosen], before[~chosen])
         for name, layer in layers.items():
             moved = self.states[NUM_STEPS][f"model.{name}.blocks/param"]

@@ -17,17 +17,18 @@ from safetensors.torch import load_file
 
 from smt_ray.data.batches import StepPlan
 from smt_ray.data.encoding.stored import EncodedRows, load_tokens, save_tokens
+from smt_ray.sift.selection import ElementSelection
 from smt_ray.smt.selection import Selection
 from smt_ray.training.loss import SupervisedLoss
 from tests.ranks import free_port, run_ranks
-from tests.selections import choose
+from tests.selections import choose, choose_elements
 
 pytestmark = pytest.mark.slow
 
 HARNESS = Path(__file__).with_name("harness.py")
 BATCH_SIZE, SEED = 7, 3  # the harness's
 POISONED_STEP = 4
-METHODS = ("smt", "lora", "dora", "full")
+METHODS = ("smt", "lora", "dora", "sift", "full")
 TRAINED = [f"{m}-{s}-{d}" for m in METHODS for s in (0, 2, 3) for d in ("float32", "bfloat16")]
 QUANTISED = [
     *(f"nf4-{s}-{d}" for s in (0, 1, 2) for d in ("float32", "bfloat16")),
@@ -54,6 +55,7 @@ def folder(
     held_out = make_encoded(num_rows=9, seed=2)
     save_tokens(folder / "tokens.safetensors", {"training": encoded, "validation": held_out})
     choose(model).save(folder / "selection.safetensors")
+    choose_elements(model).save(folder / "elements.safetensors")
     ports = free_port(), free_port()
     ranks = [("pair", 0, 2, ports[0]), ("pair", 1, 2, ports[0]), ("single", 0, 1, ports[1])]
     run_ranks(HARNESS, folder, ranks)
@@ -152,15 +154,16 @@ def test_the_gradient_of_other_methods_on_two_ranks_equals_that_of_peft_or_autog
     from peft import LoraConfig, get_peft_model
 
     model = make_llama()
-    if method != "full":
+    if method in ("lora", "dora"):
         config = LoraConfig(
             r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"],
             use_dora=method == "dora",
         )  # fmt: skip
         get_peft_model(model, config)
-    initial = load_file(folder / f"initial-{method}-{stage}.safetensors")
-    assert set(initial) == {n for n, p in model.named_parameters() if p.requires_grad}
-    model.load_state_dict(initial, strict=False)
+    if method != "sift":  # which starts from the weights of the base model
+        initial = load_file(folder / f"initial-{method}-{stage}.safetensors")
+        assert set(initial) == {n for n, p in model.named_parameters() if p.requires_grad}
+        model.load_state_dict(initial, strict=False)
     model.double()
     rows, total, num_targets = load_tokens(folder / "tokens.safetensors", "training"), 0.0, 0
     assert rows is not None
@@ -171,6 +174,12 @@ def test_the_gradient_of_other_methods_on_two_ranks_equals_that_of_peft_or_autog
         num_targets += len(ids) - first
     (total / num_targets).backward()
     expected = {f"model.{n}": p.grad for n, p in model.named_parameters() if p.requires_grad}
+    if method == "sift":
+        chosen = ElementSelection.load(folder / "elements.safetensors").modules
+        expected = {
+            f"model.{n}.blocks": expected[f"model.{n}.weight"].flatten()[module.elements]
+            for n, module in chosen.items()
+        }
     found = load_file(folder / f"gradient-{method}-{stage}.safetensors")
     assert distance(found, expected) < 1e-5
 
