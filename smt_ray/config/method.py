@@ -39,6 +39,10 @@ class WarmupConfig(Section):
     reduction: Literal["gradient", "score"] = semantic("gradient")
     """What shards send. gradient: sums of gradients, which is exact. score: statistics of blocks of
     l x l weights, which is l^2 times less traffic."""
+    per_step: bool = semantic(False)
+    """Whether the absolute and the squared gradients of single steps are summed for each block,
+    too, for the scores step_mean_of_abs and step_l2. These scores set it themselves; set it to
+    compare them with others by one warm-up. It needs memory for a second sum of gradients."""
     num_shards: int = execution(1, ge=1)
     """The number of tasks that share the steps; it changes results only if ``reduction`` is score.
     Mode trained needs 1, because each step starts from the weights of the step before."""
@@ -100,12 +104,17 @@ class SelectionConfig(Section):
     """The budgets of groups of modules, instead of ``budget``. Each group has a ranking of its own.
     Its name is attention, mlp, or a part of its modules' names such as self_attn or v_proj. No
     blocks of modules outside the groups are selected."""
-    score: Literal["mean_of_abs", "abs_of_mean", "l2", "saliency", "random", "magnitude"] = (
-        semantic("mean_of_abs")
-    )
-    """The score by which blocks are ranked; mean_of_abs is the paper's. The controls random (drawn
-    by ``seed``) and magnitude (of the weights) need no gradients. With them the warm-up is skipped,
-    unless its mode is trained, since training continues from its weights."""
+    score: Literal[
+        "mean_of_abs", "abs_of_mean", "l2", "saliency", "step_mean_of_abs", "step_l2",
+        "random", "magnitude", "lift",
+    ] = semantic("mean_of_abs")  # fmt: skip
+    """The score by which blocks are ranked; mean_of_abs is the paper's. The others use the sum of
+    the steps' gradients, too (abs_of_mean, l2, saliency), or the gradients of single steps
+    (step_mean_of_abs, step_l2). Those without gradients are random (drawn by ``seed``), magnitude
+    (of the weights) and lift (of their part of rank ``lift_rank``). With them the warm-up is
+    skipped, unless its mode is trained, since training continues from its weights."""
+    lift_rank: int = semantic(128, ge=1)
+    """The rank of the part of a weight whose magnitude is the score lift."""
     scope: Literal["global", "per_module"] = semantic("global")
     """Whether blocks of the whole model are ranked together, or the same number of blocks is
     selected in each module."""
@@ -130,7 +139,14 @@ class SelectionConfig(Section):
     @property
     def needs_gradients(self) -> bool:
         """Whether blocks are scored by gradients."""
-        return self.score not in ("random", "magnitude")
+        return self.score not in ("random", "magnitude", "lift")
+
+    def semantic(self) -> dict[str, Any]:
+        """The semantic fields that have an effect: ``lift_rank`` has one with score lift only."""
+        values = super().semantic()
+        if self.score != "lift":
+            del values["lift_rank"]
+        return values
 
 
 class SiftConfig(Section):

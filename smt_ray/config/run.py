@@ -100,6 +100,12 @@ class RunConfig(Section):
         return (by_gradients or self.selects_elements) and not self.trained_warmup
 
     @property
+    def sums_of_steps(self) -> bool:
+        """Whether the warm-up also sums what the scores of single steps need."""
+        needs = self.warmup.per_step or self.selection.score.startswith("step_")
+        return self.selects_blocks and needs
+
+    @property
     def trained_warmup(self) -> bool:
         """Whether training continues from weights that the warm-up updated."""
         return self.selects_blocks and self.warmup.mode == "trained"
@@ -144,6 +150,16 @@ class RunConfig(Section):
             )
         if self.warmup.mode == "trained":
             raise ValueError("method sift needs warmup.mode base; got trained")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_are_summed_at_the_base_weights(self) -> RunConfig:
+        if self.sums_of_steps and self.trained_warmup:
+            raise ValueError(
+                "warmup.mode trained sums no gradients of single steps: set warmup.per_step to"
+                f" false and another selection.score; got {self.warmup.per_step} and"
+                f" {self.selection.score}"
+            )
         return self
 
     @model_validator(mode="after")

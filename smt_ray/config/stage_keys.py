@@ -62,6 +62,7 @@ def stage_keys(config: RunConfig) -> StageKeys:
 
 def _warmup(config: RunConfig) -> Keys:
     settings, training = config.warmup.semantic(), config.training.semantic()
+    settings["per_step"] = config.sums_of_steps
     # Warm-up steps have the batches and the order of training.
     keys: Keys = {"seed": config.seed, "batch_size": training["batch_size"], "warmup": settings}
     if config.selects_elements:

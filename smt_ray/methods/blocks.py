@@ -8,6 +8,7 @@ from torch import nn
 
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
+from smt_ray.errors import UserError
 from smt_ray.models.inspect import count_parameters, find_eligible
 from smt_ray.sift.selection import number_of_elements
 from smt_ray.smt.grid import check_block_size, common_block_size, resolve_block_size
@@ -76,6 +77,7 @@ def check_blocks(config: RunConfig, skeleton: nn.Module, probe: Probe) -> Eligib
     wanted = config.selection.target_modules
     selected = _selectable(wanted, shapes, "selection.target_modules")
     size = resolve_block_size(selected, config.selection.block_size, multiple_of=finest)
+    _check_lift_rank(config, selected)
     rankings = _rankings(config, selected, size, num_parameters)
     return EligibleBlocks(shapes, num_parameters, finest, size, rankings)
 
@@ -86,6 +88,17 @@ def _finest(config: RunConfig, shapes: Shapes) -> int:
         return common_block_size(shapes, limit=_FINEST)
     check_block_size(shapes, asked, field="warmup.table_block_size")
     return asked
+
+
+def _check_lift_rank(config: RunConfig, shapes: Shapes) -> None:
+    rank, largest = config.selection.lift_rank, min(min(shape) for shape in shapes.values())
+    if config.selection.score == "lift" and rank >= largest:
+        raise UserError(
+            "selection.lift_rank",
+            f"must be less than {largest}, the smallest dimension of the eligible weights",
+            got=rank,
+            fix="lower it, or use score magnitude, which is the same with full rank",
+        )
 
 
 def _selectable(targets: list[str] | None, shapes: Shapes, field: str) -> Shapes:

@@ -15,7 +15,7 @@ from smt_ray.models.inspect import count_parameters, find_eligible
 from smt_ray.smt.gradients import GradientAccumulator
 from smt_ray.smt.grid import Shapes, check_block_size, common_block_size
 from smt_ray.smt.linears import dense_weight, linear_shapes
-from smt_ray.smt.scores import ScoreTable, block_statistics
+from smt_ray.smt.scores import STEP_SCORES, ScoreTable, block_statistics
 from smt_ray.smt.selection import Selection, select_blocks
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -32,6 +32,7 @@ def select(
     target_modules: Sequence[str] | Literal["auto"] = "auto",
     loss: Loss | None = None,
     block_size: int | Literal["auto"] = "auto",
+    score: str = "mean_of_abs",
     **selecting: Any,
 ) -> Selection:
     """Selects the blocks with the highest scores of a warm-up (paper section 3.2).
@@ -47,8 +48,9 @@ def select(
         loss: A function that returns the loss of a batch; by default ``model(**batch).loss``.
         block_size: The side of a block in elements; auto is the largest size up to 256 that divides
             every dimension of the linears.
+        score: The score; see :meth:`smt_ray.ScoreTable.scores`.
         selecting: The other arguments of :func:`smt_ray.select_blocks`: ``budget`` or
-            ``num_blocks``, ``score``, ``scope``, ``groups``.
+            ``num_blocks``, ``scope``, ``groups``.
 
     Raises:
         UserError: A name matches no linear, there is no batch, or the blocks cannot be selected.
@@ -60,8 +62,9 @@ def select(
         target_modules=target_modules,
         loss=loss,
         block_size=block_size,
+        per_step=score in STEP_SCORES,
     )
-    return select_blocks(table, block_size=block_size, **selecting)
+    return select_blocks(table, block_size=block_size, score=score, **selecting)
 
 
 def score_table(
@@ -72,6 +75,7 @@ def score_table(
     target_modules: Sequence[str] | Literal["auto"] = "auto",
     loss: Loss | None = None,
     block_size: int | Literal["auto"] = "auto",
+    per_step: bool = False,
 ) -> ScoreTable:
     """Sums the gradients of some batches, and reduces them to the statistics of blocks.
 
@@ -86,6 +90,8 @@ def score_table(
         loss: See :func:`select`.
         block_size: The finest size of blocks that can be selected from the table; auto is the
             largest size up to 32 that divides every dimension of the linears.
+        per_step: Whether the gradients of single batches are summed up, too, for the scores
+            ``step_mean_of_abs`` and ``step_l2``. It takes the memory of a second sum.
 
     Raises:
         UserError: A name matches no linear, there is no batch, or a loss is missing or not finite.
@@ -94,19 +100,25 @@ def score_table(
     size = _finest(linear_shapes(linears), block_size)
     device = next(model.parameters()).device
     batches, count = itertools.islice(dataloader, num_steps), 0
-    with GradientAccumulator(model, linears) as accumulator, torch.enable_grad():
+    sums = GradientAccumulator(model, linears, step_block_size=size if per_step else None)
+    with sums as accumulator, torch.enable_grad():
         for batch in tqdm(batches, desc="warm-up", total=_length(dataloader, num_steps)):
             value = (loss or _own_loss)(model, _moved(batch, device))
             if not bool(torch.isfinite(value)):
                 raise UserError(f"the loss of batch {count}", "must be finite", got=float(value))
             value.backward()
+            accumulator.end_step()
             count += 1
     if not count:
         raise UserError("dataloader", "must have at least one batch", got=0)
     statistics = {}
     for name in accumulator.names:
         weight = dense_weight(linears[name])
-        statistics[name] = block_statistics(accumulator.pop(name), weight, size).cpu()
+        gradient = accumulator.pop(name)
+        found = [block_statistics(gradient, weight, size)]
+        if per_step:
+            found.append(accumulator.pop_statistics(name, gradient))
+        statistics[name] = torch.cat(found).cpu()
     return ScoreTable(size, statistics, count_parameters(model), count)
 
 

@@ -38,6 +38,8 @@ class ShardedWarmup:
         self._config, self._blocks = config.warmup, blocks
         self._value_bytes = value_bytes(config)
         self._sums = _sum_bytes(blocks)
+        # The gradients of the present step are summed apart, if scores need single steps.
+        self._accumulated = self._sums * (2 if config.sums_of_steps else 1)
         model = model_without_weights(config).requires_grad_(False)
         quantised = quantised_weights(config, model)
         whole = self._value_bytes * blocks.num_parameters
@@ -55,7 +57,7 @@ class ShardedWarmup:
         Several GPUs share the weights and the sums. The activations are counted on each, since they
         may all be on one of them.
         """
-        sums = self._per_gpu(self._sums) if setting.accumulate_on == "device" else 0
+        sums = self._per_gpu(self._accumulated) if setting.accumulate_on == "device" else 0
         return self._per_gpu(self._weights) + sums + self._curve.bytes_at(setting.max_tokens)
 
     def report(self, setting: Setting) -> WarmupMemory:
@@ -67,7 +69,7 @@ class ShardedWarmup:
         return WarmupMemory(
             mode=self._config.mode,
             accumulate_on=self._config.accumulate_on,
-            sums=self._per_gpu(self._sums),
+            sums=self._per_gpu(self._accumulated),
             weights=self._per_gpu(self._weights),
             activations=self._curve.bytes_at(setting.max_tokens),
             num_senders=num_shards,

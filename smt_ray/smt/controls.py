@@ -1,4 +1,4 @@
-"""Controls: scores without gradients, for comparison with the gradient scores."""
+"""Scores without gradients, for comparison with the gradient scores."""
 
 from __future__ import annotations
 
@@ -45,8 +45,30 @@ def magnitude_scores(weights: Mapping[str, Tensor], block_size: int) -> dict[str
     Returns:
         Module name -> scores, (R, C) float64 on the CPU.
     """
+    return {name: _mean_of_abs(weight, block_size) for name, weight in weights.items()}
+
+
+def lift_scores(weights: Mapping[str, Tensor], block_size: int, rank: int) -> dict[str, Tensor]:
+    """The mean absolute value of each block of the weights' best approximations of a rank.
+
+    "LIFT the Veil for the Truth" (Liu et al., ICML 2025) trains the largest elements of these.
+
+    Args:
+        weights: Module name -> weight, (O, I), in any floating dtype.
+        block_size: The block size L, which divides all dimensions.
+        rank: The rank r: the approximation keeps the r largest singular values.
+
+    Returns:
+        Module name -> scores, (R, C) float64 on the CPU.
+    """
     scores = {}
     for name, weight in weights.items():
-        grid = BlockGrid(weight.shape[0], weight.shape[1], block_size)
-        scores[name] = grid.view(weight.detach().double().abs()).mean((2, 3)).cpu()
+        left, values, right = torch.linalg.svd(weight.detach().float(), full_matrices=False)
+        approximation = (left[:, :rank] * values[:rank]) @ right[:rank]
+        scores[name] = _mean_of_abs(approximation, block_size)
     return scores
+
+
+def _mean_of_abs(weight: Tensor, block_size: int) -> Tensor:
+    grid = BlockGrid(weight.shape[0], weight.shape[1], block_size)
+    return grid.view(weight.detach().double().abs()).mean((2, 3)).cpu()

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from smt_ray.smt.linears import as_dense, is_transposed, linear_shape
 from smt_ray.smt.quantised import is_quantised
+from smt_ray.smt.scores import step_statistics
 
 _ROWS = 1024  # the rows of a quantised weight whose gradient is computed at once
 
@@ -27,6 +28,9 @@ class GradientAccumulator:
     ``requires_grad`` and ``grad`` of all parameters are restored.
     The sums remain until they are popped.
 
+    With a block size, the gradient of each step is summed apart until :meth:`end_step` reduces it
+    to the statistics of its blocks. This takes the memory of a second sum.
+
     >>> with GradientAccumulator(model, modules) as accumulator:
     ...     for batch in batches:
     ...         loss(model, batch).backward()
@@ -39,6 +43,7 @@ class GradientAccumulator:
         model: nn.Module,
         modules: Mapping[str, nn.Module],
         device: torch.device | str | None = None,
+        step_block_size: int | None = None,
     ) -> None:
         """Prepares the sums; hooks are set when the context opens.
 
@@ -48,6 +53,8 @@ class GradientAccumulator:
                 names.
             device: The device of the sums, or ``"host"`` for the CPU, which saves memory of the
                 accelerator but transfers every gradient; by default each weight's own device.
+            step_block_size: The size of the blocks whose gradients of single steps are summed up;
+                None for no such statistics.
         """
         self._model = model
         self._device = torch.device("cpu") if device == "host" else device
@@ -59,6 +66,10 @@ class GradientAccumulator:
                 seen.add(id(weight))
                 self._linears[name] = module
         self._sums: dict[str, Tensor] = {}
+        self._step_block_size = step_block_size
+        # The sums that gradients are added to: those of all steps, or of the present step.
+        self._open: dict[str, Tensor] = self._sums if step_block_size is None else {}
+        self._statistics: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
         self._before: list[tuple[nn.Parameter, bool, Tensor | None]] = []
 
@@ -106,15 +117,39 @@ class GradientAccumulator:
             total = torch.zeros(linear_shape(linear), dtype=torch.float32, device=device)
         return total
 
+    def end_step(self) -> None:
+        """Ends a step: adds its gradients and their statistics to the sums over the steps."""
+        if self._step_block_size is None:
+            return
+        for name, gradient in self._open.items():
+            found = step_statistics(gradient, self._step_block_size)
+            for sums, value in ((self._sums, gradient), (self._statistics, found)):
+                sums[name] = sums[name].add_(value) if name in sums else value
+        self._open.clear()
+
+    def pop_statistics(self, name: str, total: Tensor) -> Tensor:
+        """Returns a module's statistics of single steps, (2, R, C) float64, and removes them.
+
+        Args:
+            name: The name of the module.
+            total: Its popped sum.
+
+        See :func:`smt_ray.smt.scores.step_statistics`.
+        """
+        assert self._step_block_size is not None
+        if name in self._statistics:
+            return self._statistics.pop(name)
+        return step_statistics(total, self._step_block_size)  # no step had a gradient: all zero
+
     def _fold(self, name: str, transposed: bool, parameter: Tensor) -> None:
         assert parameter.grad is not None  # the hook runs after the gradient is accumulated
         gradient = as_dense(parameter.grad, transposed)
         parameter.grad = None
-        if name in self._sums:
-            self._sums[name].add_(gradient.to(self._sums[name].device))
+        if name in self._open:
+            self._open[name].add_(gradient.to(self._open[name].device))
         else:
             # Nothing else uses the gradient now, so if it is in fp32 it becomes the sum itself.
-            self._sums[name] = gradient.to(self._device or gradient.device, torch.float32)
+            self._open[name] = gradient.to(self._device or gradient.device, torch.float32)
 
     def _tap(self, name: str, linear: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Any:
         """A forward hook of a quantised linear, whose weight cannot have a gradient itself."""
@@ -125,10 +160,10 @@ class GradientAccumulator:
 
     def _add(self, name: str, linear: nn.Module, x: Tensor, grad_y: Tensor) -> None:
         """Adds dy^T x to the sum, for x (..., I) and dy (..., O)."""
-        if name not in self._sums:
+        if name not in self._open:
             device = self._device or grad_y.device
-            self._sums[name] = torch.zeros(linear_shape(linear), device=device)
-        total = self._sums[name]
+            self._open[name] = torch.zeros(linear_shape(linear), device=device)
+        total = self._open[name]
         x = x.reshape(-1, x.shape[-1]).float()
         grad_y = grad_y.reshape(-1, grad_y.shape[-1]).float()
         for start in range(0, len(total), _ROWS):

@@ -1,4 +1,4 @@
-"""The score table: four statistics for each block, from which all scores are computed.
+"""The score table: four or six statistics for each block, from which all scores are computed.
 
 The statistics of a block are sums over its elements. So those of a larger block are sums over the
 finest blocks in it, and one warm-up is enough for all block sizes, scores and subsets of modules.
@@ -20,9 +20,13 @@ from smt_ray.smt.grid import BlockGrid, check_block_size
 from smt_ray.smt.tensorfile import read_tensors, reading, write_tensors
 
 SCORES = ("mean_of_abs", "abs_of_mean", "l2", "saliency")
-"""The scores of a table; ``mean_of_abs`` is that of the paper (section 3.2, appendix B)."""
+"""The scores of every table; ``mean_of_abs`` is that of the paper (section 3.2, appendix B)."""
+
+STEP_SCORES = ("step_mean_of_abs", "step_l2")
+"""The scores of a table that also has the sums of single steps' gradients."""
 
 _KIND = "score table"
+_NUM_STATISTICS = (len(SCORES), len(SCORES) + len(STEP_SCORES))
 
 
 def block_statistics(gradient: Tensor, weight: Tensor, block_size: int) -> Tensor:
@@ -43,14 +47,31 @@ def block_statistics(gradient: Tensor, weight: Tensor, block_size: int) -> Tenso
     return torch.stack([grid.view(t).sum((2, 3)) for t in (g, g.abs(), g.square(), weighted)])
 
 
+def step_statistics(gradient: Tensor, block_size: int) -> Tensor:
+    """Reduces the gradient of one warm-up step to the two statistics that are summed over steps.
+
+    Args:
+        gradient: The gradient of the step, (O, I).
+        block_size: The block size L, which divides both dimensions.
+
+    Returns:
+        The sums over each block of abs(g) and g^2: (2, R, C) in float64, on the gradient's device.
+    """
+    grid = BlockGrid(gradient.shape[0], gradient.shape[1], block_size)
+    g = gradient.detach().double()
+    return torch.stack([grid.view(t).sum((2, 3)) for t in (g.abs(), g.square())])
+
+
 @dataclass(frozen=True, eq=False)
 class ScoreTable:
     """The block statistics of every module of the warm-up, at the finest block size.
 
     Attributes:
         block_size: The finest block size L.
-        statistics: Module name -> sums of g, abs(g), g^2, abs(g * w): (4, R, C) float64, on the
-            CPU, in the model's order.
+        statistics: Module name -> sums of g, abs(g), g^2, abs(g * w), where g is the sum of the
+            steps' gradients: (4, R, C) float64, on the CPU, in the model's order. A table with the
+            scores of steps has (6, R, C): the last two are abs(g) and g^2 of the single steps,
+            summed over the steps.
         num_base_parameters: The number of parameters of the base model, tied ones once.
         num_steps: The number of warm-up steps in the sums.
         provenance: The origin of the table, as JSON values.
@@ -64,8 +85,8 @@ class ScoreTable:
 
     def __post_init__(self) -> None:
         for name, sums in self.statistics.items():
-            if sums.dtype != torch.float64 or sums.ndim != 3 or sums.shape[0] != len(SCORES):
-                raise ValueError(f"statistics of {name} must be (4, R, C) in float64")
+            if sums.dtype != torch.float64 or sums.ndim != 3 or len(sums) not in _NUM_STATISTICS:
+                raise ValueError(f"statistics of {name} must be (4 or 6, R, C) in float64")
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
@@ -100,8 +121,8 @@ class ScoreTable:
         k = block_size // self.block_size
 
         def coarse(sums: Tensor) -> Tensor:
-            _, rows, cols = sums.shape
-            return sums.view(len(SCORES), rows // k, k, cols // k, k).sum((2, 4))
+            number, rows, cols = sums.shape
+            return sums.view(number, rows // k, k, cols // k, k).sum((2, 4))
 
         statistics = {name: coarse(sums) for name, sums in self.statistics.items()}
         return replace(self, block_size=block_size, statistics=statistics)
@@ -115,7 +136,9 @@ class ScoreTable:
             block_size: The block size L; by default that of the table.
             score: The score: ``mean_of_abs``, the mean of abs(g) (the paper's); ``abs_of_mean``,
                 the absolute value of the mean of g; ``l2``, the root of the sum of g^2;
-                ``saliency``, the mean of abs(g * w).
+                ``saliency``, the mean of abs(g * w). With the gradients of single steps:
+                ``step_mean_of_abs``, the mean of their abs(g); ``step_l2``, the root of the sum of
+                their g^2.
 
         Returns:
             Module name -> scores, (R, C) float64.
@@ -123,19 +146,34 @@ class ScoreTable:
         Raises:
             UserError: The score is unknown, or the table has no scores for the block size.
         """
-        if score not in SCORES:
-            raise UserError("selection.score", f"must be one of {', '.join(SCORES)}", got=score)
+        self._check_score(score)
         table = self.coarsen(self.block_size if block_size is None else block_size)
-        area = table.block_size**2
+        area, num_steps = table.block_size**2, table.num_steps
 
         def reduce(sums: Tensor) -> Tensor:
-            g, g_abs, g_squared, weighted = sums.unbind(0)
+            g, g_abs, g_squared, weighted, *of_steps = sums.unbind(0)
+            if score in STEP_SCORES:
+                step_abs, step_squared = of_steps
+                return step_squared.sqrt() if score == "step_l2" else step_abs / area / num_steps
             if score == "l2":
                 return g_squared.sqrt()
             means = {"mean_of_abs": g_abs, "abs_of_mean": g.abs(), "saliency": weighted}
             return means[score] / area
 
         return {name: reduce(sums) for name, sums in table.statistics.items()}
+
+    def _check_score(self, score: str) -> None:
+        if score not in (*SCORES, *STEP_SCORES):
+            known = ", ".join((*SCORES, *STEP_SCORES))
+            raise UserError("selection.score", f"must be one of {known}", got=score)
+        has_steps = all(len(sums) > len(SCORES) for sums in self.statistics.values())
+        if score in STEP_SCORES and not has_steps:
+            raise UserError(
+                "selection.score",
+                "needs a score table with the gradients of single steps",
+                got=score,
+                fix="make the table with per_step (warmup.per_step of a run)",
+            )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the table as one safetensors file with a JSON header."""

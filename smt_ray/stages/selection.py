@@ -151,9 +151,9 @@ def _store(
 
 
 def _select_control(job: SelectionJob) -> Selection:
-    """Selects blocks at random, or by the magnitude of the weights that training starts from."""
+    """Selects blocks at random, or by the weights that training starts from."""
     from smt_ray.models.load import load_model
-    from smt_ray.smt.controls import magnitude_scores, random_scores
+    from smt_ray.smt.controls import lift_scores, magnitude_scores, random_scores
     from smt_ray.smt.grid import resolve_block_size
     from smt_ray.smt.linears import dense_weight
     from smt_ray.smt.modules import match_modules
@@ -161,6 +161,7 @@ def _select_control(job: SelectionJob) -> Selection:
 
     assert job.blocks is not None
     settings = job.config.selection.semantic()
+    rank = settings.pop("lift_rank", None)
     shapes, targets = job.blocks.shapes, settings.pop("target_modules")
     if targets is not None:
         shapes = {name: shapes[name] for name in match_modules(shapes, targets)}
@@ -171,7 +172,7 @@ def _select_control(job: SelectionJob) -> Selection:
     else:
         model = load_model(job.model)
         weights = {name: dense_weight(model.get_submodule(name)) for name in shapes}
-        scores = magnitude_scores(weights, size)
+        scores = lift_scores(weights, size, rank) if rank else magnitude_scores(weights, size)
     return select_by_scores(
         scores, block_size=size, num_base_parameters=job.blocks.num_parameters,
         provenance=dict(job.provenance), **settings,

@@ -171,6 +171,7 @@ def _shard(job: WarmupJob, index: int, board: Any) -> Iterator[ShardPart]:
         device=device,
         accumulate_on=warmup.accumulate_on,
         statistics_block_size=job.blocks.table_block_size if by_statistics else None,
+        step_block_size=job.blocks.table_block_size if config.sums_of_steps else None,
         with_weights=index == 0,
         on_step=_reporter(board, index),
     )

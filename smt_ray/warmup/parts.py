@@ -21,12 +21,14 @@ class ShardPart:
         gradient: The summed gradient, (O, I) float32.
         weight: The weight, from one shard only; bfloat16 values are sent as int16.
         statistics: The block statistics of the summed gradient, (4, R, C) float64.
+        of_steps: The block statistics of single steps, (2, R, C) float64; None without them.
     """
 
     module: str
     gradient: NDArray[Any] | None = None
     weight: NDArray[Any] | None = None
     statistics: NDArray[Any] | None = None
+    of_steps: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class ModuleStatistics:
 
     Attributes:
         module: The name of the module.
-        statistics: The block statistics, (4, R, C) float64.
+        statistics: The block statistics, (4, R, C) float64, or (6, R, C) with those of steps.
     """
 
     module: str

@@ -7,6 +7,7 @@ of the training. So the number of shards changes the sum only by rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +49,7 @@ def stream_shard(
     device: torch.device,
     accumulate_on: str = "device",
     statistics_block_size: int | None = None,
+    step_block_size: int | None = None,
     with_weights: bool = False,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
 ) -> Iterator[ShardPart]:
@@ -67,6 +69,8 @@ def stream_shard(
         accumulate_on: The place of the fp32 sums: ``device`` or ``host``.
         statistics_block_size: The block size of the table, to send statistics in the place of
             gradients (``reduction: score``); None to send gradients.
+        step_block_size: The block size of the table, to sum the statistics of single steps too;
+            None without them.
         with_weights: Whether weights are sent too, which the saliency needs from one shard.
         on_step: A function that is called with each step and its loss.
 
@@ -76,7 +80,8 @@ def stream_shard(
     chosen = choose_mode(model, batching, probe, training=False)
     loss = SupervisedLoss(model, narrow=chosen.narrows).eval()
     eligible = find_eligible(model, modules)
-    accumulator = GradientAccumulator(model, eligible, "host" if accumulate_on == "host" else None)
+    place = "host" if accumulate_on == "host" else None
+    accumulator = GradientAccumulator(model, eligible, place, step_block_size)
     with accumulator:
         for step in steps:
             rows = plan.rows(step)
@@ -88,12 +93,17 @@ def stream_shard(
                 train_on_inputs=train_on_inputs,
             )
             value = _add_gradient(loss, batches, device)
+            accumulator.end_step()
             _check_finite(value, step + 1, encoded.positions[rows].tolist())
             on_step(step, value)
     for name in accumulator.names:
         weight = dense_weight(eligible[name]).detach()
         gradient = accumulator.pop(name)
-        yield _make_part(name, gradient, weight, statistics_block_size, with_weights)
+        part = _make_part(name, gradient, weight, statistics_block_size, with_weights)
+        if step_block_size is not None:
+            of_steps = accumulator.pop_statistics(name, gradient).cpu().numpy()
+            part = replace(part, of_steps=of_steps)
+        yield part
 
 
 def reduce_module(
@@ -113,7 +123,7 @@ def reduce_module(
     assert len(names) == 1, names
     name = names.pop()
     if statistics := [part.statistics for part in parts if part.statistics is not None]:
-        return ModuleStatistics(name, np.sum(statistics, axis=0))
+        return _with_steps(parts, np.sum(statistics, axis=0))
     gradients = [part.gradient for part in parts if part.gradient is not None]
     assert len(gradients) == len(parts)
     total = torch.tensor(gradients[0])  # a copy: arrays from the object store are read-only
@@ -121,7 +131,15 @@ def reduce_module(
         total += torch.tensor(gradient)
     keep(name, total)
     weight = _from_numpy(next(part.weight for part in parts if part.weight is not None))
-    return ModuleStatistics(name, block_statistics(total, weight, block_size).numpy())
+    return _with_steps(parts, block_statistics(total, weight, block_size).numpy())
+
+
+def _with_steps(parts: Sequence[ShardPart], statistics: NDArray[Any]) -> ModuleStatistics:
+    """The entry of a module, to which the shards' statistics of single steps are added."""
+    of_steps = [part.of_steps for part in parts if part.of_steps is not None]
+    if of_steps:
+        statistics = np.concatenate([statistics, np.sum(of_steps, axis=0)])
+    return ModuleStatistics(parts[0].module, statistics)
 
 
 def _add_gradient(loss: SupervisedLoss, batches: list[MicroBatch], device: torch.device) -> float:

@@ -47,6 +47,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "warmup.target_modules": ("warmup.target_modules=[v_proj]",),
     "warmup.table_block_size": ("warmup.table_block_size=8",),
     "warmup.reduction": ("warmup.reduction=score",),
+    "warmup.per_step": ("warmup.per_step=true",),
     "warmup.num_shards": ("warmup.num_shards=3",),
     "warmup.gpus_per_shard": ("warmup.gpus_per_shard=2",),
     "warmup.accumulate_on": ("warmup.accumulate_on=host",),
@@ -54,6 +55,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "selection.budget": ("selection.budget=0.01",),
     "selection.num_blocks": ("selection.num_blocks=9", "selection.budget=null"),
     "selection.score": ("selection.score=l2",),
+    "selection.lift_rank": ("selection.lift_rank=64",),
     "selection.groups": ("selection.groups={v_proj: 0.01}", "selection.budget=null"),
     "selection.scope": ("selection.scope=per_module",),
     "selection.target_modules": ("selection.target_modules=[v_proj]",),
@@ -110,6 +112,7 @@ OTHER: dict[str, tuple[str, ...]] = {
 GIVEN: dict[str, tuple[str, ...]] = {
     **{name: ("method=lora",) for name in OTHER if name.startswith("lora.")},
     **{name: ("method=sift",) for name in OTHER if name.startswith("sift.")},
+    "selection.lift_rank": ("selection.score=lift",),
     "model.gguf_file": ("model.path=there", "model.builtin=null"),
     "warmup.mode": ("warmup.num_shards=1",),
     "warmup.learning_rate": ("warmup.num_shards=1", "warmup.mode=trained"),
@@ -180,6 +183,17 @@ def test_sections_of_other_methods_may_be_set_and_change_nothing(
         assert (tree(f"{section}.{change}") != tree()) == (section in has)
 
 
+def test_scores_of_single_steps_need_their_sums_which_no_other_method_has() -> None:
+    for override, sums in (("score=l2", False), ("score=step_l2", True), ("score=lift", False)):
+        assert load_config(None, [f"selection.{override}"]).sums_of_steps == sums
+    assert load_config(None, ["warmup.per_step=true"]).sums_of_steps
+    assert not load_config(None, ["warmup.per_step=true", "method=sift"]).sums_of_steps
+    trained = ["warmup.mode=trained", "warmup.num_shards=1"]
+    for override in ("warmup.per_step=true", "selection.score=step_mean_of_abs"):
+        with pytest.raises(UserError, match="sums no gradients of single steps"):
+            load_config(None, [*trained, override])
+
+
 def test_num_shards_is_semantic_if_shards_send_scores() -> None:
     def tree(reduction: str, num_shards: int) -> dict[str, Any]:
         overrides = [f"warmup.reduction={reduction}", f"warmup.num_shards={num_shards}"]
@@ -201,6 +215,8 @@ def test_the_learning_rate_of_a_warm_up_that_does_not_train_changes_nothing() ->
         ((), True, False),
         (("selection.score=random",), False, False),
         (("selection.score=magnitude",), False, False),
+        (("selection.score=lift",), False, False),
+        (("selection.score=step_l2",), True, False),
         (("warmup.mode=trained", "warmup.num_shards=1"), False, True),
         # The blocks are drawn, and training still continues from the updated weights.
         (("warmup.mode=trained", "warmup.num_shards=1", "selection.score=random"), False, True),

@@ -81,3 +81,23 @@ def test_what_the_model_does_not_allow_is_refused_by_its_key(override: str, fiel
     with pytest.raises(UserError) as caught:
         check(override)
     assert caught.value.field.startswith(field)
+
+
+def test_sift_ranks_the_elements_of_its_modules_together() -> None:
+    sift = ("method=sift", "sift={budget: 0.03, target_modules: [q_proj, v_proj]}")
+    blocks = check(*sift, "selection.budget=0.9")  # which is of another method
+    (ranking,) = blocks.rankings
+    assert ranking.modules == tuple(n for n in blocks.shapes if n.endswith(("q_proj", "v_proj")))
+    assert len(blocks.shapes) == 6  # the warm-up keeps the gradients of all of them
+    assert (ranking.num_blocks, blocks.block_size) == (round(0.03 * NUM_PARAMETERS), 1)
+    with pytest.raises(UserError, match=r"^sift\.budget: must come to 1 to 3,072 elements"):
+        check(*sift, "sift.budget=0.5")
+    with pytest.raises(UserError, match=r"^sift\.target_modules"):
+        check("method=sift", "sift.target_modules=[o_proj]")
+
+
+def test_the_rank_of_lift_is_less_than_every_dimension() -> None:
+    assert check("selection.score=lift", "selection.lift_rank=15").block_size == 8
+    with pytest.raises(UserError, match=r"^selection\.lift_rank: must be less than 16"):
+        check("selection.score=lift", "selection.lift_rank=16")
+    assert check("selection.lift_rank=16").block_size == 8

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from smt_ray.errors import UserError
 from smt_ray.peft import SmtConfig, score_table, select
-from smt_ray.smt.scores import block_statistics
+from smt_ray.smt.scores import block_statistics, step_statistics
 
 Batch = dict[str, Tensor]
 
@@ -30,6 +30,23 @@ def test_the_table_is_the_sum_of_the_gradients_of_the_batches(load: Callable) ->
     for name, found in table.statistics.items():
         weight = model.get_submodule(name).weight
         torch.testing.assert_close(found, block_statistics(weight.grad, weight, 8))
+
+
+def test_scores_of_single_batches_are_summed_if_they_are_asked_for(load: Callable) -> None:
+    model = load()
+    rows = torch.randint(100, (6, 9), generator=torch.Generator().manual_seed(0))
+    batches = [{"input_ids": ids, "labels": ids} for ids in rows.split(2)]
+    table = score_table(model, batches, block_size=8, per_step=True)
+    expected: dict[str, Any] = dict.fromkeys(table.statistics, 0)
+    for batch in batches:
+        model(**batch).loss.backward()
+        for name in expected:
+            weight = model.get_submodule(name).weight
+            expected[name] = expected[name] + step_statistics(weight.grad, 8)
+        model.zero_grad()
+    for name, found in table.statistics.items():
+        torch.testing.assert_close(found[4:], expected[name])
+    assert select(model, batches, num_blocks=3, score="step_l2").score == "step_l2"
 
 
 def test_five_lines_of_a_notebook(load: Callable) -> None:

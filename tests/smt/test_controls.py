@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from smt_ray.smt.controls import magnitude_scores, random_scores
+from smt_ray.smt.controls import lift_scores, magnitude_scores, random_scores
 from smt_ray.smt.selection import select_by_scores
 
 SHAPES = {"q": (64, 32), "v": (16, 32)}
@@ -16,6 +16,19 @@ def test_magnitude_is_the_mean_absolute_weight_of_a_block() -> None:
     assert magnitude_scores({"w": weight}, 2)["w"].tolist() == [[2.0, 0.25]]
     low = magnitude_scores({"w": weight.bfloat16()}, 2)["w"]
     assert (low.tolist(), low.dtype) == ([[2.0, 0.25]], torch.float64)
+
+
+def test_lift_is_the_mean_absolute_value_of_the_part_of_a_rank() -> None:
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(8, 2, generator=generator), torch.randn(2, 12, generator=generator)
+    low = left @ right  # of rank 2
+    found, whole = lift_scores({"w": low}, 4, 2), magnitude_scores({"w": low}, 4)
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)
+    # Singular vectors are orthogonal, so the first part of this sum is the best one of rank 1.
+    u, v = torch.linalg.qr(left).Q, torch.linalg.qr(right.t()).Q.t()
+    both = 5 * u[:, :1] @ v[:1] + 2 * u[:, 1:] @ v[1:]
+    expected = magnitude_scores({"w": 5 * u[:, :1] @ v[:1]}, 4)
+    torch.testing.assert_close(lift_scores({"w": both}, 4, 1), expected, rtol=0, atol=1e-6)
 
 
 def test_random_scores_are_a_function_of_the_seed() -> None:

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from smt_ray.errors import UserError
-from smt_ray.smt.scores import SCORES, ScoreTable, block_statistics
+from smt_ray.smt.scores import (
+    SCORES,
+    STEP_SCORES,
+    ScoreTable,
+    block_statistics,
+    step_statistics,
+)
 
 SHAPES = {"b.q_proj": (24, 48), "a.k_proj": (12, 48)}
 
@@ -54,6 +60,42 @@ def test_coarsening_equals_scoring_at_the_coarse_size(score: str, block_size: in
         torch.testing.assert_close(fine[name], coarse[name], rtol=1e-12, atol=1e-14)
 
 
+def step_table(block_size: int) -> tuple[ScoreTable, dict[str, Tensor]]:
+    """A table with the statistics of three steps, and the gradients of the steps, (3, O, I)."""
+    generator = torch.Generator().manual_seed(4)
+    steps = {name: torch.randn(3, *shape, generator=generator) for name, shape in SHAPES.items()}
+    statistics = {
+        name: torch.cat(
+            [
+                block_statistics(gradients.sum(0), gradients[0], block_size),
+                sum(step_statistics(g, block_size) for g in gradients),
+            ]
+        )
+        for name, gradients in steps.items()
+    }
+    return ScoreTable(block_size, statistics, 10_000, num_steps=3), steps
+
+
+@pytest.mark.parametrize("block_size", [2, 6])
+def test_scores_of_steps_follow_from_their_definitions_at_every_size(block_size: int) -> None:
+    whole, steps = step_table(block_size)
+    for name, gradients in steps.items():
+        parts = gradients.double().view(3, SHAPES[name][0] // 12, 12, SHAPES[name][1] // 12, 12)
+        expected = {
+            "step_mean_of_abs": parts.abs().mean((0, 2, 4)),
+            "step_l2": parts.square().sum((0, 2, 4)).sqrt(),
+            "mean_of_abs": parts.sum(0).abs().mean((1, 3)),
+        }
+        for score, values in expected.items():
+            torch.testing.assert_close(whole.scores(12, score)[name], values)
+
+
+@pytest.mark.parametrize("score", STEP_SCORES)
+def test_a_table_without_steps_says_how_to_get_them(score: str) -> None:
+    with pytest.raises(UserError, match=r"selection\.score.*warmup\.per_step"):
+        table(6).scores(score=score)
+
+
 def test_small_gradients_do_not_underflow_when_squared() -> None:
     gradient = torch.full((2, 2), 1e-30)
     statistics = block_statistics(gradient, gradient, 2)
@@ -86,7 +128,7 @@ def test_block_sizes_without_scores_are_errors(block_size: int, rule: str) -> No
 
 
 def test_the_error_for_an_unknown_score_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match="mean_of_abs, abs_of_mean, l2, saliency; got 'l1'"):
+    with pytest.raises(UserError, match="mean_of_abs, abs_of_mean, l2, saliency, step_mean_of_abs, step_l2; got 'l1'"):
         table(6).scores(score="l1")
 
 

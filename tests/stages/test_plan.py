@@ -262,6 +262,16 @@ def test_another_method_has_no_warm_up_and_shares_tokens_and_base_evaluations(
         assert names(plan)[kind] != names(smt)[kind]
 
 
+def test_scores_share_a_warm_up_and_those_of_steps_another(make_config: Make) -> None:
+    l2, lift, steps = (f"selection.score={score}" for score in ("l2", "lift", "step_l2"))
+    assert changed(make_config(), make_config(l2)) == SELECTION
+    assert changed(make_config(), make_config(steps)) == WARMUP
+    also = "warmup.per_step=true"
+    assert changed(make_config(also), make_config(also, steps)) == SELECTION
+    assert changed(make_config(lift), make_config(lift, "selection.lift_rank=8")) == SELECTION
+    assert changed(make_config(l2), make_config(l2, "selection.lift_rank=8")) == set()
+
+
 def test_sift_has_a_warm_up_that_keeps_gradients_and_a_selection_of_its_own(
     make_config: Make,
 ) -> None:

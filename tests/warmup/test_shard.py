@@ -15,7 +15,7 @@ from smt_ray.data.batches import StepPlan, step_micro_batches
 from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.errors import UserError
 from smt_ray.probe.probe import probe_skeleton
-from smt_ray.smt.scores import ScoreTable, block_statistics
+from smt_ray.smt.scores import ScoreTable, block_statistics, step_statistics
 from smt_ray.smt.selection import select_blocks
 from smt_ray.training.loss import SupervisedLoss
 from smt_ray.warmup.parts import ShardPart
@@ -130,6 +130,26 @@ def test_the_table_depends_on_neither_batching_nor_the_place_of_the_sums(
 ) -> None:
     table = table_of(make_llama, encoded, 1, max_tokens=1, accumulate_on="host")
     assert relative_difference(table, one_shard) < 1e-5
+
+
+@pytest.mark.parametrize("num_shards", [1, 4])
+@pytest.mark.parametrize("max_tokens", [80, 1])
+def test_the_statistics_of_steps_are_those_of_whole_steps_and_the_others_are_unchanged(
+    make_llama: Make, encoded: EncodedRows, one_shard: ScoreTable, num_shards: int, max_tokens: int
+) -> None:
+    model, expected = make_llama(), dict(one_shard.statistics)
+    of_steps = dict.fromkeys(expected, 0)
+    for step in range(NUM_STEPS):
+        for name, gradient in dense_gradients(model, encoded, range(step, step + 1)).items():
+            of_steps[name] = of_steps[name] + step_statistics(gradient, BLOCK_SIZE)
+    whole = {name: torch.cat([sums, of_steps[name]]) for name, sums in expected.items()}
+    for reduction in (None, BLOCK_SIZE):
+        table = table_of(
+            make_llama, encoded, num_shards, step_block_size=BLOCK_SIZE, max_tokens=max_tokens,
+            statistics_block_size=reduction if num_shards == 1 else None,
+        )  # fmt: skip
+        found = ScoreTable(BLOCK_SIZE, whole, 50_000, NUM_STEPS)
+        assert relative_difference(table, found) < 1e-5
 
 
 def test_summed_statistics_are_exact_for_abs_of_mean_and_upper_bounds_otherwise(
