@@ -32,10 +32,10 @@ from smt_ray.errors import UserError
 from smt_ray.evaluation.batches import Padding
 from smt_ray.evaluation.generate import generate_texts
 from smt_ray.evaluation.likelihood import candidate_log_likelihoods
+from smt_ray.methods.adapters import find_method
 from smt_ray.methods.lora import LoraMethod, LoraSettings
 from smt_ray.methods.lora_check import adapter_problem
 from smt_ray.methods.lora_targets import target_choices
-from smt_ray.methods.registry import find_method
 from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.inspect import count_parameters, find_eligible
 from smt_ray.models.load import model_class

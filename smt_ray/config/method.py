@@ -27,9 +27,16 @@ class WarmupConfig(Section):
     num_steps: int = semantic(100, ge=1)
     """The number of global batches whose gradients are summed."""
     learning_rate: float | None = semantic(None, gt=0)
-    """The learning rate of mode trained, which stays constant after a ramp of
-    ``training.lr_warmup_steps``; null for ``training.learning_rate``. It has no effect with mode
-    base."""
+    """The learning rate of mode trained, which stays constant after its ramp; null for
+    ``training.learning_rate``. It has no effect with mode base."""
+    lr_warmup_steps: int | None = semantic(None, ge=0)
+    """The number of steps of that ramp; null for ``training.lr_warmup_steps``. It has no effect
+    with mode base."""
+    starts_training: bool = semantic(False)
+    """Whether the steps of mode trained are the first ones of the training, as in the published
+    code: both follow one schedule of learning rates and one order of rows, which training continues
+    at step ``num_steps`` + 1. Otherwise training begins with its own first step. It has no effect
+    with mode base."""
     target_modules: TargetModules = semantic(AUTO)
     """The linears whose blocks are scored, by the last parts of their names. auto is the linears
     that make queries, keys and values, whatever their names in the model's family."""
@@ -42,7 +49,8 @@ class WarmupConfig(Section):
     per_step: bool = semantic(False)
     """Whether the absolute and the squared gradients of single steps are summed for each block,
     too, for the scores step_mean_of_abs and step_l2. These scores set it themselves; set it to
-    compare them with others by one warm-up. It needs memory for a second sum of gradients."""
+    compare them with others by one warm-up. It needs memory for a second sum of gradients. It has
+    no effect with mode trained."""
     num_shards: int = execution(1, ge=1)
     """The number of tasks that share the steps; it changes results only if ``reduction`` is score.
     Mode trained needs 1, because each step starts from the weights of the step before."""
@@ -76,15 +84,26 @@ class WarmupConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_schedule(self) -> WarmupConfig:
+        own = self.learning_rate is not None or self.lr_warmup_steps is not None
+        if self.mode == "trained" and self.starts_training and own:
+            raise ValueError(
+                "starts_training gives warm-up and training one schedule: leave out learning_rate"
+                f" and lr_warmup_steps; got {self.learning_rate} and {self.lr_warmup_steps}"
+            )
+        return self
+
     def semantic(self) -> dict[str, Any]:
         """The semantic fields that have an effect.
 
-        The learning rate has none with ``mode: base``. The number of shards has one if
+        Those of a trained warm-up have none with ``mode: base``. The number of shards has one if
         ``reduction`` is score, since the absolute values of each shard are then summed.
         """
         values = super().semantic()
         if self.mode == "base":
-            del values["learning_rate"]
+            for name in ("learning_rate", "lr_warmup_steps", "starts_training"):
+                del values[name]
         if self.reduction == "score":
             values["num_shards"] = self.num_shards
         return values
@@ -199,6 +218,10 @@ class LoraConfig(Section):
 class TrainingConfig(Section):
     """The optimisation, with the settings that the paper and its baselines report."""
 
+    init_adapter: str | None = semantic(None, min_length=1)
+    """The folder or URI of an adapter of the config's method, such as that of an earlier run. Its
+    parameters are trained further, so nothing is scored or selected, and the sections warmup,
+    selection, sift and lora have no effect. Its base model must be the run's model."""
     batch_size: int = semantic(16, ge=1)
     """The number of rows of an optimizer step, over all ranks."""
     num_epochs: int | None = semantic(None, ge=1)

@@ -75,18 +75,23 @@ class RunConfig(Section):
 
     @property
     def idle_sections(self) -> tuple[str, ...]:
-        """The sections that are for other methods only."""
-        return tuple(name for name, methods in _SECTIONS_OF.items() if self.method not in methods)
+        """The sections that have no effect: those for other methods, or for a new adapter."""
+        continues = self.training.init_adapter is not None
+        return tuple(
+            name
+            for name, methods in _SECTIONS_OF.items()
+            if continues or self.method not in methods
+        )
 
     @property
     def selects_blocks(self) -> bool:
-        """Whether the method trains selected blocks."""
-        return self.method == "smt"
+        """Whether blocks are selected, which are then trained."""
+        return self.method == "smt" and self.training.init_adapter is None
 
     @property
     def selects_elements(self) -> bool:
-        """Whether the method trains selected elements, for which the warm-up keeps gradients."""
-        return self.method == "sift"
+        """Whether elements are selected, for which the warm-up keeps gradients."""
+        return self.method == "sift" and self.training.init_adapter is None
 
     @property
     def has_selection(self) -> bool:
@@ -102,8 +107,12 @@ class RunConfig(Section):
     @property
     def sums_of_steps(self) -> bool:
         """Whether the warm-up also sums what the scores of single steps need."""
-        needs = self.warmup.per_step or self.selection.score.startswith("step_")
-        return self.selects_blocks and needs
+        wanted = self.warmup.per_step or self._scores_steps
+        return self.selects_blocks and wanted and not self.trained_warmup
+
+    @property
+    def _scores_steps(self) -> bool:
+        return self.selection.score.startswith("step_")
 
     @property
     def trained_warmup(self) -> bool:
@@ -116,9 +125,21 @@ class RunConfig(Section):
         return self.sharded_warmup or self.trained_warmup
 
     @property
+    def first_step(self) -> int:
+        """The number of training steps that a trained warm-up has already done."""
+        is_start = self.trained_warmup and self.warmup.starts_training
+        return self.warmup.num_steps if is_start else 0
+
+    @property
     def warmup_learning_rate(self) -> float:
         """The peak learning rate of a trained warm-up."""
         return self.warmup.learning_rate or self.training.learning_rate
+
+    @property
+    def warmup_lr_warmup_steps(self) -> int:
+        """The number of steps of a trained warm-up's ramp."""
+        own = self.warmup.lr_warmup_steps
+        return self.training.lr_warmup_steps if own is None else own
 
     @field_validator("name")
     @classmethod
@@ -140,6 +161,16 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _full_starts_from_a_model(self) -> RunConfig:
+        if self.training.init_adapter is not None and self.method == "full":
+            raise ValueError(
+                "training.init_adapter is for methods with an adapter: to continue full"
+                " fine-tuning, set model.path to the folder of smt-ray merge; got"
+                f" {self.training.init_adapter}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sift_needs_whole_gradients(self) -> RunConfig:
         if not self.selects_elements:
             return self
@@ -154,11 +185,10 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _steps_are_summed_at_the_base_weights(self) -> RunConfig:
-        if self.sums_of_steps and self.trained_warmup:
+        if self._scores_steps and self.trained_warmup:
             raise ValueError(
-                "warmup.mode trained sums no gradients of single steps: set warmup.per_step to"
-                f" false and another selection.score; got {self.warmup.per_step} and"
-                f" {self.selection.score}"
+                "warmup.mode trained sums no gradients of single steps: use another"
+                f" selection.score; got {self.selection.score}"
             )
         return self
 

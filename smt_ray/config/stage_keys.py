@@ -10,9 +10,13 @@ from smt_ray.config.run import RunConfig
 
 Keys = dict[str, Any]
 
+_ADAPTER = "init_adapter"
+
 # The keys of the training section that change a trained warm-up, whose learning rate may be its own
 # and does not decay.
-_WARMUP_KEYS = ("lr_warmup_steps", "weight_decay", "adam_betas", "adam_epsilon", "max_grad_norm")
+_WARMUP_KEYS = ("weight_decay", "adam_betas", "adam_epsilon", "max_grad_norm")
+# Further keys that change one which is the start of the training.
+_SCHEDULE_KEYS = ("lr_schedule", "num_epochs", "max_steps")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ def stage_keys(config: RunConfig) -> StageKeys:
         training={
             "method": config.method,
             "seed": config.seed,
-            "training": config.training.semantic(),
+            # The method's own inputs have the contents of the adapter.
+            "training": {k: v for k, v in config.training.semantic().items() if k != _ADAPTER},
             "deepspeed": config.deepspeed.semantic(),
         },
         generate={
@@ -68,10 +73,12 @@ def _warmup(config: RunConfig) -> Keys:
     if config.selects_elements:
         keys["keeps"] = "gradients"
     if config.trained_warmup:
-        del settings["learning_rate"]  # its value counts, whichever key sets it
+        del settings["learning_rate"], settings["lr_warmup_steps"]  # the values count, see below
+        schedule = _SCHEDULE_KEYS if config.first_step else ()
         keys["training"] = {
             "learning_rate": config.warmup_learning_rate,
-            **{key: training[key] for key in _WARMUP_KEYS},
+            "lr_warmup_steps": config.warmup_lr_warmup_steps,
+            **{key: training[key] for key in (*_WARMUP_KEYS, *schedule)},
         }
         keys["deepspeed"] = config.deepspeed.semantic()
     return keys

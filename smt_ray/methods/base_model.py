@@ -46,6 +46,23 @@ def write_base(record: dict[str, Any], directory: Path) -> None:
     (directory / FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
+def read_base(directory: Path) -> dict[str, Any] | None:
+    """The record in the folder of an adapter; None if there is none, as in peft's own.
+
+    Raises:
+        UserError: The record is damaged.
+    """
+    path = directory / FILE
+    if not path.exists():
+        return None
+    with reading(path, "record of a base model"):
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        names = {"name_or_path", "config_sha256", "parameters", "rows_sha256"}
+        if missing := sorted(names - set(record)):
+            raise ValueError(f"it lacks {missing[0]}")
+        return record
+
+
 def check_base(model: nn.Module, directory: Path) -> None:
     """Refuses a model on which an adapter was not trained.
 
@@ -58,13 +75,11 @@ def check_base(model: nn.Module, directory: Path) -> None:
     Raises:
         UserError: The architecture or the weights differ, or the record is damaged.
     """
-    path = directory / FILE
-    if not path.exists():
+    record = read_base(directory)
+    if record is None:
         return
-    with reading(path, "record of a base model"):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        expected = (record["config_sha256"], record["rows_sha256"])
-        names, base = list(record["parameters"]), record["name_or_path"]
+    expected = (record["config_sha256"], record["rows_sha256"])
+    names, base = list(record["parameters"]), record["name_or_path"]
     difference = None
     if has_other_config(model, expected[0]):
         difference = "config"
@@ -77,8 +92,12 @@ def check_base(model: nn.Module, directory: Path) -> None:
 
 
 def _has_rows(model: nn.Module, names: Iterable[str], expected: str | None) -> bool:
-    """Whether the rows are the recorded ones; those of quantised weights cannot be compared."""
-    if expected is None or quantised_sizes(model):
+    """Whether the rows are the recorded ones.
+
+    Those of quantised weights and of models without weights cannot be compared.
+    """
+    is_meta = any(parameter.is_meta for parameter in model.parameters())
+    if expected is None or is_meta or quantised_sizes(model):
         return True
     return _rows_sha256(model, names) == expected
 

@@ -15,7 +15,7 @@ from torch import nn
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
 from smt_ray.errors import UserError
-from smt_ray.methods.base_model import check_base, record_base, write_base
+from smt_ray.methods.base_model import check_base, read_base, record_base, write_base
 from smt_ray.methods.protocol import Counts, Fetch
 from smt_ray.smt.tensorfile import reading
 
@@ -59,7 +59,9 @@ class FullMethod:
     def prepare(self, model: nn.Module) -> None:
         """Makes every parameter trainable."""
         model.requires_grad_(True)
-        self._base = record_base(model, [name for name, _ in model.named_parameters()])
+        self._base: dict[str, Any] | None = record_base(
+            model, [name for name, _ in model.named_parameters()]
+        )
 
     def count(self, model: nn.Module) -> Counts:
         """Counts all parameters of the base model; there is no adapter."""
@@ -75,9 +77,10 @@ class FullMethod:
             for name, parameter in model.named_parameters()
         }
         save_file(tensors, directory / TENSORS_FILE, {"format": "pt"})
-        write_base(self._base, directory)
+        if self._base is not None:
+            write_base(self._base, directory)
 
-    def load(self, model: nn.Module, directory: Path) -> None:
+    def load(self, model: nn.Module, directory: Path, *, trainable: bool = False) -> None:
         """Replaces the weights of the base model by the tuned ones."""
         path = directory / TENSORS_FILE
         check_base(model, directory)
@@ -93,7 +96,8 @@ class FullMethod:
                 )
             for name, parameter in ours.items():
                 parameter.data.copy_(file.get_tensor(name))
-        model.requires_grad_(False)
+        self._base = read_base(directory)
+        model.requires_grad_(trainable)
 
     def merge(self, model: nn.Module) -> None:
         """Does nothing, as the tuned model is already a plain one."""

@@ -16,7 +16,7 @@ from torch import nn
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
 from smt_ray.errors import UserError
-from smt_ray.methods.base_model import check_base, record_base, write_base
+from smt_ray.methods.base_model import check_base, read_base, record_base, write_base
 from smt_ray.methods.lora_check import adapter_problem, check_adapter
 from smt_ray.methods.lora_targets import (
     choose_rank,
@@ -124,7 +124,8 @@ class LoraMethod:
         settings = self._settings
         assert settings is not None
         linears = find_targets(model, settings.target_modules)
-        self._base = record_base(model, [f"{name}.weight" for name in linears])
+        names = [f"{name}.weight" for name in linears]
+        self._base: dict[str, Any] | None = record_base(model, names)
         config = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,
@@ -162,9 +163,10 @@ class LoraMethod:
         config.inference_mode = True
         config.save_pretrained(str(directory))
         _sort_lists(directory / CONFIG_FILE)
-        write_base(self._base, directory)
+        if self._base is not None:  # peft's own adapters have no record
+            write_base(self._base, directory)
 
-    def load(self, model: nn.Module, directory: Path) -> None:
+    def load(self, model: nn.Module, directory: Path, *, trainable: bool = False) -> None:
         """Puts an adapter in peft's format on its base model."""
         from peft import LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_dict
 
@@ -175,7 +177,8 @@ class LoraMethod:
             config = PeftConfig.from_pretrained(str(directory))
             if not isinstance(config, LoraConfig):
                 raise ValueError(f"its peft_type is {config.peft_type}")
-        config.inference_mode, config.base_model_name_or_path = True, None
+        config.inference_mode, config.base_model_name_or_path = not trainable, None
+        self._base = read_base(directory)
         try:
             self._peft = get_peft_model(model, config, autocast_adapter_dtype=False)
         except ValueError as error:  # the adapter names modules that the model does not have

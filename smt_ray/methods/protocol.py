@@ -75,8 +75,14 @@ class Method(Protocol):
         """
         ...
 
-    def load(self, model: nn.Module, directory: Path) -> None:
+    def load(self, model: nn.Module, directory: Path, *, trainable: bool = False) -> None:
         """Puts an adapter on its base model, which is changed in place.
+
+        Args:
+            model: The plain model.
+            directory: The folder of the adapter.
+            trainable: Whether its parameters are trained further, as after :meth:`prepare`;
+                otherwise they are frozen.
 
         Raises:
             UserError: The adapter is damaged, or it belongs to another base model.

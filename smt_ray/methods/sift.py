@@ -12,7 +12,7 @@ from torch import nn
 
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
-from smt_ray.methods.base_model import check_base, record_base, write_base
+from smt_ray.methods.base_model import check_base, read_base, record_base, write_base
 from smt_ray.methods.protocol import Counts, Fetch
 from smt_ray.models.inspect import count_parameters
 from smt_ray.sift.adapter import load_elements, save_elements
@@ -73,7 +73,9 @@ class SiftMethod:
         """Replaces linears by layers with trained elements."""
         assert self._selection is not None
         counts = self._selection.counts()
-        self._base = record_base(model, [f"{name}.weight" for name in counts if counts[name]])
+        names = [f"{name}.weight" for name in counts if counts[name]]
+        self._base: dict[str, Any] | None = record_base(model, names)
+        self._origin = self._selection.origin
         apply_elements(model, self._selection.modules)
 
     def count(self, model: nn.Module) -> Counts:
@@ -86,15 +88,17 @@ class SiftMethod:
         self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path
     ) -> None:
         """Writes the elements and their numbers, and the record of the base model."""
-        assert self._selection is not None
         values = {name: parameters[f"{name}.blocks"] for name in element_modules(model)}
-        save_elements(model, values, self._selection.origin, directory)
-        write_base(self._base, directory)
+        save_elements(model, values, self._origin, directory)
+        if self._base is not None:
+            write_base(self._base, directory)
 
-    def load(self, model: nn.Module, directory: Path) -> None:
+    def load(self, model: nn.Module, directory: Path, *, trainable: bool = False) -> None:
         """Puts the saved elements into their base model."""
         check_base(model, directory)
-        load_elements(model, directory)
+        self._base, self._origin = read_base(directory), load_elements(model, directory)
+        for layer in element_modules(model).values():
+            layer.blocks.requires_grad_(trainable)
 
     def merge(self, model: nn.Module) -> None:
         """Turns the layers into plain linears."""

@@ -93,10 +93,10 @@ class SmtMethod:
             layer.blocks = nn.Parameter(parameters[f"{name}.blocks"])
         save_adapter(model, directory)
 
-    def load(self, model: nn.Module, directory: Path) -> None:
+    def load(self, model: nn.Module, directory: Path, *, trainable: bool = False) -> None:
         """Puts the saved blocks on their base model."""
         load = load_delta if quantised_sizes(model) else load_adapter
-        load(model, directory)
+        load(model, directory, trainable=trainable)
 
     def merge(self, model: nn.Module) -> None:
         """Turns the sparse layers into plain linears."""

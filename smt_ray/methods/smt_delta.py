@@ -52,8 +52,13 @@ def save_delta(model: nn.Module, parameters: Mapping[str, Tensor], directory: Pa
     write_adapter(adapter, directory)
 
 
-def load_delta(model: nn.Module, directory: Path) -> None:
-    """Puts a saved adapter beside the weights of a quantised model, frozen.
+def load_delta(model: nn.Module, directory: Path, *, trainable: bool = False) -> None:
+    """Puts a saved adapter beside the weights of a quantised model.
+
+    Args:
+        model: The quantised model.
+        directory: The folder of the adapter.
+        trainable: Whether the blocks are trainable; otherwise they are frozen, too.
 
     Raises:
         UserError: The adapter is damaged, or the model has another architecture.
@@ -68,10 +73,12 @@ def load_delta(model: nn.Module, directory: Path) -> None:
     config = SmtConfig.from_adapter(directory, inference_mode=True)
     is_training = model.training
     get_peft_model(model, config)
+    model.requires_grad_(False).train(is_training)
     for name, layer in model.named_modules():
         if isinstance(layer, SmtLayer):
-            layer.delta(_NAME).blocks.data.copy_(adapter.blocks[name])
-    model.requires_grad_(False).train(is_training)
+            blocks = layer.delta(_NAME).blocks
+            blocks.data.copy_(adapter.blocks[name])
+            blocks.requires_grad_(trainable)
 
 
 def _task_type(model: nn.Module) -> str | None:

@@ -18,7 +18,7 @@ from smt_ray.config.load import validate_config
 from smt_ray.config.model import ModelConfig
 from smt_ray.documents.prompt import TrainedPrompt
 from smt_ray.errors import UserError
-from smt_ray.methods.registry import find_method
+from smt_ray.methods.adapters import find_method
 from smt_ray.models.load import load_model, located, read_tokenizer
 from smt_ray.stages.plan import kept_model
 

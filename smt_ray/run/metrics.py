@@ -59,17 +59,17 @@ def collect_metrics(folder: RunFolder, plan: RunPlan, seconds: float) -> RunMetr
         trainable=trainable,
         selection=_selected_blocks(selected) if selected else None,
         method_settings=trained.method_settings if trained else {},
-        training=_training(folder, trained, stages) if trained else None,
+        training=_training(folder, trained, stages, plan.config.first_step) if trained else None,
         ran=_ran_with(trained.outcome) if trained else None,
         paths=_paths(folder, plan, is_trained=trained is not None),
     )
 
 
 def _training(
-    folder: RunFolder, trained: TrainingSummary, stages: Mapping[str, StageEntry]
+    folder: RunFolder, trained: TrainingSummary, stages: Mapping[str, StageEntry], first_step: int
 ) -> TrainingMetrics:
     records = StageArtifacts(folder.storage, dict(stages)).records()
-    before = (record["metrics"] for record in records if record["step"] == 0)
+    before = (record["metrics"] for record in records if record["step"] == first_step)
     return TrainingMetrics(
         num_steps=trained.num_steps,
         metrics=trained.outcome.metrics,

@@ -39,8 +39,11 @@ def save_elements(
     write_tensors(directory / TENSORS_FILE, _KIND, tensors, header)
 
 
-def load_elements(model: nn.Module, directory: Path) -> None:
+def load_elements(model: nn.Module, directory: Path) -> dict[str, Any]:
     """Puts saved elements into their base model, frozen.
+
+    Returns:
+        The origin of their selection.
 
     Raises:
         UserError: The file is missing, truncated or edited, or the model has other modules.
@@ -53,6 +56,7 @@ def load_elements(model: nn.Module, directory: Path) -> None:
             for name, shape in header["modules"].items()
         }
         values = {name: tensors[f"{name}.values"] for name in modules}
+        origin = dict(header["selection"])
         for name, module in modules.items():
             _check_elements(module, values[name])
     apply_elements(model, modules)
@@ -60,6 +64,7 @@ def load_elements(model: nn.Module, directory: Path) -> None:
         layer.blocks.data.copy_(values[name])
         layer.blocks.requires_grad_(False)
         layer.refresh()
+    return origin
 
 
 def _check_elements(module: ModuleElements, values: Tensor) -> None:

@@ -105,6 +105,9 @@ def _difference(model: nn.Module, adapter: SavedAdapter) -> str | None:
             return f"weight of {name}"
         grid = BlockGrid(shape[0], shape[1], adapter.block_size)
         originals[name] = grid.gather(weight.detach(), adapter.indices[name].to(weight.device))
-    if adapter.blocks_sha256 not in (None, blocks_sha256(originals)):
+    has_no_weights = any(blocks.is_meta for blocks in originals.values())
+    if has_no_weights or adapter.blocks_sha256 is None:
+        return None
+    if adapter.blocks_sha256 != blocks_sha256(originals):
         return "weight at the adapter's blocks"
     return None

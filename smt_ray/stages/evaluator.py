@@ -103,7 +103,7 @@ class Evaluator:
     def _attach(self, adapter: str | None) -> None:
         """Puts an adapter on the model, unless it is there already."""
         from smt_ray.artifacts.storage import local_copy
-        from smt_ray.methods.registry import find_method
+        from smt_ray.methods.adapters import find_method
 
         if adapter == self._adapter:
             return

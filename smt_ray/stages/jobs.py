@@ -93,10 +93,12 @@ class TrainedWarmupJob(TrainingJob):
     """One rank of a warm-up that trains.
 
     Attributes:
+        num_training_steps: The number of steps of the training after it, with its own.
         provenance: The origin of the table, which is stored in it.
     """
 
     blocks: EligibleBlocks
+    num_training_steps: int
     provenance: Mapping[str, Any]
 
 

@@ -75,8 +75,11 @@ class TrainingRank:
 
     def run(self) -> RankOutcome:
         """Trains from the latest checkpoint to the end."""
-        start = self._resume()
-        self.log = MetricsLog(self.storage, self._place(RECORDS), start) if self._is_first else None
+        resumed_from = self._resume()
+        start = resumed_from or self.training.settings.loop.first_step
+        self.log = (
+            MetricsLog(self.storage, self._place(RECORDS), resumed_from) if self._is_first else None
+        )
         if self._is_first:
             best = self._place(f"{CHECKPOINTS}/{BEST_CHECKPOINT}")
             self.best = BestCheckpoint(self.storage, best)
@@ -87,7 +90,7 @@ class TrainingRank:
             if self.log:
                 self.log.flush()  # also after an error: the last steps show why a loss diverged
         self._save(self.training.export_parameters(keep=self._is_first))
-        return self.training.outcome(self.log.latest if self.log else metrics, start)
+        return self.training.outcome(self.log.latest if self.log else metrics, resumed_from)
 
     @property
     def _is_first(self) -> bool:

@@ -30,7 +30,7 @@ from smt_ray.smt.scores import ScoreTable
 from smt_ray.stages.jobs import TrainedWarmupJob
 from smt_ray.stages.plan import RunPlan
 from smt_ray.stages.rank import TrainingRank
-from smt_ray.stages.training import fit, say_outcome
+from smt_ray.stages.training import fit, num_training_steps, say_outcome
 from smt_ray.stages.warmup import PROGRESS
 from smt_ray.training.assembly import TrainingSettings
 from smt_ray.training.settings import warmup_settings
@@ -60,6 +60,7 @@ def make_trained_warmup(
         tokens=plan.tokens.path(TOKENS),
         resources=rank_resources(config),
         blocks=blocks,
+        num_training_steps=num_training_steps(plan),
         provenance={"model": dict(plan.identity), "warmup": stage.name, "mode": "trained"},
     )
     with progress(PROGRESS, job.num_steps, lambda: ray.get(board.done.remote(PROGRESS))):
@@ -85,7 +86,7 @@ class WarmupRank(TrainingRank):
     job: TrainedWarmupJob
 
     def _settings(self) -> TrainingSettings:
-        return warmup_settings(self.job.config)
+        return warmup_settings(self.job.config, self.job.num_training_steps)
 
     def _load_tokens(self) -> tuple[EncodedRows, EncodedRows | None]:
         return super()._load_tokens()[0], None  # the training validates the held-out rows

@@ -47,14 +47,12 @@ def make_training(
         UserError: As :func:`fit` does.
     """
     began, config, stage = time.monotonic(), plan.config, plan.training
-    num_rows = plan.tokens.read().summary.training.num_rows
-    steps = StepPlan(num_rows, config.training.batch_size, config.seed)
     job = TrainingJob(
         config=config,
         model=plan.starting_model,
         method=method,
         probe=probe,
-        num_steps=steps.num_steps(config.training.num_epochs, config.training.max_steps),
+        num_steps=num_training_steps(plan),
         storage=plan.storage.root,
         folder=stage.folder,
         tokens=plan.tokens.path(TOKENS),
@@ -79,6 +77,26 @@ def make_training(
     )
     files = [RECORDS, *(f"{ADAPTER}/{file}" for file in adapter)]
     return stage.publish(files, summary, time.monotonic() - began)
+
+
+def num_training_steps(plan: RunPlan) -> int:
+    """The number of optimizer steps of a training, with those that its warm-up does for it.
+
+    Raises:
+        UserError: The warm-up would do all of them.
+    """
+    config = plan.config
+    num_rows = plan.tokens.read().summary.training.num_rows
+    steps = StepPlan(num_rows, config.training.batch_size, config.seed)
+    number = steps.num_steps(config.training.num_epochs, config.training.max_steps)
+    if config.first_step >= number:
+        raise UserError(
+            "warmup.num_steps",
+            f"must be less than the {number} steps of the training that it starts",
+            got=config.warmup.num_steps,
+            fix="lower it, train longer, or set warmup.starts_training to false",
+        )
+    return number
 
 
 def say_outcome(kind: str, outcome: RankOutcome, config: RunConfig) -> None:

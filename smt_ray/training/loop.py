@@ -29,6 +29,9 @@ class LoopSettings:
         batching: The batching mode: ``padded``, ``packed`` or ``prefix_packed``.
         max_tokens: The largest number of tokens of a micro-batch.
         section: The section of the configuration that has the learning rate, for errors.
+        first_step: The number of steps that were done before this training.
+        num_scheduled_steps: The step at which the learning rate would be 0; by default
+            ``num_steps``.
     """
 
     num_steps: int
@@ -43,6 +46,8 @@ class LoopSettings:
     validate_every_steps: int | None
     checkpoint_every_steps: int | None
     section: str = "training"
+    first_step: int = 0
+    num_scheduled_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,20 +94,25 @@ class TrainingLoop:
         self._checked_at = time.monotonic()
         self._saved_for_preemption = False
 
-    def run(self, start: int = 0) -> dict[str, float]:
-        """Trains from step ``start`` to the end; returns the last step's metrics.
+    def run(self, start: int | None = None) -> dict[str, float]:
+        """Trains to the end; returns the last step's metrics.
 
         The validation loss is computed before the first step, too.
+
+        Args:
+            start: The number of finished steps; by default ``first_step`` of the settings.
 
         Raises:
             UserError: A loss or gradient is not finite. Every rank raises it; it names the step
                 and its rows. The last checkpoint is kept.
         """
         metrics: dict[str, float] = {}
-        if start == 0 and self._validation is not None:
+        first = self._settings.first_step
+        start = first if start is None else start
+        if start == first and self._validation is not None:
             before = self.validate()
             if self._rank == 0:
-                self._callbacks.record(0, before)
+                self._callbacks.record(first, before)
         for step in range(start, self._settings.num_steps):
             done = step + 1
             # An earlier validation loss must not be reported with this step's checkpoint.
@@ -144,7 +154,7 @@ class TrainingLoop:
         rate = learning_rate(
             step,
             peak=self._settings.learning_rate,
-            num_steps=self._settings.num_steps,
+            num_steps=self._settings.num_scheduled_steps or self._settings.num_steps,
             num_warmup_steps=self._settings.lr_warmup_steps,
             schedule=self._settings.lr_schedule,
         )

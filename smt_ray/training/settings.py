@@ -30,6 +30,7 @@ def training_settings(config: RunConfig, num_steps: int) -> TrainingSettings:
         ),
         loop=LoopSettings(
             num_steps=num_steps,
+            first_step=config.first_step,
             seed=config.seed,
             learning_rate=training.learning_rate,
             lr_schedule=training.lr_schedule,
@@ -46,14 +47,25 @@ def training_settings(config: RunConfig, num_steps: int) -> TrainingSettings:
     )
 
 
-def warmup_settings(config: RunConfig) -> TrainingSettings:
-    """The settings of a trained warm-up: a training at a constant rate, without validation."""
+def warmup_settings(config: RunConfig, num_training_steps: int) -> TrainingSettings:
+    """The settings of a trained warm-up, which has no validation.
+
+    Its learning rate stays constant after a ramp, unless it is the start of the training.
+
+    Args:
+        config: The configuration of the run.
+        num_training_steps: The optimizer steps of the whole training.
+    """
     settings = training_settings(config, config.warmup.num_steps)
+    is_start = bool(config.first_step)
     loop = replace(
         settings.loop,
         section="warmup",
+        first_step=0,
+        num_scheduled_steps=num_training_steps if is_start else None,
         learning_rate=config.warmup_learning_rate,
-        lr_schedule="constant",
+        lr_schedule=config.training.lr_schedule if is_start else "constant",
+        lr_warmup_steps=config.warmup_lr_warmup_steps,
         validate_every_steps=None,
     )
     return replace(settings, loop=loop)

@@ -110,12 +110,12 @@ def test_the_shipped_comparison_has_the_papers_tables_and_shares_its_runs() -> N
     comparison = load_comparison(TINY, ["run.storage=elsewhere"])
     assert set(comparison.tables) == {
         "speed", "methods", "budgets", "attention_mlp", "projections", "distribution", "controls",
-        "warmup_modes",
+        "scores", "warmup_modes",
     }  # fmt: skip
     cells = list(comparison.cell_runs(dict.fromkeys(comparison.learning_rates, 1e-3)))
     runs = [run for cell in cells for run in cell.runs]
     assert {run.storage for run in runs} == {"elsewhere"}
-    assert len(cells) == 32
-    assert len({run.name for run in runs}) == 3 * 20
+    assert len(cells) == 44
+    assert len({run.name for run in runs}) == 3 * 29
     sources = {claim.source for table in comparison.tables.values() for claim in table.claims}
     assert sources - {""} == {"Table 1", "Table 2", "Table 3", "Table 4", "Table 6", "Figure 5"}

@@ -46,6 +46,8 @@ OTHER: dict[str, tuple[str, ...]] = {
     "warmup.learning_rate": ("warmup.learning_rate=1e-5",),
     "warmup.target_modules": ("warmup.target_modules=[v_proj]",),
     "warmup.table_block_size": ("warmup.table_block_size=8",),
+    "warmup.lr_warmup_steps": ("warmup.lr_warmup_steps=7",),
+    "warmup.starts_training": ("warmup.starts_training=true",),
     "warmup.reduction": ("warmup.reduction=score",),
     "warmup.per_step": ("warmup.per_step=true",),
     "warmup.num_shards": ("warmup.num_shards=3",),
@@ -60,6 +62,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "selection.scope": ("selection.scope=per_module",),
     "selection.target_modules": ("selection.target_modules=[v_proj]",),
     "method": ("method=full",),
+    "training.init_adapter": ("training.init_adapter=there",),
     "sift.budget": ("sift.budget=0.01",),
     "sift.scope": ("sift.scope=global",),
     "sift.target_modules": ("sift.target_modules=[v_proj]",),
@@ -115,7 +118,10 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "selection.lift_rank": ("selection.score=lift",),
     "model.gguf_file": ("model.path=there", "model.builtin=null"),
     "warmup.mode": ("warmup.num_shards=1",),
-    "warmup.learning_rate": ("warmup.num_shards=1", "warmup.mode=trained"),
+    **{
+        f"warmup.{name}": ("warmup.num_shards=1", "warmup.mode=trained")
+        for name in ("learning_rate", "lr_warmup_steps", "starts_training")
+    },
     "training.validate_every_steps": ("data.validation_rows=8",),
 }
 
@@ -189,9 +195,9 @@ def test_scores_of_single_steps_need_their_sums_which_no_other_method_has() -> N
     assert load_config(None, ["warmup.per_step=true"]).sums_of_steps
     assert not load_config(None, ["warmup.per_step=true", "method=sift"]).sums_of_steps
     trained = ["warmup.mode=trained", "warmup.num_shards=1"]
-    for override in ("warmup.per_step=true", "selection.score=step_mean_of_abs"):
-        with pytest.raises(UserError, match="sums no gradients of single steps"):
-            load_config(None, [*trained, override])
+    assert not load_config(None, ["warmup.per_step=true", *trained]).sums_of_steps
+    with pytest.raises(UserError, match="sums no gradients of single steps"):
+        load_config(None, [*trained, "selection.score=step_mean_of_abs"])
 
 
 def test_num_shards_is_semantic_if_shards_send_scores() -> None:
@@ -274,6 +280,16 @@ def test_a_trained_warm_up_uses_the_learning_rate_of_training_unless_it_has_its_
     rates = ("training.learning_rate=3e-4", "warmup.learning_rate=1e-5")
     assert load_config(None, rates[:1]).warmup_learning_rate == 3e-4
     assert load_config(None, rates).warmup_learning_rate == 1e-5
+
+
+def test_a_warm_up_that_starts_the_training_has_its_schedule() -> None:
+    trained = ["warmup.mode=trained", "warmup.num_shards=1", "warmup.num_steps=30"]
+    assert load_config(None, trained).first_step == 0
+    assert load_config(None, [*trained, "warmup.starts_training=true"]).first_step == 30
+    assert load_config(None, ["warmup.starts_training=true"]).first_step == 0  # mode base
+    for own in ("learning_rate=1e-4", "lr_warmup_steps=5"):
+        with pytest.raises(UserError, match="one schedule"):
+            load_config(None, [*trained, "warmup.starts_training=true", f"warmup.{own}"])
 
 
 def test_the_fields_of_a_hub_source_are_semantic() -> None:

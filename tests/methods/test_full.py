@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from smt_ray.errors import UserError
+from smt_ray.methods.adapters import find_method
 from smt_ray.methods.full import TENSORS_FILE, FullMethod
-from smt_ray.methods.registry import find_method
 
 Make = Callable[..., Any]
 

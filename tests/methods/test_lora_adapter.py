@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from smt_ray.errors import UserError
-from smt_ray.methods.registry import find_method
+from smt_ray.methods.adapters import find_method
 from tests.methods.lora import TARGETS, Make, logits, make_method, tuned
 
 

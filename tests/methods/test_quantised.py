@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from smt_ray.config.model import ModelConfig
+from smt_ray.methods.adapters import find_method
 from smt_ray.methods.lora import LoraMethod, LoraSettings
 from smt_ray.methods.protocol import Method
-from smt_ray.methods.registry import find_method
 from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.load import load_model
 from tests.selections import choose

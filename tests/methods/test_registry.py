@@ -13,9 +13,10 @@ from smt_ray.config.load import load_config
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
 from smt_ray.errors import UserError
+from smt_ray.methods.adapters import find_method
 from smt_ray.methods.full import FullSettings
 from smt_ray.methods.lora import LoraSettings
-from smt_ray.methods.registry import find_method, settings_of
+from smt_ray.methods.registry import settings_of
 from smt_ray.methods.sift import SiftSettings
 from smt_ray.methods.smt import SmtSettings
 from smt_ray.models.load import load_skeleton

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from smt_ray.artifacts.storage import Storage
 from smt_ray.errors import UserError
-from smt_ray.methods.registry import find_method
+from smt_ray.methods.adapters import find_method
 from smt_ray.methods.sift import SiftMethod, SiftSettings
 from smt_ray.sift.adapter import TENSORS_FILE
 from smt_ray.sift.model import element_modules

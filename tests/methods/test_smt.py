@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from smt_ray.artifacts.storage import Storage
-from smt_ray.methods.registry import find_method
+from smt_ray.methods.adapters import find_method
 from smt_ray.methods.smt import SmtMethod, SmtSettings
 from smt_ray.smt.model import sparse_modules
 from smt_ray.smt.selection import Selection

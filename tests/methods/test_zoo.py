@@ -15,11 +15,11 @@ from smt_ray.config.method import DEFAULT_TARGET_MODULES, LORA_TARGET_MODULES
 from smt_ray.data.batches import StepPlan, step_micro_batches
 from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.errors import UserError
+from smt_ray.methods.adapters import find_method
 from smt_ray.methods.full import FullMethod
 from smt_ray.methods.lora import LoraMethod, LoraSettings
 from smt_ray.methods.lora_targets import find_targets
 from smt_ray.methods.protocol import Method
-from smt_ray.methods.registry import find_method
 from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.inspect import count_parameters, find_eligible
 from smt_ray.probe.probe import probe_skeleton

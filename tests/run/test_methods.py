@@ -16,9 +16,12 @@ from smt_ray.builtin import MODEL_DIR
 from smt_ray.config.method import LORA_TARGET_MODULES
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.run import RunMetrics
-from smt_ray.methods.registry import find_method
+from smt_ray.methods.adapters import find_method
 from smt_ray.run.merge import merge_run
+from smt_ray.sift.gradients import file_of, read_gradient
+from smt_ray.sift.selection import ElementSelection
 from smt_ray.smt.controls import magnitude_scores, random_scores
+from smt_ray.smt.scores import ScoreTable, block_statistics
 from smt_ray.smt.selection import Selection, select_by_scores
 
 pytestmark = pytest.mark.slow
@@ -110,6 +113,39 @@ def test_dora_runs_through_ray(
     assert metrics.trainable.num_trainable == expected
     files = check_merged(metrics, storage, tmp_path / "merged")
     assert files == {"adapter_config.json", "adapter_model.safetensors", "base_model.json", PROMPT}
+
+
+def test_sift_trains_the_elements_with_the_largest_gradients_of_the_warm_up(
+    whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Callable[..., RunConfig],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    from smt_ray.run import flow
+
+    storage = stages_of(("tokens",))
+    config = quick(
+        storage, "method=sift", "name=sift", "sift.budget=0.02", "sift.scope=global", *SHORT
+    )
+    metrics = flow.run(config, "training")
+    assert set(metrics.stages) == {"tokens", "warmup", "selection", "training"}
+    warmup, selection = (
+        storage / "stages" / metrics.stages[kind].stage for kind in ("warmup", "selection")
+    )
+    # The gradients are those whose blocks the table of the smt run has.
+    table = ScoreTable.load(whole.stage("warmup") / "score_table.safetensors")
+    gradients = {name: read_gradient(warmup / "gradients" / file_of(name)) for name in table.shapes}
+    for name, gradient in gradients.items():
+        weight = torch.zeros_like(gradient)
+        found = block_statistics(gradient, weight, table.block_size)[:3]
+        torch.testing.assert_close(found, table.statistics[name][:3], rtol=1e-4, atol=1e-9)
+    everything = torch.cat([gradient.abs().flatten() for gradient in gradients.values()])
+    count = round(0.02 * whole.metrics.trainable.num_base)
+    cut = everything.sort(descending=True).values[count - 1]
+    chosen = ElementSelection.load(selection / "selection.safetensors")
+    assert chosen.num_trainable == metrics.trainable.num_trainable == count
+    for name, module in chosen.modules.items():
+        assert float(gradients[name].abs().flatten()[module.elements].min()) >= cut
+    files = check_merged(metrics, storage, tmp_path / "merged")
+    assert files == {"sift_adapter.safetensors", "base_model.json", PROMPT}
 
 
 def test_the_random_control_trains_the_same_number_of_blocks_without_a_warm_up(

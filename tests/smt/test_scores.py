@@ -128,7 +128,10 @@ def test_block_sizes_without_scores_are_errors(block_size: int, rule: str) -> No
 
 
 def test_the_error_for_an_unknown_score_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match="mean_of_abs, abs_of_mean, l2, saliency, step_mean_of_abs, step_l2; got 'l1'"):
+    with pytest.raises(
+        UserError,
+        match="mean_of_abs, abs_of_mean, l2, saliency, step_mean_of_abs, step_l2; got 'l1'",
+    ):
         table(6).scores(score="l1")
 
 

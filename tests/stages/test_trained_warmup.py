@@ -21,7 +21,7 @@ from smt_ray.builtin import MODEL_DIR
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.run import RunMetrics
 from smt_ray.errors import UserError
-from smt_ray.methods.registry import find_method
+from smt_ray.methods.adapters import find_method
 from smt_ray.run.evaluate import evaluate_run
 from smt_ray.run.merge import merge_run
 from smt_ray.smt.controls import magnitude_scores
@@ -167,6 +167,44 @@ def test_the_same_run_reuses_every_stage_and_another_schedule_shares_the_warm_up
     metrics = flow.run(other, "selection")
     for kind in ("warmup", "selection"):
         assert metrics.stages[kind] == again.stages[kind]
+
+
+def test_a_warm_up_that_starts_the_training_is_its_first_steps(
+    trained: Trained, quick: Quick
+) -> None:
+    """The reference is full fine-tuning, which has the same steps until blocks are selected."""
+    from smt_ray.run import flow
+
+    options = ("training.max_steps=9", "training.learning_rate=1e-3", "training.lr_warmup_steps=3")
+    start = ("warmup.mode=trained", "warmup.num_shards=1", "warmup.starts_training=true")
+    smt = quick(trained.storage, "name=starts", *options, *start, "warmup.num_steps=5")
+    full = quick(trained.storage, "name=full", *options, "method=full")
+    plan, whole = (flow.Flow(config) for config in (smt, full))
+    plan.run("training")
+    whole.run("training")
+
+    def metrics(run: Any, stage: str) -> dict[int, dict[str, float]]:
+        folder = getattr(run.plan, stage).folder
+        lines = (trained.storage / folder / "metrics.jsonl").read_text().splitlines()
+        records = {record["step"]: record["metrics"] for record in map(json.loads, lines)}
+        return {
+            step: {name.partition("/")[2]: value for name, value in found.items()}
+            for step, found in records.items()
+            if any(name.endswith("learning_rate") for name in found)
+        }
+
+    expected, warmup, training = (
+        metrics(whole, "training"), metrics(plan, "warmup"), metrics(plan, "training")
+    )  # fmt: skip
+    assert (list(warmup), list(training)) == ([1, 2, 3, 4, 5], [6, 7, 8, 9])
+    for step, found in (warmup | training).items():
+        assert found["learning_rate"] == expected[step]["learning_rate"]
+    for step in (*warmup, 6):  # the loss of step 6 is that of the weights after step 5
+        found = (warmup | training)[step]
+        assert found["loss"] == pytest.approx(expected[step]["loss"], rel=1e-5)
+    with pytest.raises(UserError, match=r"less than the 5 steps of the training"):
+        flow.run(quick(trained.storage, "name=short", *start, "warmup.num_steps=5",
+                       "training.max_steps=5"), "warmup")  # fmt: skip
 
 
 def test_a_control_selects_by_the_weights_of_the_kept_model(trained: Trained, quick: Quick) -> None:

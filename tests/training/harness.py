@@ -23,7 +23,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from smt_ray.data.batches import StepPlan, step_micro_batches
-from smt_ray.methods.registry import find_method
+from smt_ray.methods.adapters import find_method
 from smt_ray.smt.model import sparse_modules
 from smt_ray.training import loop as loop_module
 from smt_ray.training.loss import SupervisedLoss

@@ -113,6 +113,26 @@ def test_the_loss_before_training_is_recorded_once(
     assert seen == [*([] if start else [(0, 2.0)]), (9, 0.5)]
 
 
+def test_a_training_that_a_warm_up_started_continues_its_steps_and_its_schedule(
+    make_loop: Callable[..., Any],
+) -> None:
+    def rates(first: int, last: int, **changes: Any) -> dict[int, float]:
+        found: dict[int, float] = {}
+        callbacks = Callbacks(
+            lambda done, metrics: found.update({done: metrics.get("train/learning_rate", -1.0)}),
+            lambda *_: None,
+        )
+        schedule = {"lr_schedule": "linear", "lr_warmup_steps": 2, "log_every_steps": 1}
+        engine, loop = make_loop(callbacks, num_steps=last, first_step=first, **schedule, **changes)
+        loop.run()
+        assert engine.num_steps == last - first
+        return {done: rate for done, rate in found.items() if rate != -1.0}
+
+    whole = rates(0, 9)
+    assert rates(0, 4, num_scheduled_steps=9) | rates(4, 9) == whole
+    assert len(set(whole.values())) == 8  # the peak is reached by two steps
+
+
 def test_a_preemption_causes_one_extra_checkpoint_with_the_state_of_its_step(
     clock: Clock, make_loop: Callable[..., Any]
 ) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-_METHODS = ("smt", "lora", "dora", "full")
+_METHODS = ("smt", "lora", "dora", "full", "sift")
 _MARKERS = "DosvP^X"
 _MOST_UPRIGHT = 44  # characters of all names of columns; longer ones are slanted
 _NAMED, _NUMBERED = 22, 9  # percent; smaller bars have no room for their name, or for their share

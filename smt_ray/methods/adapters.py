@@ -1,0 +1,52 @@
+"""The method of a saved adapter, found by the files in its folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from smt_ray.errors import UserError
+from smt_ray.methods import full, lora, sift, smt
+from smt_ray.methods.protocol import Method
+from smt_ray.sift.adapter import TENSORS_FILE as SIFT_FILE
+from smt_ray.smt.adapter_files import is_smt_adapter
+from smt_ray.smt.tensorfile import reading
+
+
+def find_method(directory: Path) -> Method:
+    """The method that loads the adapter in a folder.
+
+    Raises:
+        UserError: The folder holds no adapter of a known method.
+    """
+    if is_smt_adapter(directory):
+        return smt.SmtMethod()
+    if (directory / lora.CONFIG_FILE).exists():
+        return lora.LoraMethod()
+    if (directory / SIFT_FILE).exists():
+        return sift.SiftMethod()
+    if (directory / full.TENSORS_FILE).exists():
+        return full.FullMethod()
+    known = f"{lora.CONFIG_FILE}, {SIFT_FILE}, {full.TENSORS_FILE}"
+    raise UserError(
+        str(directory),
+        f"must be an adapter's folder, which holds one of {known}",
+        got=", ".join(sorted(file.name for file in directory.glob("*"))) or "no files",
+        fix="name the folder that holds them",
+    )
+
+
+def method_name(directory: Path) -> str:
+    """The name of the method in a config whose adapter a folder holds.
+
+    Raises:
+        UserError: The folder holds no adapter of a known method, or its config is damaged.
+    """
+    method = find_method(directory)
+    if isinstance(method, lora.LoraMethod):
+        path = directory / lora.CONFIG_FILE
+        with reading(path, "LoRA adapter's config"):
+            is_dora = json.loads(path.read_text(encoding="utf-8")).get("use_dora", False)
+            return "dora" if is_dora else "lora"
+    names = {smt.SmtMethod: "smt", sift.SiftMethod: "sift", full.FullMethod: "full"}
+    return names[type(method)]
