@@ -78,6 +78,11 @@ class GradientAccumulator:
         """The names of the sums that have not been popped yet, in the given order."""
         return tuple(self._linears)
 
+    @property
+    def sums_steps(self) -> bool:
+        """Whether the gradients of single steps are summed up, too."""
+        return self._step_block_size is not None
+
     def __enter__(self) -> GradientAccumulator:
         self._before = [(p, p.requires_grad, p.grad) for p in self._model.parameters()]
         for parameter, _, _ in self._before:

@@ -7,7 +7,6 @@ of the training. So the number of shards changes the sum only by rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,12 +97,7 @@ def stream_shard(
             on_step(step, value)
     for name in accumulator.names:
         weight = dense_weight(eligible[name]).detach()
-        gradient = accumulator.pop(name)
-        part = _make_part(name, gradient, weight, statistics_block_size, with_weights)
-        if step_block_size is not None:
-            of_steps = accumulator.pop_statistics(name, gradient).cpu().numpy()
-            part = replace(part, of_steps=of_steps)
-        yield part
+        yield _make_part(name, accumulator, weight, statistics_block_size, with_weights)
 
 
 def reduce_module(
@@ -153,17 +147,21 @@ def _add_gradient(loss: SupervisedLoss, batches: list[MicroBatch], device: torch
 
 def _make_part(
     name: str,
-    gradient: torch.Tensor,
+    accumulator: GradientAccumulator,
     weight: torch.Tensor,
     block_size: int | None,
     with_weight: bool,
 ) -> ShardPart:
-    """Block statistics if there is a block size, otherwise the gradient."""
+    """Block statistics if there is a block size, otherwise the gradient; and those of steps."""
+    gradient = accumulator.pop(name)
+    of_steps = None
+    if accumulator.sums_steps:
+        of_steps = accumulator.pop_statistics(name, gradient).cpu().numpy()
     if block_size is not None:
         statistics = block_statistics(gradient, weight.to(gradient.device), block_size)
-        return ShardPart(name, statistics=statistics.cpu().numpy())
+        return ShardPart(name, statistics=statistics.cpu().numpy(), of_steps=of_steps)
     sent = _to_numpy(weight.cpu()) if with_weight else None
-    return ShardPart(name, gradient=gradient.cpu().numpy(), weight=sent)
+    return ShardPart(name, gradient=gradient.cpu().numpy(), weight=sent, of_steps=of_steps)
 
 
 def _check_finite(loss: float, step: int, positions: list[int]) -> None:
