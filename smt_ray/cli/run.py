@@ -9,13 +9,18 @@ from typing import Annotated
 import typer
 
 from smt_ray.cli.arguments import ConfigArguments, announced_imports, split_arguments
-from smt_ray.errors import UserError
+from smt_ray.cli.completion import complete_stages
+from smt_ray.cli.errors import check_choice
 
 
 def run(
     config: ConfigArguments = None,
     until: Annotated[
-        str, typer.Option(help="Last stage: warmup, selection, training or evaluation.")
+        str,
+        typer.Option(
+            help="Last stage: warmup, selection, training or evaluation.",
+            autocompletion=complete_stages,
+        ),
     ] = "evaluation",
 ) -> None:
     """Warm up, select, train and evaluate.
@@ -23,16 +28,14 @@ def run(
     Finished stages are reused, and an interrupted run resumes.
     """
     from smt_ray.config.load import load_config
+    from smt_ray.documents.stages import UNTIL
 
+    last = check_choice("--until", until, UNTIL)
     resolved = load_config(*split_arguments(config))
     with announced_imports(f"run {resolved.name} in {resolved.storage}"):
         from smt_ray.run import flow
     from smt_ray.reporting.text.run import print_table
-    from smt_ray.stages.plan import UNTIL
 
-    last = next((stage for stage in UNTIL if stage == until), None)
-    if last is None:
-        raise UserError("--until", f"must be one of {', '.join(UNTIL)}", got=until)
     print_table(flow.run(resolved, last))
 
 

@@ -20,6 +20,7 @@ from smt_ray.cluster.writer import TrackedRun
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
 from smt_ray.documents.run import RunMetrics, Status, evaluation_key
+from smt_ray.documents.stages import UNTIL, Until
 from smt_ray.errors import UserError
 from smt_ray.methods.blocks import EligibleBlocks, check_blocks
 from smt_ray.methods.protocol import MethodSettings
@@ -33,7 +34,7 @@ from smt_ray.run.report import try_to_write_report
 from smt_ray.run.snapshot import read_snapshot, read_start
 from smt_ray.stages.asked import check_asked
 from smt_ray.stages.evaluation import evaluation_pool, make_evaluation
-from smt_ray.stages.plan import UNTIL, RunPlan, Until, make_plan
+from smt_ray.stages.plan import RunPlan, make_plan
 from smt_ray.stages.selection import make_selection
 from smt_ray.stages.tokens import make_tokens
 from smt_ray.stages.trained_warmup import make_trained_warmup

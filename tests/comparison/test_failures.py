@@ -30,9 +30,9 @@ from smt_ray.config.load import to_yaml, validate_section
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.comparison import CellResult, ComparisonDocument, TriedRates
 from smt_ray.documents.run import RunMetrics, Status
+from smt_ray.documents.stages import Until
 from smt_ray.grid.parent import ParentRun
 from smt_ray.run.flow import Flow
-from smt_ray.stages.plan import Until
 from tests.finished_runs import Content, finish_run
 from tests.runs import QUICK
 
