@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from smt_ray import __version__
+import smt_ray
 from smt_ray.cli.errors import exit_with
 from smt_ray.cli.groups import compare, tune
 from smt_ray.cli.results import evaluate, log, merge, report
 from smt_ray.cli.run import check_data, config, plan, preview, run
+from smt_ray.cli.storage import clean, diff, runs
 
 _RESUMING = ("run", "compare", "tune")
 """The commands that resume if they are given again."""
@@ -33,7 +34,7 @@ class _Commands(TyperGroup):
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"smt-ray {__version__}")
+        print(f"smt-ray {smt_ray.__version__}")
         raise typer.Exit
 
 
@@ -69,6 +70,9 @@ for command in (
     merge,
     log,
     report,
+    runs,
+    diff,
+    clean,
     config,
 ):
     app.command(command.__name__.replace("_", "-"))(command)

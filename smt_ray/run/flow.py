@@ -13,6 +13,7 @@ from torch import nn
 from smt_ray.artifacts.layout import SELECTION
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.stages import Finished
+from smt_ray.artifacts.use import in_use, use_of_run
 from smt_ray.cluster.board import make_board
 from smt_ray.cluster.nodes import rank_resources, ray_for
 from smt_ray.cluster.shared_places import check_shared
@@ -80,10 +81,15 @@ class Flow:
         began = time.monotonic()
         self._check_until(until)
         self.storage.check_writable()
+        with in_use(self.storage, use_of_run(self.folder.name)):
+            return self._run(until, began)
+
+    def _run(self, until: Until, began: float) -> RunMetrics:
         self.check()
+        probe = None
         if "_probe" in vars(self):  # a finished run needs none
-            keep_probe(self._skeleton(), self._probe, self.storage)
-        record.begin(self.folder, self.plan, self.parent_run_id)
+            probe = keep_probe(self._skeleton(), self._probe, self.storage)
+        record.begin(self.folder, self.plan, self.parent_run_id, probe)
         status: Status = "FAILED"
         try:
             self._make_or_reuse("tokens", lambda: make_tokens(self.plan))
