@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from smt_ray.cli.arguments import ConfigArguments, announced_imports, split_arguments
 from smt_ray.cli.completion import complete_stages
 from smt_ray.cli.errors import check_choice
+
+if TYPE_CHECKING:
+    from smt_ray.config.run import RunConfig
+    from smt_ray.documents.stages import Until
 
 
 def run(
@@ -22,6 +26,9 @@ def run(
             autocompletion=complete_stages,
         ),
     ] = "evaluation",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, plan the memory, and stop.")
+    ] = False,
 ) -> None:
     """Warm up, select, train and evaluate.
 
@@ -32,11 +39,27 @@ def run(
 
     last = check_choice("--until", until, UNTIL)
     resolved = load_config(*split_arguments(config))
+    if dry_run:
+        _check_run(resolved, last)
+        return
     with announced_imports(f"run {resolved.name} in {resolved.storage}"):
         from smt_ray.run import flow
     from smt_ray.reporting.text.run import print_table
 
     print_table(flow.run(resolved, last))
+
+
+def _check_run(config: RunConfig, until: Until) -> None:
+    with announced_imports(f"dry run of {config.name} in {config.storage}"):
+        from smt_ray.run.dry_run import dry_run as check
+    from smt_ray.reporting.text.dry_run import print_stages
+    from smt_ray.reporting.text.memory import print_memory
+
+    found = check(config, until)
+    if found.memory is not None:
+        print_memory(found.memory)
+    stages = [(stage.key, stage.name, stage.work) for stage in found.stages]
+    print_stages(stages, found.rows, found.unchecked)
 
 
 def plan(

@@ -79,7 +79,7 @@ class Flow:
     def run(self, until: Until) -> RunMetrics:
         """Carries out the run up to a stage; see :func:`run`."""
         began = time.monotonic()
-        self._check_until(until)
+        self.check_until(until)
         self.storage.check_writable()
         with in_use(self.storage, use_of_run(self.folder.name)):
             return self._run(until, began)
@@ -93,11 +93,11 @@ class Flow:
         status: Status = "FAILED"
         try:
             self._make_or_reuse("tokens", lambda: make_tokens(self.plan))
-            with ray_for(self._runs_that_need_ray(until)):
+            with ray_for(self.runs_that_need_ray(until)):
                 check_shared(self.config)
                 tracked = self._start_tracking()
                 try:
-                    self._check_resources(until)
+                    self.check_resources(until)
                     self._stages(until)
                     seconds = round(time.monotonic() - began, 1)
                     metrics = record.finish(self.folder, self.plan, seconds)
@@ -169,7 +169,7 @@ class Flow:
         import_transformers()
         return shared_skeleton(self.plan.model, self.plan.identity)
 
-    def _check_until(self, until: Until) -> None:
+    def check_until(self, until: Until) -> None:
         """Refuses to stop at a stage that the run does not have."""
         stages = self.plan.stages
         if until in ("warmup", "selection") and until not in stages:
@@ -185,14 +185,14 @@ class Flow:
                 fix="leave it out, or choose another method or score",
             )
 
-    def _runs_that_need_ray(self, until: Until) -> list[RunConfig]:
+    def runs_that_need_ray(self, until: Until) -> list[RunConfig]:
         """The config if the run needs Ray: if one of its last stages is not finished."""
         stages = self.plan.last_stages(until).values()
         return [] if all(stage.is_done() for stage in stages) else [self.config]
 
-    def _check_resources(self, until: Until) -> None:
+    def check_resources(self, until: Until) -> None:
         """Refuses ranks that the cluster cannot hold, before the warm-up is computed."""
-        if until in ("training", "evaluation") and self._runs_that_need_ray(until):
+        if until in ("training", "evaluation") and self.runs_that_need_ray(until):
             rank_resources(self.config)
 
     def _stages(self, until: Until) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,8 +41,15 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Pa
     return {
         key: (one.get(key), other.get(key))
         for key in dict.fromkeys([*one, *other])
-        if one.get(key) != other.get(key)
+        if not _are_equal(one.get(key), other.get(key))
     }
+
+
+def _are_equal(a: Any, b: Any) -> bool:
+    """Whether two values are the same; averages of the same numbers may differ by rounding."""
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-12)
+    return bool(a == b)
 
 
 def _config(run: RunFolder) -> dict[str, Any]:
@@ -59,7 +67,7 @@ def _versions(run: RunFolder) -> dict[str, Any]:
     if not run.storage.exists(place):
         return {}
     found = run.storage.read_document(Environment, place, fix="delete it")
-    return {"python": found.python, **found.packages, "commit": found.commit}
+    return {"python": found.python, **found.packages, "commit": (found.commit or "")[:12]}
 
 
 def _figures(run: RunFolder) -> dict[str, Any]:
