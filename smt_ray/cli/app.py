@@ -15,6 +15,7 @@ from smt_ray.cli.errors import exit_with
 from smt_ray.cli.groups import compare, tune
 from smt_ray.cli.results import evaluate, log, merge, report
 from smt_ray.cli.run import check_data, config, plan, preview, run
+from smt_ray.cli.starter import init
 from smt_ray.cli.storage import clean, diff, runs
 
 _RESUMING = ("run", "compare", "tune")
@@ -60,6 +61,7 @@ def _options(
 
 
 for command in (
+    init,
     run,
     plan,
     preview,

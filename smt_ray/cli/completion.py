@@ -14,6 +14,13 @@ def complete_stages(incomplete: str) -> list[str]:
     return [stage for stage in UNTIL if stage.startswith(incomplete)]
 
 
+def complete_kinds(incomplete: str) -> list[str]:
+    """The kinds of files that begin with a text."""
+    from smt_ray.config.schema import FILE_KINDS
+
+    return [kind for kind in FILE_KINDS if kind.startswith(incomplete)]
+
+
 def complete_runs(ctx: typer.Context, incomplete: str) -> list[str]:
     """The runs of the chosen storage that begin with a text; none if it is not a local folder."""
     from smt_ray.artifacts.layout import RUNS_FOLDER

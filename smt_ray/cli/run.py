@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from smt_ray.cli.arguments import ConfigArguments, announced_imports, split_arguments
-from smt_ray.cli.completion import complete_stages
+from smt_ray.cli.completion import complete_kinds, complete_stages
 from smt_ray.cli.errors import check_choice
 
 if TYPE_CHECKING:
@@ -120,13 +120,25 @@ def preview(
 
 def config(
     config: ConfigArguments = None,
-    schema: Annotated[bool, typer.Option(help="Print the JSON schema of all keys.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema, which explains every key.")
+    ] = False,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="The kind of file: run, search or comparison; by default, the file's keys say it.",
+            autocompletion=complete_kinds,
+        ),
+    ] = None,
 ) -> None:
-    """Print a complete configuration, defaults included, or the schema."""
-    from smt_ray.config.load import load_config, to_yaml
-    from smt_ray.config.run import RunConfig
+    """Print a complete run, search or comparison, defaults included, or the schema of its file."""
+    from smt_ray.config.load import read_values, to_yaml
+    from smt_ray.config.schema import FILE_KINDS, file_schema, kind_of, load_file
 
+    chosen = None if kind is None else check_choice("--kind", kind, FILE_KINDS)
+    path, overrides = split_arguments(config)
     if schema:
-        print(json.dumps(RunConfig.model_json_schema(), indent=2))
+        chosen = chosen or ("run" if path is None else kind_of(read_values(path)))
+        print(json.dumps(file_schema(chosen), indent=2))
         return
-    print(to_yaml(load_config(*split_arguments(config))), end="")
+    print(to_yaml(load_file(path, overrides, chosen)), end="")
