@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import smt_ray
+from smt_ray.cli.chat import chat
 from smt_ray.cli.errors import exit_with
 from smt_ray.cli.groups import compare, tune
 from smt_ray.cli.results import evaluate, log, merge, report
@@ -68,6 +69,7 @@ for command in (
     compare,
     tune,
     evaluate,
+    chat,
     check_data,
     merge,
     log,
