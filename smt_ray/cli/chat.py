@@ -20,40 +20,46 @@ if TYPE_CHECKING:
 _EXIT, _NEW = "exit", "/new"
 
 
+RunOption = Annotated[
+    str | None,
+    typer.Option("--run", help="The run whose models are asked.", autocompletion=complete_runs),
+]
+ModelOption = Annotated[
+    str | None, typer.Option(help="A model folder or hub name, instead of a run.")
+]
+AdapterOption = Annotated[str | None, typer.Option(help="The folder of an adapter for --model.")]
+MaxOption = Annotated[int, typer.Option(min=1, help="The largest number of tokens of an answer.")]
+TemperatureOption = Annotated[
+    float, typer.Option(min=0, help="0 takes the most likely token; above 0, tokens are drawn.")
+]
+HistoryOption = Annotated[
+    bool, typer.Option(help="Whether earlier questions and answers are asked along.")
+]
+VerbatimOption = Annotated[
+    bool, typer.Option("--verbatim", help="Take each question as the very prompt.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON object for each question.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A config override.")
+]
+
+
 def chat(
-    run: Annotated[
-        str | None,
-        typer.Option("--run", help="The run whose models are asked.", autocompletion=complete_runs),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A model folder or hub name, instead of a run.")
-    ] = None,
-    adapter: Annotated[
-        str | None, typer.Option(help="The folder of an adapter for --model.")
-    ] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="The largest number of tokens of an answer.")
-    ] = 256,
-    temperature: Annotated[
-        float, typer.Option(min=0, help="0 takes the most likely token; above 0, tokens are drawn.")
-    ] = 0.0,
+    run: RunOption = None,
+    model: ModelOption = None,
+    adapter: AdapterOption = None,
+    max_new_tokens: MaxOption = 256,
+    temperature: TemperatureOption = 0.0,
     system: Annotated[str, typer.Option(help="A text for the system.")] = "",
-    history: Annotated[
-        bool, typer.Option(help="Whether earlier questions and answers are asked along.")
-    ] = True,
-    verbatim: Annotated[
-        bool, typer.Option("--verbatim", help="Take each question as the very prompt.")
-    ] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print a JSON object a question.")] = False,
+    history: HistoryOption = True,
+    verbatim: VerbatimOption = False,
+    json_: JsonOption = False,
     storage: StorageOption = DEFAULT_STORAGE,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A config override.")
-    ] = None,
+    set_: SetOption = None,
 ) -> None:
     """Talk to a run's base and tuned model side by side, in the form that the run trained on.
 
-    Questions may also come from a pipe, one a line. The command ends with exit or at the end of
-    the input; /new begins a new conversation.
+    Questions may come from a pipe, one a line. exit ends the chat, and /new begins a new one.
     """
     if (run is None) == (model is None):
         raise UserError("chat", "needs exactly one of --run and --model")

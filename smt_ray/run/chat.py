@@ -209,9 +209,7 @@ def _open(
     settings: ChatSettings,
 ) -> Chat:
     import_transformers()
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
+    _quieten()
     prompts = Prompts.of(load_tokenizer(base), config.data)
     has_gpu = config.resources.use_gpu is not False and torch.cuda.is_available()
     device = "cuda" if has_gpu else "cpu"
@@ -227,3 +225,14 @@ def _open(
     own = replace(settings, keeps_history=keeps, repetition_penalty=penalty)
     speakers = tuple(Speaker(name, model, prompts, own) for name, model in models.items())
     return Chat(speakers, form, own)
+
+
+def _quieten() -> None:
+    """Keeps bars and warnings of transformers out of the conversation.
+
+    It warns of questions that are longer than the model's positions, which are refused anyway.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()

@@ -36,8 +36,8 @@ class PlannedStage:
 
 
 @dataclass(frozen=True)
-class DryRun:
-    """What a run would do.
+class CheckedRun:
+    """A run that passed all its checks, and what it would do.
 
     Attributes:
         rows: What became of the rows when they were tokenised.
@@ -53,7 +53,7 @@ class DryRun:
     unchecked: list[str]
 
 
-def dry_run(config: RunConfig, until: Until = "evaluation") -> DryRun:
+def dry_run(config: RunConfig, until: Until = "evaluation") -> CheckedRun:
     """Makes every check that a run makes before it computes anything.
 
     Raises:
@@ -67,7 +67,7 @@ def dry_run(config: RunConfig, until: Until = "evaluation") -> DryRun:
     tokens = flow.plan.tokens
     rows = tokens.read().summary if tokens.is_done() else tokenise(flow.plan)[1]
     unchecked += _check_cluster(flow, until)
-    return DryRun(
+    return CheckedRun(
         name=config.name,
         storage=flow.storage.root,
         stages=_stages(flow, until),

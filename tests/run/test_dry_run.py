@@ -11,14 +11,14 @@ import pytest
 
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
-from smt_ray.run.dry_run import DryRun, dry_run
+from smt_ray.run.dry_run import CheckedRun, dry_run
 from smt_ray.stages.plan import make_plan
 from tests.finished_runs import finish_run, publish_stage
 
 MakeConfig = Callable[..., RunConfig]
 
 
-def works(found: DryRun) -> dict[str, str]:
+def works(found: CheckedRun) -> dict[str, str]:
     return {stage.key: stage.work for stage in found.stages}
 
 
