@@ -18,6 +18,7 @@ from smt_ray.run.kept.clean import clean, look_for_removable
 from smt_ray.run.kept.removable import Reason
 from smt_ray.stages.plan import RunPlan, make_plan
 from tests.finished_runs import finish_run
+from tests.object_store import BUCKET, s3_server
 
 CHECKPOINT = "checkpoints/step-0000005/state.safetensors"
 BEST = "checkpoints/best/state.safetensors"
@@ -202,3 +203,20 @@ def test_temporary_folders_of_killed_processes_go(plan: RunPlan, temporary: Path
 def test_a_storage_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^--storage: must exist"):
         look_for_removable(Storage(str(tmp_path / "nowhere")), checkpoints=True)
+
+
+def test_an_object_store_is_cleaned_alike(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3_server() as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        config = make_config(f"storage=s3://{BUCKET}/kept", "tracking.enabled=false")
+        finish_run(config)
+        plan = make_plan(config)
+        put(plan.storage, plan.training.path(CHECKPOINT), "stages/training-00000000000a/x")
+        assert clean_all(plan.storage) == {
+            Reason.NO_RUN: {"stages/training-00000000000a"},
+            Reason.CHECKPOINTS: {plan.training.path("checkpoints")},
+        }
+        assert all(stage.verify() for stage in make_plan(config).stages.values())
