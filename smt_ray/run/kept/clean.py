@@ -59,7 +59,8 @@ def _delete(storage: Storage, each: Removable) -> None:
         storage.delete_folder(each.place)
         return
     for file in each.files:
-        storage.delete_file(file)
+        with suppress(FileNotFoundError):  # the mark of a process that was just refused
+            storage.delete_file(file)
     if storage.is_local:  # object stores have no empty folders
         _remove_empty(Path(storage.key(each.place)))
 

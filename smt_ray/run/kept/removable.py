@@ -81,10 +81,11 @@ def find_removable(storage: Storage, *, checkpoints: bool = True) -> list[Remova
         for place in needed.stale_evaluations
     ]
     found += _probes(storage, needed)
-    found += _interrupted(storage, needed, stages)
     found += _tune(storage)
     if checkpoints:
         found += _checkpoints(storage, needed, stages)
+    listed = {file for each in found for file in each.files}
+    found += [e for e in _interrupted(storage, needed, stages) if e.place not in listed]
     return [each for each in found if each.files]
 
 
@@ -119,7 +120,7 @@ def _probes(storage: Storage, needed: Needed) -> Iterator[Removable]:
 def _interrupted(
     storage: Storage, needed: Needed, stages: Mapping[str, Sizes]
 ) -> Iterator[Removable]:
-    """What killed processes left of their writes, outside of stages that are deleted anyway."""
+    """What killed processes left of their writes, and their marks."""
     files = dict(storage.sizes("", recursive=False))
     for folder in (RUNS_FOLDER, COMPARISONS_FOLDER, SEARCHES_FOLDER, EVALUATIONS_FOLDER,
                    PROBES_FOLDER, USES_FOLDER):  # fmt: skip

@@ -139,6 +139,15 @@ def test_probes_that_no_run_names_and_files_of_interrupted_writes_go(plan: RunPl
     }
 
 
+def test_an_interrupted_write_of_a_checkpoint_or_of_tune_is_deleted_once(plan: RunPlan) -> None:
+    put(plan.storage, plan.training.path("checkpoints/step-1/x.0123abcd.part"),
+        "searches/wide/tune/state.0123abcd.part")  # fmt: skip
+    assert clean_all(plan.storage) == {
+        Reason.CHECKPOINTS: {plan.training.path("checkpoints")},
+        Reason.TUNE: {"searches/wide/tune"},
+    }
+
+
 def test_evaluations_by_command_are_kept_with_their_run_or_without_one(plan: RunPlan) -> None:
     stages = {"of_run": "evaluation-00000000000a", "of_model": "evaluation-00000000000b"}
     for name, run in (("of_run", "small"), ("of_model", None)):
