@@ -58,7 +58,7 @@ def evaluate_run(
     config = _with_tasks(values, tasks, data, overrides)
     adapter = run.storage.uri(trained_adapter(run))
     tuned = manifest.stages["training"].stage
-    return _evaluate(config, starting_model(run), adapter, tuned, protocol, name)
+    return _evaluate(config, starting_model(run), adapter, tuned, protocol, tuned)
 
 
 def evaluate_model(
@@ -110,7 +110,7 @@ def _evaluate(
     adapter: str | None,
     tuned: str | None,
     protocol: str,
-    run: str | None = None,
+    training: str | None = None,
 ) -> EvaluationReport:
     chosen = _check_protocol(protocol, config)
     storage, tests = Storage(config.storage), read_tests(config)
@@ -119,7 +119,7 @@ def _evaluate(
     inputs = evaluation_inputs(identity, tests, stage_keys(config), chosen)
     stage = Stage(storage, EVALUATION, {**inputs, "tuned": tuned})
     with in_use(storage, "evaluate"):
-        entry = EvaluationEntry(stage=stage.name, run=run)
+        entry = EvaluationEntry(stage=stage.name, training=training)
         storage.write_json(f"{EVALUATIONS_FOLDER}/{stage.name}.json", entry.to_json())
         if stage.verify():
             say(f"evaluation: reused ({stage.name})")

@@ -29,5 +29,6 @@ class EvaluationEntry(Document):
 
     stage: str
     """The name of the stage's folder."""
-    run: str | None = None
-    """The run whose tuned model was evaluated; None for a model or an adapter in a folder."""
+    training: str | None = None
+    """The training stage whose tuned model was evaluated; None for a model or an adapter in a
+    folder."""

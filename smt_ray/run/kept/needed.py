@@ -21,8 +21,8 @@ class Needed:
         resumable: The stages among them that a run may resume. A search never resumes the trials
             that it stopped early.
         probes: The files of probes, as the storage names them.
-        stale_evaluations: The entries of evaluations of runs that no longer exist, as the storage
-            names them.
+        stale_evaluations: The entries of evaluations of models that no run has any more, as the
+            storage names them.
     """
 
     stages: frozenset[str]
@@ -39,14 +39,13 @@ def read_needed(storage: Storage) -> Needed:
     """
     folders = [RunFolder(storage, name) for name in storage.list_folders(RUNS_FOLDER)]
     manifests = [folder.manifest() for folder in folders if folder.exists()]
-    names = {manifest.name for manifest in manifests}
     stages, resumable, stale = set[str](), set[str](), []
     for manifest in manifests:
         stages |= (of_run := stages_of(manifest))
         if manifest.tags.get("trial") != STOPPED:
             resumable |= of_run
     for place, entry in _evaluations(storage).items():
-        if entry.run is None or entry.run in names:
+        if entry.training is None or entry.training in stages:
             stages.add(entry.stage)
             resumable.add(entry.stage)
         else:

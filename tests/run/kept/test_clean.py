@@ -148,11 +148,11 @@ def test_an_interrupted_write_of_a_checkpoint_or_of_tune_is_deleted_once(plan: R
     }
 
 
-def test_evaluations_by_command_are_kept_with_their_run_or_without_one(plan: RunPlan) -> None:
+def test_evaluations_by_command_are_kept_with_their_training_or_without_one(plan: RunPlan) -> None:
     stages = {"of_run": "evaluation-00000000000a", "of_model": "evaluation-00000000000b"}
-    for name, run in (("of_run", "small"), ("of_model", None)):
+    for name, training in (("of_run", plan.training.name), ("of_model", None)):
         place = f"evaluations/{stages[name]}.json"
-        plan.storage.write_json(place, {"stage": stages[name], "run": run})
+        plan.storage.write_json(place, {"stage": stages[name], "training": training})
         put(plan.storage, f"stages/{stages[name]}/generate/boolq.jsonl")
     assert clean_all(plan.storage) == {}
     plan.storage.delete_folder("runs/small")
