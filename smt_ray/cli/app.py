@@ -61,25 +61,16 @@ def _options(
     pass
 
 
-for command in (
-    init,
-    run,
-    plan,
-    preview,
-    compare,
-    tune,
-    evaluate,
-    chat,
-    check_data,
-    merge,
-    log,
-    report,
-    runs,
-    diff,
-    clean,
-    config,
-):
-    app.command(command.__name__.replace("_", "-"))(command)
+_COMMANDS = {
+    "Before a run": (init, config, plan, preview, check_data),
+    "Runs": (run, compare, tune),
+    "After a run": (evaluate, chat, merge, report, log),
+    "Storage": (runs, diff, clean),
+}
+for group, commands in _COMMANDS.items():
+    for command in commands:
+        name = command.__name__.replace("_", "-")
+        app.command(name, rich_help_panel=group)(command)
 
 
 def main(*arguments: str) -> None:
