@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import uuid
@@ -190,14 +191,15 @@ class Storage:
     def changed_s(self, path: str) -> float:
         """The time when a file was last written, in seconds since the epoch.
 
+        It is NaN if the file system does not tell it.
+
         Raises:
             FileNotFoundError: There is no such file.
         """
         info = self._fs.get_file_info(self.key(path))
         if info.type == pafs.FileType.NotFound:
             raise FileNotFoundError(self.uri(path))
-        # A file system that does not tell is believed to have written it just now.
-        return float("inf") if info.mtime is None else info.mtime.timestamp()
+        return math.nan if info.mtime is None else info.mtime.timestamp()
 
     def delete_file(self, path: str) -> None:
         """Deletes a file."""

@@ -37,11 +37,11 @@ def in_use(storage: Storage, what: str) -> Iterator[None]:
     Raises:
         UserError: The storage is being cleaned.
     """
-    with _marked(storage, what) as own:
-        cleaning = [use for place, use in living_uses(storage).items() if use.cleans]
-        if cleaning:
+    with _marked(storage, what):
+        cleaners = [use for use in living_uses(storage).values() if use.cleans]
+        if cleaners:
             raise UserError(
-                "storage", f"is being cleaned by {cleaning[0]}", got=storage.uri(own),
+                "storage", f"is being cleaned by {cleaners[0]}", got=storage.root,
                 fix="start again when that has ended",
             )  # fmt: skip
         yield
@@ -83,16 +83,17 @@ def check_unused(storage: Storage, apart_from: str = "") -> None:
 
 def living_uses(storage: Storage) -> dict[str, Use]:
     """The marks of processes that have not ended, by their place in the storage."""
-    found, now = {}, None
-    for file in storage.list_files(USES_FOLDER):
-        place = f"{USES_FOLDER}/{file}"
+    found: dict[str, Use] = {}
+    now: float | None = None
+    for place in _marks(storage):
         with suppress(FileNotFoundError):
             use = _read(storage, place)
             if storage.is_local and use.kernel == _kernel():
                 is_living = _is_locked(Path(storage.key(place)))
             else:
-                now = now or _clock(storage)
-                is_living = now - storage.changed_s(place) < _PATIENCE_S
+                now = _clock(storage) if now is None else now
+                # A file system that tells no times gives NaN, and then the mark counts.
+                is_living = not now - storage.changed_s(place) >= _PATIENCE_S
             if is_living:
                 found[place] = use
     return found
@@ -101,8 +102,12 @@ def living_uses(storage: Storage) -> dict[str, Use]:
 def dead_marks(storage: Storage) -> list[str]:
     """The marks of processes that have ended without removing them."""
     living = living_uses(storage)
-    places = (f"{USES_FOLDER}/{file}" for file in storage.list_files(USES_FOLDER))
-    return [place for place in places if place not in living]
+    return [place for place in _marks(storage) if place not in living]
+
+
+def _marks(storage: Storage) -> list[str]:
+    files = storage.list_files(USES_FOLDER)
+    return [f"{USES_FOLDER}/{file}" for file in files if file.endswith(".json")]
 
 
 @contextmanager
@@ -183,7 +188,10 @@ def _is_locked(file: Path) -> bool:
 def _clock(storage: Storage) -> float:
     """The time of the storage, whose clock may differ from this machine's."""
     place = f"{USES_FOLDER}/.clock-{uuid.uuid4().hex}"
-    storage.write_bytes(place, b"")
+    try:
+        storage.write_bytes(place, b"")
+    except OSError:  # who may only read can delete nothing, and needs no better time
+        return time.time()
     try:
         return storage.changed_s(place)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -133,3 +134,11 @@ def test_an_object_store_tells_users_by_the_age_of_their_marks(
             monkeypatch.setattr(use, "_PATIENCE_S", -1.0)
             check_unused(storage)
         assert storage.list_files("") == []
+
+
+def test_a_mark_counts_where_files_have_no_times() -> None:
+    storage = Storage("memory://used/here")
+    with in_use(storage, "run mine"):
+        assert math.isnan(storage.changed_s(next(iter(living_uses(storage)))))
+        with pytest.raises(UserError, match="run mine"):
+            check_unused(storage)
