@@ -32,13 +32,14 @@ from smt_ray.documents.stages import (
     RankOutcome,
     SelectionSummary,
     TrainingSummary,
+    Until,
     WarmupSummary,
 )
 from smt_ray.evaluation.metrics import summarise
 from smt_ray.run import record
 from smt_ray.run.metrics import collect_metrics
 from smt_ray.smt.selection import ModuleSelection, Selection
-from smt_ray.stages.plan import RunPlan, Until, make_plan
+from smt_ray.stages.plan import RunPlan, make_plan
 from smt_ray.tracking.records import encode_record, make_record
 
 MODULE = "model.layers.0.self_attn.q_proj"

@@ -10,6 +10,8 @@ from xdist.scheduler import LoadScopeScheduling
 RAY_FILES = (
     "tests/benchmarks/test_warmup.py",
     "tests/comparison/test_flow.py",
+    "tests/run/test_chat.py",
+    "tests/run/test_dry_run.py",
     "tests/run/test_methods.py",
     "tests/run/test_mishaps.py",
     "tests/run/test_object_storage.py",

@@ -6,6 +6,9 @@
     runs/<name>/                   run.json names the run's stages
     comparisons/<name>/            comparison.json, tables, pictures, report.html
     searches/<name>/               search.json, trials.json, pictures, report.html
+    evaluations/<stage>.json       the stage of an evaluation that belongs to no run
+    probes/<fingerprint>.json      what an architecture allows
+    in_use/<id>.json               a process that uses the storage
 """
 
 from __future__ import annotations
@@ -51,6 +54,8 @@ REPORT = "report.html"
 
 STAGES_FOLDER, RUNS_FOLDER = "stages", "runs"
 COMPARISONS_FOLDER, SEARCHES_FOLDER = "comparisons", "searches"
+EVALUATIONS_FOLDER, PROBES_FOLDER, USES_FOLDER = "evaluations", "probes", "in_use"
+TUNE_FOLDER = "tune"  # Ray Tune's own files, in the folder of a search
 
 
 def stage_folder(name: str) -> str:

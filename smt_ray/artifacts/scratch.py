@@ -38,8 +38,23 @@ def scratch_folder() -> Iterator[Path]:
         os.close(holder)
 
 
+def abandoned_folders() -> list[Path]:
+    """The folders in the temporary directory whose processes were killed."""
+    return [folder for folder, _ in _abandoned(Path(tempfile.gettempdir()))]
+
+
+def remove_abandoned() -> None:
+    """Removes the folders in the temporary directory whose processes were killed."""
+    _remove_abandoned(Path(tempfile.gettempdir()))
+
+
 def _remove_abandoned(parent: Path) -> None:
-    """Removes the folders whose processes have ended."""
+    for folder, lock in _abandoned(parent):
+        _remove(folder, lock)
+
+
+def _abandoned(parent: Path) -> Iterator[tuple[Path, Path]]:
+    """The folders whose processes have ended, with their locks, which are held meanwhile."""
     for lock in parent.glob(_ANY_LOCK):
         try:
             holder = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
@@ -48,7 +63,7 @@ def _remove_abandoned(parent: Path) -> None:
         try:
             with suppress(BlockingIOError):
                 fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(lock.with_suffix(""), lock)
+                yield lock.with_suffix(""), lock
         finally:
             os.close(holder)
 

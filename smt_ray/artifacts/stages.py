@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,13 @@ SELECTION = StageKind("selection", 3, SelectionSummary)
 TRAINING = StageKind("training", 4, TrainingSummary)
 EVALUATION = StageKind("evaluation", 3, EvaluationSummary)
 _KINDS: tuple[StageKind[Any], ...] = (TOKENS, WARMUP, SELECTION, TRAINING, EVALUATION)
+_FINGERPRINT = re.compile("[0-9a-f]{12}")
+
+
+def is_stage_name(name: str) -> bool:
+    """Whether a folder has the name of a stage."""
+    kind, _, digits = name.rpartition("-")
+    return any(kind == known.name for known in _KINDS) and bool(_FINGERPRINT.fullmatch(digits))
 
 
 def fingerprint(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import uuid
@@ -176,6 +177,38 @@ class Storage:
             for info in self._fs.get_file_info(selector)
             if info.type == pafs.FileType.File
         )
+
+    def sizes(self, path: str, *, recursive: bool = True) -> dict[str, int]:
+        """The bytes of each file below a folder, by its path relative to the folder."""
+        selector = pafs.FileSelector(self.key(path), recursive=recursive, allow_not_found=True)
+        prefix = self.key(path).rstrip("/") + "/"
+        return {
+            info.path.removeprefix(prefix): info.size or 0
+            for info in self._fs.get_file_info(selector)
+            if info.type == pafs.FileType.File
+        }
+
+    def changed_s(self, path: str) -> float:
+        """The time when a file was last written, in seconds since the epoch.
+
+        It is NaN if the file system does not tell it.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+        """
+        info = self._fs.get_file_info(self.key(path))
+        if info.type == pafs.FileType.NotFound:
+            raise FileNotFoundError(self.uri(path))
+        return math.nan if info.mtime is None else info.mtime.timestamp()
+
+    def delete_file(self, path: str) -> None:
+        """Deletes a file."""
+        self._fs.delete_file(self.key(path))
+
+    def delete_folder(self, path: str) -> None:
+        """Deletes a folder and all files in it; nothing happens if it does not exist."""
+        if self.exists(path):
+            self._fs.delete_dir(self.key(path))
 
     def list_folders(self, path: str) -> list[str]:
         """The names of the folders directly below a folder, sorted."""

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from smt_ray.errors import UserError
 
 Result = TypeVar("Result")
+Choice = TypeVar("Choice", bound=str)
 
 
-def exit_with(command: Callable[[], Result]) -> Result:
+def exit_with(command: Callable[[], Result], resumes: Callable[[], bool] = lambda: False) -> Result:
     """Runs a command.
 
     A user's error becomes one line on standard error and exit code 2; an interrupt becomes one line
     and exit code 130.
+
+    Args:
+        resumes: Whether the same command resumes after an interrupt; asked when one comes.
     """
     try:
         return command()
     except KeyboardInterrupt:
-        print("interrupted: the same command resumes from here", file=sys.stderr)
+        advice = ": the same command resumes from here" if resumes() else ""
+        print(f"interrupted{advice}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         user_error = find_user_error(error)
@@ -28,6 +33,18 @@ def exit_with(command: Callable[[], Result]) -> Result:
             raise
         print("error:", " ".join(str(user_error).splitlines()), file=sys.stderr)
         sys.exit(2)
+
+
+def check_choice(option: str, value: str, choices: Sequence[Choice]) -> Choice:
+    """The choice that the value of an option names.
+
+    Raises:
+        UserError: The value is none of the choices.
+    """
+    for choice in choices:
+        if choice == value:
+            return choice
+    raise UserError(option, f"must be one of {', '.join(choices)}", got=value)
 
 
 def find_user_error(error: BaseException) -> UserError | None:

@@ -9,13 +9,17 @@ from typing import Annotated
 import typer
 
 from smt_ray.cli.arguments import DEFAULT_STORAGE, StorageOption
+from smt_ray.cli.completion import complete_runs
 from smt_ray.errors import UserError
 
 
 def evaluate(
     task: Annotated[list[str], typer.Option(help="A task or suite; may be repeated.")],
     run: Annotated[
-        str | None, typer.Option("--run", help="The run whose tuned model is evaluated.")
+        str | None,
+        typer.Option(
+            "--run", help="The run whose tuned model is evaluated.", autocompletion=complete_runs
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="A model folder or hub name, instead of a run.")
@@ -50,7 +54,12 @@ def evaluate(
 
 
 def merge(
-    run: Annotated[str, typer.Option("--run", help="The run whose tuned model is written.")],
+    run: Annotated[
+        str,
+        typer.Option(
+            "--run", help="The run whose tuned model is written.", autocompletion=complete_runs
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="A new folder for the plain model.")],
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
@@ -62,7 +71,9 @@ def merge(
 
 
 def log(
-    run: Annotated[str, typer.Argument(help="The run to send to MLflow.")],
+    run: Annotated[
+        str, typer.Argument(help="The run to send to MLflow.", autocompletion=complete_runs)
+    ],
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
     """Send a stored run to MLflow, for example if the server could not be reached before."""

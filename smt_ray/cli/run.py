@@ -4,36 +4,62 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from smt_ray.cli.arguments import ConfigArguments, announced_imports, split_arguments
-from smt_ray.errors import UserError
+from smt_ray.cli.completion import complete_kinds, complete_stages
+from smt_ray.cli.errors import check_choice
+
+if TYPE_CHECKING:
+    from smt_ray.config.run import RunConfig
+    from smt_ray.documents.stages import Until
 
 
 def run(
     config: ConfigArguments = None,
     until: Annotated[
-        str, typer.Option(help="Last stage: warmup, selection, training or evaluation.")
+        str,
+        typer.Option(
+            help="Last stage: warmup, selection, training or evaluation.",
+            autocompletion=complete_stages,
+        ),
     ] = "evaluation",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, plan the memory, and stop.")
+    ] = False,
 ) -> None:
     """Warm up, select, train and evaluate.
 
     Finished stages are reused, and an interrupted run resumes.
     """
     from smt_ray.config.load import load_config
+    from smt_ray.documents.stages import UNTIL
 
+    last = check_choice("--until", until, UNTIL)
     resolved = load_config(*split_arguments(config))
+    if dry_run:
+        _check_run(resolved, last)
+        return
     with announced_imports(f"run {resolved.name} in {resolved.storage}"):
         from smt_ray.run import flow
     from smt_ray.reporting.text.run import print_table
-    from smt_ray.stages.plan import UNTIL
 
-    last = next((stage for stage in UNTIL if stage == until), None)
-    if last is None:
-        raise UserError("--until", f"must be one of {', '.join(UNTIL)}", got=until)
     print_table(flow.run(resolved, last))
+
+
+def _check_run(config: RunConfig, until: Until) -> None:
+    with announced_imports(f"dry run of {config.name} in {config.storage}"):
+        from smt_ray.run.dry_run import dry_run as check
+    from smt_ray.reporting.text.dry_run import print_stages
+    from smt_ray.reporting.text.memory import print_memory
+
+    found = check(config, until)
+    if found.memory is not None:
+        print_memory(found.memory)
+    stages = [(stage.key, stage.name, stage.work) for stage in found.stages]
+    print_stages(stages, found.rows, found.unchecked)
 
 
 def plan(
@@ -94,13 +120,25 @@ def preview(
 
 def config(
     config: ConfigArguments = None,
-    schema: Annotated[bool, typer.Option(help="Print the JSON schema of all keys.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema, which explains every key.")
+    ] = False,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="The kind of file: run, search or comparison; by default, the file's keys say it.",
+            autocompletion=complete_kinds,
+        ),
+    ] = None,
 ) -> None:
-    """Print a complete configuration, defaults included, or the schema."""
-    from smt_ray.config.load import load_config, to_yaml
-    from smt_ray.config.run import RunConfig
+    """Print a complete run, search or comparison, defaults included, or the schema of its file."""
+    from smt_ray.config.load import read_values, to_yaml
+    from smt_ray.config.schema import FILE_KINDS, file_schema, kind_of, load_file
 
+    chosen = None if kind is None else check_choice("--kind", kind, FILE_KINDS)
+    path, overrides = split_arguments(config)
     if schema:
-        print(json.dumps(RunConfig.model_json_schema(), indent=2))
+        chosen = chosen or ("run" if path is None else kind_of(read_values(path)))
+        print(json.dumps(file_schema(chosen), indent=2))
         return
-    print(to_yaml(load_config(*split_arguments(config))), end="")
+    print(to_yaml(load_file(path, overrides, chosen)), end="")

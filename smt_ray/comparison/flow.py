@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from smt_ray.artifacts.layout import comparison_folder
 from smt_ray.artifacts.storage import Storage
+from smt_ray.artifacts.use import in_use
 from smt_ray.cluster.nodes import ray_for
 from smt_ray.cluster.shared_places import check_shared
 from smt_ray.comparison.record import failure_text, write_comparison
@@ -39,7 +40,10 @@ def compare(config: ComparisonConfig) -> ComparisonDocument:
     checked = check_grid([*tuning_runs, *_runs_of(config.cell_runs(any_rates))])
     base = config.make_run({}, config.seeds[0])
     folder = GroupFolder(Storage(base.storage), comparison_folder(config.name))
-    with ray_for([flow.config for flow in checked.values()]):
+    with (
+        in_use(folder.storage, f"comparison {config.name}"),
+        ray_for([flow.config for flow in checked.values()]),
+    ):
         check_shared(base)
         with ParentRun("comparison", config, folder, base.tracking) as parent:
             # Test rows must not influence the choice, so these runs are not evaluated.

@@ -36,7 +36,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     """
     if path is None:
         text = resources.files("smt_ray.config").joinpath("quickstart.yaml").read_text()
-        values, stem = _parse(text, "the quickstart config"), QUICKSTART
+        values, stem = parse_values(text, "the quickstart config"), QUICKSTART
     else:
         values, stem = read_values(path), Path(path).stem
     apply_overrides(values, overrides)
@@ -62,7 +62,7 @@ def read_values(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: The file cannot be read, or it is not a mapping.
     """
-    return _parse(_read(Path(path)), str(path))
+    return parse_values(_read(Path(path)), str(path))
 
 
 def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -160,7 +160,15 @@ def _read(path: Path) -> str:
         ) from None
 
 
-def _parse(text: str, source: str) -> dict[str, Any]:
+def parse_values(text: str, source: str) -> dict[str, Any]:
+    """Parses the plain values of a YAML text.
+
+    Args:
+        source: The name of the text, for errors.
+
+    Raises:
+        UserError: The text is not YAML, or it is not a mapping.
+    """
     try:
         values = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:

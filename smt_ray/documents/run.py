@@ -87,6 +87,10 @@ class RunManifest(Document):
     datasets: list[Dataset] = []
     stages: dict[str, StageEntry] = {}
     """The finished stages by kind, such as ``training`` or ``evaluation_base``."""
+    planned: dict[str, str] = {}
+    """The names of all stages by kind, finished or not."""
+    probe: str | None = None
+    """The file of the probe of the model's architecture, as the storage names it."""
     tags: dict[str, str] = {}
     """The tags for trackers."""
     tracked: dict[str, str] = {}

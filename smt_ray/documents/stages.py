@@ -14,6 +14,11 @@ Protocol = Literal["generate", "likelihood"]
 
 PROTOCOLS: tuple[Protocol, Protocol] = ("generate", "likelihood")
 
+Until = Literal["warmup", "selection", "training", "evaluation"]
+"""The last stage that a run carries out."""
+
+UNTIL: tuple[Until, ...] = ("warmup", "selection", "training", "evaluation")
+
 
 class FileDigest(Document):
     """The size and hash of a file."""

@@ -1,4 +1,4 @@
-"""Texts that a model generates after prompts, with greedy decoding or beam search."""
+"""Texts that a model generates after prompts: greedy decoding, beam search or sampling."""
 
 from __future__ import annotations
 
@@ -44,15 +44,17 @@ def generate_texts(
     batch_tokens: int = 8192,
     num_beams: int = 1,
     repetition_penalty: float = 1.0,
+    temperature: float = 0.0,
     padding: Padding = EXACT,
     names: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Generated]:
     """Generates a text after each prompt, up to EOS or ``max_new_tokens``.
 
-    Nothing is sampled. Of the model's own generation settings only the EOS ids are used. In float32
-    a text does not depend on the other prompts of its batch; in lower precisions near-ties may be
-    decided differently. A prefix that all prompts of a batch share is computed once.
+    Nothing is sampled, unless a temperature is given. Of the model's own generation settings only
+    the EOS ids are used. In float32 a text does not depend on the other prompts of its batch; in
+    lower precisions near-ties may be decided differently. A prefix that all prompts of a batch
+    share is computed once.
 
     Args:
         model: A transformers causal language model.
@@ -63,6 +65,8 @@ def generate_texts(
             beams together.
         num_beams: The number of beams; 1 is greedy decoding.
         repetition_penalty: See :class:`smt_ray.evaluation.decoding.Decoding`; 1 is no penalty.
+        temperature: The number that logits are divided by before tokens are drawn from all of their
+            probabilities; 0 takes the most likely token.
         padding: Where padding leaves the model's results as they are. Without padding on the left,
             prompts of equal lengths are generated together.
         names: The name of each prompt in errors; by default its position.
@@ -84,7 +88,7 @@ def generate_texts(
     lengths = [len(ids) + max_new_tokens for ids in encoded]
     check_lengths(model, lengths, names)
     check_batch_tokens(batch_tokens)
-    settings = _settings(model, tokenizer, max_new_tokens, num_beams)
+    settings = _settings(model, tokenizer, max_new_tokens, num_beams, temperature)
     found: dict[int, Generated] = {}
     with inference(model), _generation_settings(model, settings):
         generator = ContinuousGenerator(model, settings, repetition_penalty, padding)
@@ -97,11 +101,16 @@ def generate_texts(
     return [found[i] for i in range(len(prompts))]
 
 
-def _settings(model: Any, tokenizer: Any, max_new_tokens: int, num_beams: int) -> GenerationConfig:
+def _settings(
+    model: Any, tokenizer: Any, max_new_tokens: int, num_beams: int, temperature: float
+) -> GenerationConfig:
     eos = model.generation_config.eos_token_id
     eos_ids = {*(eos if isinstance(eos, (list, tuple)) else [eos]), tokenizer.eos_token_id}
+    # By default, transformers would draw from the 50 most likely tokens only.
+    drawn = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
     return GenerationConfig(
-        do_sample=False,
+        do_sample=bool(temperature),
+        **drawn,
         num_beams=num_beams,
         max_new_tokens=max_new_tokens,
         eos_token_id=sorted(eos_ids - {None}) or None,

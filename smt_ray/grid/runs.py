@@ -16,10 +16,11 @@ from smt_ray.artifacts.storage import Storage
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.base import Document
 from smt_ray.documents.run import RunMetrics
+from smt_ray.documents.stages import Until
 from smt_ray.errors import UserError
 from smt_ray.reporting.text.progress import say
 from smt_ray.run.flow import Flow
-from smt_ray.stages.plan import RunPlan, Until, make_plan
+from smt_ray.stages.plan import RunPlan, make_plan
 
 S = TypeVar("S", bound=Document)
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from cachetools import LRUCache, cached
 
+from smt_ray.artifacts.layout import PROBES_FOLDER
 from smt_ray.artifacts.storage import Storage
 from smt_ray.documents.probe import Probe
 from smt_ray.models.inspect import is_linear, name_pattern
@@ -51,17 +52,20 @@ def kept_probe(skeleton: Any, storage: Storage) -> Probe:
     return probe_skeleton(skeleton)
 
 
-def keep_probe(skeleton: Any, probe: Probe, storage: Storage) -> None:
-    """Keeps the findings in a storage, for :func:`kept_probe`."""
+def keep_probe(skeleton: Any, probe: Probe, storage: Storage) -> str | None:
+    """Keeps the findings in a storage, for :func:`kept_probe`; returns their file there."""
     path = _path(skeleton)
     if path is not None and not storage.exists(path):
         storage.write_json(path, probe.to_json())
+    return path
 
 
 def _path(skeleton: Any) -> str | None:
     """The path of the findings in a storage; None for an architecture without a small config."""
     small = _shrunk(skeleton)
-    return None if isinstance(small, Probe) else f"probes/{fingerprint(small, type(skeleton))}.json"
+    if isinstance(small, Probe):
+        return None
+    return f"{PROBES_FOLDER}/{fingerprint(small, type(skeleton))}.json"
 
 
 def _shrunk(skeleton: Any) -> Any:

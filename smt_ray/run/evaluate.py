@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from smt_ray.artifacts.layout import EVALUATIONS_FOLDER
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.stages import EVALUATION, Stage, fingerprint
 from smt_ray.artifacts.storage import Storage
+from smt_ray.artifacts.use import in_use
 from smt_ray.cluster.board import make_board
 from smt_ray.cluster.nodes import ray_for
 from smt_ray.cluster.shared_places import check_shared
@@ -17,6 +19,7 @@ from smt_ray.config.load import apply_overrides, validate_config
 from smt_ray.config.model import ModelConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.config.stage_keys import stage_keys
+from smt_ray.documents.kept.use import EvaluationEntry
 from smt_ray.documents.stages import PROTOCOLS, EvaluationReport, EvaluationSummary, Protocol
 from smt_ray.errors import UserError
 from smt_ray.evaluation.test_rows import TestRows, check_candidates, read_tests
@@ -55,7 +58,7 @@ def evaluate_run(
     config = _with_tasks(values, tasks, data, overrides)
     adapter = run.storage.uri(trained_adapter(run))
     tuned = manifest.stages["training"].stage
-    return _evaluate(config, starting_model(run), adapter, tuned, protocol)
+    return _evaluate(config, starting_model(run), adapter, tuned, protocol, tuned)
 
 
 def evaluate_model(
@@ -102,7 +105,12 @@ def _with_tasks(
 
 
 def _evaluate(
-    config: RunConfig, model: ModelConfig, adapter: str | None, tuned: str | None, protocol: str
+    config: RunConfig,
+    model: ModelConfig,
+    adapter: str | None,
+    tuned: str | None,
+    protocol: str,
+    training: str | None = None,
 ) -> EvaluationReport:
     chosen = _check_protocol(protocol, config)
     storage, tests = Storage(config.storage), read_tests(config)
@@ -110,10 +118,13 @@ def _evaluate(
     identity = model_identity(config.model)
     inputs = evaluation_inputs(identity, tests, stage_keys(config), chosen)
     stage = Stage(storage, EVALUATION, {**inputs, "tuned": tuned})
-    if stage.verify():
-        say(f"evaluation: reused ({stage.name})")
-    else:
-        _predict(config, stage, tests, model, adapter)
+    with in_use(storage, "evaluate"):
+        entry = EvaluationEntry(stage=stage.name, training=training)
+        storage.write_json(f"{EVALUATIONS_FOLDER}/{stage.name}.json", entry.to_json())
+        if stage.verify():
+            say(f"evaluation: reused ({stage.name})")
+        else:
+            _predict(config, stage, tests, model, adapter)
     summary = stage.read().summary
     return EvaluationReport(prompt=summary.prompt, tasks=summary.tasks, predictions=stage.uri)
 

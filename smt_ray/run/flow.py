@@ -13,6 +13,7 @@ from torch import nn
 from smt_ray.artifacts.layout import SELECTION
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.stages import Finished
+from smt_ray.artifacts.use import in_use, use_of_run
 from smt_ray.cluster.board import make_board
 from smt_ray.cluster.nodes import rank_resources, ray_for
 from smt_ray.cluster.shared_places import check_shared
@@ -20,6 +21,7 @@ from smt_ray.cluster.writer import TrackedRun
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
 from smt_ray.documents.run import RunMetrics, Status, evaluation_key
+from smt_ray.documents.stages import UNTIL, Until
 from smt_ray.errors import UserError
 from smt_ray.methods.blocks import EligibleBlocks, check_blocks
 from smt_ray.methods.protocol import MethodSettings
@@ -33,7 +35,7 @@ from smt_ray.run.report import try_to_write_report
 from smt_ray.run.snapshot import read_snapshot, read_start
 from smt_ray.stages.asked import check_asked
 from smt_ray.stages.evaluation import evaluation_pool, make_evaluation
-from smt_ray.stages.plan import UNTIL, RunPlan, Until, make_plan
+from smt_ray.stages.plan import RunPlan, make_plan
 from smt_ray.stages.selection import make_selection
 from smt_ray.stages.tokens import make_tokens
 from smt_ray.stages.trained_warmup import make_trained_warmup
@@ -77,20 +79,25 @@ class Flow:
     def run(self, until: Until) -> RunMetrics:
         """Carries out the run up to a stage; see :func:`run`."""
         began = time.monotonic()
-        self._check_until(until)
+        self.check_until(until)
         self.storage.check_writable()
+        with in_use(self.storage, use_of_run(self.folder.name)):
+            return self._run(until, began)
+
+    def _run(self, until: Until, began: float) -> RunMetrics:
         self.check()
+        probe = None
         if "_probe" in vars(self):  # a finished run needs none
-            keep_probe(self._skeleton(), self._probe, self.storage)
-        record.begin(self.folder, self.plan, self.parent_run_id)
+            probe = keep_probe(self._skeleton(), self._probe, self.storage)
+        record.begin(self.folder, self.plan, self.parent_run_id, probe)
         status: Status = "FAILED"
         try:
             self._make_or_reuse("tokens", lambda: make_tokens(self.plan))
-            with ray_for(self._runs_that_need_ray(until)):
+            with ray_for(self.runs_that_need_ray(until)):
                 check_shared(self.config)
                 tracked = self._start_tracking()
                 try:
-                    self._check_resources(until)
+                    self.check_resources(until)
                     self._stages(until)
                     seconds = round(time.monotonic() - began, 1)
                     metrics = record.finish(self.folder, self.plan, seconds)
@@ -162,7 +169,7 @@ class Flow:
         import_transformers()
         return shared_skeleton(self.plan.model, self.plan.identity)
 
-    def _check_until(self, until: Until) -> None:
+    def check_until(self, until: Until) -> None:
         """Refuses to stop at a stage that the run does not have."""
         stages = self.plan.stages
         if until in ("warmup", "selection") and until not in stages:
@@ -178,14 +185,14 @@ class Flow:
                 fix="leave it out, or choose another method or score",
             )
 
-    def _runs_that_need_ray(self, until: Until) -> list[RunConfig]:
+    def runs_that_need_ray(self, until: Until) -> list[RunConfig]:
         """The config if the run needs Ray: if one of its last stages is not finished."""
         stages = self.plan.last_stages(until).values()
         return [] if all(stage.is_done() for stage in stages) else [self.config]
 
-    def _check_resources(self, until: Until) -> None:
+    def check_resources(self, until: Until) -> None:
         """Refuses ranks that the cluster cannot hold, before the warm-up is computed."""
-        if until in ("training", "evaluation") and self._runs_that_need_ray(until):
+        if until in ("training", "evaluation") and self.runs_that_need_ray(until):
             rank_resources(self.config)
 
     def _stages(self, until: Until) -> None:

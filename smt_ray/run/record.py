@@ -23,7 +23,14 @@ from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.config.data import place_of
 from smt_ray.config.load import to_yaml
 from smt_ray.data.rows import digest_rows
-from smt_ray.documents.run import Dataset, Environment, RunMetrics, StageEntry, Status
+from smt_ray.documents.run import (
+    Dataset,
+    Environment,
+    RunManifest,
+    RunMetrics,
+    StageEntry,
+    Status,
+)
 from smt_ray.errors import UserError
 from smt_ray.reporting.charts.run import curves_figure
 from smt_ray.reporting.text.run import to_markdown
@@ -38,14 +45,46 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def begin(folder: RunFolder, plan: RunPlan, parent_run_id: str | None = None) -> None:
+def begin(
+    folder: RunFolder,
+    plan: RunPlan,
+    parent_run_id: str | None = None,
+    probe: str | None = None,
+) -> None:
     """Writes the configuration, environment and status of a run that starts or resumes.
+
+    Args:
+        probe: The file of the probe, as the storage names it; None if the run needs none.
 
     Raises:
         UserError: A run of this name was made with another configuration.
     """
-    tree = plan.config.semantic_tree()
-    before = folder.manifest()
+    before = check_same_config(folder, plan)
+    environment = _environment()
+    folder.storage.write_bytes(folder.path(RUN_CONFIG), to_yaml(plan.config).encode())
+    folder.storage.write_json(folder.path(ENVIRONMENT), environment.to_json())
+    folder.update(
+        semantic=plan.config.semantic_tree(),
+        config=plan.config.model_dump(mode="json"),
+        status="RUNNING",
+        started_ms=before.started_ms or now_ms(),
+        ended_ms=None,
+        datasets=_datasets(plan),
+        stages=_still_valid(before.stages, plan),
+        planned={key: stage.name for key, stage in plan.stages.items()},
+        probe=probe or before.probe,
+        tags=_tags(plan, environment),
+        parents={TRACKER: parent_run_id} if parent_run_id else before.parents,
+    )
+
+
+def check_same_config(folder: RunFolder, plan: RunPlan) -> RunManifest:
+    """Checks that a run of this name has this configuration; returns its manifest.
+
+    Raises:
+        UserError: A run of this name was made with another configuration.
+    """
+    tree, before = plan.config.semantic_tree(), folder.manifest()
     # A run that failed before its first stage keeps nothing of its configuration.
     if before.stages and before.semantic != tree:
         raise UserError(
@@ -54,20 +93,7 @@ def begin(folder: RunFolder, plan: RunPlan, parent_run_id: str | None = None) ->
             got=_first_difference(before.semantic, tree),
             fix="choose another name=..., or go back to that config",
         )
-    environment = _environment()
-    folder.storage.write_bytes(folder.path(RUN_CONFIG), to_yaml(plan.config).encode())
-    folder.storage.write_json(folder.path(ENVIRONMENT), environment.to_json())
-    folder.update(
-        semantic=tree,
-        config=plan.config.model_dump(mode="json"),
-        status="RUNNING",
-        started_ms=before.started_ms or now_ms(),
-        ended_ms=None,
-        datasets=_datasets(plan),
-        stages=_still_valid(before.stages, plan),
-        tags=_tags(plan, environment),
-        parents={TRACKER: parent_run_id} if parent_run_id else before.parents,
-    )
+    return before
 
 
 def finish(folder: RunFolder, plan: RunPlan, seconds: float) -> RunMetrics:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from smt_ray.artifacts.layout import SEARCH, search_folder
 from smt_ray.artifacts.storage import Storage
+from smt_ray.artifacts.use import in_use
 from smt_ray.cluster.nodes import ray_for
 from smt_ray.cluster.shared_places import check_shared
 from smt_ray.config.search import SearchConfig
@@ -48,7 +49,10 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> SearchDocume
     check_same_search(folder, config, first)
     need_ray = [] if folder.exists(SEARCH) else planned.runs
     at_once = min(config.max_concurrent_trials or 1, planned.num_trials)
-    with ray_for(need_ray, at_once, dashboard=True):
+    with (
+        in_use(folder.storage, f"search {config.name}"),
+        ray_for(need_ray, at_once, dashboard=True),
+    ):
         check_shared(first, searches=True)
         with ParentRun("search", config, folder, first.tracking) as parent:
             make_shared(planned, parent.run_id)

@@ -13,8 +13,8 @@ from smt_ray.cluster.turns import turn
 from smt_ray.config.search import SearchConfig
 from smt_ray.documents.run import VALIDATION_LOSS, RunMetrics
 from smt_ray.documents.search import Point
+from smt_ray.documents.stages import Until
 from smt_ray.run.flow import Flow
-from smt_ray.stages.plan import Until
 
 STEP = "step"
 METRIC = VALIDATION_LOSS

@@ -14,7 +14,7 @@ from typing import Any
 
 from ray import tune
 
-from smt_ray.artifacts.layout import search_folder
+from smt_ray.artifacts.layout import TUNE_FOLDER, search_folder
 from smt_ray.cluster.credentials import trials_without_secrets
 from smt_ray.cluster.nodes import cluster_nodes
 from smt_ray.cluster.resources import count_places, plan_processes
@@ -29,8 +29,6 @@ from smt_ray.search.progress import TrialProgress
 from smt_ray.search.scheduling import make_scheduler, make_searcher
 from smt_ray.search.trial import POINT, TrialJob, run_trial
 from smt_ray.search.trial_record import TrialRecord
-
-_FOLDER = "tune"
 
 
 def run_trials(search: PlannedSearch, parent: ParentRun) -> list[TrialResult]:
@@ -74,7 +72,7 @@ def _make_tuner(
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name=_FOLDER,
+            name=TUNE_FOLDER,
             storage_path=parent.folder.uri(),
             verbose=0,
             callbacks=[TrialProgress(record, search.num_trials)],

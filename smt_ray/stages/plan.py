@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from smt_ray.artifacts.layout import KEPT_MODEL
 from smt_ray.artifacts.stages import EVALUATION, SELECTION, TOKENS, TRAINING, WARMUP, Stage
@@ -23,6 +23,7 @@ from smt_ray.documents.stages import (
     Protocol,
     SelectionSummary,
     TrainingSummary,
+    Until,
     WarmupSummary,
 )
 from smt_ray.evaluation.retention import read_retention
@@ -34,11 +35,6 @@ from smt_ray.models.quantisation import check_quantisation
 
 Identity = Mapping[str, str | None]
 """The identity of a model, from :func:`smt_ray.models.inspect.model_identity`."""
-
-Until = Literal["warmup", "selection", "training", "evaluation"]
-"""The last stage that a run carries out."""
-
-UNTIL: tuple[Until, ...] = ("warmup", "selection", "training", "evaluation")
 
 
 @dataclass(frozen=True)

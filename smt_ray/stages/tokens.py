@@ -21,13 +21,30 @@ from smt_ray.stages.plan import RunPlan
 
 
 def make_tokens(plan: RunPlan) -> Finished[TokensSummary]:
-    """Tokenises the training and validation rows on the driver.
+    """Tokenises the rows on the driver and stores their ids.
+
+    Raises:
+        UserError: As :func:`tokenise` does.
+    """
+    began, stage = time.monotonic(), plan.tokens
+    sets, summary = tokenise(plan)
+    with scratch_folder() as scratch:
+        save_tokens(scratch / TOKENS, sets)
+        plan.storage.put_file(scratch / TOKENS, stage.path(TOKENS))
+    say(f"rows: {rows_text(summary)}")
+    for warning in row_warnings(summary):
+        say(f"warning: {warning}")
+    return stage.publish([TOKENS], summary, time.monotonic() - began)
+
+
+def tokenise(plan: RunPlan) -> tuple[dict[str, EncodedRows], TokensSummary]:
+    """The training and validation rows of a run as token ids, and what became of them.
 
     Raises:
         UserError: The tokenizer cannot be loaded or has no EOS token, a row cannot be used, or no
             row is left.
     """
-    began, stage, data = time.monotonic(), plan.tokens, plan.config.data
+    data = plan.config.data
     import_transformers()
     prompts = Prompts.of(load_tokenizer(plan.model), data)
     limits = Limits(*token_limits(shared_skeleton(plan.model, plan.identity)))
@@ -36,20 +53,13 @@ def make_tokens(plan: RunPlan) -> Finished[TokensSummary]:
     if plan.split.validation:
         validation, held_out = _encode(prompts, data, limits, "validation", plan.split.validation)
         sets["validation"] = validation
-    with scratch_folder() as scratch:
-        save_tokens(scratch / TOKENS, sets)
-        plan.storage.put_file(scratch / TOKENS, stage.path(TOKENS))
-    summary = TokensSummary(
+    return sets, TokensSummary(
         training=counts,
         validation=held_out,
         prompt=prompts.form,
         unread=plan.split.bad,
         num_moved=plan.split.num_moved,
     )
-    say(f"rows: {rows_text(summary)}")
-    for warning in row_warnings(summary):
-        say(f"warning: {warning}")
-    return stage.publish([TOKENS], summary, time.monotonic() - began)
 
 
 def _encode(

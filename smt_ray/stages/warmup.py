@@ -25,6 +25,7 @@ from smt_ray.cluster.board import announce
 from smt_ray.cluster.nodes import cluster_nodes
 from smt_ray.cluster.resources import ProcessResources, plan_processes
 from smt_ray.cluster.waiting import wait_for_place
+from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
 from smt_ray.documents.stages import WarmupSummary
 from smt_ray.reporting.text.progress import progress, say
@@ -52,11 +53,7 @@ def make_warmup(
     """
     began, config, stage = time.monotonic(), plan.config, plan.warmup
     assert stage is not None
-    # Shards can run one after another, so one place is enough.
-    resources = plan_processes(
-        config.resources, 1, cluster_nodes(), "warmup.num_shards",
-        gpus_each=config.warmup.gpus_per_shard,
-    )  # fmt: skip
+    resources = shard_resources(config)
     wait_for_place("warmup", 1, resources, config.resources.wait_timeout_s)
     job = warmup_job(plan, blocks, probe, resources)
     with progress(PROGRESS, config.warmup.num_steps, lambda: ray.get(board.done.remote(PROGRESS))):
@@ -72,6 +69,18 @@ def make_warmup(
     kept = plan.storage.list_files(job.gradients) if job.gradients else []
     files = [SCORE_TABLE, RECORDS, *(f"{GRADIENTS}/{file}" for file in kept)]
     return stage.publish(files, summary, time.monotonic() - began)
+
+
+def shard_resources(config: RunConfig) -> ProcessResources:
+    """The resources of each shard. Shards can run one after another, so one place is enough.
+
+    Raises:
+        UserError: The cluster cannot hold a shard.
+    """
+    return plan_processes(
+        config.resources, 1, cluster_nodes(), "warmup.num_shards",
+        gpus_each=config.warmup.gpus_per_shard,
+    )  # fmt: skip
 
 
 def warmup_job(

@@ -87,8 +87,10 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         ("from smt_ray.cli import main; main()", ("run", "--help")),
         ("from smt_ray.cli import main; main()", ("config",)),
         ("from smt_ray.cli import main; main()", ("config", "--schema")),
+        ("from smt_ray.cli import main; main()", ("config", "--schema", "--kind", "search")),
+        ("from smt_ray.cli import main; main()", ("--version",)),
     ],
-    ids=["import", "--help", "run --help", "config", "config --schema"],
+    ids=["import", "--help", "run --help", "config", "config --schema", "--kind", "--version"],
 )
 def test_quick_answers_need_no_heavy_imports(statement: str, arguments: tuple[str, ...]) -> None:
     assert heavy_after(statement, *arguments) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -76,3 +77,19 @@ def test_keys_in_the_uri_are_refused_and_not_repeated() -> None:
         Storage(f"s3://me:canary@{BUCKET}/x")
     assert "canary" not in str(caught.value)
     assert "AWS_SECRET_ACCESS_KEY" in caught.value.fix
+
+
+def test_sizes_times_and_deletions_are_those_of_the_bucket() -> None:
+    storage = Storage(f"s3://{BUCKET}/four")
+    for place in ("stages/a/one", "stages/a/b/two", "stages/c/three", "top"):
+        storage.write_bytes(place, place.encode())
+    assert storage.sizes("stages") == {"a/one": 12, "a/b/two": 14, "c/three": 14}
+    assert storage.sizes("", recursive=False) == {"top": 3}
+    assert storage.sizes("nothing") == {}
+    assert abs(storage.changed_s("top") - time.time()) < 60
+    storage.delete_folder("stages/a")
+    storage.delete_folder("stages/nothing")
+    storage.delete_file("top")
+    assert storage.list_files("") == ["stages/c/three"]
+    with pytest.raises(FileNotFoundError):
+        storage.changed_s("top")

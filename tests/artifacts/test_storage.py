@@ -208,3 +208,18 @@ def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(UserError, match="no file system serves this URI") as caught:
         Storage("gopher://hole/x")
     assert (caught.value.field, caught.value.got) == ("storage", "gopher://hole/x")
+
+
+def test_sizes_and_times_are_told_and_files_and_folders_deleted(storage: Storage) -> None:
+    for place in ("stages/a/one", "stages/a/b/two", "stages/c/three", "top"):
+        storage.write_bytes(place, place.encode())
+    assert storage.sizes("stages") == {"a/one": 12, "a/b/two": 14, "c/three": 14}
+    assert storage.sizes("", recursive=False) == {"top": 3}
+    assert storage.sizes("nothing") == {}
+    assert not storage.changed_s("top") <= 0  # memory:// tells no times
+    storage.delete_folder("stages/a")
+    storage.delete_folder("stages/nothing")
+    storage.delete_file("top")
+    assert storage.list_files("") == ["stages/c/three"]
+    with pytest.raises(FileNotFoundError):
+        storage.changed_s("top")

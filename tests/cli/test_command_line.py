@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+import smt_ray
 from smt_ray import cli
 from smt_ray.errors import UserError
 
@@ -44,9 +46,41 @@ def test_help_ends_with_0(
     assert "Usage: smt-ray" in capsys.readouterr().out
 
 
+def test_version_is_the_installed_packages(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["smt-ray", "--version"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    assert capsys.readouterr().out == f"smt-ray {smt_ray.__version__}\n"
+    assert metadata.version("smt-ray") == smt_ray.__version__
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("smt-ray co", {"compare", "config"}),
+        ("smt-ray merge --o", {"--out"}),
+        ("smt-ray run --until wa", {"warmup"}),
+    ],
+)
+def test_a_shell_completes_commands_options_and_stages(words: str, expected: set[str]) -> None:
+    variables = {
+        "_SMT_RAY_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    answer = subprocess.run(
+        [sys.executable, "-m", "smt_ray"], env={**os.environ, **variables},
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert set(answer.stdout.split()) == expected
+
+
 STARTED = """
 from smt_ray.cli import main
-main("config")
+main(*{arguments})
 """
 
 
@@ -59,22 +93,34 @@ def open_once_it_is_read(pipe: Path, reader: subprocess.Popen[str]) -> int:
     raise AssertionError(f"the process has ended: {reader.communicate()}")
 
 
-def test_an_interrupted_command_says_how_to_resume_and_ends_with_130(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("run", "interrupted: the same command resumes from here\n"),
+        ("compare", "interrupted: the same command resumes from here\n"),
+        ("tune", "interrupted: the same command resumes from here\n"),
+        ("config", "interrupted\n"),
+        ("plan", "interrupted\n"),
+    ],
+)
+def test_an_interrupted_command_says_whether_it_resumes_and_ends_with_130(
+    tmp_path: Path, command: str, line: str
+) -> None:
     pipe = tmp_path / "pipe.yaml"
     os.mkfifo(pipe)
     with subprocess.Popen(
-        [sys.executable, "-c", STARTED, str(pipe)],
+        [sys.executable, "-c", STARTED.format(arguments=[command, str(pipe)])],
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ) as command:
-        writing = open_once_it_is_read(pipe, command)
-        command.send_signal(signal.SIGINT)  # it waits for its config
-        out, error = command.communicate()
+    ) as process:
+        writing = open_once_it_is_read(pipe, process)
+        process.send_signal(signal.SIGINT)  # it waits for its config
+        out, error = process.communicate()
         os.close(writing)
-    assert command.returncode == 130
-    assert (out, error) == ("", "interrupted: the same command resumes from here\n")
+    assert process.returncode == 130
+    assert (out, error) == ("", line)
 
 
 def test_a_defect_of_ours_keeps_its_traceback() -> None:

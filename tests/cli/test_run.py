@@ -128,8 +128,11 @@ ROW = {"instruction": "Add 1 and 2.", "input": "", "output": "It is 3.", "answer
     ],
     ids=lambda value: " ".join(value) if "=" in value[0] or len(value) < 3 else "",
 )
-def test_a_bad_config_is_refused(refused: Refused, overrides: list[str], parts: list[str]) -> None:
-    assert_names(refused("run", *overrides), *parts)
+@pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_a_bad_config_is_refused(
+    refused: Refused, options: list[str], overrides: list[str], parts: list[str]
+) -> None:
+    assert_names(refused("run", *options, *overrides), *parts)
 
 
 @pytest.mark.parametrize(

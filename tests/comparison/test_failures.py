@@ -24,15 +24,17 @@ from smt_ray.artifacts.layout import (
     REPORT,
     comparison_folder,
 )
+from smt_ray.artifacts.storage import Storage
+from smt_ray.artifacts.use import living_uses
 from smt_ray.comparison.flow import compare
 from smt_ray.config.comparison import ComparisonConfig
 from smt_ray.config.load import to_yaml, validate_section
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.comparison import CellResult, ComparisonDocument, TriedRates
 from smt_ray.documents.run import RunMetrics, Status
+from smt_ray.documents.stages import Until
 from smt_ray.grid.parent import ParentRun
 from smt_ray.run.flow import Flow
-from smt_ray.stages.plan import Until
 from tests.finished_runs import Content, finish_run
 from tests.runs import QUICK
 
@@ -142,6 +144,22 @@ def fail_tuned_dora(run: RunConfig) -> str:
 
 def cells(results: ComparisonDocument, table: str) -> dict[str, CellResult]:
     return {row: columns[""] for row, columns in results.tables[table].rows.items()}
+
+
+def test_the_storage_is_marked_as_used_from_the_first_run_to_the_last(
+    stub: Stub, config: ComparisonConfig
+) -> None:
+    uses: list[list[str]] = []
+
+    def look(run: RunConfig) -> str:
+        uses.append([use.what for use in living_uses(Storage(run.storage)).values()])
+        return ""
+
+    stub.error = look
+    compare(config)
+    assert len(uses) > 1
+    assert all(found == ["comparison mine"] for found in uses)
+    assert living_uses(Storage(config.make_run({}, 0).storage)) == {}
 
 
 def test_if_every_learning_rate_of_a_method_fails_only_that_method_is_marked_as_failed(

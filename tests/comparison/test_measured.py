@@ -13,8 +13,8 @@ from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.comparison.measured import measure_cell, measure_run, read_weights
 from smt_ray.config.run import RunConfig
+from smt_ray.documents.stages import Until
 from smt_ray.grid.runs import Outcome
-from smt_ray.stages.plan import Until
 from tests.finished_runs import MODULE, Content, finish_run
 
 Make = Callable[..., RunConfig]

@@ -13,10 +13,11 @@ from smt_ray.artifacts.storage import Storage
 from smt_ray.config.run import RunConfig
 from smt_ray.data import splits
 from smt_ray.documents.run import RunMetrics
+from smt_ray.documents.stages import Until
 from smt_ray.errors import UserError
 from smt_ray.grid.runs import check_grid, run_grid
 from smt_ray.run.flow import Flow
-from smt_ray.stages.plan import Until, make_plan
+from smt_ray.stages.plan import make_plan
 from smt_ray.tracking.connect import TRACKER
 from tests.finished_runs import finish_run
 

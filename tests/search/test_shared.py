@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from smt_ray.artifacts.layout import SELECTION, SELECTION_PICTURE
+from smt_ray.documents.stages import Until
 from smt_ray.methods.blocks import check_blocks
 from smt_ray.models.load import shared_skeleton
 from smt_ray.probe.probe import probe_skeleton
@@ -16,7 +17,7 @@ from smt_ray.search import shared as search_shared
 from smt_ray.search.planned import plan_search
 from smt_ray.search.shared import make_shared
 from smt_ray.stages import selection as selection_stage
-from smt_ray.stages.plan import RunPlan, Until, make_plan
+from smt_ray.stages.plan import RunPlan, make_plan
 from tests.finished_runs import publish_stage
 from tests.search.searches import KEY, leave_trained, make_search
 

@@ -15,10 +15,10 @@ from smt_ray.config.load import validate_section
 from smt_ray.config.search import SearchConfig
 from smt_ray.documents.run import RunMetrics
 from smt_ray.documents.search import Point
+from smt_ray.documents.stages import Until
 from smt_ray.run.flow import Flow
 from smt_ray.search import trial
 from smt_ray.search.trial import METRIC, STEP, TRAINED, TrialJob
-from smt_ray.stages.plan import Until
 from tests.finished_runs import Content, finish_run, publish_stage
 
 POINT: Point = {"training.learning_rate": 0.1}

@@ -1,0 +1,1 @@
+"""What a storage keeps, as tables on a terminal."""
