@@ -23,6 +23,7 @@ from smt_ray.reporting.pages.tables import TimeRow, TimeTable
 from smt_ray.reporting.pages.weight_grid import Weight
 from smt_ray.reporting.pages.wrong_answers import Predictions, WrongAnswers, wrong_answers
 from smt_ray.reporting.text.lm_eval import LM_EVAL_LEGEND, lm_eval_cells
+from smt_ray.reporting.text.losses import training_text
 from smt_ray.reporting.text.run import LEGEND, accuracy_cells, facts, task_rows
 from smt_ray.reporting.text.tables import Cells
 from smt_ray.reporting.text.values import stage_text
@@ -151,20 +152,8 @@ def run_sections(run: RunContents) -> RunSections:
 
 def run_facts(metrics: RunMetrics, config: Mapping[str, Any]) -> Pairs:
     """(name, text) pairs: what was trained and how."""
-    pairs = facts(metrics)
-    training = config.get("training")
-    if not training:
-        return pairs
-    steps = metrics.training.num_steps if metrics.training else None
-    ramp = training["lr_warmup_steps"]
-    words = [
-        f"{steps:,} steps of {training['batch_size']} rows" if steps else "",
-        f"learning rate {training['learning_rate']:g}",
-        f"{training['lr_schedule']} schedule",
-        f"learning-rate warm-up of {ramp} steps" if ramp else "",
-        f"seed {config['seed']}",
-    ]
-    return [*pairs, ("training", ", ".join(filter(None, words)))]
+    text = training_text(metrics, config)
+    return [*facts(metrics), *([("training", text)] if text else [])]
 
 
 def run_wrong_answers(run: RunContents) -> WrongAnswers | None:
