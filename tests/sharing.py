@@ -12,6 +12,7 @@ RAY_FILES = (
     "tests/comparison/test_flow.py",
     "tests/run/test_chat.py",
     "tests/run/test_dry_run.py",
+    "tests/run/test_lm_eval.py",
     "tests/run/test_methods.py",
     "tests/run/test_mishaps.py",
     "tests/run/test_object_storage.py",

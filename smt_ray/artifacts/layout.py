@@ -27,6 +27,7 @@ KEPT_MODEL = "model"  # the weights that a trained warm-up updated
 CHECKPOINTS = "checkpoints"
 BEST_CHECKPOINT = "best"  # a folder among the checkpoints
 EVALUATION_METRICS = "metrics.json"
+LM_EVAL_RESULTS = "lm_eval.json"  # in the library's own form, with a sample of every row
 
 # The files of a run.
 RUN = "run.json"

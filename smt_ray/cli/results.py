@@ -61,13 +61,25 @@ def merge(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="A new folder for the plain model.")],
+    gguf: Annotated[
+        str | None, typer.Option(help="Also write a GGUF file for llama.cpp: f16 or q8_0.")
+    ] = None,
+    gguf_converter: Annotated[
+        Path | None,
+        typer.Option(help="llama.cpp's convert_hf_to_gguf.py; by default the one on PATH."),
+    ] = None,
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
-    """Write a run's tuned model as a plain transformers model."""
+    """Write a run's tuned model as a plain transformers model with a model card."""
+    from smt_ray.run.gguf import find_converter
+
+    if gguf is None and gguf_converter is not None:
+        raise UserError("--gguf-converter", "needs --gguf", got=str(gguf_converter))
+    export = None if gguf is None else find_converter(gguf, gguf_converter)
     from smt_ray.artifacts.storage import Storage
     from smt_ray.run.merge import merge_run
 
-    print(merge_run(Storage(storage), run, out))
+    print(merge_run(Storage(storage), run, out, export))
 
 
 def log(

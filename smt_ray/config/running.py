@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from smt_ray.config.data import Source
 from smt_ray.config.fields import Section, execution, semantic
@@ -74,6 +74,9 @@ class EvaluationConfig(Section):
     retention: list[str | Source] = semantic([])
     """The sources of rows that were not trained on, such as general text. The loss of base and
     tuned model on them shows what was forgotten."""
+    lm_eval: list[str] = semantic([])
+    """The tasks of lm-evaluation-harness: names of its tasks, groups or tags, and YAML files of
+    your own (extra lm-eval). The tuned model answers them and, with ``base``, the base model."""
     max_rows: int | None = semantic(None, ge=1)
     """The number of rows of each task, from its beginning; null for all."""
     num_beams: int = semantic(1, ge=1)
@@ -101,6 +104,13 @@ class EvaluationConfig(Section):
     def own_tasks(self) -> tuple[OwnTask, ...]:
         """The tasks of the user's own."""
         return tuple(task for task in self.tasks if isinstance(task, OwnTask))
+
+    @field_validator("lm_eval")
+    @classmethod
+    def _distinct_tasks(cls, value: list[str]) -> list[str]:
+        if not all(entry.strip() for entry in value) or len(set(value)) < len(value):
+            raise ValueError("must name each task once, and none may be empty")
+        return value
 
     @model_validator(mode="after")
     def _distinct_names(self) -> EvaluationConfig:

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from smt_ray.documents.averages import mean
 from smt_ray.documents.base import Document
+from smt_ray.documents.lm_eval import LmEvalResults
 from smt_ray.documents.rows import TokensSummary
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -261,6 +262,8 @@ class RunMetrics(Document):
     tasks: dict[str, TaskResults] = {}
     retention: dict[str, Retention] = {}
     """Text that was not trained on -> the losses on it."""
+    lm_eval: dict[str, LmEvalResults] = {}
+    """Task or group of lm-evaluation-harness -> its metrics."""
     rows: TokensSummary | None = None
     """The rows that were trained on, and those that were left out."""
     trainable: Trainable | None = None

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import JsonValue
 
 from smt_ray.documents.base import Document
+from smt_ray.documents.lm_eval import LmEvalResult
 from smt_ray.documents.run import KeptLoss, Reading, Result, Trainable
 
 Protocol = Literal["generate", "likelihood"]
@@ -146,6 +147,8 @@ class EvaluationSummary(Document):
     tasks: dict[str, TaskSummary]
     retention: dict[str, KeptLoss] = {}
     """Text that was not trained on -> the loss on it."""
+    lm_eval: dict[str, LmEvalResult] = {}
+    """Task or group of lm-evaluation-harness -> its metrics."""
 
 
 class EvaluationReport(Document):
@@ -154,5 +157,7 @@ class EvaluationReport(Document):
     prompt: str
     """The form of the prompts."""
     tasks: dict[str, TaskSummary]
+    lm_eval: dict[str, LmEvalResult] = {}
+    """Task or group of lm-evaluation-harness -> its metrics."""
     predictions: str
     """The folder of the predictions: a path or URI."""

@@ -21,7 +21,7 @@ from smt_ray.data.rows import Prompt, Row
 from smt_ray.errors import UserError
 from smt_ray.evaluation.batches import Padding
 from smt_ray.evaluation.generate import generate_texts
-from smt_ray.methods.registry import find_method
+from smt_ray.methods.adapters import find_method
 from smt_ray.models.inspect import token_limits
 from smt_ray.models.load import import_transformers, load_model, load_tokenizer, located
 from smt_ray.run.merge import read_prompt, starting_model, trained_adapter

@@ -22,6 +22,7 @@ from smt_ray.config.stage_keys import stage_keys
 from smt_ray.documents.kept.use import EvaluationEntry
 from smt_ray.documents.stages import PROTOCOLS, EvaluationReport, EvaluationSummary, Protocol
 from smt_ray.errors import UserError
+from smt_ray.evaluation.harness.tasks import HarnessTasks, read_harness
 from smt_ray.evaluation.test_rows import TestRows, check_candidates, read_tests
 from smt_ray.models.inspect import model_identity
 from smt_ray.models.load import load_skeleton, located
@@ -97,7 +98,7 @@ def _with_tasks(
     values["evaluation"] = {
         **before,
         "tasks": [own.get(name, name) for name in tasks],
-        "base_likelihood": False, "tuned_likelihood": False, "max_rows": None,
+        "lm_eval": [], "base_likelihood": False, "tuned_likelihood": False, "max_rows": None,
     }  # fmt: skip
     if data is not None:
         values["data"] = {**values["data"], "dir": data}
@@ -117,6 +118,8 @@ def _evaluate(
     storage.check_writable()
     identity = model_identity(config.model)
     inputs = evaluation_inputs(identity, tests, stage_keys(config), chosen)
+    if harness := read_harness(config):
+        inputs["lm_eval"] = harness.digests
     stage = Stage(storage, EVALUATION, {**inputs, "tuned": tuned})
     with in_use(storage, "evaluate"):
         entry = EvaluationEntry(stage=stage.name, training=training)
@@ -124,21 +127,28 @@ def _evaluate(
         if stage.verify():
             say(f"evaluation: reused ({stage.name})")
         else:
-            _predict(config, stage, tests, model, adapter)
+            _predict(config, stage, tests, harness, model, adapter)
     summary = stage.read().summary
-    return EvaluationReport(prompt=summary.prompt, tasks=summary.tasks, predictions=stage.uri)
+    return EvaluationReport(
+        prompt=summary.prompt,
+        tasks=summary.tasks,
+        lm_eval=summary.lm_eval,
+        predictions=stage.uri,
+    )
 
 
 def _predict(
     config: RunConfig,
     stage: Stage[EvaluationSummary],
     tests: Mapping[str, TestRows],
+    harness: HarnessTasks | None,
     model: ModelConfig,
     adapter: str | None,
 ) -> None:
     began = time.monotonic()
     with ray_for([config], warms_up=False):
         check_shared(config, tracks=False)
+        probe = kept_probe(load_skeleton(config.model), stage.storage)
         with evaluation_pool(config, make_board()) as pool:
             found = pool.evaluate(
                 "evaluate",
@@ -146,10 +156,15 @@ def _predict(
                 retention={},
                 protocol=stage.inputs["protocol"],
                 model=model,
-                probe=kept_probe(load_skeleton(config.model), stage.storage),
+                probe=probe,
                 adapter=adapter,
             )
-        publish_predictions(stage, found, time.monotonic() - began)
+            of_harness = None
+            if harness:
+                of_harness = pool.evaluate_harness(
+                    "evaluate", harness, model=model, probe=probe, adapter=adapter
+                )
+        publish_predictions(stage, found, of_harness, time.monotonic() - began)
 
 
 def _check_protocol(protocol: str, config: RunConfig) -> Protocol:

@@ -20,28 +20,45 @@ from smt_ray.documents.prompt import TrainedPrompt
 from smt_ray.errors import UserError
 from smt_ray.methods.adapters import find_method
 from smt_ray.models.load import load_model, located, read_tokenizer
+from smt_ray.run.card import write_card
+from smt_ray.run.gguf import GgufExport
 from smt_ray.stages.plan import kept_model
 
 
-def merge_run(storage: Storage, name: str, out: Path) -> Path:
+def merge_run(storage: Storage, name: str, out: Path, gguf: GgufExport | None = None) -> Path:
     """Writes a run's tuned model, ready for ``AutoModelForCausalLM.from_pretrained(out)``.
+
+    The folder has the tokenizer and a model card, too.
+
+    Args:
+        gguf: How a GGUF file is added to the folder; None for none.
 
     Raises:
         UserError: There is no such run, it was not trained, or ``out`` is not empty or cannot be
-            written. After any failure nothing is left at ``out``.
+            written. Then nothing is left at ``out``. Or the GGUF file cannot be made; then the
+            folder has everything else.
     """
     run = RunFolder.open(storage, name)
     with _written_whole(out.resolve()) as folder:
-        adapter, base = trained_adapter(run), starting_model(run)
-        model: Any = load_model(base.in_full_precision)
-        with storage.local(adapter) as directory:
-            prompt = read_prompt(str(directory))
-            method = find_method(directory)
-            method.load(model, directory)
-        method.merge(model)
-        model.save_pretrained(folder)
-        _save_tokenizer(base, prompt, folder)
+        prompt = write_merged(run, folder)
+        write_card(run, prompt, out.resolve().name, folder)
+    if gguf is not None:
+        gguf.write(out, out.resolve().name)
     return out
+
+
+def write_merged(run: RunFolder, folder: Path) -> TrainedPrompt | None:
+    """Writes the tuned model of a run with its tokenizer; returns how its rows were asked."""
+    adapter, base = trained_adapter(run), starting_model(run)
+    model: Any = load_model(base.in_full_precision)
+    with run.storage.local(adapter) as directory:
+        prompt = read_prompt(str(directory))
+        method = find_method(directory)
+        method.load(model, directory)
+    method.merge(model)
+    model.save_pretrained(folder)
+    _save_tokenizer(base, prompt, folder)
+    return prompt
 
 
 def read_prompt(folder: str) -> TrainedPrompt | None:

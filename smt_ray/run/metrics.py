@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from smt_ray.artifacts.layout import ADAPTER, REPORT
 from smt_ray.artifacts.runs import RunFolder
+from smt_ray.documents.lm_eval import LmEvalResult, LmEvalResults
 from smt_ray.documents.module_names import parse_module_name
 from smt_ray.documents.run import (
     VALIDATION_LOSS,
@@ -55,6 +56,7 @@ def collect_metrics(folder: RunFolder, plan: RunPlan, seconds: float) -> RunMetr
         },
         tasks=_tasks(plan, set(stages)),
         retention=_retention(plan, set(stages)),
+        lm_eval=_lm_eval(plan, set(stages)),
         rows=plan.tokens.read().summary if "tokens" in stages else None,
         trainable=trainable,
         selection=_selected_blocks(selected) if selected else None,
@@ -84,6 +86,15 @@ def _retention(plan: RunPlan, finished: set[str]) -> dict[str, Retention]:
             for name, loss in plan.evaluations[who].read().summary.retention.items():
                 losses.setdefault(name, {})[who] = loss
     return {name: Retention(**found) for name, found in losses.items()}
+
+
+def _lm_eval(plan: RunPlan, finished: set[str]) -> dict[str, LmEvalResults]:
+    results: dict[str, dict[str, LmEvalResult]] = {}
+    for who in ("base", "tuned"):
+        if evaluation_key(who) in finished:
+            for name, result in plan.evaluations[who].read().summary.lm_eval.items():
+                results.setdefault(name, {})[who] = result
+    return {name: LmEvalResults(**found) for name, found in results.items()}
 
 
 def _tasks(plan: RunPlan, finished: set[str]) -> dict[str, TaskResults]:

@@ -102,6 +102,7 @@ def final_metrics(metrics: RunMetrics) -> dict[str, float]:
         found |= {f"eval/average/{who}": metrics.average(who) for who in WHO}
     for name, kept in metrics.retention.items():
         found |= {f"eval/retention/{name}/{who}": loss.loss for who, loss in kept if loss}
+    found |= _lm_eval(metrics)
     if metrics.training and metrics.training.loss_before is not None:
         found[f"{VALIDATION_LOSS}_before"] = metrics.training.loss_before
     found |= {f"seconds/{key}": entry.seconds for key, entry in metrics.stages.items()}
@@ -122,6 +123,17 @@ def final_metrics(metrics: RunMetrics) -> dict[str, float]:
         found["selection/block_size"] = selection.block_size
         found["selection/margin"] = selection.margin
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _lm_eval(metrics: RunMetrics) -> dict[str, float | None]:
+    """The metrics of lm-evaluation-harness, each with its standard error."""
+    found: dict[str, float | None] = {}
+    for task, results in metrics.lm_eval.items():
+        for who, result in results:
+            for metric in result.metrics if result else ():
+                place = f"eval/lm_eval/{task}/{metric.key.replace(', ', '/')}/{who}"
+                found |= {place: metric.value, f"{place}_stderr": metric.stderr}
+    return found
 
 
 def _tables(metrics: RunMetrics) -> dict[str, dict[str, list[Any]]]:

@@ -13,6 +13,7 @@ from smt_ray.data.encoding.rows import Limits, encode_rows
 from smt_ray.data.prompts import Prompts
 from smt_ray.data.rows import Row
 from smt_ray.errors import UserError
+from smt_ray.evaluation.harness.tasks import FIELD, HarnessTasks
 from smt_ray.evaluation.test_rows import TestRows
 from smt_ray.models.inspect import token_limits
 from smt_ray.models.load import import_transformers, load_tokenizer, shared_skeleton
@@ -34,7 +35,7 @@ def check_asked(plan: RunPlan) -> None:
         UserError: A prompt form or a chat template has no place for a row, a prompt is empty, or a
             prompt with its answer does not fit the model's positions.
     """
-    if not plan.tests and not plan.retention:
+    if not plan.tests and not plan.retention and not plan.harness:
         return
     import_transformers()
     tokenizer = load_tokenizer(plan.model)
@@ -44,6 +45,8 @@ def check_asked(plan: RunPlan) -> None:
     prompts = Prompts.of(tokenizer, plan.config.data)
     for rows in plan.retention.values():
         _check_texts(prompts, rows, plan.config, limits)
+    if plan.harness:
+        _check_harness(plan.harness, limits)
 
 
 def _check_test(prompts: Prompts, test: TestRows, limits: Limits) -> None:
@@ -61,6 +64,18 @@ def _check_test(prompts: Prompts, test: TestRows, limits: Limits) -> None:
                 f"prompt and answer must fit the model's {limits.positions} positions",
                 got=f"{len(ids)} tokens and up to {test.max_new_tokens} new ones",
                 fix="leave the row out, or lower max_new_tokens",
+            )
+
+
+def _check_harness(tasks: HarnessTasks, limits: Limits) -> None:
+    """Longer prompts lose their beginning, but lm-evaluation-harness needs room for one token."""
+    for name, number in tasks.num_new_tokens.items():
+        if limits.positions is not None and number >= limits.positions:
+            raise UserError(
+                FIELD,
+                f"{name} generates more tokens than the model's {limits.positions} positions hold",
+                got=number,
+                fix="set generation_kwargs.max_gen_toks in a YAML file that includes the task",
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from smt_ray.artifacts.layout import ADAPTER, EVALUATION_METRICS, predictions_file
+from smt_ray.artifacts.layout import (
+    ADAPTER,
+    EVALUATION_METRICS,
+    LM_EVAL_RESULTS,
+    predictions_file,
+)
 from smt_ray.artifacts.stages import Finished, Stage
 from smt_ray.cluster.nodes import rank_resources
 from smt_ray.cluster.waiting import wait_for_place
@@ -21,10 +27,19 @@ from smt_ray.documents.run import KeptLoss, Who
 from smt_ray.documents.stages import EvaluationSummary, Protocol
 from smt_ray.reporting.text.progress import progress
 from smt_ray.stages.evaluator import Evaluator
-from smt_ray.stages.jobs import Answers, Evaluated, EvaluationJob, TaskShare
+from smt_ray.stages.jobs import (
+    Answers,
+    Evaluated,
+    EvaluationJob,
+    HarnessFound,
+    HarnessJob,
+    TaskShare,
+)
 
 if TYPE_CHECKING:  # workers import this file, but not the modules that only the driver needs
     from smt_ray.data.rows import Row
+    from smt_ray.evaluation.harness.requests import Answer, Requests
+    from smt_ray.evaluation.harness.tasks import HarnessTasks
     from smt_ray.evaluation.test_rows import TestRows
     from smt_ray.stages.plan import RunPlan
 
@@ -73,6 +88,38 @@ class EvaluationPool:
             parts: list[Evaluated] = ray.get(refs)
         return _joined(parts, tests)
 
+    def evaluate_harness(
+        self,
+        title: str,
+        tasks: HarnessTasks,
+        *,
+        model: ModelConfig,
+        probe: Probe,
+        adapter: str | None,
+    ) -> HarnessFound:
+        """The results of lm-evaluation-harness; see :meth:`evaluate`."""
+        from smt_ray.evaluation.harness.library import evaluate, to_results
+
+        def ask(asked: Requests) -> list[Answer]:
+            name = f"{title}, lm-eval {asked.kind}"
+            shares = asked.shares(len(self._workers))
+            jobs = [
+                HarnessJob(name, i, asked.at(share), model, probe, adapter, self._config)
+                for i, share in enumerate(shares)
+            ]
+            refs = [
+                worker.answer.remote(job, self._board)
+                for worker, job in zip(self._workers, jobs, strict=True)
+            ]
+            with progress(
+                name, len(asked.requests), lambda: ray.get(self._board.done.remote(name))
+            ):
+                parts: list[list[Answer]] = ray.get(refs)
+            return asked.joined(shares, parts)
+
+        raw = evaluate(tasks.loaded, ask, tasks.limit)
+        return HarnessFound(to_results(raw), raw)
+
 
 @contextmanager
 def evaluation_pool(config: RunConfig, board: Any) -> Iterator[EvaluationPool]:
@@ -103,26 +150,39 @@ def make_evaluation(
     began, stage = time.monotonic(), plan.evaluations[who]
     is_tuned = stage.inputs["tuned"] is not None
     protocol: Protocol = stage.inputs["protocol"]
+    model = plan.starting_model if is_tuned else plan.model
+    adapter = plan.storage.uri(plan.training.path(ADAPTER)) if is_tuned else None
     found = pool.evaluate(
         f"evaluate {who}",
         plan.tests,
         retention=plan.retention if protocol == "generate" else {},
         protocol=protocol,
-        model=plan.starting_model if is_tuned else plan.model,
+        model=model,
         probe=probe,
-        adapter=plan.storage.uri(plan.training.path(ADAPTER)) if is_tuned else None,
+        adapter=adapter,
     )
-    return publish_predictions(stage, found, time.monotonic() - began)
+    harness = None
+    if plan.harness and protocol == "generate":
+        harness = pool.evaluate_harness(
+            f"evaluate {who}", plan.harness, model=model, probe=probe, adapter=adapter
+        )
+    return publish_predictions(stage, found, harness, time.monotonic() - began)
 
 
 def publish_predictions(
-    stage: Stage[EvaluationSummary], found: Evaluated, seconds: float
+    stage: Stage[EvaluationSummary],
+    found: Evaluated,
+    harness: HarnessFound | None,
+    seconds: float,
 ) -> Finished[EvaluationSummary]:
     """Stores every prediction, and the metrics of tasks and texts."""
     from smt_ray.documents.prediction import to_lines
     from smt_ray.evaluation.metrics import summarise
 
     protocol, files, tasks = stage.inputs["protocol"], [EVALUATION_METRICS], {}
+    if harness is not None:
+        files.append(LM_EVAL_RESULTS)
+        stage.storage.write_bytes(stage.path(LM_EVAL_RESULTS), _as_json(harness.raw))
     for task, (predictions, task_seconds) in found.answers.items():
         files.append(predictions_file(protocol, task))
         stage.storage.write_bytes(stage.path(files[-1]), to_lines(predictions).encode())
@@ -132,10 +192,19 @@ def publish_predictions(
         for name, (nats, num_tokens, num_rows) in found.losses.items()
     }
     summary = EvaluationSummary(
-        protocol=protocol, prompt=found.prompt, tasks=tasks, retention=losses
+        protocol=protocol,
+        prompt=found.prompt,
+        tasks=tasks,
+        retention=losses,
+        lm_eval=harness.results if harness else {},
     )
     stage.storage.write_json(stage.path(EVALUATION_METRICS), summary.to_json())
     return stage.publish(files, summary, seconds)
+
+
+def _as_json(raw: Mapping[str, Any]) -> bytes:
+    """The results of lm-evaluation-harness as JSON; functions and arrays become texts."""
+    return (json.dumps(raw, indent=1, default=str, ensure_ascii=False) + "\n").encode()
 
 
 def _joined(parts: Sequence[Evaluated], tests: Mapping[str, TestRows]) -> Evaluated:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from smt_ray.cluster.board import announce
 from smt_ray.config.model import ModelConfig
 from smt_ray.documents.prediction import Prediction
-from smt_ray.stages.jobs import Answers, Evaluated, EvaluationJob, TaskShare
+from smt_ray.stages.jobs import Answers, Evaluated, EvaluationJob, HarnessJob, TaskShare
 
 if TYPE_CHECKING:  # the actor imports these when it has loaded its model
     from smt_ray.data.prompts import Prompts
     from smt_ray.data.rows import Row
+    from smt_ray.evaluation.harness.requests import Answer
     from smt_ray.training.text_loss import TextLoss
 
 
@@ -33,10 +34,7 @@ class Evaluator:
         from smt_ray.data.prompts import Prompts
 
         announce(board, job.title, job.worker)
-        if self._spec != job.model or self._adapter not in (None, job.adapter):
-            self._model = None  # an adapter may have changed any weight
-        self._load(job.model)
-        self._attach(job.adapter)
+        self._hold(job.model, job.adapter)
         prompts = Prompts.of(self._tokenizer, job.config.data)
         done, answers, losses = 0, {}, {}
         for name, share in job.shares.items():
@@ -49,6 +47,29 @@ class Evaluator:
             done += len(rows)
             board.update.remote(job.title, job.worker, done, name)
         return Evaluated(answers, losses, prompts.form)
+
+    def answer(self, job: HarnessJob, board: Any) -> list[Answer]:
+        """The answers of this worker's requests of lm-evaluation-harness."""
+        announce(board, job.title, job.worker)
+        self._hold(job.model, job.adapter)
+        from smt_ray.evaluation.batches import Padding
+        from smt_ray.evaluation.harness.library import answer
+
+        return answer(
+            self._model,
+            self._tokenizer,
+            job.requests,
+            job.config.evaluation.batch_tokens,
+            Padding.of(job.probe),
+            lambda done: board.update.remote(job.title, job.worker, done),
+        )
+
+    def _hold(self, spec: ModelConfig, adapter: str | None) -> None:
+        """Loads the model with its adapter, unless this process holds both."""
+        if self._spec != spec or self._adapter not in (None, adapter):
+            self._model = None  # an adapter may have changed any weight
+        self._load(spec)
+        self._attach(adapter)
 
     def _load(self, spec: ModelConfig) -> None:
         """Loads the model. Errors of the constructor would not reach the user."""

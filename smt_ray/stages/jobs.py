@@ -13,11 +13,13 @@ from smt_ray.cluster.resources import ProcessResources
 from smt_ray.config.model import ModelConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.data.rows import Row
+from smt_ray.documents.lm_eval import LmEvalResult
 from smt_ray.documents.prediction import Prediction
 from smt_ray.documents.probe import Probe
 from smt_ray.documents.stages import Protocol
 
 if TYPE_CHECKING:  # unpickling a job imports these classes
+    from smt_ray.evaluation.harness.requests import Requests
     from smt_ray.evaluation.tasks import Task
     from smt_ray.methods.blocks import EligibleBlocks
     from smt_ray.methods.protocol import MethodSettings
@@ -140,6 +142,19 @@ class EvaluationJob:
     config: RunConfig
 
 
+@dataclass(frozen=True)
+class HarnessJob:
+    """One worker's share of requests of lm-evaluation-harness; see :class:`EvaluationJob`."""
+
+    title: str
+    worker: int
+    requests: Requests
+    model: ModelConfig
+    probe: Probe
+    adapter: str | None
+    config: RunConfig
+
+
 class Answers(NamedTuple):
     """The predictions of a task, or of a worker's share of it.
 
@@ -163,3 +178,15 @@ class Evaluated(NamedTuple):
     answers: dict[str, Answers]
     losses: dict[str, TextLoss]
     prompt: str
+
+
+class HarnessFound(NamedTuple):
+    """What lm-evaluation-harness found.
+
+    Attributes:
+        results: Task or group -> its metrics.
+        raw: The results in the library's own form, with a sample of every row.
+    """
+
+    results: dict[str, LmEvalResult]
+    raw: dict[str, Any]

@@ -26,6 +26,7 @@ from smt_ray.documents.stages import (
     Until,
     WarmupSummary,
 )
+from smt_ray.evaluation.harness.tasks import HarnessTasks, read_harness
 from smt_ray.evaluation.retention import read_retention
 from smt_ray.evaluation.test_rows import TestRows, read_tests
 from smt_ray.methods.registry import settings_of
@@ -45,6 +46,7 @@ class RunPlan:
         split: The training rows and the held-out rows.
         tests: The test rows, by task.
         retention: The texts that are not trained on, by name.
+        harness: The tasks of lm-evaluation-harness; None without any.
         tokens: The tokenised rows.
         warmup: The score table; None for methods and scores that need no gradients.
         selection: The selected blocks; None for methods that select none.
@@ -58,6 +60,7 @@ class RunPlan:
     split: Split
     tests: dict[str, TestRows]
     retention: dict[str, list[Row]]
+    harness: HarnessTasks | None
     tokens: Stage[TokensSummary]
     warmup: Stage[WarmupSummary] | None
     selection: Stage[SelectionSummary] | None
@@ -114,11 +117,11 @@ def make_plan(config: RunConfig) -> RunPlan:
     """
     check_quantisation(config.model.quantization)
     of_method = settings_of(config).stage_inputs(config)
-    tests, retention = read_tests(config), read_retention(config)
+    tests, retention, harness = read_tests(config), read_retention(config), read_harness(config)
     split = read_split(config.data, config.seed)
     identity = model_identity(config.model)
     storage, keys = Storage(config.storage), stage_keys(config)
-    asked = _asked(identity, tests, retention, keys, config.evaluation)
+    asked = _asked(identity, tests, retention, harness, keys, config.evaluation)
     rows = {"training": split.training_digest, "validation": split.validation_digest}
     tokens = Stage(storage, TOKENS, {"rows": rows, "model": identity, **keys.tokens})
     warmup = selection = None
@@ -136,7 +139,7 @@ def make_plan(config: RunConfig) -> RunPlan:
         for who, (is_tuned, inputs) in asked.items()
     }
     return RunPlan(
-        config, storage, identity, split, tests, retention,
+        config, storage, identity, split, tests, retention, harness,
         tokens, warmup, selection, training, evaluations,
     )  # fmt: skip
 
@@ -145,6 +148,7 @@ def _asked(
     identity: Identity,
     tests: Mapping[str, TestRows],
     retention: Mapping[str, Sequence[Row]],
+    harness: HarnessTasks | None,
     keys: StageKeys,
     evaluation: EvaluationConfig,
 ) -> dict[Who, tuple[bool, dict[str, Any]]]:
@@ -158,12 +162,15 @@ def _asked(
     if retention:
         digests = {name: digest_rows(rows) for name, rows in retention.items()}
         generate["retention"] = {**digests, **keys.retention}
+    if harness:
+        generate["lm_eval"] = harness.digests
+    is_asked = bool(tests or retention or harness)
     asked: dict[Who, tuple[bool, dict[str, Any]]] = {}
-    if (tests or retention) and evaluation.base:
+    if is_asked and evaluation.base:
         asked["base"] = (False, generate)
     if tests and evaluation.base_likelihood:
         asked["base_likelihood"] = (False, likelihood)
-    if tests or retention:
+    if is_asked:
         asked["tuned"] = (True, generate)
     if tests and evaluation.tuned_likelihood:
         asked["tuned_likelihood"] = (True, likelihood)

@@ -53,6 +53,7 @@ IMPORTERS = {
     "datasets": ("smt_ray.data.hub", "smt_ray.data.files"),
     "peft": ("smt_ray.methods", "smt_ray.peft"),
     "bitsandbytes": ("smt_ray.smt.quantised", "smt_ray.models.quantisation"),
+    "lm_eval": ("smt_ray.evaluation.harness.library",),
     "typer": ("smt_ray.cli",),
     "pyarrow": ("smt_ray.artifacts", "smt_ray.data.files"),
     "fsspec": ("smt_ray.artifacts", "smt_ray.data.files"),

@@ -17,6 +17,7 @@ from smt_ray.run import merge
 from smt_ray.run.merge import merge_run
 
 FILES = {"model.safetensors": "tuned", "tokenizer.json": "words"}
+CARD = "README.md"
 
 
 class Written:
@@ -52,7 +53,9 @@ def place(tmp_path: Path) -> Path:
 
 
 def written(folder: Path) -> dict[str, str]:
-    return {file.name: file.read_text() for file in folder.iterdir()}
+    """The files of a merged model; each has a card, too."""
+    assert (folder / CARD).read_text().startswith("---\n")
+    return {file.name: file.read_text() for file in folder.iterdir() if file.name != CARD}
 
 
 def break_down(*_: Any) -> Any:
@@ -115,7 +118,7 @@ def test_an_existing_file_or_folder_is_not_replaced(
     assert os.listdir(place) == ["out"]
 
 
-@pytest.mark.parametrize("step", ["trained_adapter", "load_model", "read_tokenizer"])
+@pytest.mark.parametrize("step", ["trained_adapter", "load_model", "read_tokenizer", "write_card"])
 @pytest.mark.parametrize("out", ["new", "new/and/deep", "empty"])
 def test_a_failed_merge_leaves_nothing_behind_and_can_be_repeated(
     storage: Storage, place: Path, step: str, out: str

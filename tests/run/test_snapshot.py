@@ -12,6 +12,7 @@ import pytest
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.run import RunConfig
+from smt_ray.documents.lm_eval import LmEvalMetric, LmEvalResult, LmEvalResults
 from smt_ray.documents.rows import BadRows, RowCounts, TokensSummary
 from smt_ray.documents.run import (
     KeptLoss,
@@ -189,6 +190,18 @@ def test_rows_losses_and_retention_are_metrics() -> None:
         "eval/retention/text/base": 2.0,
         "eval/retention/text/tuned": 2.5,
         "validation/loss_before": 3.0,
+    }
+
+
+def test_metrics_of_lm_eval_have_their_standard_errors() -> None:
+    acc = LmEvalMetric(name="acc", value=0.5, stderr=0.1, higher_is_better=True)
+    match = LmEvalMetric(name="exact_match", filter="strict", value=0.25)
+    result = LmEvalResult(num_rows=4, metrics=[acc, match])
+    metrics = RunMetrics(lm_eval={"facts": LmEvalResults(tuned=result)})
+    assert final_metrics(metrics) == {
+        "eval/lm_eval/facts/acc/tuned": 0.5,
+        "eval/lm_eval/facts/acc/tuned_stderr": 0.1,
+        "eval/lm_eval/facts/exact_match/strict/tuned": 0.25,
     }
 
 

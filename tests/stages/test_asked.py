@@ -69,3 +69,19 @@ def test_a_text_that_cannot_be_read_is_named_or_left_out(check: Any) -> None:
     with pytest.raises(UserError, match=r"rows\.jsonl, row 1: a reply must not contain"):
         check(row, template, retention=True)
     check(row, template, "data.bad_rows=skip", retention=True)
+
+
+def test_a_task_of_lm_eval_that_leaves_no_room_for_a_prompt_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"a": "1+1=", "b": "2"}')
+    file = tmp_path / "sums.yaml"
+    text = (
+        "task: sums\ndataset_path: json\ntest_split: test\noutput_type: generate_until\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path}/rows.jsonl}}}}\n"
+        'doc_to_text: "{{a}}"\ndoc_to_target: "{{b}}"\n'
+    )
+    given = [f"storage={tmp_path}", f"evaluation={{lm_eval: [{file}]}}"]
+    file.write_text(text)  # by default it generates 256 tokens
+    with pytest.raises(UserError, match=r"sums generates more tokens than the model's 256"):
+        check_asked(make_plan(load_config(None, given)))
+    file.write_text(text + "generation_kwargs: {max_gen_toks: 255}\n")
+    check_asked(make_plan(load_config(None, given)))

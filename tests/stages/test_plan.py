@@ -132,6 +132,23 @@ def test_a_semantic_key_changes_its_own_stages_and_those_after_them(
     assert changed(make_config(), make_config(override)) == expected
 
 
+def test_tasks_of_lm_eval_change_the_generated_evaluations_only(
+    make_config: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"a": "1+1=", "b": "2"}')
+    file = tmp_path / "sums.yaml"
+    file.write_text(
+        "task: sums\ndataset_path: json\ntest_split: test\noutput_type: generate_until\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path}/rows.jsonl}}}}\n"
+        'doc_to_text: "{{a}}"\ndoc_to_target: "{{b}}"\n'
+    )
+    asked = make_config(f"evaluation.lm_eval=[{file}]")
+    assert changed(make_config(), asked) == {"base", "tuned"}
+    alone = make_plan(make_config(f"evaluation.lm_eval=[{file}]", "evaluation.tasks=[]"))
+    assert set(names(alone)) == TOKENS | {"base", "tuned"}
+    assert set(names(make_plan(make_config("evaluation.tasks=[]")))) == TOKENS - {"tuned"}
+
+
 LORA = ("lora.rank=8", "lora.alpha=3", "lora.dropout=0", "lora.target_modules=[v_proj]")
 
 

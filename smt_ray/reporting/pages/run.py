@@ -22,6 +22,8 @@ from smt_ray.reporting.pages.selection_map import SelectionMap, selection_map
 from smt_ray.reporting.pages.tables import TimeRow, TimeTable
 from smt_ray.reporting.pages.weight_grid import Weight
 from smt_ray.reporting.pages.wrong_answers import Predictions, WrongAnswers, wrong_answers
+from smt_ray.reporting.text.lm_eval import LM_EVAL_LEGEND, lm_eval_cells
+from smt_ray.reporting.text.losses import training_text
 from smt_ray.reporting.text.run import LEGEND, accuracy_cells, facts, task_rows
 from smt_ray.reporting.text.tables import Cells
 from smt_ray.reporting.text.values import stage_text
@@ -72,6 +74,13 @@ class AccuracySection:
     chart: Markup | None
 
 
+class LmEvalSection(NamedTuple):
+    """The metrics of lm-evaluation-harness."""
+
+    cells: Cells
+    legend: str
+
+
 class LossPoint(NamedTuple):
     """A loss and its step."""
 
@@ -98,12 +107,13 @@ class RunSections:
     """The sections about a run, in its own page or in the page of a search.
 
     Attributes:
-        accuracy, loss, selection, wrong: The sections; None for a section that is left out.
+        accuracy, lm_eval, loss, selection, wrong: The sections; None for one that is left out.
     """
 
     facts: Pairs
     datasets: Sequence[Dataset]
     accuracy: AccuracySection | None
+    lm_eval: LmEvalSection | None
     loss: LossSection | None
     selection: SelectionMap | None
     wrong: WrongAnswers | None
@@ -133,6 +143,7 @@ def run_sections(run: RunContents) -> RunSections:
         run_facts(run.metrics, run.config),
         run.datasets,
         _accuracy(run.metrics),
+        _lm_eval(run.metrics),
         _loss(run.records),
         selection_map(run.weights),
         run_wrong_answers(run),
@@ -141,20 +152,8 @@ def run_sections(run: RunContents) -> RunSections:
 
 def run_facts(metrics: RunMetrics, config: Mapping[str, Any]) -> Pairs:
     """(name, text) pairs: what was trained and how."""
-    pairs = facts(metrics)
-    training = config.get("training")
-    if not training:
-        return pairs
-    steps = metrics.training.num_steps if metrics.training else None
-    ramp = training["lr_warmup_steps"]
-    words = [
-        f"{steps:,} steps of {training['batch_size']} rows" if steps else "",
-        f"learning rate {training['learning_rate']:g}",
-        f"{training['lr_schedule']} schedule",
-        f"learning-rate warm-up of {ramp} steps" if ramp else "",
-        f"seed {config['seed']}",
-    ]
-    return [*pairs, ("training", ", ".join(filter(None, words)))]
+    text = training_text(metrics, config)
+    return [*facts(metrics), *([("training", text)] if text else [])]
 
 
 def run_wrong_answers(run: RunContents) -> WrongAnswers | None:
@@ -190,6 +189,11 @@ def _accuracy(metrics: RunMetrics) -> AccuracySection | None:
         return None
     estimates = {name: _estimates(task) for name, task in task_rows(metrics).items()}
     return AccuracySection(cells, LEGEND, drawing(accuracy_chart(estimates, "accuracy")))
+
+
+def _lm_eval(metrics: RunMetrics) -> LmEvalSection | None:
+    cells = lm_eval_cells(metrics)
+    return None if cells is None else LmEvalSection(cells, LM_EVAL_LEGEND)
 
 
 def _estimates(task: TaskResults) -> dict[str, Estimate]:

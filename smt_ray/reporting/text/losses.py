@@ -1,9 +1,29 @@
-"""The losses of a run in words: on rows that are held out, and on text that is not trained on."""
+"""The training of a run in words: its settings, and its losses on rows that are not trained on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from smt_ray.documents.run import Retention, RunMetrics
 from smt_ray.reporting.text.values import MISSING, number_text
+
+
+def training_text(metrics: RunMetrics, config: Mapping[str, Any]) -> str:
+    """The steps, the learning rate and the seed; "" if the configuration is not known."""
+    training = config.get("training")
+    if not training:
+        return ""
+    steps = metrics.training.num_steps if metrics.training else None
+    ramp = training["lr_warmup_steps"]
+    words = [
+        f"{steps:,} steps of {training['batch_size']} rows" if steps else "",
+        f"learning rate {training['learning_rate']:g}",
+        f"{training['lr_schedule']} schedule",
+        f"learning-rate warm-up of {ramp} steps" if ramp else "",
+        f"seed {config['seed']}",
+    ]
+    return ", ".join(filter(None, words))
 
 
 def loss_text(metrics: RunMetrics) -> str:

@@ -23,6 +23,7 @@ from smt_ray.documents.run import (
     Who,
 )
 from smt_ray.reporting.text.console import facts_grid, rich_table, show
+from smt_ray.reporting.text.lm_eval import LM_EVAL_LEGEND, lm_eval_cells
 from smt_ray.reporting.text.losses import loss_text, retention_text
 from smt_ray.reporting.text.rows import row_warnings, rows_text
 from smt_ray.reporting.text.tables import Cells, escape, markdown_table
@@ -65,6 +66,8 @@ def to_markdown(metrics: RunMetrics) -> str:
     parts = [f"### {_title(metrics)}"]
     if accuracy := accuracy_cells(metrics):
         parts += [markdown_table(accuracy), f"*{LEGEND}*"]
+    if harness := lm_eval_cells(metrics):
+        parts += [markdown_table(harness), f"*{LM_EVAL_LEGEND}*"]
     if pairs := facts(metrics):
         parts.append("\n".join(f"- {name}: {escape(text)}" for name, text in pairs))
     if stages := stage_cells(metrics):
@@ -274,6 +277,9 @@ def _render(metrics: RunMetrics, console: Console) -> None:
     if accuracy := accuracy_cells(metrics):
         console.print(rich_table(accuracy, _style))
         console.print(Text(f"  {LEGEND}\n", style="dim"))
+    if harness := lm_eval_cells(metrics):
+        console.print(rich_table(harness))
+        console.print(Text(f"  {LM_EVAL_LEGEND}\n", style="dim"))
     if pairs := facts(metrics):
         console.print(facts_grid(pairs))
     if stages := stage_cells(metrics):
