@@ -45,15 +45,19 @@ data:
   # prompt: auto # the chat template of the tokenizer, or Alpaca's form if it has none
 """,
     "method": """\
-method: {method} # smt, lora, dora or full
+method: {method} # smt, lora, dora, sift or full
 """,
     "warmup": """\
 warmup:
-  num_steps: 100 # batches whose gradients choose the blocks; the paper's number
+  num_steps: 100 # batches whose gradients choose what is trained; the paper's number
 """,
     "selection": """\
 selection:
   budget: 0.0084 # (!) trained parameters over the base model's; the paper's number
+""",
+    "sift": """\
+sift:
+  budget: 0.0084 # (!) trained elements over the base model's parameters
 """,
     "lora": """\
 lora:
@@ -105,7 +109,7 @@ def init(
     config: Annotated[Path, typer.Argument(metavar="[CONFIG]", help="The new YAML file.")] = Path(
         "run.yaml"
     ),
-    method: Annotated[str, typer.Option(help="smt, lora, dora or full.")] = "smt",
+    method: Annotated[str, typer.Option(help="smt, lora, dora, sift or full.")] = "smt",
 ) -> None:
     """Write a commented configuration for a model and rows of your own."""
     if config.exists():

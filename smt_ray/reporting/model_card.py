@@ -24,6 +24,8 @@ _METHODS = {
     " gradients in a short warm-up",
     "lora": "LoRA, whose low-rank products are merged into the weights",
     "dora": "DoRA, whose low-rank products and magnitudes are merged into the weights",
+    "sift": "SIFT, which trains the single elements of the weights with the largest gradients in a"
+    " short warm-up",
     "full": "full fine-tuning, which trains every weight",
 }
 _TAGS = {"smt": "sparse-matrix-tuning"}
@@ -185,7 +187,8 @@ def _making(contents: CardContents) -> str:
 
 
 def _budget(contents: CardContents) -> str:
-    budget = contents.config["selection"]["budget"]
+    section = "sift" if contents.metrics.method == "sift" else "selection"
+    budget = contents.config[section]["budget"]
     selects = contents.metrics.selection is not None
     return f"{budget:g} of the base model's parameters" if selects and budget else ""
 

@@ -43,7 +43,7 @@ def init(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return run
 
 
-@pytest.mark.parametrize("method", ["smt", "lora", "dora", "full"])
+@pytest.mark.parametrize("method", ["smt", "lora", "dora", "sift", "full"])
 def test_the_file_loads_with_the_model_the_rows_and_the_method(
     init: Init, rows: str, method: str
 ) -> None:
