@@ -19,6 +19,7 @@ from smt_ray.config.load import validate_config
 from smt_ray.data.batches import step_micro_batches
 from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.models.load import DTYPES
+from smt_ray.models.quantisation import quantise
 from smt_ray.planning.live_bytes import LiveBytes
 from smt_ray.planning.prepared import prepare_model
 from smt_ray.training.engine import Engine
@@ -49,6 +50,8 @@ def measure(values: dict[str, Any]) -> int:
         model: Any = AutoModelForCausalLM.from_config(
             AutoConfig.for_model(architecture.pop("model_type"), **architecture)
         ).to(DTYPES[dtype])
+        if config.model.quantization != "none":
+            quantise(model, config.model.quantization, "cpu", DTYPES[dtype])
         method = prepare_model(config).method
         method.prepare(model)
         if config.training.activation_checkpointing:

@@ -32,6 +32,9 @@ CASES = [
     ("full", "bfloat16", 1, False),
     ("full", "bfloat16", 2, True),
     ("full", "bfloat16", 3, False),
+    ("smt", "bfloat16", 2, False, "nf4"),
+    ("smt", "float32", 0, True, "nf4"),
+    ("lora", "bfloat16", 2, True, "nf4"),
 ]
 
 pytestmark = pytest.mark.slow
@@ -45,8 +48,9 @@ def configs(small_run: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
             f"model.dtype={dtype}",
             f"deepspeed.zero_stage={stage}",
             f"training.activation_checkpointing={checkpointing}",
+            f"model.quantization={quantization[0] if quantization else 'none'}",
         )
-        for method, dtype, stage, checkpointing in CASES
+        for method, dtype, stage, checkpointing, *quantization in CASES
     ]
 
 
@@ -69,4 +73,6 @@ def test_a_plan_is_within_5_percent_of_a_real_run(
     report = plan_memory(validate_config(configs[index]))
     # The tensors of the host are on the same device here.
     planned = report.configured.training_bytes + (report.host_bytes or 0)
-    assert planned == pytest.approx(measured[index], rel=TOLERANCE)
+    # A dequantised weight is counted at the peak, where there may be none.
+    above = 2 * TOLERANCE if len(CASES[index]) > 4 else TOLERANCE
+    assert (1 - TOLERANCE) * measured[index] <= planned <= (1 + above) * measured[index]
