@@ -17,7 +17,7 @@ from __future__ import annotations
 MANIFEST = "manifest.json"
 TOKENS = "tokens.safetensors"
 SCORE_TABLE = "score_table.safetensors"
-GRADIENTS = "gradients"  # a file for each module: the summed gradients, which SIFT needs
+KEPT_VALUES = "modules"  # a file for each module, from which elements or columns are selected
 SELECTION = "selection.safetensors"
 SELECTION_PICTURE = "selection.png"
 RECORDS = "metrics.jsonl"

@@ -105,3 +105,10 @@ def sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for argument in get_args(annotation):
         yield from sections_in(argument)
+
+
+def with_default(values: Any, name: str, default: Any, *, unless: str) -> Any:
+    """Sets the default of one of two fields if neither is given."""
+    if isinstance(values, dict) and values.get(name) is None and values.get(unless) is None:
+        return {**values, name: default}
+    return values

@@ -1,4 +1,4 @@
-"""The sections of the method: warm-up, selection, SIFT, LoRA and training."""
+"""The sections of the method: warm-up, selection, SIFT and LoRA."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from smt_ray.config.fields import Section, execution, semantic
+from smt_ray.config.fields import Section, execution, semantic, with_default
 
 AUTO = "auto"
 DEFAULT_TARGET_MODULES = ("q_proj", "k_proj", "v_proj")
@@ -109,9 +109,16 @@ class WarmupConfig(Section):
         return values
 
 
+_COLUMN_SCORES = ("mean_of_abs", "abs_of_mean", "l2", "saliency", "activation", "random")
+
+
 class SelectionConfig(Section):
     """The selection of the blocks that are trained (paper section 3.2, appendix B)."""
 
+    block_shape: Literal["square", "column"] = semantic("square")
+    """The shape of a block: square, as in the paper, or a whole input column of a weight, for which
+    ``block_size`` has no meaning. Columns have the scores mean_of_abs, abs_of_mean, l2, saliency,
+    activation and random, and weights in full precision."""
     block_size: int | Literal["auto"] = semantic(AUTO)
     """The number of rows and columns of a block; auto is the largest size up to 256 that divides
     every dimension of the eligible linears."""
@@ -125,13 +132,14 @@ class SelectionConfig(Section):
     blocks of modules outside the groups are selected."""
     score: Literal[
         "mean_of_abs", "abs_of_mean", "l2", "saliency", "step_mean_of_abs", "step_l2",
-        "random", "magnitude", "lift",
+        "activation", "random", "magnitude", "lift",
     ] = semantic("mean_of_abs")  # fmt: skip
     """The score by which blocks are ranked; mean_of_abs is the paper's. The others use the sum of
     the steps' gradients, too (abs_of_mean, l2, saliency), or the gradients of single steps
-    (step_mean_of_abs, step_l2). Those without gradients are random (drawn by ``seed``), magnitude
-    (of the weights) and lift (of their part of rank ``lift_rank``). With them the warm-up is
-    skipped, unless its mode is trained, since training continues from its weights."""
+    (step_mean_of_abs, step_l2). activation, which is for columns, sums the absolute inputs over the
+    tokens of the warm-up's rows. Those without a warm-up are random (drawn by ``seed``), magnitude
+    (of the weights) and lift (of their part of rank ``lift_rank``), unless the warm-up's
+    mode is trained, since training continues from its weights."""
     lift_rank: int = semantic(128, ge=1)
     """The rank of the part of a weight whose magnitude is the score lift."""
     scope: Literal["global", "per_module"] = semantic("global")
@@ -146,7 +154,7 @@ class SelectionConfig(Section):
     def _default_budget(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("groups") is not None:
             return values
-        return _with_default(values, "budget", DEFAULT_BUDGET, unless="num_blocks")
+        return with_default(values, "budget", DEFAULT_BUDGET, unless="num_blocks")
 
     @model_validator(mode="after")
     def _one_size(self) -> SelectionConfig:
@@ -155,16 +163,38 @@ class SelectionConfig(Section):
         _check_block_size("block_size", self.block_size)
         return self
 
+    @model_validator(mode="after")
+    def _columns_have_different_sizes(self) -> SelectionConfig:
+        is_column = self.block_shape == "column"
+        if is_column and self.num_blocks is not None:
+            raise ValueError(
+                "block_shape column needs budget or groups, since columns of different modules"
+                f" differ in size; got num_blocks {self.num_blocks}"
+            )
+        if is_column and self.score not in _COLUMN_SCORES:
+            known = ", ".join(_COLUMN_SCORES)
+            raise ValueError(f"block_shape column needs a score of {known}; got {self.score}")
+        if not is_column and self.score == "activation":
+            raise ValueError("score activation needs block_shape column; got square")
+        return self
+
     @property
     def needs_gradients(self) -> bool:
         """Whether blocks are scored by gradients."""
-        return self.score not in ("random", "magnitude", "lift")
+        return self.score not in ("activation", "random", "magnitude", "lift")
+
+    @property
+    def needs_warmup(self) -> bool:
+        """Whether blocks are scored by what the warm-up computes."""
+        return self.needs_gradients or self.score == "activation"
 
     def semantic(self) -> dict[str, Any]:
-        """The semantic fields that have an effect: ``lift_rank`` has one with score lift only."""
+        """The semantic fields that have an effect, given the shape of blocks and the score."""
         values = super().semantic()
-        if self.score != "lift":
-            del values["lift_rank"]
+        is_column = self.block_shape == "column"
+        idle = ("block_size", "num_blocks") if is_column else ("block_shape",)
+        for name in (*idle, *(() if self.score == "lift" else ("lift_rank",))):
+            del values[name]
         return values
 
 
@@ -206,77 +236,13 @@ class LoraConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _default_rank(cls, values: Any) -> Any:
-        return _with_default(values, "rank", DEFAULT_RANK, unless="budget")
+        return with_default(values, "rank", DEFAULT_RANK, unless="budget")
 
     @model_validator(mode="after")
     def _one_way(self) -> LoraConfig:
         if self.rank is not None and self.budget is not None:
             raise ValueError("only one of rank and budget may be set")
         return self
-
-
-class TrainingConfig(Section):
-    """The optimisation, with the settings that the paper and its baselines report."""
-
-    init_adapter: str | None = semantic(None, min_length=1)
-    """The folder or URI of an adapter of the config's method, such as that of an earlier run. Its
-    parameters are trained further, so nothing is scored or selected, and the sections warmup,
-    selection, sift and lora have no effect. Its base model must be the run's model."""
-    batch_size: int = semantic(16, ge=1)
-    """The number of rows of an optimizer step, over all ranks."""
-    num_epochs: int | None = semantic(None, ge=1)
-    """The number of passes over the training rows; the default is 3 if ``max_steps`` is not set."""
-    max_steps: int | None = semantic(None, ge=1)
-    """The number of optimizer steps, instead of ``num_epochs``."""
-    learning_rate: float = semantic(1e-4, gt=0)
-    """The peak learning rate."""
-    lr_schedule: Literal["linear", "cosine", "constant"] = semantic("linear")
-    """How the learning rate falls from the peak to 0 after the ramp; with constant it stays at the
-    peak."""
-    lr_warmup_steps: int = semantic(0, ge=0)
-    """The number of steps in which the learning rate rises linearly from 0 to the peak."""
-    weight_decay: float = semantic(0.0, ge=0)
-    """AdamW's decoupled weight decay."""
-    adam_betas: tuple[float, float] = semantic((0.9, 0.999), strict=False)
-    """AdamW's betas."""
-    adam_epsilon: float = semantic(1e-8, gt=0)
-    """AdamW's epsilon."""
-    max_grad_norm: float = semantic(1.0, ge=0)
-    """The largest global gradient norm, to which larger gradients are scaled; 0 for no limit."""
-    validate_every_steps: int | None = execution(None, ge=1)
-    """The number of steps between validation losses; null for only one at the end. It needs
-    ``data.validation_rows``."""
-    checkpoint_every_steps: int | None = execution(None, ge=1)
-    """The number of steps between checkpoints; null for only one at the end. A further checkpoint
-    is written before a node is preempted."""
-    keep_checkpoints: int = execution(2, ge=1)
-    """The number of latest checkpoints that are kept. The checkpoint with the lowest validation
-    loss is kept, too."""
-    activation_checkpointing: bool = execution(False)
-    """Whether layers keep their inputs only and are computed again in the backward pass. It needs
-    less memory and about a third more time."""
-    log_every_steps: int = execution(1, ge=1)
-    """The number of steps between records of the loss."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_length(cls, values: Any) -> Any:
-        return _with_default(values, "num_epochs", 3, unless="max_steps")
-
-    @model_validator(mode="after")
-    def _one_length(self) -> TrainingConfig:
-        if self.num_epochs is not None and self.max_steps is not None:
-            raise ValueError("only one of num_epochs and max_steps may be set")
-        if not all(0 <= beta < 1 for beta in self.adam_betas):
-            raise ValueError(f"adam_betas must lie in [0, 1); got {list(self.adam_betas)}")
-        return self
-
-
-def _with_default(values: Any, name: str, default: Any, *, unless: str) -> Any:
-    """Sets the default of one of two fields if neither is given."""
-    if isinstance(values, dict) and values.get(name) is None and values.get(unless) is None:
-        return {**values, name: default}
-    return values
 
 
 def _check_block_size(name: str, value: int | str) -> None:

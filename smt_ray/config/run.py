@@ -13,7 +13,6 @@ from smt_ray.config.method import (
     LoraConfig,
     SelectionConfig,
     SiftConfig,
-    TrainingConfig,
     WarmupConfig,
 )
 from smt_ray.config.model import ModelConfig
@@ -24,6 +23,7 @@ from smt_ray.config.running import (
     ResourcesConfig,
     TrackingConfig,
 )
+from smt_ray.config.training import TrainingConfig
 
 # The methods that a section is for. It may be set with every method, so that the runs of a
 # comparison differ in one key, and it has no effect with other methods.
@@ -89,9 +89,23 @@ class RunConfig(Section):
         return self.method == "smt" and self.training.init_adapter is None
 
     @property
+    def selects_columns(self) -> bool:
+        """Whether these blocks are whole columns."""
+        return self.selects_blocks and self.selection.block_shape == "column"
+
+    @property
     def selects_elements(self) -> bool:
-        """Whether elements are selected, for which the warm-up keeps gradients."""
+        """Whether single elements are selected."""
         return self.method == "sift" and self.training.init_adapter is None
+
+    @property
+    def warmup_keeps(self) -> Literal["gradients", "columns", "activations"] | None:
+        """What the warm-up keeps besides its table: whole gradients, or sums of each column."""
+        if self.selects_elements:
+            return "gradients"
+        if not self.selects_columns or not self.selection.needs_warmup:
+            return None
+        return "activations" if self.selection.score == "activation" else "columns"
 
     @property
     def has_selection(self) -> bool:
@@ -100,15 +114,16 @@ class RunConfig(Section):
 
     @property
     def sharded_warmup(self) -> bool:
-        """Whether the selection needs gradients that shards sum at the base weights."""
-        by_gradients = self.selects_blocks and self.selection.needs_gradients
-        return (by_gradients or self.selects_elements) and not self.trained_warmup
+        """Whether the selection needs what shards compute at the base weights."""
+        by_warmup = self.selects_blocks and self.selection.needs_warmup
+        return (by_warmup or self.selects_elements) and not self.trained_warmup
 
     @property
     def sums_of_steps(self) -> bool:
         """Whether the warm-up also sums what the scores of single steps need."""
         wanted = self.warmup.per_step or self._scores_steps
-        return self.selects_blocks and wanted and not self.trained_warmup
+        blocks = self.selects_blocks and not self.selects_columns
+        return blocks and wanted and not self.trained_warmup
 
     @property
     def _scores_steps(self) -> bool:
@@ -171,16 +186,17 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _sift_needs_whole_gradients(self) -> RunConfig:
-        if not self.selects_elements:
+    def _elements_and_columns_need_whole_gradients(self) -> RunConfig:
+        if not (self.selects_elements or self.selects_columns):
             return self
+        what = "method sift" if self.selects_elements else "selection.block_shape column"
         if self.warmup.reduction == "score":
             raise ValueError(
-                "method sift needs warmup.reduction gradient, since the sums of blocks do not show"
-                " single elements; got score"
+                f"{what} needs warmup.reduction gradient, since the sums of square blocks do not"
+                " show it; got score"
             )
         if self.warmup.mode == "trained":
-            raise ValueError("method sift needs warmup.mode base; got trained")
+            raise ValueError(f"{what} needs warmup.mode base; got trained")
         return self
 
     @model_validator(mode="after")
@@ -197,6 +213,7 @@ class RunConfig(Section):
         trains_weights = self.method in ("full", "sift") or self.trained_warmup
         problems = {
             "methods full and sift, and warmup.mode trained, update the weights": trains_weights,
+            "selection.block_shape column updates the weights": self.selects_columns,
             "deepspeed.zero_stage 3 partitions the weights": self.deepspeed.zero_stage == 3,
             "gpus_per_shard spreads whole layers in full precision": self.warmup.gpus_per_shard > 1,
         }

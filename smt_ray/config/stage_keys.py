@@ -70,8 +70,8 @@ def _warmup(config: RunConfig) -> Keys:
     settings["per_step"] = config.sums_of_steps
     # Warm-up steps have the batches and the order of training.
     keys: Keys = {"seed": config.seed, "batch_size": training["batch_size"], "warmup": settings}
-    if config.selects_elements:
-        keys["keeps"] = "gradients"
+    if config.warmup_keeps:
+        keys["keeps"] = config.warmup_keeps
     if config.trained_warmup:
         del settings["learning_rate"], settings["lr_warmup_steps"]  # the values count, see below
         schedule = _SCHEDULE_KEYS if config.first_step else ()

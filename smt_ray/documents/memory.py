@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import JsonValue
 
 from smt_ray.documents.base import Document
-from smt_ray.documents.run import Trainable
+from smt_ray.documents.run import BlockShape, Trainable
 
 
 class PlannedBlocks(Document):
@@ -14,6 +14,7 @@ class PlannedBlocks(Document):
     num_chosen: int
     num_eligible: int
     block_size: int
+    block_shape: BlockShape = "square"
     num_modules: int
     projections: list[str]
 

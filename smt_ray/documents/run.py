@@ -192,11 +192,16 @@ class Trainable(Document):
     """The percentage of base and adapter together, as peft prints it."""
 
 
+BlockShape = Literal["square", "column", "element"]
+"""The shape of what is selected: square blocks, whole columns, or single elements."""
+
+
 class SelectedBlocks(Document):
     """The selection, in numbers."""
 
     num_blocks: int | None = None
     block_size: int | None = None
+    block_shape: BlockShape = "square"
     num_modules: int | None = None
     """The number of modules with a selected block."""
     num_layers: int | None = None

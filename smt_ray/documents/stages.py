@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from smt_ray.documents.base import Document
 from smt_ray.documents.lm_eval import LmEvalResult
-from smt_ray.documents.run import KeptLoss, Reading, Result, Trainable
+from smt_ray.documents.run import BlockShape, KeptLoss, Reading, Result, Trainable
 
 Protocol = Literal["generate", "likelihood"]
 """The way to evaluate a model: by the text that it writes, or by the most likely candidate."""
@@ -77,17 +77,14 @@ class WarmupSummary(Document):
     """With ``mode: trained``: the outcome of the training."""
 
 
-ELEMENT_SCORE = "gradient"
-"""The score of single elements, which SIFT selects: the absolute value of the summed gradient."""
-
-
 class SelectionSummary(Document):
     """The summary of the selection stage."""
 
     num_blocks: int
-    """The number of blocks, or of single elements."""
+    """The number of blocks: squares, columns or single elements."""
     block_size: int
-    """The size of the blocks; 1 for single elements."""
+    """The size of square blocks; 1 for others."""
+    block_shape: BlockShape = "square"
     num_trainable: int
     num_base: int
     budget: float

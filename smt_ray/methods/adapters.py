@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from smt_ray.errors import UserError
-from smt_ray.methods import full, lora, sift, smt
+from smt_ray.methods import full, lora, placed, smt
 from smt_ray.methods.protocol import Method
-from smt_ray.sift.adapter import TENSORS_FILE as SIFT_FILE
+from smt_ray.places.adapter import FILES, find_kind
 from smt_ray.smt.adapter_files import is_smt_adapter
 from smt_ray.smt.tensorfile import reading
 
@@ -23,11 +23,11 @@ def find_method(directory: Path) -> Method:
         return smt.SmtMethod()
     if (directory / lora.CONFIG_FILE).exists():
         return lora.LoraMethod()
-    if (directory / SIFT_FILE).exists():
-        return sift.SiftMethod()
+    if find_kind(directory):
+        return placed.PlacedMethod()
     if (directory / full.TENSORS_FILE).exists():
         return full.FullMethod()
-    known = f"{lora.CONFIG_FILE}, {SIFT_FILE}, {full.TENSORS_FILE}"
+    known = ", ".join([lora.CONFIG_FILE, *FILES.values(), full.TENSORS_FILE])
     raise UserError(
         str(directory),
         f"must be an adapter's folder, which holds one of {known}",
@@ -48,5 +48,6 @@ def method_name(directory: Path) -> str:
         with reading(path, "LoRA adapter's config"):
             is_dora = json.loads(path.read_text(encoding="utf-8")).get("use_dora", False)
             return "dora" if is_dora else "lora"
-    names = {smt.SmtMethod: "smt", sift.SiftMethod: "sift", full.FullMethod: "full"}
-    return names[type(method)]
+    if isinstance(method, placed.PlacedMethod):
+        return "sift" if find_kind(directory) == "element" else "smt"
+    return "smt" if isinstance(method, smt.SmtMethod) else "full"

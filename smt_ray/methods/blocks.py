@@ -8,9 +8,10 @@ from torch import nn
 
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
+from smt_ray.documents.run import BlockShape
 from smt_ray.errors import UserError
 from smt_ray.models.inspect import count_parameters, find_eligible
-from smt_ray.sift.selection import number_of_elements
+from smt_ray.places.largest import number_of_parameters
 from smt_ray.smt.grid import check_block_size, common_block_size, resolve_block_size
 from smt_ray.smt.linears import linear_shapes
 from smt_ray.smt.modules import match_groups, match_modules
@@ -28,7 +29,8 @@ class Ranking:
 
     Attributes:
         modules: The names of the modules.
-        num_blocks: The number of blocks that are selected in them.
+        num_blocks: The number of blocks that are selected in them. If blocks are columns, which
+            have different sizes, it is the number of parameters in them.
     """
 
     modules: tuple[str, ...]
@@ -43,7 +45,8 @@ class EligibleBlocks:
         shapes: The (O, I) of the eligible modules, in the order of the model.
         num_parameters: The number of parameters of the base model, tied ones once.
         table_block_size: The finest block size of the score table.
-        block_size: The size of the blocks that are trained; 1 for single elements.
+        block_size: The size of the blocks that are trained; 1 for single elements and columns.
+        shape: What is trained.
         rankings: The ranking of each group of ``selection.groups``; a single one without groups.
     """
 
@@ -52,6 +55,7 @@ class EligibleBlocks:
     table_block_size: int
     block_size: int
     rankings: tuple[Ranking, ...]
+    shape: BlockShape = "square"
 
 
 def check_blocks(config: RunConfig, skeleton: nn.Module, probe: Probe) -> EligibleBlocks:
@@ -72,10 +76,14 @@ def check_blocks(config: RunConfig, skeleton: nn.Module, probe: Probe) -> Eligib
     finest = _finest(config, shapes)
     if config.selects_elements:
         chosen = _selectable(config.sift.target_modules, shapes, "sift.target_modules")
-        count = number_of_elements(config.sift.budget, chosen, num_parameters)
-        return EligibleBlocks(shapes, num_parameters, finest, 1, (Ranking(tuple(chosen), count),))
+        count = number_of_parameters(config.sift.budget, chosen, num_parameters, "sift.budget")
+        whole = (Ranking(tuple(chosen), count),)
+        return EligibleBlocks(shapes, num_parameters, finest, 1, whole, "element")
     wanted = config.selection.target_modules
     selected = _selectable(wanted, shapes, "selection.target_modules")
+    if config.selects_columns:
+        rankings = _column_rankings(config, selected, num_parameters)
+        return EligibleBlocks(shapes, num_parameters, finest, 1, rankings, "column")
     size = resolve_block_size(selected, config.selection.block_size, multiple_of=finest)
     _check_lift_rank(config, selected)
     rankings = _rankings(config, selected, size, num_parameters)
@@ -88,6 +96,19 @@ def _finest(config: RunConfig, shapes: Shapes) -> int:
         return common_block_size(shapes, limit=_FINEST)
     check_block_size(shapes, asked, field="warmup.table_block_size")
     return asked
+
+
+def _column_rankings(config: RunConfig, shapes: Shapes, num_parameters: int) -> tuple[Ranking, ...]:
+    budgets, found = config.selection.groups or {}, []
+    groups: list[tuple[str | None, list[str]]] = [*match_groups(shapes, budgets).items()]
+    for group, names in groups or [(None, list(shapes))]:
+        budget = budgets.get(group or "", config.selection.budget)
+        assert budget is not None
+        field = "selection.budget" if group is None else f"selection.groups.{group}"
+        chosen = {name: shapes[name] for name in names}
+        count = number_of_parameters(budget, chosen, num_parameters, field)
+        found.append(Ranking(tuple(names), count))
+    return tuple(found)
 
 
 def _check_lift_rank(config: RunConfig, shapes: Shapes) -> None:

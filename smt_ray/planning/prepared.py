@@ -11,13 +11,13 @@ from torch import nn
 
 from smt_ray.config.run import RunConfig
 from smt_ray.methods.blocks import EligibleBlocks, check_blocks
+from smt_ray.methods.placed import PlacedMethod
 from smt_ray.methods.protocol import Counts, Method
 from smt_ray.methods.registry import settings_of
-from smt_ray.methods.sift import SiftMethod
 from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.load import DTYPES, load_skeleton, located
 from smt_ray.planning.quantised import QuantisedWeights
-from smt_ray.planning.spread import spread_elements, spread_selection
+from smt_ray.planning.spread import spread_places, spread_selection
 from smt_ray.probe.probe import probe_skeleton
 from smt_ray.smt.layers.partial import PartialLinear
 
@@ -52,8 +52,16 @@ class PreparedModel:
     @property
     def index_bytes(self) -> int:
         """The bytes of the indices, on the GPU and in the adapter; many for single elements."""
-        layers = (m for m in self.model.modules() if isinstance(m, PartialLinear))
-        return sum(layer.indices.numel() * layer.indices.element_size() for layer in layers)
+        return sum(layer.indices.nbytes for layer in self._layers)
+
+    @property
+    def num_places(self) -> int:
+        """The number of trained elements or columns."""
+        return sum(len(layer.indices) for layer in self._layers)
+
+    @property
+    def _layers(self) -> list[PartialLinear]:
+        return [m for m in self.model.modules() if isinstance(m, PartialLinear)]
 
 
 def prepare_model(config: RunConfig) -> PreparedModel:
@@ -82,8 +90,8 @@ def prepare_model(config: RunConfig) -> PreparedModel:
 
 
 def _method_with_selection(config: RunConfig, blocks: EligibleBlocks) -> Method:
-    if config.selects_elements:
-        return SiftMethod(spread_elements(blocks))
+    if blocks.shape != "square":
+        return PlacedMethod(spread_places(blocks))
     return SmtMethod(spread_selection(blocks, config.selection.scope))
 
 

@@ -70,13 +70,15 @@ def _blocks(prepared: PreparedModel) -> PlannedBlocks | None:
     blocks = prepared.blocks
     if blocks is None:
         return None
-    size = blocks.block_size
+    size, is_column = blocks.block_size, blocks.shape == "column"
     names = [name for ranking in blocks.rankings for name in ranking.modules]
     num_elements = sum(rows * columns for rows, columns in (blocks.shapes[name] for name in names))
+    num_columns = sum(blocks.shapes[name][1] for name in names)
     return PlannedBlocks(
-        num_chosen=prepared.counts.num_trainable // size**2,
-        num_eligible=num_elements // size**2,
+        num_chosen=prepared.num_places if is_column else prepared.counts.num_trainable // size**2,
+        num_eligible=num_columns if is_column else num_elements // size**2,
         block_size=size,
+        block_shape=blocks.shape,
         num_modules=len(names),
         projections=list(dict.fromkeys(parse_module_name(name)[1] for name in names)),
     )

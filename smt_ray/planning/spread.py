@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import torch
 
 from smt_ray.methods.blocks import EligibleBlocks
-from smt_ray.sift.selection import ElementSelection, ModuleElements, share_out
+from smt_ray.places.largest import share_out
+from smt_ray.places.layouts import Kind
+from smt_ray.places.selection import ModulePlaces, PlaceSelection
 from smt_ray.smt.grid import BlockGrid
 from smt_ray.smt.ranking import share_of_each
 from smt_ray.smt.selection import ModuleSelection, Selection
@@ -45,22 +47,26 @@ def spread_selection(blocks: EligibleBlocks, scope: str) -> Selection:
     )
 
 
-def spread_elements(blocks: EligibleBlocks) -> ElementSelection:
-    """Spreads single elements evenly over the weights of their ranking.
+def spread_places(blocks: EligibleBlocks) -> PlaceSelection:
+    """Spreads elements or columns evenly over the weights of each ranking.
 
-    The memory of elements does not depend on their places.
+    The memory of elements does not depend on their places. That of columns does: wide inputs keep
+    more, so the same share of each weight is an average.
     """
-    (ranking,) = blocks.rankings
-    sizes = {name: blocks.shapes[name][0] * blocks.shapes[name][1] for name in ranking.modules}
-    counts = share_out(ranking.num_blocks, sizes)
-    modules = {
-        name: ModuleElements(
-            blocks.shapes[name],
-            (torch.arange(count) * (sizes[name] // max(count, 1))).to(torch.int32),
-        )
-        for name, count in counts.items()
-    }
-    return ElementSelection(modules, blocks.num_parameters, scope="spread")
+    kind: Kind = "column" if blocks.shape == "column" else "element"
+    modules: dict[str, ModulePlaces] = {}
+    for ranking in blocks.rankings:
+        shapes = {name: blocks.shapes[name] for name in ranking.modules}
+        shares = share_out(ranking.num_blocks, {name: o * i for name, (o, i) in shapes.items()})
+        for name, (out_features, in_features) in shapes.items():
+            if kind == "column":
+                count, number = round(shares[name] / out_features), in_features
+            else:
+                count, number = shares[name], out_features * in_features
+            places = torch.arange(count) * (number // max(count, 1))
+            modules[name] = ModulePlaces(shapes[name], places.to(torch.int32))
+    ordered = {name: modules[name] for name in blocks.shapes if name in modules}
+    return PlaceSelection(kind, ordered, blocks.num_parameters, score="spread", scope="spread")
 
 
 def _shares(grids: Mapping[str, BlockGrid], wanted: int, scope: str) -> dict[str, int]:

@@ -40,6 +40,8 @@ class ShardedWarmup:
         self._sums = _sum_bytes(blocks)
         # The gradients of the present step are summed apart, if scores need single steps.
         self._accumulated = self._sums * (2 if config.sums_of_steps else 1)
+        if config.warmup_keeps == "activations":  # there are no gradients
+            self._accumulated = 0
         model = model_without_weights(config).requires_grad_(False)
         quantised = quantised_weights(config, model)
         whole = self._value_bytes * blocks.num_parameters

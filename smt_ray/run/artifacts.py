@@ -10,7 +10,6 @@ from smt_ray.artifacts.stages import Stage
 from smt_ray.artifacts.storage import Storage
 from smt_ray.documents.prediction import Prediction, from_lines
 from smt_ray.documents.run import Record, StageEntry, Who, evaluation_key
-from smt_ray.documents.stages import ELEMENT_SCORE
 from smt_ray.reporting.pages.weight_grid import Weight
 from smt_ray.tracking.records import parse_records
 
@@ -32,9 +31,9 @@ class StageArtifacts:
         return parse_records(self._storage.read_bytes(place).decode()) if place else []
 
     def weights(self) -> list[Weight]:
-        """The eligible weights with their selected blocks; none if single elements are selected."""
+        """The eligible weights with their selected square blocks; none if others are selected."""
         place = self._find("selection", SELECTION)
-        if place is None or self._selects_elements():
+        if place is None or not self._selects_squares():
             return []
         from smt_ray.smt.selection import Selection
 
@@ -51,9 +50,9 @@ class StageArtifacts:
             for name, module in selection.modules.items()
         ]
 
-    def _selects_elements(self) -> bool:
+    def _selects_squares(self) -> bool:
         stage = Stage.at(self._storage, self._stages["selection"].stage)
-        return stage.is_done() and bool(stage.read().summary.score == ELEMENT_SCORE)
+        return not stage.is_done() or bool(stage.read().summary.block_shape == "square")
 
     def predictions(self, who: Who) -> dict[str, list[Prediction]]:
         """The predictions of one model by one protocol, by task."""

@@ -136,6 +136,7 @@ def _selected_blocks(summary: SelectionSummary) -> SelectedBlocks:
     return SelectedBlocks(
         num_blocks=summary.num_blocks,
         block_size=summary.block_size,
+        block_shape=summary.block_shape,
         num_modules=len(chosen),
         num_layers=len({name.rpartition(".")[0] for name in chosen}),
         projections=projections,

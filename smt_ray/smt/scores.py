@@ -62,6 +62,28 @@ def step_statistics(gradient: Tensor, block_size: int) -> Tensor:
     return torch.stack([grid.view(t).sum((2, 3)) for t in (g.abs(), g.square())])
 
 
+def score_of(statistics: Tensor, score: str, area: int, num_steps: int = 1) -> Tensor:
+    """A score of blocks of any shape; see :meth:`ScoreTable.scores`.
+
+    Args:
+        statistics: The statistics of the blocks, (4 or 6, ...) float64.
+        score: The score.
+        area: The number of elements of a block.
+        num_steps: The number of warm-up steps.
+
+    Returns:
+        The scores, (...) float64.
+    """
+    g, g_abs, g_squared, weighted, *of_steps = statistics.unbind(0)
+    if score in STEP_SCORES:
+        step_abs, step_squared = of_steps
+        return step_squared.sqrt() if score == "step_l2" else step_abs / area / num_steps
+    if score == "l2":
+        return g_squared.sqrt()
+    means = {"mean_of_abs": g_abs, "abs_of_mean": g.abs(), "saliency": weighted}
+    return means[score] / area
+
+
 @dataclass(frozen=True, eq=False)
 class ScoreTable:
     """The block statistics of every module of the warm-up, at the finest block size.
@@ -148,19 +170,11 @@ class ScoreTable:
         """
         self._check_score(score)
         table = self.coarsen(self.block_size if block_size is None else block_size)
-        area, num_steps = table.block_size**2, table.num_steps
-
-        def reduce(sums: Tensor) -> Tensor:
-            g, g_abs, g_squared, weighted, *of_steps = sums.unbind(0)
-            if score in STEP_SCORES:
-                step_abs, step_squared = of_steps
-                return step_squared.sqrt() if score == "step_l2" else step_abs / area / num_steps
-            if score == "l2":
-                return g_squared.sqrt()
-            means = {"mean_of_abs": g_abs, "abs_of_mean": g.abs(), "saliency": weighted}
-            return means[score] / area
-
-        return {name: reduce(sums) for name, sums in table.statistics.items()}
+        area = table.block_size**2
+        return {
+            name: score_of(sums, score, area, table.num_steps)
+            for name, sums in table.statistics.items()
+        }
 
     def _check_score(self, score: str) -> None:
         if score not in (*SCORES, *STEP_SCORES):

@@ -32,7 +32,7 @@ class WarmupJob:
 
     Attributes:
         model: The base model.
-        gradients: The folder for the summed gradients; None if only the table is kept.
+        kept: The folder for what is kept of each module; None if only the table is kept.
         provenance: The origin of the table, which is stored in it.
     """
 
@@ -43,7 +43,7 @@ class WarmupJob:
     storage: str
     tokens: str
     table: str
-    gradients: str | None
+    kept: str | None
     resources: ProcessResources
     provenance: Mapping[str, Any]
 
@@ -55,8 +55,8 @@ class SelectionJob:
     Attributes:
         model: The model that training starts from; its weights are read by the score ``magnitude``.
         table: The score table; None for scores that need no gradients.
-        gradients: The folder of the summed gradients, from which elements are selected; None if
-            blocks are.
+        kept: The folder of what the warm-up kept of each module, from which elements or columns are
+            selected; None if it kept nothing.
         blocks: The eligible blocks or elements of the model; None if there is a table.
         provenance: The origin of a selection without a table, which is stored in it.
     """
@@ -66,7 +66,7 @@ class SelectionJob:
     storage: str
     folder: str
     table: str | None
-    gradients: str | None
+    kept: str | None
     blocks: EligibleBlocks | None
     provenance: Mapping[str, Any]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import ray
 
-from smt_ray.artifacts.layout import GRADIENTS, SCORE_TABLE, SELECTION, SELECTION_PICTURE
+from smt_ray.artifacts.layout import KEPT_VALUES, SCORE_TABLE, SELECTION, SELECTION_PICTURE
 from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.stages import Finished
 from smt_ray.artifacts.storage import Storage
-from smt_ray.documents.stages import ELEMENT_SCORE, SelectionSummary
+from smt_ray.documents.run import BlockShape
+from smt_ray.documents.stages import SelectionSummary
 from smt_ray.reporting.text.progress import say
 from smt_ray.reporting.text.values import blocks_label, blocks_text
 from smt_ray.stages.jobs import SelectionJob
@@ -20,7 +22,7 @@ if TYPE_CHECKING:  # workers import this file, but not the modules that only the
     from torch import Tensor
 
     from smt_ray.methods.blocks import EligibleBlocks
-    from smt_ray.sift.selection import ElementSelection
+    from smt_ray.places.selection import PlaceSelection
     from smt_ray.smt.selection import Selection
     from smt_ray.stages.plan import RunPlan
 
@@ -41,14 +43,15 @@ def selection_job(plan: RunPlan, blocks: EligibleBlocks) -> SelectionJob:
     """The job of a run's selection."""
     assert plan.selection is not None
     config, warmup = plan.config, plan.warmup
-    from_table = config.selects_blocks and config.selection.needs_gradients
+    by_gradients = config.selects_blocks and config.selection.needs_gradients
+    from_table = by_gradients and not config.selects_columns
     return SelectionJob(
         config=config,
         model=plan.starting_model,
         storage=plan.storage.root,
         folder=plan.selection.folder,
         table=warmup.path(SCORE_TABLE) if warmup and from_table else None,
-        gradients=warmup.path(GRADIENTS) if warmup and config.selects_elements else None,
+        kept=warmup.path(KEPT_VALUES) if warmup and config.warmup_keeps else None,
         blocks=None if from_table else blocks,
         provenance={"model": dict(plan.identity)},
     )
@@ -66,8 +69,8 @@ def _select(job: SelectionJob) -> SelectionSummary:
         from smt_ray.smt.selection import select_blocks
 
     storage = Storage(job.storage)
-    if job.gradients is not None:
-        return _select_elements(job)
+    if job.blocks is not None and job.blocks.shape != "square":
+        return _select_places(job)
     if job.table is None:
         selection = _select_control(job)
     else:
@@ -89,34 +92,20 @@ def _select(job: SelectionJob) -> SelectionSummary:
     return summary
 
 
-def _select_elements(job: SelectionJob) -> SelectionSummary:
-    """Selects elements by the gradients, of which one is in memory at a time."""
-    from smt_ray.sift.gradients import file_of, read_gradient
-    from smt_ray.sift.selection import select_elements
-
+def _select_places(job: SelectionJob) -> SelectionSummary:
+    """Selects elements or columns by what the warm-up kept of each module, or columns by chance."""
     assert job.blocks is not None
-    storage, (ranking,) = Storage(job.storage), job.blocks.rankings
-
-    def gradient(module: str) -> Tensor:
-        with storage.local(f"{job.gradients}/{file_of(module)}") as file:
-            return read_gradient(file)
-
-    selection = select_elements(
-        gradient,
-        {name: job.blocks.shapes[name] for name in ranking.modules},
-        ranking.num_blocks,
-        num_base_parameters=job.blocks.num_parameters,
-        scope=job.config.sift.scope,
-        provenance=dict(job.provenance),
-    )
+    shape: BlockShape = job.blocks.shape
+    selection = _select_elements(job) if shape == "element" else _select_columns(job)
     summary = SelectionSummary(
-        num_blocks=selection.num_trainable,
+        num_blocks=selection.num_chosen,
         block_size=1,
+        block_shape=shape,
         num_trainable=selection.num_trainable,
         num_base=selection.num_base_parameters,
         budget=selection.budget,
         margin=None,
-        score=ELEMENT_SCORE,
+        score=selection.score,
         scope=selection.scope,
         counts=selection.counts(),
         text=selection.summary(),
@@ -125,21 +114,67 @@ def _select_elements(job: SelectionJob) -> SelectionSummary:
     return summary
 
 
+def _select_elements(job: SelectionJob) -> PlaceSelection:
+    from smt_ray.places.elements import select_elements
+
+    assert job.blocks is not None
+    (ranking,) = job.blocks.rankings
+    return select_elements(
+        partial(_kept, job),
+        {name: job.blocks.shapes[name] for name in ranking.modules},
+        ranking.num_blocks,
+        num_base_parameters=job.blocks.num_parameters,
+        scope=job.config.sift.scope,
+        provenance=dict(job.provenance),
+    )
+
+
+def _select_columns(job: SelectionJob) -> PlaceSelection:
+    from smt_ray.places.columns import column_scores, random_columns, select_columns
+
+    assert job.blocks is not None
+    settings = job.config.selection
+    rankings = [(ranking.modules, ranking.num_blocks) for ranking in job.blocks.rankings]
+    wanted = {name for names, _ in rankings for name in names}
+    shapes = {name: shape for name, shape in job.blocks.shapes.items() if name in wanted}
+    if settings.score == "random":
+        scores = random_columns(shapes, job.config.seed)
+    elif settings.score == "activation":
+        scores = {name: _kept(job, name)[0] for name in shapes}
+    else:
+        scores = {
+            name: column_scores(_kept(job, name), out_features, settings.score)
+            for name, (out_features, _) in shapes.items()
+        }
+    return select_columns(
+        scores, shapes, rankings, num_base_parameters=job.blocks.num_parameters,
+        score=settings.score, scope=settings.scope, provenance=dict(job.provenance),
+    )  # fmt: skip
+
+
+def _kept(job: SelectionJob, module: str) -> Tensor:
+    """What the warm-up kept of a module."""
+    from smt_ray.places.kept import file_of, read_kept
+
+    with Storage(job.storage).local(f"{job.kept}/{file_of(module)}") as file:
+        return read_kept(file)
+
+
 def _store(
-    job: SelectionJob, selection: Selection | ElementSelection, summary: SelectionSummary
+    job: SelectionJob, selection: Selection | PlaceSelection, summary: SelectionSummary
 ) -> None:
     """Stores the selection and its picture."""
     from smt_ray.reporting.charts.run import selection_figure
 
-    size = summary.block_size
+    shape, size = summary.block_shape, summary.block_size
     totals = {
-        name: module.shape[0] * module.shape[1] // size**2
+        name: module.shape[1] * (1 if shape == "column" else module.shape[0]) // size**2
         for name, module in selection.modules.items()
     }
     # The title does not name the run, because runs share a selection and its picture.
     title = (
         f"selected by {summary.score}, scope {summary.scope}\n"
-        f"{blocks_text(f'{summary.num_blocks:,} {blocks_label(size)}', size)},"
+        f"{blocks_text(f'{summary.num_blocks:,} {blocks_label(shape)}', shape, size)},"
         f" {summary.budget:.2%} of the base model"
     )
     storage = Storage(job.storage)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from smt_ray.artifacts.layout import GRADIENTS, RECORDS, SCORE_TABLE, TOKENS
+from smt_ray.artifacts.layout import KEPT_VALUES, RECORDS, SCORE_TABLE, TOKENS
 from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.stages import Finished
 from smt_ray.cluster.board import announce
@@ -66,8 +66,10 @@ def make_warmup(
         num_shards=config.warmup.num_shards,
         attempts=_attempts(board),
     )
-    kept = plan.storage.list_files(job.gradients) if job.gradients else []
-    files = [SCORE_TABLE, RECORDS, *(f"{GRADIENTS}/{file}" for file in kept)]
+    kept = plan.storage.list_files(job.kept) if job.kept else []
+    files = [RECORDS, *(f"{KEPT_VALUES}/{file}" for file in kept)]
+    if config.warmup_keeps != "activations":
+        files.append(SCORE_TABLE)
     return stage.publish(files, summary, time.monotonic() - began)
 
 
@@ -96,7 +98,7 @@ def warmup_job(
         storage=plan.storage.root,
         tokens=plan.tokens.path(TOKENS),
         table=plan.warmup.path(SCORE_TABLE),
-        gradients=plan.warmup.path(GRADIENTS) if plan.config.selects_elements else None,
+        kept=plan.warmup.path(KEPT_VALUES) if plan.config.warmup_keeps else None,
         resources=resources,
         provenance={"model": dict(plan.identity), "warmup": plan.warmup.name},
     )
@@ -156,6 +158,7 @@ def _shard(job: WarmupJob, index: int, board: Any) -> Iterator[ShardPart]:
     from smt_ray.data.batches import StepPlan
     from smt_ray.data.encoding.stored import load_tokens
     from smt_ray.models.load import load_model
+    from smt_ray.warmup.activations import stream_activations
     from smt_ray.warmup.shard import shard_steps, stream_shard
 
     announce(board, PROGRESS, index)
@@ -165,25 +168,34 @@ def _shard(job: WarmupJob, index: int, board: Any) -> Iterator[ShardPart]:
     with Storage(job.storage).local(job.tokens) as file:
         encoded = load_tokens(file, "training")
     assert encoded is not None
-    steps = shard_steps(warmup.num_steps, warmup.num_shards, index)
-    by_statistics = warmup.reduction == "score"
-    yield from stream_shard(
-        load_model(job.model, device, max(1, job.resources.num_gpus)),
-        encoded,
-        StepPlan(len(encoded), config.training.batch_size, config.seed),
-        steps,
-        modules=list(job.blocks.shapes),
-        batching=config.batching.mode,
-        probe=job.probe,
-        max_tokens=config.batching.max_tokens,
-        train_on_inputs=config.data.train_on_inputs,
-        device=device,
-        accumulate_on=warmup.accumulate_on,
-        statistics_block_size=job.blocks.table_block_size if by_statistics else None,
-        step_block_size=job.blocks.table_block_size if config.sums_of_steps else None,
-        with_weights=index == 0,
-        on_step=_reporter(board, index),
-    )
+    work: dict[str, Any] = {
+        "model": load_model(job.model, device, max(1, job.resources.num_gpus)),
+        "encoded": encoded,
+        "plan": StepPlan(len(encoded), config.training.batch_size, config.seed),
+        "steps": shard_steps(warmup.num_steps, warmup.num_shards, index),
+        "modules": list(job.blocks.shapes),
+        "train_on_inputs": config.data.train_on_inputs,
+        "device": device,
+        "on_step": _reporter(board, index),
+    }
+    if config.warmup_keeps == "activations":
+        yield from stream_activations(**work)
+    else:
+        yield from stream_shard(**work, **_gradient_options(job, with_weights=index == 0))
+
+
+def _gradient_options(job: WarmupJob, *, with_weights: bool) -> dict[str, Any]:
+    """The options of :func:`smt_ray.warmup.shard.stream_shard` that only gradients need."""
+    config, size = job.config, job.blocks.table_block_size
+    return {
+        "batching": config.batching.mode,
+        "probe": job.probe,
+        "max_tokens": config.batching.max_tokens,
+        "accumulate_on": config.warmup.accumulate_on,
+        "statistics_block_size": size if config.warmup.reduction == "score" else None,
+        "step_block_size": size if config.sums_of_steps else None,
+        "with_weights": with_weights,
+    }
 
 
 def _reporter(board: Any, index: int) -> Callable[[int, float], None]:
@@ -203,25 +215,40 @@ def _reduce(job: WarmupJob, *parts: ShardPart) -> ModuleStatistics:
     """Adds the parts of one module, and stores the sum if it is needed later."""
     from functools import partial
 
+    import torch
+
     from smt_ray.warmup.shard import reduce_module
 
     size = job.blocks.table_block_size
-    if job.gradients is None:
+    if job.kept is None:
         return reduce_module(parts, size)
-    return reduce_module(parts, size, partial(_keep_gradient, job.storage, job.gradients))
+    found = reduce_module(parts, size, partial(_keep, job))
+    if job.config.warmup_keeps == "activations":
+        _store_kept(job, found.module, torch.tensor(found.statistics))
+    return found
 
 
-def _keep_gradient(storage: str, folder: str, module: str, gradient: Tensor) -> None:
+def _keep(job: WarmupJob, module: str, gradient: Tensor, weight: Tensor) -> None:
+    """Stores the gradient of a module, or the statistics of its columns."""
+    from smt_ray.places.columns import column_statistics
+
+    is_column = job.config.warmup_keeps == "columns"
+    _store_kept(job, module, column_statistics(gradient, weight) if is_column else gradient)
+
+
+def _store_kept(job: WarmupJob, module: str, values: Tensor) -> None:
     from smt_ray.artifacts.storage import Storage
-    from smt_ray.sift.gradients import file_of, write_gradient
+    from smt_ray.places.kept import file_of, write_kept
 
     with scratch_folder() as scratch:
-        local = write_gradient(gradient, module, scratch)
-        Storage(storage).put_file(local, f"{folder}/{file_of(module)}")
+        local = write_kept(values, module, scratch)
+        Storage(job.storage).put_file(local, f"{job.kept}/{file_of(module)}")
 
 
 def _table(job: WarmupJob, *rows: ModuleStatistics) -> None:
-    """Puts the rows of all modules together and stores the table."""
+    """Puts the rows of all modules together and stores the table, if there are gradients."""
+    if job.config.warmup_keeps == "activations":
+        return
     import torch
 
     from smt_ray.artifacts.storage import Storage

@@ -20,7 +20,8 @@ class ShardPart:
         module: The name of the module.
         gradient: The summed gradient, (O, I) float32.
         weight: The weight, from one shard only; bfloat16 values are sent as int16.
-        statistics: The block statistics of the summed gradient, (4, R, C) float64.
+        statistics: The block statistics of the summed gradient, (4, R, C) float64; or, in a warm-up
+            without gradients, the sums of the absolute inputs, (1, I) float64.
         of_steps: The block statistics of single steps, (2, R, C) float64; None without them.
     """
 

@@ -103,15 +103,15 @@ def stream_shard(
 def reduce_module(
     parts: Sequence[ShardPart],
     block_size: int,
-    keep: Callable[[str, torch.Tensor], None] = lambda _name, _gradient: None,
+    keep: Callable[[str, torch.Tensor, torch.Tensor], None] | None = None,
 ) -> ModuleStatistics:
     """Adds the parts of one module in the order of the shards, and makes its entry in the table.
 
     Args:
         parts: The part of each shard.
         block_size: The block size of the table.
-        keep: A function that is called with the name and the summed gradient, (O, I) float32,
-            unless the shards sent statistics.
+        keep: A function that is called with the name, the summed gradient, (O, I) float32, and the
+            weight, unless the shards sent statistics.
     """
     names = {part.module for part in parts}
     assert len(names) == 1, names
@@ -123,8 +123,9 @@ def reduce_module(
     total = torch.tensor(gradients[0])  # a copy: arrays from the object store are read-only
     for gradient in gradients[1:]:
         total += torch.tensor(gradient)
-    keep(name, total)
     weight = _from_numpy(next(part.weight for part in parts if part.weight is not None))
+    if keep is not None:
+        keep(name, total, weight)
     return _with_steps(parts, block_statistics(total, weight, block_size).numpy())
 
 

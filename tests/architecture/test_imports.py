@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training", "evaluation"),
     ("methods",),
     ("peft",),
-    ("models", "data", "cluster", "sift"),
+    ("models", "data", "cluster", "places"),
     ("builtin", "smt", "artifacts", "tracking", "reporting"),
     ("documents", "config"),
     ("errors", "imports"),

@@ -58,6 +58,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "selection.num_blocks": ("selection.num_blocks=9", "selection.budget=null"),
     "selection.score": ("selection.score=l2",),
     "selection.lift_rank": ("selection.lift_rank=64",),
+    "selection.block_shape": ("selection.block_shape=column",),
     "selection.groups": ("selection.groups={v_proj: 0.01}", "selection.budget=null"),
     "selection.scope": ("selection.scope=per_module",),
     "selection.target_modules": ("selection.target_modules=[v_proj]",),
@@ -198,6 +199,39 @@ def test_scores_of_single_steps_need_their_sums_which_no_other_method_has() -> N
     assert not load_config(None, ["warmup.per_step=true", *trained]).sums_of_steps
     with pytest.raises(UserError, match="sums no gradients of single steps"):
         load_config(None, [*trained, "selection.score=step_mean_of_abs"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["selection={block_shape: column, num_blocks: 9}"], "needs budget or groups"),
+        (["selection.score=lift"], "needs a score of mean_of_abs"),
+        (["selection.score=step_l2"], "needs a score of mean_of_abs"),
+        (["warmup.mode=trained", "warmup.num_shards=1"], "needs warmup.mode base"),
+        (["warmup.reduction=score"], "needs warmup.reduction gradient"),
+        (["model.quantization=nf4"], "block_shape column updates the weights"),
+        (["selection={block_shape: square, score: activation}"], "needs block_shape column"),
+    ],
+)
+def test_columns_need_whole_gradients_of_weights_in_full_precision(
+    overrides: list[str], reason: str
+) -> None:
+    with pytest.raises(UserError, match=reason):
+        load_config(None, ["selection.block_shape=column", *overrides])
+
+
+def test_what_the_warm_up_keeps_follows_from_what_is_selected() -> None:
+    column = "selection.block_shape=column"
+    for overrides, keeps, has_warmup in [
+        ([], None, True),
+        (["method=sift"], "gradients", True),
+        ([column], "columns", True),
+        ([column, "selection.score=activation"], "activations", True),
+        ([column, "selection.score=random"], None, False),
+        ([column, "method=lora"], None, False),
+    ]:
+        config = load_config(None, overrides)
+        assert (config.warmup_keeps, config.sharded_warmup) == (keeps, has_warmup)
 
 
 def test_num_shards_is_semantic_if_shards_send_scores() -> None:

@@ -90,7 +90,7 @@ def test_sift_ranks_the_elements_of_its_modules_together() -> None:
     assert ranking.modules == tuple(n for n in blocks.shapes if n.endswith(("q_proj", "v_proj")))
     assert len(blocks.shapes) == 6  # the warm-up keeps the gradients of all of them
     assert (ranking.num_blocks, blocks.block_size) == (round(0.03 * NUM_PARAMETERS), 1)
-    with pytest.raises(UserError, match=r"^sift\.budget: must come to 1 to 3,072 elements"):
+    with pytest.raises(UserError, match=r"^sift\.budget: must come to 1 to 3,072 eligible"):
         check(*sift, "sift.budget=0.5")
     with pytest.raises(UserError, match=r"^sift\.target_modules"):
         check("method=sift", "sift.target_modules=[o_proj]")
@@ -101,3 +101,17 @@ def test_the_rank_of_lift_is_less_than_every_dimension() -> None:
     with pytest.raises(UserError, match=r"^selection\.lift_rank: must be less than 16"):
         check("selection.score=lift", "selection.lift_rank=16")
     assert check("selection.lift_rank=16").block_size == 8
+
+
+def test_columns_are_ranked_by_their_number_of_parameters() -> None:
+    column = ("selection={block_shape: column, budget: 0.05}",)
+    blocks = check(*column)
+    (ranking,) = blocks.rankings
+    assert (blocks.shape, blocks.block_size) == ("column", 1)
+    assert ranking.num_blocks == round(0.05 * NUM_PARAMETERS)
+    groups = "selection={block_shape: column, groups: {q_proj: 0.02, v_proj: 0.01}}"
+    assert [r.num_blocks for r in check(groups).rankings] == [
+        round(0.02 * NUM_PARAMETERS), round(0.01 * NUM_PARAMETERS)
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"^selection\.budget: must come to 1 to 4,096 eligible"):
+        check("selection={block_shape: column, budget: 0.9}")

@@ -15,22 +15,24 @@ from smt_ray.errors import UserError
 from smt_ray.methods.adapters import find_method, method_name
 from smt_ray.methods.continued import ContinuedMethod, ContinuedSettings
 from smt_ray.methods.lora import LoraMethod, LoraSettings
+from smt_ray.methods.placed import PlacedMethod
 from smt_ray.methods.protocol import Method
 from smt_ray.methods.registry import settings_of
-from smt_ray.methods.sift import SiftMethod
 from smt_ray.methods.smt import SmtMethod
-from tests.selections import choose, choose_elements
+from tests.selections import choose, choose_columns, choose_elements
 
 Make = Callable[..., Any]
-METHODS = ("smt", "lora", "dora", "sift")
+METHODS = ("smt", "columns", "lora", "dora", "sift")
 IDS = torch.arange(20).view(2, 10)
 
 
 def make_method(name: str, model: Any) -> Method:
     if name == "smt":
         return SmtMethod(choose(model))
+    if name == "columns":
+        return PlacedMethod(choose_columns(model))
     if name == "sift":
-        return SiftMethod(choose_elements(model))
+        return PlacedMethod(choose_elements(model))
     settings = LoraSettings(4, 8, 0.0, ("q_proj", "v_proj"), use_dora=name == "dora", seed=0)
     return LoraMethod(settings)
 
@@ -54,15 +56,21 @@ def save(method: Method, model: Any, folder: Path) -> Path:
 
 
 @pytest.fixture(params=METHODS)
-def name(request: pytest.FixtureRequest) -> str:
+def made(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-def tuned(name: str, make_llama: Make, tmp_path: Path) -> tuple[Path, Any]:
+def name(made: str) -> str:
+    """The method of the config; columns are blocks of smt."""
+    return "smt" if made == "columns" else made
+
+
+@pytest.fixture
+def tuned(made: str, make_llama: Make, tmp_path: Path) -> tuple[Path, Any]:
     """An adapter after a step of training, and the model that it was saved from."""
     model = make_llama()
-    method = make_method(name, model)
+    method = make_method(made, model)
     method.prepare(model)
     step(model)
     return save(method, model, tmp_path / "adapter"), model

@@ -16,8 +16,8 @@ from smt_ray.errors import UserError
 from smt_ray.methods.adapters import find_method
 from smt_ray.methods.full import FullSettings
 from smt_ray.methods.lora import LoraSettings
+from smt_ray.methods.placed import PlacedSettings
 from smt_ray.methods.registry import settings_of
-from smt_ray.methods.sift import SiftSettings
 from smt_ray.methods.smt import SmtSettings
 from smt_ray.models.load import load_skeleton
 
@@ -43,7 +43,7 @@ def check(*overrides: str) -> Any:
         ("smt", SmtSettings("selection.safetensors")),
         ("lora", LoraSettings(*LORA, use_dora=False, seed=3)),
         ("dora", LoraSettings(*LORA, use_dora=True, seed=3)),
-        ("sift", SiftSettings("selection.safetensors")),
+        ("sift", PlacedSettings("selection.safetensors")),
         ("full", FullSettings()),
     ],
 )
@@ -51,6 +51,10 @@ def test_settings_are_those_of_the_config_and_can_be_pickled(method: str, expect
     found = check(f"method={method}", "seed=3")
     assert found == expected
     assert pickle.loads(pickle.dumps(found)) == expected
+
+
+def test_columns_are_settings_of_smt_with_another_layer() -> None:
+    assert check("selection.block_shape=column") == PlacedSettings("selection.safetensors")
 
 
 def test_a_budget_becomes_a_rank_and_alpha_is_twice_the_rank() -> None:

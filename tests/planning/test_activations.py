@@ -12,14 +12,14 @@ import torch
 from smt_ray.config.run import RunConfig
 from smt_ray.methods.full import FullMethod
 from smt_ray.methods.lora import LoraMethod, LoraSettings
-from smt_ray.methods.sift import SiftMethod
+from smt_ray.methods.placed import PlacedMethod
 from smt_ray.planning.activations import BatchShape, DryRun
 from smt_ray.planning.live_bytes import LiveBytes
 from smt_ray.planning.prepared import prepare_model
 from smt_ray.training.batching_mode import BatchingMode
 from smt_ray.training.loss import SupervisedLoss
 from smt_ray.training.recompute import recompute_activations
-from tests.selections import choose_elements
+from tests.selections import choose_columns, choose_elements
 
 Make = Callable[..., Any]
 SHAPES = {"packed": BatchShape(3, 17, 20, True), "padded": BatchShape(3, 17, 20, False)}
@@ -38,8 +38,9 @@ def prepare(model: Any, method: str, small_config: Callable[..., RunConfig]) -> 
         keys = ("model.architecture.num_key_value_heads=2", "selection.budget=0.08")
         config = small_config(*overrides, *shape, *heads, *keys)
         prepare_model(config).method.prepare(model)
-    elif method == "sift":
-        SiftMethod(choose_elements(model)).prepare(model)
+    elif method in ("sift", "columns"):
+        choose = choose_elements if method == "sift" else choose_columns
+        PlacedMethod(choose(model)).prepare(model)
     elif method == "full":
         FullMethod().prepare(model)
     else:
@@ -72,6 +73,7 @@ def real_peak(model: Any, shape: BatchShape, checkpointing: bool) -> int:
         ("lora", "padded", True, torch.float32),
         ("dora", "packed", True, torch.float32),
         ("sift", "packed", False, torch.float32),
+        ("columns", "packed", False, torch.bfloat16),
         ("sift", "padded", True, torch.bfloat16),
         ("full", "packed", False, torch.bfloat16),
         ("full", "padded", True, torch.float32),

@@ -15,6 +15,7 @@ from smt_ray.config.load import validate_config
 from smt_ray.planning.report import plan_memory
 
 TOLERANCE = 0.05
+COLUMNS = ("selection={block_shape: column, budget: 0.05}",)
 CASES = [
     ("smt", "float32", 0, False),
     ("smt", "float32", 2, True),
@@ -22,6 +23,7 @@ CASES = [
     ("smt", "bfloat16", 0, True),
     ("sift", "float32", 2, True),
     ("sift", "bfloat16", 0, False),
+    ("columns", "bfloat16", 2, False),
     ("lora", "float32", 2, False),
     ("lora", "bfloat16", 0, False),
     ("dora", "bfloat16", 1, True),
@@ -44,7 +46,7 @@ pytestmark = pytest.mark.slow
 def configs(small_run: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         small_run(
-            f"method={method}",
+            *([*COLUMNS] if method == "columns" else [f"method={method}"]),
             f"model.dtype={dtype}",
             f"deepspeed.zero_stage={stage}",
             f"training.activation_checkpointing={checkpointing}",

@@ -17,9 +17,10 @@ from smt_ray.config.method import LORA_TARGET_MODULES
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.run import RunMetrics
 from smt_ray.methods.adapters import find_method
+from smt_ray.places.columns import column_scores
+from smt_ray.places.kept import file_of, read_kept
+from smt_ray.places.selection import PlaceSelection
 from smt_ray.run.merge import merge_run
-from smt_ray.sift.gradients import file_of, read_gradient
-from smt_ray.sift.selection import ElementSelection
 from smt_ray.smt.controls import magnitude_scores, random_scores
 from smt_ray.smt.scores import ScoreTable, block_statistics
 from smt_ray.smt.selection import Selection, select_by_scores
@@ -132,7 +133,7 @@ def test_sift_trains_the_elements_with_the_largest_gradients_of_the_warm_up(
     )
     # The gradients are those whose blocks the table of the smt run has.
     table = ScoreTable.load(whole.stage("warmup") / "score_table.safetensors")
-    gradients = {name: read_gradient(warmup / "gradients" / file_of(name)) for name in table.shapes}
+    gradients = {name: read_kept(warmup / "modules" / file_of(name)) for name in table.shapes}
     for name, gradient in gradients.items():
         weight = torch.zeros_like(gradient)
         found = block_statistics(gradient, weight, table.block_size)[:3]
@@ -140,12 +141,46 @@ def test_sift_trains_the_elements_with_the_largest_gradients_of_the_warm_up(
     everything = torch.cat([gradient.abs().flatten() for gradient in gradients.values()])
     count = round(0.02 * whole.metrics.trainable.num_base)
     cut = everything.sort(descending=True).values[count - 1]
-    chosen = ElementSelection.load(selection / "selection.safetensors")
+    chosen = PlaceSelection.load(selection / "selection.safetensors")
     assert chosen.num_trainable == metrics.trainable.num_trainable == count
     for name, module in chosen.modules.items():
-        assert float(gradients[name].abs().flatten()[module.elements].min()) >= cut
+        assert float(gradients[name].abs().flatten()[module.places].min()) >= cut
     files = check_merged(metrics, storage, tmp_path / "merged")
     assert files == {"sift_adapter.safetensors", "base_model.json", PROMPT}
+
+
+@pytest.mark.parametrize("score", ["mean_of_abs", "activation"])
+def test_columns_are_chosen_by_what_the_warm_up_sums_of_each_column(
+    whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Callable[..., RunConfig],
+    tmp_path: Path, score: str,
+) -> None:  # fmt: skip
+    from smt_ray.run import flow
+
+    storage = stages_of(("tokens",))
+    selection = f"selection={{block_shape: column, budget: 0.05, score: {score}}}"
+    metrics = flow.run(quick(storage, "name=columns", selection, *SHORT), "training")
+    warmup, folder = (
+        storage / "stages" / metrics.stages[kind].stage for kind in ("warmup", "selection")
+    )
+    chosen = PlaceSelection.load(folder / "selection.safetensors")
+    assert chosen.kind == "column"
+    assert chosen.num_trainable == metrics.trainable.num_trainable
+    assert abs(chosen.budget - 0.05) < 0.001
+    table = ScoreTable.load(whole.stage("warmup") / "score_table.safetensors")
+    scores = {}
+    for name, (out_features, _) in table.shapes.items():
+        kept = read_kept(warmup / "modules" / file_of(name))
+        scores[name] = (
+            kept[0] if score == "activation" else column_scores(kept, out_features, score)
+        )
+        if score != "activation":  # the columns of the table's blocks have the same sums
+            size, sums = table.block_size, table.statistics[name].sum(1)
+            torch.testing.assert_close(kept.view(4, -1, size).sum(2), sums, rtol=1e-4, atol=1e-9)
+    cut = min(float(scores[n][m.places].min()) for n, m in chosen.modules.items() if len(m.places))
+    for name, module in chosen.modules.items():
+        assert int((scores[name] >= cut).sum()) == len(module.places)
+    files = check_merged(metrics, storage, tmp_path / "merged")
+    assert files == {"column_adapter.safetensors", "base_model.json", PROMPT}
 
 
 def test_the_random_control_trains_the_same_number_of_blocks_without_a_warm_up(

@@ -2,8 +2,8 @@
 
 Imports take ten seconds, so one process makes all measurements of a rank. It is started as
 ``harness.py FOLDER PART RANK NUM_RANKS PORT``. The folder holds model/, tokens.safetensors,
-selection.safetensors and elements.safetensors; it gets tensors (safetensors) and facts (json),
-named by their contents.
+selection.safetensors, columns.safetensors and elements.safetensors; it gets tensors
+(safetensors) and facts (json), named by their contents.
 The parts of one folder run at the same time, and wait for each other's checkpoints.
 """
 
@@ -39,7 +39,7 @@ from tests.training.rank import (
 )
 
 ONE_ROW = 1  # token of a micro-batch
-METHODS = ("smt", "lora", "dora", "sift", "full")
+METHODS = ("smt", "columns", "lora", "dora", "sift", "full")
 
 
 def pair(rank: Rank) -> None:

@@ -16,12 +16,12 @@ from smt_ray.data.encoding.stored import load_tokens
 from smt_ray.errors import UserError
 from smt_ray.methods.full import FullMethod
 from smt_ray.methods.lora import LoraMethod, LoraSettings
+from smt_ray.methods.placed import PlacedMethod
 from smt_ray.methods.protocol import Method
-from smt_ray.methods.sift import SiftMethod
 from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.load import load_model
+from smt_ray.places.selection import PlaceSelection
 from smt_ray.probe.probe import probe_skeleton
-from smt_ray.sift.selection import ElementSelection
 from smt_ray.smt.layers.partial import PartialLinear
 from smt_ray.smt.selection import Selection
 from smt_ray.training.assembly import RankTraining, TrainingSettings
@@ -32,7 +32,7 @@ from smt_ray.training.state import load_state, save_state
 NUM_STEPS, HALF, BATCH_SIZE = 6, 3, 7
 FOUR_ROWS = 80  # tokens of a micro-batch; rows have at most 19
 LORA = LoraSettings(4, 8, 0.0, ("q_proj", "v_proj", "down_proj"), use_dora=False, seed=3)
-IN_PLACE = ("smt", "sift")  # the methods whose trained values live in the weights
+IN_PLACE = ("smt", "columns", "sift")  # the methods whose trained values live in the weights
 EVERYWHERE = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 
 
@@ -127,7 +127,9 @@ class Rank:
         if name == "smt":
             return SmtMethod(Selection.load(self.folder / "selection.safetensors"))
         if name == "sift":
-            return SiftMethod(ElementSelection.load(self.folder / "elements.safetensors"))
+            return PlacedMethod(PlaceSelection.load(self.folder / "elements.safetensors"))
+        if name == "columns":
+            return PlacedMethod(PlaceSelection.load(self.folder / "columns.safetensors"))
         if name == "full":
             return FullMethod()
         return LoraMethod(replace(LORA, dropout=dropout, use_dora=name == "dora"))

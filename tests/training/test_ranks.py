@@ -17,18 +17,18 @@ from safetensors.torch import load_file
 
 from smt_ray.data.batches import StepPlan
 from smt_ray.data.encoding.stored import EncodedRows, load_tokens, save_tokens
-from smt_ray.sift.selection import ElementSelection
+from smt_ray.places.selection import PlaceSelection
 from smt_ray.smt.selection import Selection
 from smt_ray.training.loss import SupervisedLoss
 from tests.ranks import free_port, run_ranks
-from tests.selections import choose, choose_elements
+from tests.selections import choose, choose_columns, choose_elements
 
 pytestmark = pytest.mark.slow
 
 HARNESS = Path(__file__).with_name("harness.py")
 BATCH_SIZE, SEED = 7, 3  # the harness's
 POISONED_STEP = 4
-METHODS = ("smt", "lora", "dora", "sift", "full")
+METHODS = ("smt", "columns", "lora", "dora", "sift", "full")
 TRAINED = [f"{m}-{s}-{d}" for m in METHODS for s in (0, 2, 3) for d in ("float32", "bfloat16")]
 QUANTISED = [
     *(f"nf4-{s}-{d}" for s in (0, 1, 2) for d in ("float32", "bfloat16")),
@@ -56,6 +56,7 @@ def folder(
     save_tokens(folder / "tokens.safetensors", {"training": encoded, "validation": held_out})
     choose(model).save(folder / "selection.safetensors")
     choose_elements(model).save(folder / "elements.safetensors")
+    choose_columns(model).save(folder / "columns.safetensors")
     ports = free_port(), free_port()
     ranks = [("pair", 0, 2, ports[0]), ("pair", 1, 2, ports[0]), ("single", 0, 1, ports[1])]
     run_ranks(HARNESS, folder, ranks)
@@ -160,7 +161,7 @@ def test_the_gradient_of_other_methods_on_two_ranks_equals_that_of_peft_or_autog
             use_dora=method == "dora",
         )  # fmt: skip
         get_peft_model(model, config)
-    if method != "sift":  # which starts from the weights of the base model
+    if method not in ("columns", "sift"):  # which start from the weights of the base model
         initial = load_file(folder / f"initial-{method}-{stage}.safetensors")
         assert set(initial) == {n for n, p in model.named_parameters() if p.requires_grad}
         model.load_state_dict(initial, strict=False)
@@ -175,10 +176,17 @@ def test_the_gradient_of_other_methods_on_two_ranks_equals_that_of_peft_or_autog
     (total / num_targets).backward()
     expected = {f"model.{n}": p.grad for n, p in model.named_parameters() if p.requires_grad}
     if method == "sift":
-        chosen = ElementSelection.load(folder / "elements.safetensors").modules
+        chosen = PlaceSelection.load(folder / "elements.safetensors").modules
         expected = {
-            f"model.{n}.blocks": expected[f"model.{n}.weight"].flatten()[module.elements]
+            f"model.{n}.blocks": expected[f"model.{n}.weight"].flatten()[module.places]
             for n, module in chosen.items()
+        }
+    elif method == "columns":
+        chosen = PlaceSelection.load(folder / "columns.safetensors").modules
+        expected = {
+            f"model.{n}.blocks": expected[f"model.{n}.weight"][:, module.places].t()
+            for n, module in chosen.items()
+            if len(module.places)
         }
     found = load_file(folder / f"gradient-{method}-{stage}.safetensors")
     assert distance(found, expected) < 1e-5

@@ -98,8 +98,8 @@ def _stage_row(stage: StageMemory) -> tuple[str, ...]:
 def _selected(blocks: PlannedBlocks) -> list[tuple[str, str]]:
     number = f"{blocks.num_chosen:,} of {blocks.num_eligible:,} eligible"
     modules = f"{' + '.join(blocks.projections)} of {blocks.num_modules:,} modules"
-    size = blocks.block_size
-    return [(blocks_label(size), f"{blocks_text(number, size)}, in {modules}")]
+    shape, size = blocks.block_shape, blocks.block_size
+    return [(blocks_label(shape), f"{blocks_text(number, shape, size)}, in {modules}")]
 
 
 def _batch(batch: PlannedBatch) -> str:

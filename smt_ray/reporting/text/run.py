@@ -211,7 +211,7 @@ def facts(metrics: RunMetrics) -> list[tuple[str, str]]:
         ("validation loss", loss_text(metrics)),
         *((f"retention, {name}", retention_text(kept)) for name, kept in metrics.retention.items()),
         ("trainable", trainable_text(metrics.trainable)),
-        (blocks_label(selected.block_size if selected else None), _blocks(selected)),
+        (blocks_label(selected.block_shape if selected else "square"), _blocks(selected)),
         ("factors", factors_text(metrics.method_settings)),
         ("ran with", _join(*(f"{k} {v}" for k, v in metrics.ran or () if v is not None))),
         *_paths(metrics.paths),
@@ -258,7 +258,7 @@ def _blocks(selection: SelectedBlocks | None) -> str:
     ]
     rule = [word for word in (selection.score, selection.scope) if word]
     return _join(
-        blocks_text(f"{selection.num_blocks:,}", selection.block_size),
+        blocks_text(f"{selection.num_blocks:,}", selection.block_shape, selection.block_size),
         _prefix("in ", " of ".join(text for text in where if text != MISSING)),
         _prefix("by ", " ".join(rule)),
         " + ".join(f"{name} {count:,}" for name, count in selection.projections.items()),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from smt_ray.documents.run import BlockShape
+
 MISSING = "-"
 """The text of a value that is not known."""
 
@@ -19,18 +21,18 @@ def stage_text(key: str) -> str:
     return f"{kind} of {who.replace('_', ' by ')}" if who else kind
 
 
-def blocks_label(size: int | None) -> str:
-    """The name of what was selected: blocks of a size, or single elements, whose size is 1."""
-    return "elements" if size == 1 else "blocks"
+def blocks_label(shape: BlockShape) -> str:
+    """What was selected, in the plural."""
+    return "blocks" if shape == "square" else f"{shape}s"
 
 
-def blocks_text(number: str, size: int | None) -> str:
-    """A number of selected blocks or elements.
+def blocks_text(number: str, shape: BlockShape, size: int | None) -> str:
+    """A number of selected blocks, columns or elements.
 
-    >>> [blocks_text("144", 16), blocks_text("36,864", 1)]
+    >>> [blocks_text("144", "square", 16), blocks_text("36,864", "element", 1)]
     ['144 of 16 x 16', '36,864']
     """
-    if size == 1:
+    if shape != "square":
         return number
     side = "?" if size is None else size
     return f"{number} of {side} x {side}"

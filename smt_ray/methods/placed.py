@@ -1,4 +1,4 @@
-"""SIFT, which trains the single elements of the weights with the largest gradients."""
+"""Methods that train single elements (SIFT) or whole input columns of the weights, in place."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from smt_ray.documents.probe import Probe
 from smt_ray.methods.base_model import check_base, read_base, record_base, write_base
 from smt_ray.methods.protocol import Counts, Fetch
 from smt_ray.models.inspect import count_parameters
-from smt_ray.sift.adapter import load_elements, save_elements
-from smt_ray.sift.model import apply_elements, element_modules, merge_elements
-from smt_ray.sift.selection import ElementSelection
+from smt_ray.places.adapter import load_places, save_places
+from smt_ray.places.model import apply_places, merge_places, placed_modules
+from smt_ray.places.selection import PlaceSelection
 
 
 @dataclass(frozen=True)
-class SiftSettings:
-    """The settings of SIFT.
+class PlacedSettings:
+    """The settings of a training of selected elements or columns.
 
     Attributes:
-        selection: The file of the selected elements, as the storage names it.
+        selection: The file of the selection, as the storage names it.
     """
 
     is_whole_model: ClassVar[bool] = False
@@ -39,7 +39,7 @@ class SiftSettings:
         skeleton: Callable[[], nn.Module],
         probe: Probe,
         selection: str | None,
-    ) -> SiftSettings:
+    ) -> PlacedSettings:
         """Names the selection, which was checked on the model when it was made."""
         assert selection is not None
         return cls(selection)
@@ -53,33 +53,33 @@ class SiftSettings:
         """No settings, as the selection has a summary of its own."""
         return {}
 
-    def make(self, fetch: Fetch) -> SiftMethod:
+    def make(self, fetch: Fetch) -> PlacedMethod:
         """Makes the method, and reads its selection."""
         with fetch(self.selection) as file:
-            return SiftMethod(ElementSelection.load(file))
+            return PlacedMethod(PlaceSelection.load(file))
 
 
-class SiftMethod:
-    """Trains the selected elements in place.
+class PlacedMethod:
+    """Trains the selected elements or columns in place.
 
     Args:
-        selection: The selected elements; None to load an adapter, which has its own.
+        selection: The selection; None to load an adapter, which has its own.
     """
 
-    def __init__(self, selection: ElementSelection | None = None) -> None:
+    def __init__(self, selection: PlaceSelection | None = None) -> None:
         self._selection = selection
 
     def prepare(self, model: nn.Module) -> None:
-        """Replaces linears by layers with trained elements."""
+        """Replaces linears by layers with trained values."""
         assert self._selection is not None
         counts = self._selection.counts()
         names = [f"{name}.weight" for name in counts if counts[name]]
         self._base: dict[str, Any] | None = record_base(model, names)
         self._origin = self._selection.origin
-        apply_elements(model, self._selection.modules)
+        apply_places(model, self._selection.kind, self._selection.modules)
 
     def count(self, model: nn.Module) -> Counts:
-        """Counts the elements, as an adapter beside the base model."""
+        """Counts the trained values, as an adapter beside the base model."""
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = count_parameters(model)
         return Counts(trained, total - trained, total)
@@ -87,19 +87,19 @@ class SiftMethod:
     def save(
         self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path
     ) -> None:
-        """Writes the elements and their numbers, and the record of the base model."""
-        values = {name: parameters[f"{name}.blocks"] for name in element_modules(model)}
-        save_elements(model, values, self._origin, directory)
+        """Writes the values and their places, and the record of the base model."""
+        values = {name: parameters[f"{name}.blocks"] for name in placed_modules(model)}
+        save_places(model, values, self._origin, directory)
         if self._base is not None:
             write_base(self._base, directory)
 
     def load(self, model: nn.Module, directory: Path, *, trainable: bool = False) -> None:
-        """Puts the saved elements into their base model."""
+        """Puts the saved values into their base model."""
         check_base(model, directory)
-        self._base, self._origin = read_base(directory), load_elements(model, directory)
-        for layer in element_modules(model).values():
+        self._base, self._origin = read_base(directory), load_places(model, directory)
+        for layer in placed_modules(model).values():
             layer.blocks.requires_grad_(trainable)
 
     def merge(self, model: nn.Module) -> None:
         """Turns the layers into plain linears."""
-        merge_elements(model)
+        merge_places(model)

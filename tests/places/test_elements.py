@@ -9,14 +9,10 @@ import torch
 from torch import Tensor
 
 from smt_ray.errors import UserError
-from smt_ray.sift.gradients import read_gradient, write_gradient
-from smt_ray.sift.largest import largest, threshold
-from smt_ray.sift.selection import (
-    ElementSelection,
-    number_of_elements,
-    select_elements,
-    share_out,
-)
+from smt_ray.places.elements import select_elements
+from smt_ray.places.kept import read_kept, write_kept
+from smt_ray.places.largest import largest, number_of_parameters, share_out, threshold
+from smt_ray.places.selection import PlaceSelection
 
 SHAPES = {"0.q": (8, 12), "0.k": (4, 12), "1.q": (8, 12)}
 
@@ -35,7 +31,7 @@ def select(gradients: dict[str, Tensor], count: int, scope: str) -> dict[str, li
         gradients.__getitem__, SHAPES, count, num_base_parameters=1000, scope=scope
     )
     assert selection.num_trainable == count
-    return {name: module.elements.tolist() for name, module in selection.modules.items()}
+    return {name: module.places.tolist() for name, module in selection.modules.items()}
 
 
 def best(values: Tensor, count: int) -> list[int]:
@@ -99,13 +95,13 @@ def test_gradients_that_are_not_finite_or_all_zero_are_refused() -> None:
 
 @pytest.mark.parametrize(("budget", "expected"), [(0.001, 1), (0.0104, 10), (0.24, 240)])
 def test_a_budget_is_a_fraction_of_the_base_model(budget: float, expected: int) -> None:
-    assert number_of_elements(budget, SHAPES, 1000) == expected
+    assert number_of_parameters(budget, SHAPES, 1000, "sift.budget") == expected
 
 
 @pytest.mark.parametrize("budget", [1e-9, 0.2406, 1.0])
 def test_an_impossible_budget_is_refused_with_the_possible_ones(budget: float) -> None:
-    with pytest.raises(UserError, match=r"^sift\.budget: must come to 1 to 240 elements"):
-        number_of_elements(budget, SHAPES, 1000)
+    with pytest.raises(UserError, match=r"^sift\.budget: must come to 1 to 240 eligible"):
+        number_of_parameters(budget, SHAPES, 1000, "sift.budget")
 
 
 def test_a_selection_and_a_gradient_are_saved_and_read(tmp_path: Path) -> None:
@@ -115,13 +111,13 @@ def test_a_selection_and_a_gradient_are_saved_and_read(tmp_path: Path) -> None:
         provenance={"model": "m"},
     )  # fmt: skip
     selection.save(tmp_path / "elements.safetensors")
-    found = ElementSelection.load(tmp_path / "elements.safetensors")
+    found = PlaceSelection.load(tmp_path / "elements.safetensors")
     assert (found.origin, found.provenance) == (selection.origin, {"model": "m"})
     for name, module in selection.modules.items():
         assert found.modules[name].shape == SHAPES[name]
-        assert torch.equal(found.modules[name].elements, module.elements)
-    assert "9 single elements, 0.900% of the base model's 1,000" in found.summary()
-    path = write_gradient(gradients["0.q"], "0.q", tmp_path)
-    assert torch.equal(read_gradient(path), gradients["0.q"])
-    with pytest.raises(UserError, match="element selection"):
-        ElementSelection.load(path)
+        assert torch.equal(found.modules[name].places, module.places)
+    assert "9 elements = 9 parameters, 0.900% of the base model's 1,000" in found.summary()
+    path = write_kept(gradients["0.q"], "0.q", tmp_path)
+    assert torch.equal(read_kept(path), gradients["0.q"])
+    with pytest.raises(UserError, match="selection of elements"):
+        PlaceSelection.load(path)

@@ -1,11 +1,13 @@
-"""The largest of many values, with a fixed choice among equal ones and in bounded memory."""
+"""Numbers of parameters, and the largest of many values: in bounded memory, ties by place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+
+from smt_ray.errors import UserError
 
 _BITS = 16  # a bin has the values that share the upper 16 bits: at most 1/128 apart
 
@@ -22,6 +24,47 @@ def largest(values: Tensor, count: int) -> Tensor:
     cut, num_equal = _cut(values, count)
     equal = (values == cut).nonzero().flatten()[:num_equal]
     return torch.cat([(values > cut).nonzero().flatten(), equal]).sort().values
+
+
+def number_of_parameters(
+    budget: float,
+    shapes: Mapping[str, tuple[int, int]],
+    num_base_parameters: int,
+    field: str,
+) -> int:
+    """The number of parameters that is nearest to a budget.
+
+    Args:
+        budget: The trained parameters as a fraction of the base model's.
+        shapes: The (out_features, in_features) of the eligible modules.
+        num_base_parameters: The number of parameters of the base model, tied ones once.
+        field: The name of the budget in an error.
+
+    Raises:
+        UserError: It is less than 1, or more than the eligible modules have.
+    """
+    count, eligible = round(budget * num_base_parameters), sum(o * i for o, i in shapes.values())
+    if not 1 <= count <= eligible:
+        raise UserError(
+            field,
+            f"must come to 1 to {eligible:,} eligible parameters, which are"
+            f" {1 / num_base_parameters:.3g} to {eligible / num_base_parameters:.4g} of the base"
+            " model's",
+            got=budget,
+            fix="change it or target_modules",
+        )
+    return count
+
+
+def share_out(count: int, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Shares a number out in proportion to sizes, so that the shares add up to it."""
+    total, shares, before = sum(sizes.values()), {}, 0
+    for name, size in sizes.items():
+        # Rounding the sums and not the shares keeps each share within one of its exact value.
+        before_next = before + size
+        shares[name] = count * before_next // total - count * before // total
+        before = before_next
+    return shares
 
 
 def threshold(parts: Iterable[Tensor], again: Iterable[Tensor], count: int) -> tuple[float, int]:
