@@ -11,6 +11,7 @@ RAY_FILES = (
     "tests/benchmarks/test_warmup.py",
     "tests/comparison/test_flow.py",
     "tests/run/test_lm_eval.py",
+    "tests/run/test_logged_model.py",
     "tests/run/test_methods.py",
     "tests/run/test_mishaps.py",
     "tests/run/test_object_storage.py",
