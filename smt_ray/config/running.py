@@ -129,6 +129,9 @@ class TrackingConfig(Section):
     """The tracking URI; null for MLFLOW_TRACKING_URI or else an sqlite file in the storage."""
     experiment: str = execution("smt_ray")
     """The name of the experiment."""
+    log_model: bool = execution(False)
+    """Whether the tuned model is merged at the end of the run and logged, too, as a model that
+    mlflow.transformers loads and that can be registered. It is as large as the base model."""
 
     @model_validator(mode="after")
     def _no_password(self) -> TrackingConfig:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from smt_ray.artifacts.layout import ENVIRONMENT
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.config.load import validate_config
+from smt_ray.config.model import ModelConfig
 from smt_ray.data.prompts import build_prompt
 from smt_ray.data.rows import Row
 from smt_ray.documents.prompt import TrainedPrompt
@@ -51,17 +51,19 @@ def _contents(run: RunFolder, prompt: TrainedPrompt | None, title: str) -> CardC
     )
 
 
-def _is_on_hub(model: Any) -> bool:
+def _is_on_hub(model: ModelConfig) -> bool:
     path = model.path or ""
     is_place = "://" in path or path.startswith((".", "/", "~")) or Path(path).expanduser().exists()
     return bool(path) and path.count("/") <= 1 and not is_place
 
 
-def _public_name(model: Any) -> str:
+def _public_name(model: ModelConfig) -> str:
     """The name of the base model without folders of this machine."""
     if model.builtin:
         return f"the built-in model {model.builtin} of smt-ray"
-    return str(model.path) if _is_on_hub(model) else Path(model.name).name
+    if _is_on_hub(model):
+        return str(model.path)
+    return model.gguf_file or Path(model.name).name
 
 
 def _environment(run: RunFolder) -> Environment:

@@ -31,6 +31,7 @@ from smt_ray.probe.probe import keep_probe, kept_probe
 from smt_ray.reporting.text.progress import say
 from smt_ray.reporting.text.values import stage_text
 from smt_ray.run import record
+from smt_ray.run.logged_model import merged_or_none
 from smt_ray.run.report import try_to_write_report
 from smt_ray.run.snapshot import read_snapshot, read_start
 from smt_ray.stages.asked import check_asked
@@ -45,6 +46,7 @@ from smt_ray.tracking.connect import TRACKER, tracker_settings
 from smt_ray.training.batching_mode import check_probe
 
 _PATIENCE_S = 30.0  # the most time that sending a run may take at its end
+_MODEL_PATIENCE_S = 600.0  # the same with the tuned model
 
 
 def run(config: RunConfig, until: Until = "evaluation") -> RunMetrics:
@@ -109,7 +111,8 @@ class Flow:
                     record.end(self.folder, status)
                     if status == "FINISHED":  # before the tracker reads the files to send
                         try_to_write_report(self.folder)
-                    url = self._finish_tracking(tracked)
+                    is_whole = status == "FINISHED" and until == "evaluation"
+                    url = self._finish_tracking(tracked, is_whole)
             return record.add_tracked_run(self.folder, metrics, url)
         finally:
             if status == "FAILED":
@@ -253,9 +256,18 @@ class Flow:
         self.board = make_board(tracked.writer)
         return tracked
 
-    def _finish_tracking(self, tracked: TrackedRun) -> str | None:
-        """Sends the rest of the run; returns the address of its page, if it has one."""
-        sent = tracked.finish(read_snapshot(self.folder), _PATIENCE_S)
+    def _finish_tracking(self, tracked: TrackedRun, is_whole: bool) -> str | None:
+        """Sends the rest of the run; returns the address of its page, if it has one.
+
+        Args:
+            is_whole: Whether the run reached its end, so that its model is sent, too.
+        """
+        if is_whole and self.tracker and self.config.tracking.log_model:
+            with merged_or_none(self.folder) as model:
+                snapshot = read_snapshot(self.folder, model)
+                sent = tracked.finish(snapshot, _MODEL_PATIENCE_S)
+        else:
+            sent = tracked.finish(read_snapshot(self.folder), _PATIENCE_S)
         if sent is None or not sent.run_id:
             return None
         self.folder.update(tracked={TRACKER: sent.run_id})

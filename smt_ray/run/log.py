@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.load import validate_config
 from smt_ray.errors import UserError
+from smt_ray.run.logged_model import merged_model
 from smt_ray.run.snapshot import read_snapshot
 from smt_ray.tracking.connect import TRACKER, open_tracker, tracker_settings
 from smt_ray.tracking.replay import replay
@@ -29,7 +32,10 @@ def log_run(storage_root: str, name: str) -> str:
     if settings is None:
         raise UserError("tracking.enabled", "must be true to send a run", got=False)
     tracker = open_tracker(settings)
-    with read_snapshot(run) as snapshot:
+    with ExitStack() as models:
+        sends_model = config.tracking.log_model and "training" in run.manifest().stages
+        model = models.enter_context(merged_model(run)) if sends_model else None
+        snapshot = models.enter_context(read_snapshot(run, model))
         run_id = replay(tracker, snapshot)
         complete = tracker.close(_PATIENCE_S)
     if not complete:

@@ -39,9 +39,11 @@ from smt_ray.run.metrics import collect_metrics
 from smt_ray.stages.plan import RunPlan
 from smt_ray.tracking.connect import TRACKER
 
+_LM_EVAL = "lm-evaluation-harness"
+
 _PACKAGES = (
     "smt-ray", "torch", "ray", "deepspeed", "transformers", "datasets", "mlflow", "peft",
-    "safetensors",
+    "safetensors", "lm-eval",
 )  # fmt: skip
 
 
@@ -184,11 +186,23 @@ def _datasets(plan: RunPlan) -> list[Dataset]:
                 evaluation.retention, plan.retention.items(), strict=True
             )
         ),
+        *_lm_eval_rows(plan),
     ]
     return [
         Dataset(name=name, context=context, source=source, digest=digest, num_rows=number)
         for name, context, source, digest, number in named
         if number
+    ]
+
+
+def _lm_eval_rows(plan: RunPlan) -> list[tuple[str, str, str, str, int]]:
+    """The rows of the tasks of lm-evaluation-harness."""
+    tasks = plan.harness
+    if tasks is None:
+        return []
+    return [
+        (f"lm_eval_{task}", "test", _LM_EVAL, tasks.digests[task], number)
+        for task, number in tasks.num_rows.items()
     ]
 
 

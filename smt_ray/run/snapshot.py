@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,15 @@ def read_start(run: RunFolder) -> RunStart:
 
 
 @contextmanager
-def read_snapshot(run: RunFolder) -> Iterator[RunSnapshot]:
-    """All data of a run; its local files exist while the context is open."""
+def read_snapshot(run: RunFolder, model: Path | None = None) -> Iterator[RunSnapshot]:
+    """All data of a run; its local files exist while the context is open.
+
+    Args:
+        model: The local folder of the merged model, if it is sent, too.
+    """
     with ExitStack() as copies:
-        yield _read_snapshot(run, lambda path: copies.enter_context(run.storage.local(path)))
+        found = _read_snapshot(run, lambda path: copies.enter_context(run.storage.local(path)))
+        yield replace(found, model=str(model)) if model else found
 
 
 def _start(run: RunFolder, manifest: RunManifest) -> RunStart:

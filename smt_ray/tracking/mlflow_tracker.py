@@ -1,4 +1,4 @@
-"""The MLflow tracker: the only file that imports mlflow, which it does when a tracker is made.
+"""The MLflow tracker, which imports mlflow when a tracker is made.
 
 It uses ``MlflowClient`` only and therefore no global state, such as an active run or a tracking URI
 of the process. Every call may be repeated: the store keeps one row for each (key, time, step,
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from smt_ray.documents.run import Dataset, Record, Status
 from smt_ray.tracking import uris
+from smt_ray.tracking.mlflow_model import log_transformers_model
 from smt_ray.tracking.params import clean_key, param_value, tag_key, tag_value
 from smt_ray.tracking.protocol import RejectedError, RunStart
 from smt_ray.tracking.refusals import error_code, final_errors
@@ -165,6 +166,11 @@ class MlflowTracker:
     def log_artifacts(self, directory: str, artifact_path: str | None = None) -> None:
         """Sends a local folder."""
         self._client.log_artifacts(self._current(), directory, artifact_path)
+
+    @final_errors
+    def log_model(self, directory: str, name: str) -> None:
+        """Sends a plain transformers model, unless the run has it already."""
+        log_transformers_model(self._client, self._current(), directory, name)
 
     @final_errors
     def log_table(self, columns: Mapping[str, Sequence[Any]], artifact_file: str) -> None:

@@ -65,6 +65,10 @@ class Tracker(Protocol):
         """Sends the files of a local folder to a folder among the artifacts; None for the top."""
         ...
 
+    def log_model(self, directory: str, name: str) -> None:
+        """Sends a plain transformers model, a local folder, so that it can be registered."""
+        ...
+
     def log_table(self, columns: Mapping[str, Sequence[Any]], artifact_file: str) -> None:
         """Sends a table, which MLflow's pages show and compare."""
         ...

@@ -11,6 +11,9 @@ from smt_ray.documents.run import Dataset, Record, Status
 from smt_ray.tracking.protocol import RunStart, Tracker
 from smt_ray.tracking.records import make_record
 
+LOGGED_MODEL = "tuned"
+"""The name of the tuned model among those of its run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSnapshot(RunStart):
@@ -24,6 +27,7 @@ class RunSnapshot(RunStart):
             a run that has not ended.
         final_metrics: Flat metrics, such as ``{"eval/boolq/tuned": 0.71}``.
         artifacts: Pairs of a local file or folder and its folder among the artifacts, or None.
+        model: The local folder of the merged model to send; None for none.
         tables: The columns by file name, such as ``{"tasks.json": {"task": [...]}}``.
     """
 
@@ -33,6 +37,7 @@ class RunSnapshot(RunStart):
     final_metrics: Mapping[str, float] = field(default_factory=dict)
     datasets: Sequence[Dataset] = ()
     artifacts: Sequence[tuple[str, str | None]] = ()
+    model: str | None = None
     tables: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
 
 
@@ -55,6 +60,8 @@ def replay(tracker: Tracker, snapshot: RunSnapshot) -> str | None:
     for path, artifact_path in snapshot.artifacts:
         send = tracker.log_artifacts if Path(path).is_dir() else tracker.log_artifact
         send(path, artifact_path)
+    if snapshot.model:
+        tracker.log_model(snapshot.model, LOGGED_MODEL)
     if snapshot.status != "RUNNING":
         tracker.end_run(snapshot.status, ended_ms=snapshot.ended_ms)
     return run_id

@@ -123,6 +123,10 @@ class RobustTracker:
         """Hands over a local folder, which must exist until :meth:`flush` returns."""
         self._submit(lambda tracker: tracker.log_artifacts(directory, artifact_path))
 
+    def log_model(self, directory: str, name: str) -> None:
+        """Hands over a model, whose folder must exist until :meth:`flush` returns."""
+        self._submit(lambda tracker: tracker.log_model(directory, name))
+
     def log_table(self, columns: Mapping[str, Sequence[Any]], artifact_file: str) -> None:
         """Hands over a table."""
         copied = {name: list(values) for name, values in columns.items()}

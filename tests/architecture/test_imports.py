@@ -48,7 +48,7 @@ IMPORTERS = {
     "ray": tuple(
         f"smt_ray.{name}" for name in ("cluster", "stages", "run", "grid", "comparison", "search")
     ),
-    "mlflow": ("smt_ray.tracking.mlflow_tracker",),
+    "mlflow": ("smt_ray.tracking.mlflow_tracker", "smt_ray.tracking.mlflow_model"),
     "deepspeed": ("smt_ray.training.engine",),
     "datasets": ("smt_ray.data.hub", "smt_ray.data.files"),
     "peft": ("smt_ray.methods", "smt_ray.peft"),
@@ -58,6 +58,7 @@ IMPORTERS = {
     "pyarrow": ("smt_ray.artifacts", "smt_ray.data.files"),
     "fsspec": ("smt_ray.artifacts", "smt_ray.data.files"),
     "matplotlib": ("smt_ray.reporting.charts",),
+    "huggingface_hub": ("smt_ray.reporting.model_card", "smt_ray.tracking.mlflow_model"),
     "jinja2": ("smt_ray.reporting.pages.render",),
     "rich": ("smt_ray.reporting.text",),
     "pydantic": ("smt_ray.config", "smt_ray.documents"),

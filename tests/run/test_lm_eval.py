@@ -108,6 +108,8 @@ def test_the_metrics_are_in_the_table_the_page_the_documents_and_mlflow(
 
     run = RunFolder.open(Storage(str(storage)), "harness")
     assert run.metrics().lm_eval == metrics.lm_eval  # type: ignore[union-attr]
+    (rows,) = [each for each in run.manifest().datasets if each.name == "lm_eval_facts"]
+    assert (rows.num_rows, rows.source) == (NUM_ROWS, "lm-evaluation-harness")
     acc = metrics.lm_eval["facts"].tuned.metric("acc")
     shown = f"{acc.value:.4f} (± {acc.stderr:.4f})"
     assert "facts, acc ↑" in to_markdown(metrics)

@@ -52,6 +52,7 @@ EXECUTION = {
     "tracking.enabled": "false",
     "tracking.uri": "http://127.0.0.1:1",
     "tracking.experiment": "another",
+    "tracking.log_model": "true",
 }
 
 

@@ -61,6 +61,12 @@ def refused_kind(task: Any) -> str | None:
     return None
 
 
+def num_rows(task: Any, limit: int | None) -> int:
+    """The number of rows of a task that are asked."""
+    number = len(task.eval_docs)
+    return number if limit is None else min(number, limit)
+
+
 def num_new_tokens(task: Any) -> int:
     """The largest number of tokens that a task lets the model generate; 0 for a choice."""
     if task.OUTPUT_TYPE != "generate_until":

@@ -27,12 +27,14 @@ class HarnessTasks:
     Attributes:
         loaded: The tasks and groups, as lm-evaluation-harness loads them.
         digests: Task or group -> the fingerprint of its definition and of its rows.
+        num_rows: Task -> the number of rows that are asked.
         num_new_tokens: Task -> the largest number of tokens that the model generates for a row.
         limit: The number of rows of each task, from its beginning; None for all.
     """
 
     loaded: Any
     digests: dict[str, str]
+    num_rows: dict[str, int]
     num_new_tokens: dict[str, int]
     limit: int | None
 
@@ -99,18 +101,19 @@ def _load(specs: Mapping[str, str], catalogue: Any) -> Any:
 def _described(loaded: Any, limit: int | None) -> HarnessTasks:
     from smt_ray.evaluation.harness import library
 
-    digests, new_tokens = {}, {}
+    digests, num_rows, new_tokens = {}, {}, {}
     for name, task in loaded["tasks"].items():
         _check_name(name)
         if reason := library.refused_kind(task):
             raise UserError(FIELD, f"must not name a task that {reason}", got=name)
         with _explained(name):
             digests[name] = _digest(library.content(task, limit))
+            num_rows[name] = library.num_rows(task, limit)
             new_tokens[name] = library.num_new_tokens(task)
     for name, group in loaded.get("groups", {}).items():
         _check_name(name)
         digests[name] = _digest(library.group_content(group))
-    return HarnessTasks(loaded, digests, new_tokens, limit)
+    return HarnessTasks(loaded, digests, num_rows, new_tokens, limit)
 
 
 def _file(entry: str) -> Path | None:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from smt_ray.config.model import ModelConfig
 from smt_ray.data.rows import Prompt
 from smt_ray.evaluation.batches import EXACT, Padding
 from smt_ray.evaluation.harness import library
 from smt_ray.evaluation.harness.requests import Answer, Requests
 from smt_ray.evaluation.likelihood import candidate_log_likelihoods
+from smt_ray.models.load import load_model, load_tokenizer
 
 NO_PADDING = Padding(left=False, inside=False, right=False)
 
@@ -75,6 +78,28 @@ def test_the_results_are_those_of_the_library(
     for mine, own in zip(found["samples"][form], expected["samples"][form], strict=True):
         assert (mine["doc_id"], mine["target"]) == (own["doc_id"], own["target"])
         assert mine["arguments"] == own["arguments"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantization"), [("bfloat16", "none"), ("float32", "nf4"), ("float32", "int8")]
+)
+def test_a_model_keeps_its_dtype_and_its_quantised_weights(
+    make_task: Any, dtype: str, quantization: str
+) -> None:
+    spec = ModelConfig.model_validate(
+        {"builtin": "tiny", "dtype": dtype, "quantization": quantization}
+    )
+    model, tokenizer = load_model(spec), load_tokenizer(spec)
+    before = {name: (p.dtype, p.detach().clone()) for name, p in model.named_parameters()}
+    file = make_task()
+    found = library.evaluate(load(file), ask_workers(model, tokenizer, 1, 1, EXACT), None)
+    assert {name: p.dtype for name, p in model.named_parameters()} == {
+        name: kind for name, (kind, _) in before.items()
+    }
+    assert all(torch.equal(p, before[name][1]) for name, p in model.named_parameters())
+    expected = reference(file, model, tokenizer)
+    # Batches of one row are those of the reference.
+    assert found["results"]["choice"] == expected["results"]["choice"]
 
 
 def test_a_second_evaluation_of_the_same_tasks_finds_the_same(

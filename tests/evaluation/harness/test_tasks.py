@@ -77,7 +77,9 @@ def test_what_a_task_asks_and_how_it_is_scored_counts(make_task: Any, change: An
 
 
 def test_rows_beyond_the_limit_do_not_count(make_task: Any) -> None:
-    assert read(make_task(num_rows=12), max_rows=5).limit == 5
+    limited = read(make_task(num_rows=12), max_rows=5)
+    assert (limited.limit, limited.num_rows) == (5, {"choice": 5})
+    assert read(make_task(num_rows=12), max_rows=50).num_rows == {"choice": 12}
     few = read(make_task(num_rows=12), max_rows=5).digests
     assert few != read(make_task(num_rows=12)).digests
 
