@@ -63,16 +63,23 @@ def test_version_is_the_installed_packages(
         ("smt-ray co", {"compare", "config"}),
         ("smt-ray merge --o", {"--out"}),
         ("smt-ray run --until wa", {"warmup"}),
+        ("smt-ray merge --storage kept --run qu", {"quick", "quicker"}),
+        ("smt-ray diff --storage kept quick sl", {"slow"}),
+        ("smt-ray merge --storage s3://bucket --run qu", set()),
     ],
 )
-def test_a_shell_completes_commands_options_and_stages(words: str, expected: set[str]) -> None:
+def test_a_shell_completes_commands_options_stages_and_runs(
+    tmp_path: Path, words: str, expected: set[str]
+) -> None:
+    for name in ("quick", "quicker", "slow"):
+        (tmp_path / "kept" / "runs" / name).mkdir(parents=True)
     variables = {
         "_SMT_RAY_COMPLETE": "complete_bash",
         "COMP_WORDS": words,
         "COMP_CWORD": str(len(words.split()) - 1),
     }
     answer = subprocess.run(
-        [sys.executable, "-m", "smt_ray"], env={**os.environ, **variables},
+        [sys.executable, "-m", "smt_ray"], env={**os.environ, **variables}, cwd=tmp_path,
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     assert set(answer.stdout.split()) == expected

@@ -38,7 +38,7 @@ class Reason(StrEnum):
 
     NO_RUN = "stages that no run names"
     NO_PROBE = "probes that no run names"
-    INTERRUPTED = "files of interrupted writes"
+    INTERRUPTED = "files that killed processes left"
     TUNE = "Ray Tune's files of searches"
     CHECKPOINTS = "checkpoints of finished stages"
     SCRATCH = "temporary folders of killed processes"
