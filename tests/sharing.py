@@ -13,7 +13,7 @@ RAY_FILES = (
     "tests/run/test_chat.py",
     "tests/run/test_dry_run.py",
     "tests/run/test_lm_eval.py",
-    "tests/run/test_logged_model.py",
+    "tests/run/export/test_logged_model.py",
     "tests/run/test_methods.py",
     "tests/run/test_mishaps.py",
     "tests/run/test_object_storage.py",

@@ -97,7 +97,7 @@ def _describe(opened: Chat) -> None:
 
 
 def _converse(opened: Chat, *, as_json: bool) -> None:
-    from smt_ray.reporting.text.chat import print_answers
+    from smt_ray.reporting.text.commands.chat import print_answers
 
     is_typed = sys.stdin.isatty()
     for question in _questions(is_typed):

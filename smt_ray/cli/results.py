@@ -71,13 +71,13 @@ def merge(
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
     """Write a run's tuned model as a plain transformers model with a model card."""
-    from smt_ray.run.gguf import find_converter
+    from smt_ray.run.export.gguf import find_converter
 
     if gguf is None and gguf_converter is not None:
         raise UserError("--gguf-converter", "needs --gguf", got=str(gguf_converter))
     export = None if gguf is None else find_converter(gguf, gguf_converter)
     from smt_ray.artifacts.storage import Storage
-    from smt_ray.run.merge import merge_run
+    from smt_ray.run.export.merge import merge_run
 
     print(merge_run(Storage(storage), run, out, export))
 

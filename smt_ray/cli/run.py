@@ -52,7 +52,7 @@ def run(
 def _check_run(config: RunConfig, until: Until) -> None:
     with announced_imports(f"dry run of {config.name} in {config.storage}"):
         from smt_ray.run.dry_run import dry_run as check
-    from smt_ray.reporting.text.dry_run import print_stages
+    from smt_ray.reporting.text.commands.dry_run import print_stages
     from smt_ray.reporting.text.memory import print_memory
 
     found = check(config, until)
@@ -94,7 +94,7 @@ def check_data(
     from smt_ray.config.load import load_config
 
     resolved = load_config(*split_arguments(config))
-    from smt_ray.reporting.text.overlaps import print_overlaps
+    from smt_ray.reporting.text.commands.overlaps import print_overlaps
     from smt_ray.run.check_data import check_data as compare_rows
 
     report = compare_rows(resolved)
@@ -113,7 +113,7 @@ def preview(
     resolved = load_config(*split_arguments(config))
     with announced_imports(f"rows of {resolved.name}"):
         from smt_ray.run.preview import preview as first_rows
-    from smt_ray.reporting.text.preview import print_preview
+    from smt_ray.reporting.text.commands.preview import print_preview
 
     print_preview(first_rows(resolved, number))
 

@@ -187,10 +187,12 @@ def _making(contents: CardContents) -> str:
 
 
 def _budget(contents: CardContents) -> str:
-    section = "sift" if contents.metrics.method == "sift" else "selection"
+    selection = contents.metrics.selection
+    if selection is None:
+        return ""
+    section = "sift" if selection.block_shape == "element" else "selection"
     budget = contents.config[section]["budget"]
-    selects = contents.metrics.selection is not None
-    return f"{budget:g} of the base model's parameters" if selects and budget else ""
+    return f"{budget:g} of the base model's parameters" if budget else ""
 
 
 def _versions(environment: Environment) -> str:

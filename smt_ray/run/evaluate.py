@@ -28,7 +28,7 @@ from smt_ray.models.inspect import model_identity
 from smt_ray.models.load import load_skeleton, located
 from smt_ray.probe.probe import kept_probe
 from smt_ray.reporting.text.progress import say
-from smt_ray.run.merge import read_prompt, starting_model, trained_adapter
+from smt_ray.run.export.merge import read_prompt, starting_model, trained_adapter
 from smt_ray.stages.evaluation import evaluation_pool, publish_predictions
 from smt_ray.stages.plan import evaluation_inputs
 

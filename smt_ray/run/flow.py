@@ -31,7 +31,7 @@ from smt_ray.probe.probe import keep_probe, kept_probe
 from smt_ray.reporting.text.progress import say
 from smt_ray.reporting.text.values import stage_text
 from smt_ray.run import record
-from smt_ray.run.logged_model import merged_or_none
+from smt_ray.run.export.logged_model import merged_or_none
 from smt_ray.run.report import try_to_write_report
 from smt_ray.run.snapshot import read_snapshot, read_start
 from smt_ray.stages.asked import check_asked

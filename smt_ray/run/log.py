@@ -8,7 +8,7 @@ from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.load import validate_config
 from smt_ray.errors import UserError
-from smt_ray.run.logged_model import merged_model
+from smt_ray.run.export.logged_model import merged_model
 from smt_ray.run.snapshot import read_snapshot
 from smt_ray.tracking.connect import TRACKER, open_tracker, tracker_settings
 from smt_ray.tracking.replay import replay

@@ -13,7 +13,7 @@ from smt_ray.data.rows import Row
 from smt_ray.data.splits import read_split
 from smt_ray.errors import UserError
 from smt_ray.models.load import import_transformers, load_tokenizer
-from smt_ray.reporting.text.preview import Preview, PreviewedRow
+from smt_ray.reporting.text.commands.preview import Preview, PreviewedRow
 
 
 def preview(config: RunConfig, number: int) -> Preview:

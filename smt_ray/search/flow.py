@@ -18,8 +18,8 @@ from smt_ray.grid.folder import GroupFolder
 from smt_ray.grid.parent import ParentRun
 from smt_ray.reporting.text.progress import say
 from smt_ray.reporting.text.search import to_markdown
+from smt_ray.run.export.merge import check_out, merge_run
 from smt_ray.run.flow import Flow
-from smt_ray.run.merge import check_out, merge_run
 from smt_ray.run.record import now_ms
 from smt_ray.run.snapshot import final_metrics as metrics_of_run
 from smt_ray.search.planned import plan_search

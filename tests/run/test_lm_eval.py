@@ -88,7 +88,7 @@ def as_library(result: LmEvalResult) -> dict[str, Any]:
 def test_both_models_have_the_metrics_that_the_library_finds(
     metrics: Any, task: Path, storage: Path, tmp_path: Path
 ) -> None:
-    from smt_ray.run.merge import merge_run
+    from smt_ray.run.export.merge import merge_run
 
     found = metrics.lm_eval["facts"]
     assert found.base.num_rows == found.tuned.num_rows == NUM_ROWS

@@ -20,7 +20,7 @@ from smt_ray.methods.adapters import find_method
 from smt_ray.places.columns import column_scores
 from smt_ray.places.kept import file_of, read_kept
 from smt_ray.places.selection import PlaceSelection
-from smt_ray.run.merge import merge_run
+from smt_ray.run.export.merge import merge_run
 from smt_ray.smt.controls import magnitude_scores, random_scores
 from smt_ray.smt.scores import ScoreTable, block_statistics
 from smt_ray.smt.selection import Selection, select_by_scores

@@ -153,7 +153,7 @@ def test_commands_on_a_run_read_it_from_the_bucket(
 ) -> None:
     from smt_ray.cli.reports import write_report_of
     from smt_ray.run.evaluate import evaluate_run
-    from smt_ray.run.merge import merge_run
+    from smt_ray.run.export.merge import merge_run
 
     bucket_run.storage.write_bytes("runs/quick/report.html", b"")
     assert write_report_of(ROOT, "quick") == f"{ROOT}/runs/quick/report.html"

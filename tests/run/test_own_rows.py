@@ -120,7 +120,7 @@ def test_the_loss_before_training_is_that_of_the_base_model(metrics: Any, folder
 def test_a_merged_model_is_asked_in_the_form_that_it_learned(metrics: Any, folder: Path) -> None:
     from smt_ray.artifacts.storage import Storage
     from smt_ray.run.evaluate import evaluate_model, evaluate_run
-    from smt_ray.run.merge import merge_run
+    from smt_ray.run.export.merge import merge_run
 
     storage = folder / "storage"
     again = evaluate_run(str(storage), "own", ["sums"], None, [])

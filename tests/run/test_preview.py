@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from smt_ray.config.load import load_config
-from smt_ray.reporting.text.preview import print_preview
+from smt_ray.reporting.text.commands.preview import print_preview
 from smt_ray.run.preview import preview
 
 TEMPLATE = (

@@ -15,7 +15,7 @@ from smt_ray.artifacts.storage import Storage
 from smt_ray.builtin import MODEL_DIR
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.run import RunMetrics
-from smt_ray.run.merge import merge_run
+from smt_ray.run.export.merge import merge_run
 
 pytestmark = pytest.mark.slow
 

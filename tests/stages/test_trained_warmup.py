@@ -23,7 +23,7 @@ from smt_ray.documents.run import RunMetrics
 from smt_ray.errors import UserError
 from smt_ray.methods.adapters import find_method
 from smt_ray.run.evaluate import evaluate_run
-from smt_ray.run.merge import merge_run
+from smt_ray.run.export.merge import merge_run
 from smt_ray.smt.controls import magnitude_scores
 from smt_ray.smt.scores import ScoreTable
 from smt_ray.smt.selection import Selection, select_by_scores

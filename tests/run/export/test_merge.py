@@ -13,8 +13,8 @@ from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.load import load_config
 from smt_ray.errors import UserError
-from smt_ray.run import merge
-from smt_ray.run.merge import merge_run
+from smt_ray.run.export import merge
+from smt_ray.run.export.merge import merge_run
 
 FILES = {"model.safetensors": "tuned", "tokenizer.json": "words"}
 CARD = "README.md"

@@ -13,7 +13,7 @@ from smt_ray.config.load import load_config
 from smt_ray.data.prompts import build_prompt
 from smt_ray.data.rows import Row
 from smt_ray.documents.prompt import TrainedPrompt
-from smt_ray.run.card import write_card
+from smt_ray.run.export.card import write_card
 
 
 def card(folder: Path, *overrides: str, prompt: TrainedPrompt | None = None) -> ModelCard:

@@ -9,8 +9,8 @@ from pathlib import Path
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.reporting.text.progress import say
-from smt_ray.run.card import write_card
-from smt_ray.run.merge import write_merged
+from smt_ray.run.export.card import write_card
+from smt_ray.run.export.merge import write_merged
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from smt_ray.documents.overlaps import OverlapReport
-from smt_ray.reporting.text.overlaps import print_overlaps
+from smt_ray.reporting.text.commands.overlaps import print_overlaps
 
 FOUND = [{"index": 3, "position": 0, "same_answer": True}]
 

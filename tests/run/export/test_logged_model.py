@@ -22,8 +22,8 @@ def test_the_logged_model_equals_the_merged_one_and_is_sent_once(
     import mlflow
 
     from smt_ray.run import flow
+    from smt_ray.run.export.merge import merge_run
     from smt_ray.run.log import log_run
-    from smt_ray.run.merge import merge_run
     from smt_ray.tracking.uris import resolve_tracking_uri
 
     storage = str(whole.storage)
@@ -54,7 +54,8 @@ def test_a_model_that_cannot_be_merged_fails_no_run_and_the_rest_is_tracked(
     whole: Any, quick: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    from smt_ray.run import flow, logged_model
+    from smt_ray.run import flow
+    from smt_ray.run.export import logged_model
 
     def break_down(*_: Any) -> None:
         raise OSError("No space left on device")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from smt_ray.errors import UserError
-from smt_ray.run import gguf
-from smt_ray.run.gguf import CONVERTER, CONVERTER_VARIABLE, find_converter
+from smt_ray.run.export import gguf
+from smt_ray.run.export.gguf import CONVERTER, CONVERTER_VARIABLE, find_converter
 
 # A stand-in for llama.cpp's converter, which writes down its arguments.
 STAND_IN = """

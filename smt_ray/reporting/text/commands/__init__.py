@@ -1,0 +1,1 @@
+"""What single commands print: rows, overlaps, dry runs, conversations."""

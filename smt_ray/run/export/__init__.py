@@ -1,0 +1,1 @@
+"""The tuned model of a run for others: a plain model with its card, GGUF, a model of MLflow."""
