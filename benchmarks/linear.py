@@ -27,6 +27,7 @@ from benchmarks.measuring import (
     spread,
     write_json,
 )
+from smt_ray.places.layouts import Kind, PlacedLinear
 from smt_ray.smt.grid import BlockGrid
 from smt_ray.smt.layers.linear import SparseLinear
 
@@ -42,7 +43,7 @@ TINY = {"tiny": ((64, 96), (16, 32))}
 SHARES = (0.035, 0.1, 0.25)
 FROZEN = "frozen linear"
 RANK = 32
-DELTA_SHARE = 0.035  # of the weight's elements, for peft's sparse tuners: 9 blocks of 256
+DELTA_SHARE = 0.035  # of the weight's elements, for elements and columns: 9 blocks of 256
 
 _ENOUGH, _MOST_TURNS = 4_000_000_000, 20  # limits of a timed pair: multiplications, turns
 
@@ -82,6 +83,7 @@ def make_layers(
         **_peft_layers(frozen),
     }
     generator = torch.Generator().manual_seed(options.seed)
+    layers |= _placed_layers(frozen, generator)
     for size in block_sizes:
         grid = BlockGrid(*shape, size)
         for count in sorted({max(1, round(share * grid.num_blocks)) for share in SHARES}):
@@ -128,6 +130,21 @@ def _peft_layers(linear: nn.Linear) -> dict[str, nn.Module]:
     layers["SHiRA"] = _peft_layer(linear, config)
     config = SupertuningConfig(sparsity=1 - DELTA_SHARE, target_modules=["linear"])
     layers["Super-Tuning"] = _peft_layer(linear, config)
+    return layers
+
+
+def _placed_layers(linear: nn.Linear, generator: torch.Generator) -> dict[str, nn.Module]:
+    """Layers of SIFT and of columns, with DELTA_SHARE of the weight's elements at random places."""
+    out_features, in_features = linear.weight.shape
+    kinds: dict[Kind, int] = {"element": out_features * in_features, "column": in_features}
+    layers: dict[str, nn.Module] = {}
+    for kind, number in kinds.items():
+        count = max(1, round(DELTA_SHARE * number))
+        places = torch.randperm(number, generator=generator)[:count].sort().values.to(torch.int32)
+        name = "SIFT" if kind == "element" else "SMT"
+        layers[f"{name}, {DELTA_SHARE:.1%} of the {kind}s"] = PlacedLinear.from_linear(
+            linear, kind, (out_features, in_features), places
+        )
     return layers
 
 

@@ -1,8 +1,8 @@
 """The record of an adapter's base model: its name, its architecture and a hash of a few rows.
 
 Adapters of SMT hold the original values of their blocks. The other methods write this record beside
-their files instead. Rows are compared as bfloat16, so a base model is recognised whether it is
-loaded in float32 or bfloat16.
+their files instead, and so does SMT on a quantised base. Rows are compared as bfloat16, so a base
+model is recognised whether it is loaded in float32, in bfloat16 or, by our loader, quantised.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from smt_ray.smt.base_identity import config_sha256, has_other_config, name_or_path, other_base
-from smt_ray.smt.quantised import quantised_sizes
+from smt_ray.smt.base_identity import (
+    config_sha256,
+    has_other_config,
+    name_or_path,
+    other_base,
+    rows_digest,
+)
 from smt_ray.smt.tensorfile import reading
 
 FILE = "base_model.json"
-
-_NUM_ROWS = 4
 
 
 def record_base(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def record_base(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
         "name_or_path": name_or_path(model),
         "config_sha256": config_sha256(getattr(model, "config", None)),
         "parameters": names,
-        "rows_sha256": None if quantised_sizes(model) else _rows_sha256(model, names),
+        "rows_sha256": _rows_sha256(model, names),
     }
 
 
@@ -92,14 +94,9 @@ def check_base(model: nn.Module, directory: Path) -> None:
 
 
 def _has_rows(model: nn.Module, names: Iterable[str], expected: str | None) -> bool:
-    """Whether the rows are the recorded ones.
-
-    Those of quantised weights and of models without weights cannot be compared.
-    """
-    is_meta = any(parameter.is_meta for parameter in model.parameters())
-    if expected is None or is_meta or quantised_sizes(model):
-        return True
-    return _rows_sha256(model, names) == expected
+    """Whether the rows are the recorded ones, as far as they can be compared."""
+    found = _rows_sha256(model, names)
+    return None in (expected, found) or found == expected
 
 
 def _has(model: nn.Module, name: str) -> bool:
@@ -110,15 +107,16 @@ def _has(model: nn.Module, name: str) -> bool:
     return True
 
 
-def _rows_sha256(model: nn.Module, names: Iterable[str]) -> str:
-    """The hash of evenly spaced rows of each parameter, a few megabytes of a large model."""
+def _rows_sha256(model: nn.Module, names: Iterable[str]) -> str | None:
+    """The hash of a few rows of each parameter.
+
+    It is None for models without weights, and for weights that others have quantised.
+    """
     digest = hashlib.sha256()
     for name in names:
-        weight = model.get_parameter(name).detach()
-        if weight.is_meta:  # a skeleton, from which no adapter is saved
-            continue
-        rows = weight[:: max(1, len(weight) // _NUM_ROWS)][:_NUM_ROWS]
-        bits = rows.to(torch.bfloat16).contiguous().view(torch.int16).cpu()
-        digest.update(f"{name} {tuple(weight.shape)}\n".encode())
-        digest.update(bits.numpy().tobytes())
+        module, _, last = name.rpartition(".")
+        of_rows = rows_digest(model.get_submodule(module), last)
+        if of_rows is None:
+            return None
+        digest.update(f"{name} {of_rows}\n".encode())
     return digest.hexdigest()

@@ -12,6 +12,7 @@ from torch import nn
 
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
+from smt_ray.methods.base_model import check_base, read_base, record_base, write_base
 from smt_ray.methods.protocol import Counts, Fetch
 from smt_ray.methods.smt_delta import load_delta, prepare_delta, save_delta
 from smt_ray.models.inspect import count_parameters
@@ -73,8 +74,14 @@ class SmtMethod:
     def prepare(self, model: nn.Module) -> None:
         """Replaces linears by sparse layers, or puts the blocks beside them."""
         assert self._selection is not None
-        prepare = prepare_delta if quantised_sizes(model) else apply_selection
-        prepare(model, self._selection)
+        if not quantised_sizes(model):
+            apply_selection(model, self._selection)
+            return
+        # The blocks begin with dequantised values, which do not show what the base model was.
+        counts = self._selection.counts()
+        names = [f"{name}.weight" for name in counts if counts[name]]
+        self._base: dict[str, Any] | None = record_base(model, names)
+        prepare_delta(model, self._selection)
 
     def count(self, model: nn.Module) -> Counts:
         """Counts the blocks, as an adapter beside the base model."""
@@ -88,6 +95,8 @@ class SmtMethod:
         """Writes the blocks and their indices."""
         if quantised_sizes(model):
             save_delta(model, parameters, directory)
+            if self._base is not None:
+                write_base(self._base, directory)
             return
         for name, layer in sparse_modules(model).items():
             layer.blocks = nn.Parameter(parameters[f"{name}.blocks"])
@@ -95,6 +104,8 @@ class SmtMethod:
 
     def load(self, model: nn.Module, directory: Path, *, trainable: bool = False) -> None:
         """Puts the saved blocks on their base model."""
+        check_base(model, directory)
+        self._base = read_base(directory)
         load = load_delta if quantised_sizes(model) else load_adapter
         load(model, directory, trainable=trainable)
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from smt_ray.errors import UserError
+from smt_ray.smt.base_identity import remember_rows
 from smt_ray.smt.model import find_ties
 
 KINDS = ("nf4", "fp4", "int8")
@@ -60,7 +61,9 @@ def quantise(
     make = _make_int8 if kind == "int8" else _make_4bit
     for name, linear in wanted.items():
         parent, _, last = name.rpartition(".")
-        quantised = make(linear, kind, compute_dtype).to(device)  # this quantises
+        quantised = make(linear, kind, compute_dtype)
+        remember_rows(quantised, linear)
+        quantised = quantised.to(device)  # this quantises
         if kind == "int8":
             quantised.init_8bit_state()  # otherwise whatever reads the weight first must do it
         quantised.train(linear.training).requires_grad_(False)

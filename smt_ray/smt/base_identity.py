@@ -16,6 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from smt_ray.errors import UserError
+from smt_ray.smt.quantised import is_quantised
+
+_NUM_ROWS = 4
+_REMEMBERED = "base_rows_sha256"  # an attribute of a quantised linear
 
 _ARCHITECTURE_KEYS = (
     "model_type",
@@ -135,6 +139,26 @@ def blocks_sha256(blocks: Mapping[str, Tensor]) -> str:
     for _, values in sorted(blocks.items()):
         digest.update(tensor_bytes(values.to(torch.bfloat16)))
     return digest.hexdigest()
+
+
+def rows_digest(module: nn.Module, parameter: str = "weight") -> str | None:
+    """The hash of evenly spaced rows of a parameter, a few kilobytes of a large one.
+
+    It is None for a parameter without values, and for a weight that was quantised without
+    :func:`remember_rows`.
+    """
+    if remembered := getattr(module, _REMEMBERED, None):
+        return str(remembered)
+    tensor = module.get_parameter(parameter).detach()
+    if tensor.is_meta or is_quantised(module):
+        return None
+    rows = tensor[:: max(1, len(tensor) // _NUM_ROWS)][:_NUM_ROWS].to(torch.bfloat16)
+    return hashlib.sha256(f"{tuple(tensor.shape)} ".encode() + tensor_bytes(rows)).hexdigest()
+
+
+def remember_rows(quantised: nn.Module, linear: nn.Module) -> None:
+    """Makes a linear that will be quantised remember the rows of the weight in full precision."""
+    setattr(quantised, _REMEMBERED, rows_digest(linear))
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:

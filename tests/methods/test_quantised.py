@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from smt_ray.config.model import ModelConfig
+from smt_ray.errors import UserError
 from smt_ray.methods.adapters import find_method
 from smt_ray.methods.lora import LoraMethod, LoraSettings
 from smt_ray.methods.protocol import Method
@@ -101,3 +102,24 @@ def test_an_adapter_of_a_full_precision_base_is_put_on_a_quantised_one(tmp_path:
     find_method(tmp_path).load(tuned, tmp_path)
     with torch.no_grad():
         torch.testing.assert_close(quantised(IDS).logits, tuned(IDS).logits, rtol=0, atol=0.5)
+
+
+@pytest.mark.parametrize("method", ["smt", "lora"])
+def test_another_base_of_the_same_architecture_is_refused_in_any_precision(
+    method: str, tmp_path: Path
+) -> None:
+    trained, model = make(method), load("nf4")
+    trained.prepare(model)
+    parameters = train(model)
+    (tmp_path / "adapter").mkdir()
+    trained.save(model, parameters, tmp_path / "adapter")
+    other = load()
+    for name, parameter in other.named_parameters():
+        if "q_proj" in name:
+            parameter.data += 0.01
+    other.save_pretrained(tmp_path / "other")
+    for kind in ("none", "nf4", "int8"):
+        find_method(tmp_path / "adapter").load(load(kind), tmp_path / "adapter")
+        spec = ModelConfig(path=str(tmp_path / "other"), quantization=kind)
+        with pytest.raises(UserError, match="must be loaded on the base model"):
+            find_method(tmp_path / "adapter").load(load_model(spec), tmp_path / "adapter")
