@@ -37,9 +37,10 @@ class KeptInput:
         self.in_features, self.block_size = in_features, block_size
         self.columns = distinct if len(distinct) * block_size < in_features else None
         self._last: tuple[TensorWeakRef, int, TensorWeakRef] | None = None
+        self._numbers: Tensor | None = None  # of single columns, on the device of the input
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_last": None}  # a copied model has seen no input
+        return {**vars(self), "_last": None, "_numbers": None}  # a copied model has seen no input
 
     def start(self, column: int) -> int:
         """The first feature of a block column among the kept features."""
@@ -69,9 +70,16 @@ class KeptInput:
         size, flat = self.block_size, x.detach().reshape(-1, self.in_features)
         if self.columns is None:
             return flat
+        if size == 1:
+            return flat.index_select(1, self._numbers_on(flat.device)).to(dtype)
         # Slices would be views, which keep the whole input alive.
         kept = torch.cat([flat[:, c * size : (c + 1) * size] for c in self.columns], dim=1)
         return kept.to(dtype)
+
+    def _numbers_on(self, device: torch.device) -> Tensor:
+        if self._numbers is None or self._numbers.device != device:
+            self._numbers = torch.tensor(self.columns, device=device)
+        return self._numbers
 
     def _recall(self, x: Tensor, dtype: torch.dtype) -> Tensor | None:
         """The copy that another layer made of the same tensor, if its backward still holds it."""
