@@ -111,6 +111,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "tracking.enabled": ("tracking.enabled=false",),
     "tracking.uri": ("tracking.uri=http://h:1",),
     "tracking.experiment": ("tracking.experiment=other",),
+    "tracking.log_model": ("tracking.log_model=true",),
 }
 # Overrides that both configs need, so that they differ in the field only.
 GIVEN: dict[str, tuple[str, ...]] = {

@@ -72,8 +72,8 @@ def test_the_identity_names_the_quantisation() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"method": "full"}, "method full and warmup.mode trained update the weights"),
-        ({"warmup": {"mode": "trained"}}, "warmup.mode trained update the weights"),
+        ({"method": "full"}, "methods full and sift, and warmup.mode trained, update the weights"),
+        ({"warmup": {"mode": "trained"}}, "warmup.mode trained, update the weights"),
         ({"deepspeed": {"zero_stage": 3}}, "deepspeed.zero_stage 3 partitions the weights"),
         ({"warmup": {"gpus_per_shard": 2}}, "gpus_per_shard spreads whole layers"),
     ],

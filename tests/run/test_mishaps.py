@@ -53,9 +53,9 @@ def test_a_dead_tracking_actor_fails_no_run(
     flow = Flow(quick(stages_of(STAGES)))
     finish = flow._finish_tracking
 
-    def die(tracked: TrackedRun) -> str | None:
+    def die(tracked: TrackedRun, is_whole: bool) -> str | None:
         ray.kill(tracked.writer)
-        return finish(tracked)
+        return finish(tracked, is_whole)
 
     monkeypatch.setattr(flow, "_finish_tracking", die)
     metrics = flow.run("evaluation")
