@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -99,16 +100,24 @@ def _finest(config: RunConfig, shapes: Shapes) -> int:
 
 
 def _column_rankings(config: RunConfig, shapes: Shapes, num_parameters: int) -> tuple[Ranking, ...]:
-    budgets, found = config.selection.groups or {}, []
-    groups: list[tuple[str | None, list[str]]] = [*match_groups(shapes, budgets).items()]
-    for group, names in groups or [(None, list(shapes))]:
-        budget = budgets.get(group or "", config.selection.budget)
+    found = []
+    for group, names, budget in _groups(config, shapes):
         assert budget is not None
         field = "selection.budget" if group is None else f"selection.groups.{group}"
         chosen = {name: shapes[name] for name in names}
         count = number_of_parameters(budget, chosen, num_parameters, field)
         found.append(Ranking(tuple(names), count))
     return tuple(found)
+
+
+def _groups(
+    config: RunConfig, shapes: Shapes
+) -> Iterator[tuple[str | None, list[str], float | None]]:
+    """The groups that are ranked apart: name, modules and budget; a single one without groups."""
+    selection, budgets = config.selection, config.selection.groups or {}
+    groups: list[tuple[str | None, list[str]]] = [*match_groups(shapes, budgets).items()]
+    for group, names in groups or [(None, list(shapes))]:
+        yield group, names, budgets.get(group or "", selection.budget)
 
 
 def _check_lift_rank(config: RunConfig, shapes: Shapes) -> None:
@@ -131,12 +140,10 @@ def _selectable(targets: list[str] | None, shapes: Shapes, field: str) -> Shapes
 def _rankings(
     config: RunConfig, shapes: Shapes, size: int, num_parameters: int
 ) -> tuple[Ranking, ...]:
-    selection, budgets = config.selection, config.selection.groups or {}
-    groups: list[tuple[str | None, list[str]]] = [*match_groups(shapes, budgets).items()]
-    found = []
-    for group, names in groups or [(None, list(shapes))]:
+    selection, found = config.selection, []
+    for group, names, budget in _groups(config, shapes):
         count = number_of_blocks(
-            budget=budgets.get(group or "", selection.budget),
+            budget=budget,
             num_blocks=selection.num_blocks,
             block_size=size,
             num_base_parameters=num_parameters,

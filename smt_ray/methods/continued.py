@@ -61,8 +61,9 @@ class ContinuedSettings:
         digest = hashlib.sha256()
         with _opened(_place(config)) as directory:
             for file in sorted(directory.iterdir()):
-                digest.update(f"{file.name} {file.stat().st_size}\n".encode())
-                digest.update(file.read_bytes())
+                with file.open("rb") as content:
+                    of_file = hashlib.file_digest(content, "sha256").hexdigest()
+                digest.update(f"{file.name} {of_file}\n".encode())
         return {"init_adapter": digest.hexdigest()}
 
     def describe(self) -> dict[str, Any]:

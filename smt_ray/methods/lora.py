@@ -144,9 +144,7 @@ class LoraMethod:
 
     def count(self, model: nn.Module) -> Counts:
         """Counts the factors, and the model without them."""
-        total = count_parameters(model)
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        return Counts(trained, total - trained, total)
+        return Counts.of_adapter(model)
 
     def save(
         self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path

@@ -2,56 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 
-from smt_ray.config.run import RunConfig
-from smt_ray.documents.probe import Probe
 from smt_ray.methods.base_model import check_base, read_base, record_base, write_base
 from smt_ray.methods.protocol import Counts, Fetch
-from smt_ray.models.inspect import count_parameters
+from smt_ray.methods.selected import SelectedSettings
 from smt_ray.places.adapter import load_places, save_places
 from smt_ray.places.model import apply_places, merge_places, placed_modules
 from smt_ray.places.selection import PlaceSelection
 
 
 @dataclass(frozen=True)
-class PlacedSettings:
-    """The settings of a training of selected elements or columns.
-
-    Attributes:
-        selection: The file of the selection, as the storage names it.
-    """
-
-    is_whole_model: ClassVar[bool] = False
-
-    selection: str
-
-    @classmethod
-    def check(
-        cls,
-        config: RunConfig,
-        skeleton: Callable[[], nn.Module],
-        probe: Probe,
-        selection: str | None,
-    ) -> PlacedSettings:
-        """Names the selection, which was checked on the model when it was made."""
-        assert selection is not None
-        return cls(selection)
-
-    @staticmethod
-    def stage_inputs(config: RunConfig) -> dict[str, Any]:
-        """No inputs besides the selection."""
-        return {}
-
-    def describe(self) -> dict[str, Any]:
-        """No settings, as the selection has a summary of its own."""
-        return {}
+class PlacedSettings(SelectedSettings):
+    """The settings of a training of selected elements or columns."""
 
     def make(self, fetch: Fetch) -> PlacedMethod:
         """Makes the method, and reads its selection."""
@@ -80,9 +49,7 @@ class PlacedMethod:
 
     def count(self, model: nn.Module) -> Counts:
         """Counts the trained values, as an adapter beside the base model."""
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        total = count_parameters(model)
-        return Counts(trained, total - trained, total)
+        return Counts.of_adapter(model)
 
     def save(
         self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path

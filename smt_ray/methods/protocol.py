@@ -19,6 +19,7 @@ from torch import nn
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
 from smt_ray.documents.run import Trainable
+from smt_ray.models.inspect import count_parameters
 
 Fetch = Callable[[str], AbstractContextManager[Path]]
 """A function that opens a local path of a file, such as ``Storage.local``."""
@@ -38,6 +39,13 @@ class Counts:
     num_trainable: int
     num_base: int
     num_total: int
+
+    @classmethod
+    def of_adapter(cls, model: nn.Module) -> Counts:
+        """Counts a prepared model whose trained parameters are an adapter beside the base model."""
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        total = count_parameters(model)
+        return cls(trained, total - trained, total)
 
     def summary(self) -> Trainable:
         """The counts with their percentages."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 
-from smt_ray.config.run import RunConfig
-from smt_ray.documents.probe import Probe
 from smt_ray.methods.base_model import check_base, read_base, record_base, write_base
 from smt_ray.methods.protocol import Counts, Fetch
+from smt_ray.methods.selected import SelectedSettings
 from smt_ray.methods.smt_delta import load_delta, prepare_delta, save_delta
-from smt_ray.models.inspect import count_parameters
 from smt_ray.smt.adapter import load_adapter, save_adapter
 from smt_ray.smt.model import apply_selection, merge_and_unload, sparse_modules
 from smt_ray.smt.quantised import quantised_sizes
@@ -23,37 +21,8 @@ from smt_ray.smt.selection import Selection
 
 
 @dataclass(frozen=True)
-class SmtSettings:
-    """The settings of SMT.
-
-    Attributes:
-        selection: The file of the selected blocks, as the storage names it.
-    """
-
-    is_whole_model: ClassVar[bool] = False
-
-    selection: str
-
-    @classmethod
-    def check(
-        cls,
-        config: RunConfig,
-        skeleton: Callable[[], nn.Module],
-        probe: Probe,
-        selection: str | None,
-    ) -> SmtSettings:
-        """Names the selection, which was checked on the model when it was made."""
-        assert selection is not None
-        return cls(selection)
-
-    @staticmethod
-    def stage_inputs(config: RunConfig) -> dict[str, Any]:
-        """No inputs besides the selection."""
-        return {}
-
-    def describe(self) -> dict[str, Any]:
-        """No settings, as the selection has a summary of its own."""
-        return {}
+class SmtSettings(SelectedSettings):
+    """The settings of SMT."""
 
     def make(self, fetch: Fetch) -> SmtMethod:
         """Makes the method, and reads its selection."""
@@ -85,9 +54,7 @@ class SmtMethod:
 
     def count(self, model: nn.Module) -> Counts:
         """Counts the blocks, as an adapter beside the base model."""
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        total = count_parameters(model)
-        return Counts(trained, total - trained, total)
+        return Counts.of_adapter(model)
 
     def save(
         self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path

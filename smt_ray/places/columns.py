@@ -11,7 +11,7 @@ from torch import Tensor
 from smt_ray.errors import UserError
 from smt_ray.places.selection import ModulePlaces, PlaceSelection, Shapes
 from smt_ray.smt.ranking import check_scores
-from smt_ray.smt.scores import SCORES, score_of
+from smt_ray.smt.scores import SCORES, element_statistics, score_of
 
 
 def column_statistics(gradient: Tensor, weight: Tensor) -> Tensor:
@@ -24,9 +24,7 @@ def column_statistics(gradient: Tensor, weight: Tensor) -> Tensor:
     Returns:
         The sums over each column of g, abs(g), g^2 and abs(g * w): (4, I) in float64.
     """
-    g = gradient.detach().double()
-    weighted = (g * weight.detach().to(g)).abs_()
-    return torch.stack([part.sum(0) for part in (g, g.abs(), g.square(), weighted)])
+    return torch.stack([part.sum(0) for part in element_statistics(gradient, weight)])
 
 
 def column_scores(statistics: Tensor, out_features: int, score: str) -> Tensor:

@@ -42,9 +42,14 @@ def block_statistics(gradient: Tensor, weight: Tensor, block_size: int) -> Tenso
         gradient's device.
     """
     grid = BlockGrid(gradient.shape[0], gradient.shape[1], block_size)
+    parts = element_statistics(gradient, weight)
+    return torch.stack([grid.view(part).sum((2, 3)) for part in parts])
+
+
+def element_statistics(gradient: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    """The terms of :func:`block_statistics` for each element: four times (O, I), in float64."""
     g = gradient.detach().double()
-    weighted = (g * weight.detach().to(g)).abs_()
-    return torch.stack([grid.view(t).sum((2, 3)) for t in (g, g.abs(), g.square(), weighted)])
+    return g, g.abs(), g.square(), (g * weight.detach().to(g)).abs_()
 
 
 def step_statistics(gradient: Tensor, block_size: int) -> Tensor:

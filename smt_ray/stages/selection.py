@@ -70,48 +70,25 @@ def _select(job: SelectionJob) -> SelectionSummary:
 
     storage = Storage(job.storage)
     if job.blocks is not None and job.blocks.shape != "square":
-        return _select_places(job)
+        return _select_places(job, job.blocks.shape)
     if job.table is None:
         selection = _select_control(job)
     else:
         with storage.local(job.table) as file:
             selection = select_blocks(ScoreTable.load(file), **job.config.selection.semantic())
-    summary = SelectionSummary(
-        num_blocks=selection.num_blocks,
-        block_size=selection.block_size,
-        num_trainable=selection.num_trainable,
-        num_base=selection.num_base_parameters,
-        budget=selection.budget,
-        margin=selection.margin,
-        score=selection.score,
-        scope=selection.scope,
-        counts=selection.counts(),
-        text=selection.summary(),
-    )
-    _store(job, selection, summary)
-    return summary
+    return _store(
+        job, selection, num_blocks=selection.num_blocks, block_size=selection.block_size,
+        block_shape="square", margin=selection.margin,
+    )  # fmt: skip
 
 
-def _select_places(job: SelectionJob) -> SelectionSummary:
+def _select_places(job: SelectionJob, shape: BlockShape) -> SelectionSummary:
     """Selects elements or columns by what the warm-up kept of each module, or columns by chance."""
-    assert job.blocks is not None
-    shape: BlockShape = job.blocks.shape
     selection = _select_elements(job) if shape == "element" else _select_columns(job)
-    summary = SelectionSummary(
-        num_blocks=selection.num_chosen,
-        block_size=1,
-        block_shape=shape,
-        num_trainable=selection.num_trainable,
-        num_base=selection.num_base_parameters,
-        budget=selection.budget,
+    return _store(
+        job, selection, num_blocks=selection.num_chosen, block_size=1, block_shape=shape,
         margin=None,
-        score=selection.score,
-        scope=selection.scope,
-        counts=selection.counts(),
-        text=selection.summary(),
-    )
-    _store(job, selection, summary)
-    return summary
+    )  # fmt: skip
 
 
 def _select_elements(job: SelectionJob) -> PlaceSelection:
@@ -161,9 +138,35 @@ def _kept(job: SelectionJob, module: str) -> Tensor:
 
 
 def _store(
+    job: SelectionJob,
+    selection: Selection | PlaceSelection,
+    *,
+    num_blocks: int,
+    block_size: int,
+    block_shape: BlockShape,
+    margin: float | None,
+) -> SelectionSummary:
+    """Stores the selection and its picture; returns its summary."""
+    summary = SelectionSummary(
+        num_blocks=num_blocks,
+        block_size=block_size,
+        block_shape=block_shape,
+        num_trainable=selection.num_trainable,
+        num_base=selection.num_base_parameters,
+        budget=selection.budget,
+        margin=margin,
+        score=selection.score,
+        scope=selection.scope,
+        counts=selection.counts(),
+        text=selection.summary(),
+    )
+    _store_files(job, selection, summary)
+    return summary
+
+
+def _store_files(
     job: SelectionJob, selection: Selection | PlaceSelection, summary: SelectionSummary
 ) -> None:
-    """Stores the selection and its picture."""
     from smt_ray.reporting.charts.run import selection_figure
 
     shape, size = summary.block_shape, summary.block_size
