@@ -23,7 +23,6 @@ from smt_ray.data.packing import PackedRows
 from smt_ray.planning.live_bytes import LiveBytes
 from smt_ray.training.batching_mode import BatchingMode
 from smt_ray.training.loss import SupervisedLoss
-from smt_ray.training.packed_attention import forget_masks
 from smt_ray.training.recompute import recompute_activations
 
 _UNMASKED = "smt_ray_unmasked"  # the name of our attention kernel among those of transformers
@@ -93,14 +92,10 @@ class DryRun:
             checkpointing: Whether layers keep their inputs only and are computed again.
         """
         self._model.train(training)
-        forget_masks()  # real runs and dry runs must not share the masks that are kept
-        try:
-            with self._recomputing(checkpointing), _experts_of_any_dtype(), self._mode:
-                batch = shape.fill()
-                with LiveBytes() as live:
-                    self._loss(batch).backward()
-        finally:
-            forget_masks()
+        with self._recomputing(checkpointing), _experts_of_any_dtype(), self._mode:
+            batch = shape.fill()
+            with LiveBytes() as live:
+                self._loss(batch).backward()
         return live.peak
 
     @property

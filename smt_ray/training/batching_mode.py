@@ -182,4 +182,4 @@ def attention_kernel(mode: BatchingMode, implementation: str) -> str:
         mode: The batching mode.
         implementation: The attention implementation of the model, which packed rows do not use.
     """
-    return "sdpa by row" if is_packed(mode.mode) else implementation
+    return "flash attention by row" if is_packed(mode.mode) else implementation

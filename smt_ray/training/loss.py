@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from smt_ray.data.batches import MicroBatch
-from smt_ray.training import last_layer, packed_attention
+from smt_ray.training import last_layer
+from smt_ray.training.attention import packed
 
 
 class SupervisedLoss(nn.Module):
@@ -43,7 +44,7 @@ class SupervisedLoss(nn.Module):
         else:
             head = causal_lm.get_output_embeddings()
             self._hooks = [head.register_forward_pre_hook(self._pick)]
-        packed_attention.register()
+        packed.register()
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
         """The sum of weight x cross-entropy over the targets: a float32 scalar."""
@@ -65,13 +66,13 @@ class SupervisedLoss(nn.Module):
     def _inputs(self, batch: MicroBatch) -> dict[str, Any]:
         # The kernel stays set until the next forward, because checkpointed layers run once more
         # during backward.
-        packed = batch.rows is not None
-        self._config._attn_implementation = packed_attention.KERNEL if packed else self.attention
+        is_pack = batch.rows is not None
+        self._config._attn_implementation = packed.KERNEL if is_pack else self.attention
         inputs: dict[str, Any] = {"input_ids": batch.input_ids}
         if self._narrowed:
             inputs[last_layer.KEYWORD] = batch.positions
-        if packed:
-            inputs |= {"position_ids": batch.position_ids, packed_attention.KEYWORD: batch.rows}
+        if is_pack:
+            inputs |= {"position_ids": batch.position_ids, packed.KEYWORD: batch.rows}
         return inputs
 
     def _pick(self, _head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

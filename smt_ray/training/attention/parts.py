@@ -1,0 +1,154 @@
+"""Which keys each query of a pack sees, as parts that need no mask of their size.
+
+Without a sliding window a query sees its own segment causally, and all tokens of the segments
+before it in its row. These are two parts with disjoint keys. With a window, each query belongs to
+one part, whose keys are a band.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import groupby
+from typing import NamedTuple
+
+from smt_ray.data.packing import PackedRows, Segment
+
+CHUNK = 256
+"""The number of queries of a band that are computed at once."""
+
+
+class Span(NamedTuple):
+    """The positions from ``start`` to ``stop - 1``."""
+
+    start: int
+    stop: int
+
+    @property
+    def length(self) -> int:
+        """The number of positions."""
+        return self.stop - self.start
+
+
+class Part(NamedTuple):
+    """Adjacent sequences of the same length, and the keys that their queries see.
+
+    Attributes:
+        first: The position in the pack of the first sequence.
+        num_sequences: The number of sequences.
+        length: The number of tokens of each sequence.
+        queries: The queries, within each sequence.
+        before: The positions in the pack of keys that all sequences see before their own.
+        own: The keys within each sequence; empty for none.
+        causal: Whether query i of a sequence sees its keys 0 to i.
+        band: For parts with a window, the keys that the first query sees, counted from its first
+            key; it may begin below 0. Each next query sees those one further.
+        adds: Whether earlier parts have the same queries, with other keys.
+    """
+
+    first: int
+    num_sequences: int
+    length: int
+    queries: Span
+    before: tuple[Span, ...] = ()
+    own: Span = Span(0, 0)
+    causal: bool = False
+    band: Span | None = None
+    adds: bool = False
+
+
+@lru_cache(maxsize=8)  # all layers have the same parts
+def make_parts(rows: PackedRows, window: int | None) -> tuple[Part, ...]:
+    """The parts of a pack.
+
+    Args:
+        rows: The layout of the pack.
+        window: The number of positions that a query attends to, itself included; None for all.
+    """
+    if window is not None and window < max(s.start + s.length for s in rows.segments):
+        return tuple(_bands(rows, window))
+    return (*_own_segments(rows), *_earlier_segments(rows))
+
+
+def path(rows: PackedRows, index: int) -> list[int]:
+    """The segments of a row up to a segment, in order; none for -1."""
+    found: list[int] = []
+    while index >= 0:
+        found.append(index)
+        index = rows.segments[index].parent
+    return found[::-1]
+
+
+def _own_segments(rows: PackedRows) -> Iterator[Part]:
+    offsets = rows.offsets()
+    for run in rows.runs():
+        whole = Span(0, run.segment.length)
+        yield Part(
+            first=offsets[run.first],
+            num_sequences=run.num_segments,
+            length=run.segment.length,
+            queries=whole,
+            own=whole,
+            causal=True,
+        )
+
+
+def _earlier_segments(rows: PackedRows) -> Iterator[Part]:
+    """For segments with the same parent, which are adjacent: the keys of the parent's path."""
+    offsets = rows.offsets()
+    for parent, group in siblings(rows):
+        start, stop = offsets[group.start], offsets[group.stop]
+        yield Part(
+            first=start,
+            num_sequences=1,
+            length=stop - start,
+            queries=Span(0, stop - start),
+            before=_spans(rows, parent),
+            adds=True,
+        )
+
+
+def siblings(rows: PackedRows) -> Iterator[tuple[int, range]]:
+    """Each parent and the adjacent segments that follow it directly in their rows."""
+    numbered = enumerate(rows.segments)
+    for parent, group in groupby(numbered, key=lambda pair: pair[1].parent):
+        members = [index for index, _ in group]
+        if parent >= 0:
+            yield parent, range(members[0], members[-1] + 1)
+
+
+def _spans(rows: PackedRows, index: int) -> tuple[Span, ...]:
+    offsets = rows.offsets()
+    return tuple(Span(offsets[i], offsets[i + 1]) for i in path(rows, index))
+
+
+def _bands(rows: PackedRows, window: int) -> Iterator[Part]:
+    """Chunks of queries, each with the keys that one of its queries sees."""
+    offsets = rows.offsets()
+    for run in rows.runs():
+        segment = run.segment
+        for start in range(0, segment.length, CHUNK):
+            stop = min(start + CHUNK, segment.length)
+            wanted = segment.start + start - window + 1
+            first_seen = max(wanted, 0)
+            yield Part(
+                first=offsets[run.first],
+                num_sequences=run.num_segments,
+                length=segment.length,
+                queries=Span(start, stop),
+                before=_from(_spans(rows, segment.parent), segment, first_seen),
+                own=Span(max(first_seen - segment.start, 0), stop),
+                band=Span(wanted - first_seen, wanted - first_seen + window),
+            )
+
+
+def _from(spans: tuple[Span, ...], segment: Segment, place: int) -> tuple[Span, ...]:
+    """The end of a path of ``segment.start`` tokens, from a place in its row on."""
+    kept, seen = [], 0
+    for span in spans:
+        cut = min(max(place - seen, 0), span.length)
+        if cut < span.length:
+            kept.append(Span(span.start + cut, span.stop))
+        seen += span.length
+    assert seen == segment.start
+    return tuple(kept)
