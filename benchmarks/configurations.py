@@ -34,7 +34,7 @@ from smt_ray.smt.grid import common_block_size
 from smt_ray.smt.linears import dense_weight, linear_shapes
 from smt_ray.smt.scores import ScoreTable, block_statistics
 from smt_ray.smt.selection import Selection, select_blocks
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 
 PEERS = ("full", "lora", "dora")
 FLOOR = "floor packed"

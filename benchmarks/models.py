@@ -48,7 +48,7 @@ from smt_ray.smt.linears import linear_shapes
 from smt_ray.smt.model import sparse_modules
 from smt_ray.smt.selection import Selection, select_by_scores
 from smt_ray.training.batching_mode import BatchingMode, choose_mode
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 
 _NUM_BLOCKS = 9
 _PROMPTS = ("sun", "a much longer prompt than the others are", "two words", "x", "sun and moon")

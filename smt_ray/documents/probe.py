@@ -21,6 +21,8 @@ class Probe(Document):
     """Whether a forward pass leaves the weights as they are."""
     narrows: bool = False
     """Whether the last layer may be computed for supervised positions alone."""
+    splits_logits: bool = False
+    """Whether logits may be computed for some positions at a time."""
     draws: bool = False
     """Whether the model draws random numbers in training mode."""
     pads_left: bool = False

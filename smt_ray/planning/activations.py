@@ -22,7 +22,7 @@ from smt_ray.data.batches import MicroBatch, is_packed
 from smt_ray.data.packing import PackedRows
 from smt_ray.planning.live_bytes import LiveBytes
 from smt_ray.training.batching_mode import BatchingMode
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 from smt_ray.training.recompute import recompute_activations
 
 _UNMASKED = "smt_ray_unmasked"  # the name of our attention kernel among those of transformers
@@ -79,7 +79,7 @@ class DryRun:
             _hollow(model)
         _let_attention_need_no_mask(model)
         self._model: Any = model
-        self._loss = SupervisedLoss(model, narrow=batching.narrows)
+        self._loss = SupervisedLoss(model, narrow=batching.narrows, max_logits=batching.max_logits)
         for parameter in model.parameters():
             if parameter.requires_grad:  # gradients are not activations
                 parameter.register_post_accumulate_grad_hook(_drop_gradient)

@@ -21,7 +21,7 @@ from smt_ray.probe import inference
 from smt_ray.probe.shrink import shrunk
 from smt_ray.probe.steps import rows, try_steps
 
-_VERSION = 2  # to raise when rows, kernels or checks change
+_VERSION = 3  # to raise when rows, kernels or checks change
 _SPREAD = 0.2  # of biases and norms, so that a lost one shows
 
 
@@ -114,6 +114,7 @@ def _try(model: Any) -> Probe:
         errors={mode: step.error for mode, step in steps.modes.items()},
         failures={m: step.failure for m, step in steps.modes.items() if step.failure},
         narrows=steps.narrows,
+        splits_logits=steps.splits_logits,
         draws=inference.draws(model),
         pads_left=inference.pads_left(model),
         pads_inside=inference.pads_inside(model),

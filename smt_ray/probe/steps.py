@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smt_ray.data.batches import MODES, step_micro_batches
+from smt_ray.data.batches import MODES, ONE_ROW, step_micro_batches
 from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.documents.probe import TOLERANCE
 from smt_ray.probe.shrink import VOCABULARY, WINDOW
-from smt_ray.training.last_layer import can_narrow
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.last_layer import can_narrow
+from smt_ray.training.loss.supervised import SupervisedLoss
 
 # Rows shorter and longer than every window.
 _LENGTHS = (
@@ -34,6 +34,7 @@ FIRST_LONG = 2
 NUM_SHARED = WINDOW + 1
 _MAX_TOKENS = 4 * 5 * WINDOW  # so that a step has several micro-batches, and wide padding
 _LEAST = 1e-3  # of the usual norm of a gradient; smaller ones are rounding
+_FEW_LOGITS = 4 * VOCABULARY  # so that most rows have several chunks
 _FIRST_ID = 4  # smaller ones are padding, BOS and EOS
 _NUM_FEW = 16  # ids of a row that repeats itself, so that keys and their scores are equal
 
@@ -46,10 +47,17 @@ class Step(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """What :func:`try_steps` found: the step of each mode, and whether the last layer narrows."""
+    """What :func:`try_steps` found.
+
+    Attributes:
+        modes: The step of each mode.
+        narrows: Whether the last layer may be narrowed.
+        splits_logits: Whether logits may be computed for some positions at a time.
+    """
 
     modes: dict[str, Step]
     narrows: bool
+    splits_logits: bool
 
 
 def rows() -> EncodedRows:
@@ -83,7 +91,8 @@ def try_steps(model: Any) -> Steps:
         modes[mode] = step = _step(model, mode, expected, narrow=False)
         if narrows and _is_exact(step):
             narrows = _is_exact(_step(model, mode, expected, narrow=True))
-    return Steps(modes, narrows)
+    one_row = _step(model, ONE_ROW, expected, narrow=narrows, max_logits=_FEW_LOGITS)
+    return Steps(modes, narrows, splits_logits=_is_exact(one_row))
 
 
 def _is_exact(step: Step) -> bool:
@@ -100,8 +109,15 @@ def _reference(model: Any) -> list[Tensor | None]:
     return _gradients(model, torch.cat(losses).mean())
 
 
-def _step(model: Any, mode: str, expected: Sequence[Tensor | None], *, narrow: bool) -> Step:
-    loss = SupervisedLoss(model, narrow=narrow)
+def _step(
+    model: Any,
+    mode: str,
+    expected: Sequence[Tensor | None],
+    *,
+    narrow: bool,
+    max_logits: int | None = None,
+) -> Step:
+    loss = SupervisedLoss(model, narrow=narrow, max_logits=max_logits)
     encoded = rows()
     try:
         batches = step_micro_batches(

@@ -210,7 +210,7 @@ def _as_json(raw: Mapping[str, Any]) -> bytes:
 def _joined(parts: Sequence[Evaluated], tests: Mapping[str, TestRows]) -> Evaluated:
     """What all workers found together."""
     from smt_ray.evaluation.predict import join
-    from smt_ray.training.text_loss import TextLoss
+    from smt_ray.training.loss.text import TextLoss
 
     answers = {
         task: Answers(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # the actor imports these when it has loaded its model
     from smt_ray.data.prompts import Prompts
     from smt_ray.data.rows import Row
     from smt_ray.evaluation.harness.requests import Answer
-    from smt_ray.training.text_loss import TextLoss
+    from smt_ray.training.loss.text import TextLoss
 
 
 class Evaluator:
@@ -116,7 +116,7 @@ class Evaluator:
         )
 
     def _loss(self, job: EvaluationJob, prompts: Prompts, rows: Sequence[Row]) -> TextLoss:
-        from smt_ray.training.text_loss import text_loss
+        from smt_ray.training.loss.text import text_loss
 
         limit = job.config.batching.max_tokens
         return text_loss(self._model, prompts, rows, job.config.data, job.probe, limit)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # unpickling a job imports these classes
     from smt_ray.evaluation.tasks import Task
     from smt_ray.methods.blocks import EligibleBlocks
     from smt_ray.methods.protocol import MethodSettings
-    from smt_ray.training.text_loss import TextLoss
+    from smt_ray.training.loss.text import TextLoss
 
 
 @dataclass(frozen=True)

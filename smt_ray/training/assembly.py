@@ -18,7 +18,7 @@ from smt_ray.training.batching_mode import attention_kernel, choose_mode
 from smt_ray.training.engine import Engine
 from smt_ray.training.engine_settings import EngineSettings
 from smt_ray.training.loop import Callbacks, LoopSettings, TrainingLoop
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 from smt_ray.training.recompute import recompute_activations
 
 _PREFIX = "model."  # begins the names of the model's parameters within SupervisedLoss
@@ -88,8 +88,8 @@ class RankTraining:
         self.counts = method.count(model)  # before the engine partitions the weights
         if settings.activation_checkpointing:
             recompute_activations(model)
-        self.batching = choose_mode(model, settings.loop.batching, probe, training=True)
-        loss = SupervisedLoss(model, narrow=self.batching.narrows)
+        self.batching = mode = choose_mode(model, settings.loop.batching, probe, training=True)
+        loss = SupervisedLoss(model, narrow=mode.narrows, max_logits=mode.max_logits)
         self._attention = loss.attention
         self.engine = Engine(loss, settings.engine, device=device)
         self.engine.train()

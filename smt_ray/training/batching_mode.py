@@ -10,7 +10,8 @@ from torch import nn
 from smt_ray.data.batches import MODES, ONE_ROW, PADDED, PREFIX_PACKED, is_packed
 from smt_ray.documents.probe import Probe
 from smt_ray.errors import UserError
-from smt_ray.training.last_layer import can_narrow
+from smt_ray.training.loss.last_layer import can_narrow
+from smt_ray.training.loss.logits import MAX_LOGITS
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,13 @@ class BatchingMode:
     Attributes:
         mode: One of :data:`smt_ray.data.batches.MODES`.
         narrows: Whether the last layer is computed for supervised positions alone.
+        max_logits: The largest number of logits that are held at once; None for all.
         fallback: The reason why it is not the configured mode; None if it is.
     """
 
     mode: str
     narrows: bool = False
+    max_logits: int | None = None
     fallback: str | None = None
 
 
@@ -52,7 +55,8 @@ def choose_mode(model: nn.Module, mode: str, probe: Probe, *, training: bool) ->
         if obstacle is None:
             reasons = "; ".join(dict.fromkeys(obstacles))
             narrows = probe.narrows and can_narrow(model)
-            return BatchingMode(candidate, narrows, reasons or None)
+            most = MAX_LOGITS if probe.splits_logits else None
+            return BatchingMode(candidate, narrows, most, reasons or None)
         obstacles.append(obstacle)
     raise AssertionError("check_probe refuses models of which not even single rows work")
 

@@ -12,8 +12,8 @@ from smt_ray.errors import UserError
 def recompute_activations(model: nn.Module) -> None:
     """Switches activation checkpointing on for every decoder layer, in training mode.
 
-    The last layer keeps its activations if :mod:`smt_ray.training.last_layer` narrows it, because
-    its backward follows at once.
+    The last layer keeps its activations if :mod:`smt_ray.training.loss.last_layer` narrows it,
+    because its backward follows at once.
 
     Args:
         model: A transformers causal language model, with or without the method's layers.

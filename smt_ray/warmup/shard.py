@@ -22,7 +22,7 @@ from smt_ray.smt.gradients import GradientAccumulator
 from smt_ray.smt.linears import dense_weight
 from smt_ray.smt.scores import block_statistics
 from smt_ray.training.batching_mode import choose_mode
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 from smt_ray.warmup.parts import ModuleStatistics, ShardPart
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def stream_shard(
         UserError: The loss of a step is not finite; the error names the step and its rows.
     """
     chosen = choose_mode(model, batching, probe, training=False)
-    loss = SupervisedLoss(model, narrow=chosen.narrows).eval()
+    loss = SupervisedLoss(model, narrow=chosen.narrows, max_logits=chosen.max_logits).eval()
     eligible = find_eligible(model, modules)
     place = "host" if accumulate_on == "host" else None
     accumulator = GradientAccumulator(model, eligible, place, step_block_size)

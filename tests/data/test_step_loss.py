@@ -10,7 +10,7 @@ import torch
 
 from smt_ray.data.batches import step_micro_batches
 from smt_ray.data.encoding.stored import EncodedRows
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 
 ROWS = [3, 1, 20, 36, 9, 11, 2]
 IGNORED = -100

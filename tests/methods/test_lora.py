@@ -13,7 +13,7 @@ from smt_ray.data.batches import step_micro_batches
 from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.methods.lora_targets import find_targets
 from smt_ray.smt.linears import linear_shapes
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 from tests.methods.lora import TARGETS, Make, logits, make_method, tuned
 
 # Layers of make_llama: q 32 x 32, k and v 16 x 32, up and down 64 x 32 and 32 x 64.

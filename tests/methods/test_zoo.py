@@ -28,7 +28,7 @@ from smt_ray.smt.linears import as_dense, is_transposed, linear_shapes
 from smt_ray.smt.model import sparse_modules
 from smt_ray.smt.selection import select_by_scores
 from smt_ray.training.batching_mode import choose_mode
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 from smt_ray.warmup.shard import stream_shard
 from tests.zoo import ATTENTION, FAMILIES
 

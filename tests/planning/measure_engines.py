@@ -24,7 +24,7 @@ from smt_ray.planning.live_bytes import LiveBytes
 from smt_ray.planning.prepared import prepare_model
 from smt_ray.training.engine import Engine
 from smt_ray.training.engine_settings import EngineSettings
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 from smt_ray.training.recompute import recompute_activations
 
 NUM_STEPS = 3

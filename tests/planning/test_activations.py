@@ -17,7 +17,7 @@ from smt_ray.planning.activations import BatchShape, DryRun
 from smt_ray.planning.live_bytes import LiveBytes
 from smt_ray.planning.prepared import prepare_model
 from smt_ray.training.batching_mode import BatchingMode
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 from smt_ray.training.recompute import recompute_activations
 from tests.selections import choose_columns, choose_elements
 

@@ -17,7 +17,7 @@ from smt_ray.data.rows import Row
 from smt_ray.models.load import load_model, load_tokenizer
 from smt_ray.probe.probe import probe_skeleton
 from smt_ray.reporting.text.run import to_markdown
-from smt_ray.training.text_loss import text_loss
+from smt_ray.training.loss.text import text_loss
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 

@@ -26,7 +26,7 @@ from smt_ray.data.batches import StepPlan, step_micro_batches
 from smt_ray.methods.adapters import find_method
 from smt_ray.smt.model import sparse_modules
 from smt_ray.training import loop as loop_module
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 from smt_ray.training.state import load_state
 from tests.training.rank import (
     BATCH_SIZE,

@@ -19,7 +19,7 @@ from smt_ray.data.batches import StepPlan
 from smt_ray.data.encoding.stored import EncodedRows, load_tokens, save_tokens
 from smt_ray.places.selection import PlaceSelection
 from smt_ray.smt.selection import Selection
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 from tests.ranks import free_port, run_ranks
 from tests.selections import choose, choose_columns, choose_elements
 

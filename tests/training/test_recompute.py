@@ -11,7 +11,7 @@ from torch import nn
 
 from smt_ray.data.batches import step_micro_batches
 from smt_ray.errors import UserError
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 from smt_ray.training.recompute import recompute_activations
 
 

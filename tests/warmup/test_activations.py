@@ -10,7 +10,7 @@ import torch
 
 from smt_ray.data.batches import StepPlan
 from smt_ray.data.encoding.stored import EncodedRows
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 from smt_ray.warmup.activations import stream_activations
 from smt_ray.warmup.shard import reduce_module, shard_steps
 

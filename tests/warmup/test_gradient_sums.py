@@ -14,7 +14,7 @@ from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.models.inspect import find_eligible
 from smt_ray.smt.linears import dense_weight
 from smt_ray.smt.scores import block_statistics
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 from smt_ray.warmup.gradient_sums import GradientSums
 from tests.zoo import FAMILIES
 

@@ -17,7 +17,7 @@ from smt_ray.errors import UserError
 from smt_ray.probe.probe import probe_skeleton
 from smt_ray.smt.scores import ScoreTable, block_statistics, step_statistics
 from smt_ray.smt.selection import select_blocks
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 from smt_ray.warmup.parts import ShardPart
 from smt_ray.warmup.shard import reduce_module, shard_steps, stream_shard
 

@@ -15,7 +15,7 @@ from smt_ray.documents.probe import Probe
 from smt_ray.errors import UserError
 from smt_ray.probe.probe import probe_skeleton
 from smt_ray.training.batching_mode import choose_mode, has_dropout
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 
 Make = Callable[..., Any]
 ROWS = [3, 1, 20, 36, 9, 11, 2]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from smt_ray.data.batches import MicroBatch, step_micro_batches
 from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.smt.model import make_sparse
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 
 
 def mean_loss(model: Any, encoded: EncodedRows, rows: list[int], train_on_inputs: bool) -> Any:

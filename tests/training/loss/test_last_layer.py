@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from smt_ray.data.batches import step_micro_batches
-from smt_ray.training.last_layer import can_narrow
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.last_layer import can_narrow
+from smt_ray.training.loss.supervised import SupervisedLoss
 
 Make = Callable[..., Any]
 

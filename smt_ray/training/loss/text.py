@@ -16,7 +16,7 @@ from smt_ray.documents.probe import Probe
 from smt_ray.errors import UserError
 from smt_ray.models.inspect import token_limits
 from smt_ray.training.batching_mode import choose_mode
-from smt_ray.training.loss import SupervisedLoss
+from smt_ray.training.loss.supervised import SupervisedLoss
 
 
 class TextLoss(NamedTuple):
@@ -74,7 +74,7 @@ def text_loss(
             raise
         return TextLoss()  # other workers have rows that can be used
     mode = choose_mode(model, PREFIX_PACKED, probe, training=False)
-    loss = SupervisedLoss(model, narrow=mode.narrows)
+    loss = SupervisedLoss(model, narrow=mode.narrows, max_logits=mode.max_logits)
     mean = torch.zeros((), dtype=torch.float64)
     try:
         with torch.inference_mode():

@@ -15,7 +15,7 @@ from smt_ray.data.prompts import Prompts
 from smt_ray.data.rows import Row
 from smt_ray.models.load import load_model, load_tokenizer
 from smt_ray.probe.probe import probe_skeleton
-from smt_ray.training.text_loss import TextLoss, text_loss
+from smt_ray.training.loss.text import TextLoss, text_loss
 
 ROWS = [
     Row("", "A plain text of some words.", is_verbatim=True),
