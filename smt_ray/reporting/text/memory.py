@@ -135,7 +135,7 @@ def _traffic(warmup: WarmupMemory) -> str:
 
 
 def _host(size: int) -> str:
-    return f"{format_bytes(size)} per GPU, for the original values of the blocks"
+    return f"{format_bytes(size)} per GPU, for the original values of what is trained"
 
 
 def _fits(verdict: Verdict | None) -> str:
