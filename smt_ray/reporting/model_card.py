@@ -28,6 +28,7 @@ _METHODS = {
     "full": "full fine-tuning, which trains every weight",
 }
 _SHAPES = {"square": "blocks", "column": "input columns", "element": "single elements"}
+_OF_ELEMENTS = {"sift"}
 _CHOICES = {
     "random": " that were drawn at random",
     "magnitude": " with the largest weights",
@@ -158,7 +159,7 @@ def _method(metrics: RunMetrics) -> str:
     """The method in words: what was trained, and how it was chosen."""
     method, selection = metrics.method or "", metrics.selection
     if selection is None:  # training started from an adapter
-        shape, choice = "single elements" if method == "sift" else "selected parts", ""
+        shape, choice = _SHAPES["element"] if method in _OF_ELEMENTS else "selected parts", ""
     else:
         shape = "the " + _SHAPES[selection.block_shape]
         choice = _CHOICES.get(selection.score or "", _BY_GRADIENT)
