@@ -126,8 +126,11 @@ def _questions(is_typed: bool) -> Iterator[str]:
     while True:
         try:
             line = input("> ") if is_typed else next(sys.stdin)
+            line.encode()  # in some locales, bytes that are no text become surrogates
         except (EOFError, StopIteration):
             return
+        except (UnicodeDecodeError, UnicodeEncodeError) as error:
+            raise UserError("the question", f"must be UTF-8 text ({error.reason})") from None
         if line.strip() == _EXIT:
             return
         if line.strip():

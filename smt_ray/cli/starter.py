@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,8 +126,9 @@ def init(
     if starter.problem:
         print(f"warning: the rows cannot be used as they are: {starter.problem}", file=sys.stderr)
     print(f"wrote {config} for {starter.found}; next:")
-    print(f"  smt-ray preview {config}")
-    print(f"  smt-ray run {config} --dry-run")
+    quoted = shlex.quote(str(config))
+    print(f"  smt-ray preview {quoted}")
+    print(f"  smt-ray run {quoted} --dry-run")
 
 
 def _exists(config: Path) -> UserError:
@@ -149,7 +151,7 @@ def make_starter(file: str, model: str, data: Sequence[str], method: str) -> Sta
     )
     num_rows, problem = _count_rows(config)
     values = {
-        "file": file,
+        "file": shlex.quote(file),
         "model": "\n".join(f"  {key}: {_yaml(value)} # (!)" for key, value in where.items()),
         "dtype": "float32" if "builtin" in where else "bfloat16",
         "train": _yaml(sources),

@@ -94,7 +94,12 @@ def read_weights(outcome: Outcome) -> list[WeightBlocks]:
     assert outcome.metrics is not None
     weights = StageArtifacts(outcome.folder.storage, outcome.metrics.stages).weights()
     return [
-        WeightBlocks(module=weight.name, chosen=len(weight.blocks), blocks=weight.num_blocks)
+        WeightBlocks(
+            module=weight.name,
+            chosen=weight.num_chosen,
+            blocks=weight.num_blocks,
+            block_shape=weight.block_shape,
+        )
         for weight in weights
     ]
 

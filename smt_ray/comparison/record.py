@@ -27,6 +27,7 @@ from smt_ray.reporting.text.comparison import (
     to_markdown,
 )
 from smt_ray.reporting.text.tables import write_csv
+from smt_ray.reporting.text.values import blocks_label
 
 
 def write_comparison(
@@ -71,10 +72,10 @@ def _write_table(folder: GroupFolder, name: str, table: TableResult) -> None:
 
 
 def _write_layers(folder: GroupFolder, file: str, row: str, cell: CellResult) -> None:
-    """Writes the picture of the positions of a row's blocks."""
+    """Writes the picture of where a row's blocks, columns or elements are."""
     weights = cell.modules or []
     chosen = {weight.module: weight.chosen for weight in weights}
     blocks = {weight.module: weight.blocks for weight in weights}
-    folder.write_picture(
-        file, lambda path: selection_figure(chosen, blocks, path, f"Blocks of {row}")
-    )
+    label = blocks_label(weights[0].block_shape if weights else "square")
+    title = f"{label.capitalize()} of {row}"
+    folder.write_picture(file, lambda path: selection_figure(chosen, blocks, path, title, label))

@@ -11,7 +11,7 @@ from smt_ray.documents.comparison import CellResult, ComparisonDocument
 from smt_ray.documents.run import Record, RunManifest
 from smt_ray.grid.folder import GroupFolder
 from smt_ray.reporting.pages.comparison import ComparisonContents, comparison_page
-from smt_ray.reporting.pages.weight_grid import Weight
+from smt_ray.reporting.pages.selection_map import Weights
 from smt_ray.run import report as run_report
 from smt_ray.run.artifacts import StageArtifacts
 
@@ -57,7 +57,7 @@ class _Runs:
 
     def __init__(self, storage: Storage, results: ComparisonDocument) -> None:
         self._storage, self._results = storage, results
-        self._weights: dict[str, list[Weight]] = {}  # by stage, since runs share them
+        self._weights: dict[str, Weights] = {}  # by stage, since runs share them
         self._artifacts: dict[str, StageArtifacts] = {}
 
     @cached_property
@@ -87,8 +87,8 @@ class _Runs:
                 found[row] = self._artifacts_of(cell.runs[0]).records()
         return found
 
-    def selections(self, table: str) -> dict[str, list[Weight]]:
-        """Cell -> the blocks of its first run; empty if all cells have the same selection."""
+    def selections(self, table: str) -> dict[str, Weights]:
+        """Cell -> what was chosen by its first run; empty if all cells have the same selection."""
         stages: dict[str, tuple[str, CellResult]] = {}
         for row, column, cell in self._results.tables[table].cells():
             stage = self.manifests[cell.runs[0]].stages.get("selection")
@@ -109,7 +109,7 @@ class _Runs:
             self._artifacts[run] = StageArtifacts(self._storage, self.manifests[run].stages)
         return self._artifacts[run]
 
-    def _weights_of(self, stage: str, run: str) -> list[Weight]:
+    def _weights_of(self, stage: str, run: str) -> Weights:
         if stage not in self._weights:
             self._weights[stage] = self._artifacts_of(run).weights()
         return self._weights[stage]

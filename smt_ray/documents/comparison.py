@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from smt_ray.documents.base import Document
+from smt_ray.documents.run import BlockShape
 
 Verdict = Literal["held", "reversed", "not resolved"]
 
@@ -24,11 +25,12 @@ class Interval(Document):
 
 
 class WeightBlocks(Document):
-    """How many blocks of one eligible weight were selected."""
+    """How many blocks, columns or elements of one eligible weight were selected."""
 
     module: str
     chosen: int
     blocks: int
+    block_shape: BlockShape = "square"
 
 
 class CellResult(Document):

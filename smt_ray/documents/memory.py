@@ -102,7 +102,7 @@ class MemoryReport(Document):
     blocks: PlannedBlocks | None = None
     method_settings: dict[str, JsonValue] = {}
     host_bytes: int | None = None
-    """Host memory of each GPU, for the original values of the blocks."""
+    """Host memory of each GPU, for the original values of what is trained."""
     adapter_bytes: int
     batch: PlannedBatch
     stages: list[StageMemory]

@@ -17,23 +17,20 @@ def find_method(directory: Path) -> Method:
     """The method that loads the adapter in a folder.
 
     Raises:
-        UserError: The folder holds no adapter of a known method.
+        UserError: The folder holds no adapter of a known method, or several.
     """
-    if is_smt_adapter(directory):
-        return smt.SmtMethod()
-    if (directory / lora.CONFIG_FILE).exists():
-        return lora.LoraMethod()
-    if find_kind(directory):
-        return placed.PlacedMethod()
-    if (directory / full.TENSORS_FILE).exists():
-        return full.FullMethod()
-    known = ", ".join([lora.CONFIG_FILE, *FILES.values(), full.TENSORS_FILE])
-    raise UserError(
-        str(directory),
-        f"must be an adapter's folder, which holds one of {known}",
-        got=", ".join(sorted(file.name for file in directory.glob("*"))) or "no files",
-        fix="name the folder that holds them",
-    )
+    known = (lora.CONFIG_FILE, *FILES.values(), full.TENSORS_FILE)
+    found = [name for name in known if (directory / name).exists()]
+    if len(found) != 1:
+        raise UserError(
+            str(directory),
+            f"must be an adapter's folder, which holds one of {', '.join(known)}",
+            got=", ".join(sorted(file.name for file in directory.glob("*"))) or "no files",
+            fix="name the folder that holds one of them",
+        )
+    if found == [lora.CONFIG_FILE]:
+        return smt.SmtMethod() if is_smt_adapter(directory) else lora.LoraMethod()
+    return full.FullMethod() if found == [full.TENSORS_FILE] else placed.PlacedMethod()
 
 
 def method_name(directory: Path) -> str:

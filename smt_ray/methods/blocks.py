@@ -12,6 +12,7 @@ from smt_ray.documents.probe import Probe
 from smt_ray.documents.run import BlockShape
 from smt_ray.errors import UserError
 from smt_ray.models.inspect import count_parameters, find_eligible
+from smt_ray.places.columns import check_room
 from smt_ray.places.largest import number_of_parameters
 from smt_ray.smt.grid import check_block_size, common_block_size, resolve_block_size
 from smt_ray.smt.linears import linear_shapes
@@ -106,6 +107,7 @@ def _column_rankings(config: RunConfig, shapes: Shapes, num_parameters: int) -> 
         field = "selection.budget" if group is None else f"selection.groups.{group}"
         chosen = {name: shapes[name] for name in names}
         count = number_of_parameters(budget, chosen, num_parameters, field)
+        check_room(chosen, count, config.selection.scope, field)
         found.append(Ranking(tuple(names), count))
     return tuple(found)
 

@@ -48,6 +48,29 @@ def random_columns(shapes: Shapes, seed: int) -> dict[str, Tensor]:
     }
 
 
+def check_room(
+    shapes: Shapes, num_parameters: int, scope: str, field: str = "selection.budget"
+) -> None:
+    """Refuses a number of parameters that may come to no column, before any score is known.
+
+    Args:
+        shapes: The modules of one ranking.
+        num_parameters: The number of parameters to be trained in them.
+        scope: See :func:`select_columns`.
+        field: The name of the budget in an error.
+
+    Raises:
+        UserError: It rounds to no column of the module with the largest columns or, with
+            ``per_module``, of any module.
+    """
+    if scope == "per_module":
+        _count_of_each(shapes, num_parameters, field)
+        return
+    largest = max(out_features for out_features, _ in shapes.values())
+    if 2 * num_parameters <= largest:
+        raise _too_few(field, "at least one column", num_parameters, largest)
+
+
 def select_columns(
     scores: Mapping[str, Tensor],
     shapes: Shapes,
@@ -79,6 +102,7 @@ def select_columns(
     check_scores(scores)
     chosen: dict[str, Tensor] = {}
     for names, num_parameters in rankings:
+        check_room({name: shapes[name] for name in names}, num_parameters, scope)
         of_ranking = {name: scores[name].double().cpu() for name in names}
         choose = _best if scope == "global" else _best_of_each
         chosen |= choose(of_ranking, shapes, num_parameters)
@@ -96,8 +120,7 @@ def _best(scores: Mapping[str, Tensor], shapes: Shapes, wanted: int) -> dict[str
     order = torch.argsort(torch.cat(list(scores.values())), descending=True, stable=True)
     sizes = torch.cat([torch.full((len(s),), shapes[name][0]) for name, s in scores.items()])
     count = _nearest(sizes[order].cumsum(0), wanted)
-    if not count:
-        raise _too_few(wanted, int(sizes[order[0]]))
+    assert count, "check_room asks for one column"
     mask = torch.zeros(len(order), dtype=torch.bool)
     mask[order[:count]] = True
     parts = mask.split([len(s) for s in scores.values()])
@@ -106,15 +129,22 @@ def _best(scores: Mapping[str, Tensor], shapes: Shapes, wanted: int) -> dict[str
 
 def _best_of_each(scores: Mapping[str, Tensor], shapes: Shapes, wanted: int) -> dict[str, Tensor]:
     """The best columns of each module, in the same share of its columns."""
-    share = wanted / sum(shapes[name][0] * len(s) for name, s in scores.items())
+    counts = _count_of_each({name: shapes[name] for name in scores}, wanted)
     chosen = {}
     for name, values in scores.items():
-        count = round(share * len(values))
-        if not count:
-            raise _too_few(wanted, shapes[name][0])
         order = torch.argsort(values, descending=True, stable=True)
-        chosen[name] = order[:count].sort().values
+        chosen[name] = order[: counts[name]].sort().values
     return chosen
+
+
+def _count_of_each(shapes: Shapes, wanted: int, field: str = "selection.budget") -> dict[str, int]:
+    """The number of columns of each module, which is the same share of its columns."""
+    share = wanted / sum(rows * columns for rows, columns in shapes.values())
+    counts = {name: round(share * columns) for name, (_, columns) in shapes.items()}
+    for name, count in counts.items():
+        if not count:
+            raise _too_few(field, f"at least one column of {name}", wanted, shapes[name][0])
+    return counts
 
 
 def _nearest(sums: Tensor, wanted: int) -> int:
@@ -123,10 +153,10 @@ def _nearest(sums: Tensor, wanted: int) -> int:
     return int((padded - wanted).abs().argmin())
 
 
-def _too_few(wanted: int, size: int) -> UserError:
+def _too_few(field: str, rule: str, wanted: int, size: int) -> UserError:
     return UserError(
-        "selection.budget",
-        f"must come to at least one column, which has {size:,} parameters",
-        got=f"{wanted:,} parameters",
-        fix="raise it, or use scope global",
+        field,
+        f"must come to {rule}, which has {size:,} parameters",
+        got=f"{wanted:,} parameters in all",
+        fix="raise it, or use square blocks",
     )

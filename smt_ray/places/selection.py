@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from smt_ray.places.layouts import Kind
-from smt_ray.smt.tensorfile import read_tensors, reading, write_tensors
+from smt_ray.smt.tensorfile import read_header, read_tensors, reading, write_tensors
 
 _FILE = "selection of elements or columns"
 
@@ -124,3 +124,14 @@ class PlaceSelection:
                 for name, shape in header.pop("modules").items()
             }
             return cls(modules=modules, **header)
+
+
+def read_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, int]]:
+    """Reads the shapes of all eligible modules of a saved selection, without its places.
+
+    Raises:
+        UserError: The file is missing, truncated, or not a selection of elements or columns.
+    """
+    header = read_header(path, _FILE)
+    with reading(Path(path), _FILE):
+        return {name: (shape[0], shape[1]) for name, shape in header["modules"].items()}

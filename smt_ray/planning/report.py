@@ -47,7 +47,7 @@ def plan_memory(
         trainable=prepared.counts.summary(),
         blocks=_blocks(prepared),
         method_settings=prepared.method_settings,
-        # The host keeps the original values of the blocks, to remove an adapter.
+        # The host keeps the original values of what is trained, to remove an adapter.
         host_bytes=prepared.adapter_bytes if prepared.blocks else None,
         adapter_bytes=prepared.adapter_bytes,
         batch=_batch(needs.training, setting.max_tokens),

@@ -58,9 +58,12 @@ def spread_places(blocks: EligibleBlocks) -> PlaceSelection:
     for ranking in blocks.rankings:
         shapes = {name: blocks.shapes[name] for name in ranking.modules}
         shares = share_out(ranking.num_blocks, {name: o * i for name, (o, i) in shapes.items()})
+        owed = 0  # parameters that did not fill a column of the modules before
         for name, (out_features, in_features) in shapes.items():
             if kind == "column":
-                count, number = round(shares[name] / out_features), in_features
+                owed += shares[name]
+                count, number = round(owed / out_features), in_features
+                owed -= count * out_features
             else:
                 count, number = shares[name], out_features * in_features
             places = torch.arange(count) * (number // max(count, 1))

@@ -16,7 +16,7 @@ from smt_ray.probe.probe import probe_skeleton
 from smt_ray.training.batching_mode import choose_mode
 
 _FP32 = 4
-_STATISTICS_BYTES = 4 * 8  # of a block: four float64 sums
+_SUM_BYTES = 8  # float64; a block has four of them
 
 
 def warmup_needs(
@@ -40,7 +40,8 @@ class ShardedWarmup:
         self._sums = _sum_bytes(blocks)
         # The gradients of the present step are summed apart, if scores need single steps.
         self._accumulated = self._sums * (2 if config.sums_of_steps else 1)
-        if config.warmup_keeps == "activations":  # there are no gradients
+        self._keeps = config.warmup_keeps
+        if self._keeps == "activations":  # there are no gradients
             self._accumulated = 0
         model = model_without_weights(config).requires_grad_(False)
         quantised = quantised_weights(config, model)
@@ -64,19 +65,28 @@ class ShardedWarmup:
 
     def report(self, setting: Setting) -> WarmupMemory:
         """The parts of the memory, and what the shards send."""
-        num_shards, num_weights = self._config.num_shards, self._sums // _FP32
-        num_finest = num_weights // self._blocks.table_block_size**2
-        # One shard also sends the weights, for the saliency.
-        gradients = num_shards * self._sums + self._value_bytes * num_weights
         return WarmupMemory(
             mode=self._config.mode,
             accumulate_on=self._config.accumulate_on,
             sums=self._per_gpu(self._accumulated),
             weights=self._per_gpu(self._weights),
             activations=self._curve.bytes_at(setting.max_tokens),
-            num_senders=num_shards,
-            traffic={"gradient": gradients, "score": num_shards * _STATISTICS_BYTES * num_finest},
+            num_senders=self._config.num_shards,
+            traffic=self._traffic(),
         )
+
+    def _traffic(self) -> dict[str, int]:
+        """``warmup.reduction`` -> bytes, for those that the run may use."""
+        num_shards, num_weights = self._config.num_shards, self._sums // _FP32
+        if self._keeps == "activations":
+            columns = sum(in_features for _, in_features in self._blocks.shapes.values())
+            return {"gradient": num_shards * _SUM_BYTES * columns}
+        # One shard also sends the weights, for the saliency.
+        gradients = num_shards * self._sums + self._value_bytes * num_weights
+        if self._keeps:  # the statistics of square blocks do not show columns or elements
+            return {"gradient": gradients}
+        num_finest = num_weights // self._blocks.table_block_size**2
+        return {"gradient": gradients, "score": num_shards * 4 * _SUM_BYTES * num_finest}
 
     def _per_gpu(self, num_bytes: int) -> int:
         return -(-num_bytes // self._config.gpus_per_shard)

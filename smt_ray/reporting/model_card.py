@@ -15,24 +15,34 @@ from smt_ray.reporting.text.lm_eval import LM_EVAL_LEGEND, lm_eval_cells
 from smt_ray.reporting.text.losses import training_text
 from smt_ray.reporting.text.run import LEGEND, accuracy_cells, facts
 from smt_ray.reporting.text.tables import Cells, escape, markdown_table
+from smt_ray.reporting.text.values import STARTS_FROM
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
 _METHODS = {
-    "smt": "Sparse Matrix Tuning (SMT), which trains the blocks of the weights with the largest"
-    " gradients in a short warm-up",
+    "smt": "Sparse Matrix Tuning (SMT), which trains {shape} of the weights{choice}",
     "lora": "LoRA, whose low-rank products are merged into the weights",
     "dora": "DoRA, whose low-rank products and magnitudes are merged into the weights",
-    "sift": "SIFT, which trains the single elements of the weights with the largest gradients in a"
-    " short warm-up",
+    "sift": "SIFT, which trains {shape} of the weights{choice}",
     "full": "full fine-tuning, which trains every weight",
 }
+_SHAPES = {"square": "blocks", "column": "input columns", "element": "single elements"}
+_OF_ELEMENTS = {"sift"}
+_CHOICES = {
+    "random": " that were drawn at random",
+    "magnitude": " with the largest weights",
+    "lift": " with the largest weights in an approximation of low rank",
+    "activation": " with the largest inputs in a short warm-up",
+    "saliency": " with the largest products of weight and gradient in a short warm-up",
+}
+_BY_GRADIENT = " with the largest gradients in a short warm-up"
 _TAGS = {"smt": "sparse-matrix-tuning"}
 _LIBRARIES = ("smt-ray", "torch", "transformers", "peft", "deepspeed")
 # Facts that are places on the machine, or that have a section of their own.
 _LEFT_OUT = (
     "model", "rows", "run", "report", "adapter", "adapter's base", "mlflow", "mlflow run",
+    STARTS_FROM,
 )  # fmt: skip
 _LOAD = """\
 ```python
@@ -138,12 +148,22 @@ def _eval_results(metrics: RunMetrics) -> list[EvalResult]:
 
 
 def _head(contents: CardContents) -> str:
-    method = contents.metrics.method or ""
     return (
         f"# {contents.title}\n\nThis model is {contents.base}, tuned by"
-        f" {_METHODS.get(method, method)}. The tuned weights are merged into the model, so it is"
+        f" {_method(contents.metrics)}. The tuned weights are merged into the model, so it is"
         " loaded and served like its base. The licences of the base model and of the data apply."
     )
+
+
+def _method(metrics: RunMetrics) -> str:
+    """The method in words: what was trained, and how it was chosen."""
+    method, selection = metrics.method or "", metrics.selection
+    if selection is None:  # training started from an adapter
+        shape, choice = _SHAPES["element"] if method in _OF_ELEMENTS else "selected parts", ""
+    else:
+        shape = "the " + _SHAPES[selection.block_shape]
+        choice = _CHOICES.get(selection.score or "", _BY_GRADIENT)
+    return _METHODS.get(method, method).format(shape=shape, choice=choice)
 
 
 def _use(contents: CardContents) -> str:
@@ -176,6 +196,7 @@ def _making(contents: CardContents) -> str:
         ("method", metrics.method or ""),
         ("budget", _budget(contents)),
         ("training", training_text(metrics, contents.config)),
+        ("start", "an earlier adapter" if "init_adapter" in metrics.method_settings else ""),
         *((name, text) for name, text in facts(metrics) if name not in _LEFT_OUT),
         ("made with", _versions(contents.environment)),
     ]

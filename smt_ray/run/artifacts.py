@@ -10,7 +10,9 @@ from smt_ray.artifacts.stages import Stage
 from smt_ray.artifacts.storage import Storage
 from smt_ray.documents.prediction import Prediction, from_lines
 from smt_ray.documents.run import Record, StageEntry, Who, evaluation_key
-from smt_ray.reporting.pages.weight_grid import Weight
+from smt_ray.documents.stages import SelectionSummary
+from smt_ray.reporting.pages.selection_map import Weights
+from smt_ray.reporting.pages.weight_grid import CountedWeight, Weight
 from smt_ray.tracking.records import parse_records
 
 
@@ -30,11 +32,14 @@ class StageArtifacts:
         place = self._find(key, RECORDS)
         return parse_records(self._storage.read_bytes(place).decode()) if place else []
 
-    def weights(self) -> list[Weight]:
-        """The eligible weights with their selected square blocks; none if others are selected."""
+    def weights(self) -> Weights:
+        """The eligible weights with their selected blocks, or with the number of others."""
         place = self._find("selection", SELECTION)
-        if place is None or not self._selects_squares():
+        if place is None:
             return []
+        summary = self._selection_summary()
+        if summary and summary.block_shape != "square":
+            return self._counted(place, summary)
         from smt_ray.smt.selection import Selection
 
         with self._storage.local(place) as file:
@@ -50,9 +55,23 @@ class StageArtifacts:
             for name, module in selection.modules.items()
         ]
 
-    def _selects_squares(self) -> bool:
+    def _selection_summary(self) -> SelectionSummary | None:
         stage = Stage.at(self._storage, self._stages["selection"].stage)
-        return not stage.is_done() or bool(stage.read().summary.block_shape == "square")
+        if not stage.is_done():
+            return None
+        summary: SelectionSummary = stage.read().summary
+        return summary
+
+    def _counted(self, place: str, summary: SelectionSummary) -> list[CountedWeight]:
+        """The weights with the numbers of their selected elements or columns."""
+        from smt_ray.places.selection import read_shapes
+
+        with self._storage.local(place) as file:
+            shapes = read_shapes(file)
+        return [
+            CountedWeight(name, shape, summary.block_shape, summary.counts[name])
+            for name, shape in shapes.items()
+        ]
 
     def predictions(self, who: Who) -> dict[str, list[Prediction]]:
         """The predictions of one model by one protocol, by task."""

@@ -68,10 +68,26 @@ def read_tensors(
     """
     path = Path(path)
     with reading(path, kind), safe_open(path, framework="pt") as file:
-        content = json.loads((file.metadata() or {}).get(_HEADER_KEY, "{}"))
-        found = (content.get("kind"), content.get("version"))
-        if found != (kind, FORMAT_VERSION):
-            rule = f"must be a {kind} of format version {FORMAT_VERSION}"
-            raise UserError(str(path), rule, got=found)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, content["header"]
+        header = _header(file, path, kind)
+        return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+
+
+def read_header(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """Reads the header of a file alone.
+
+    Raises:
+        UserError: The file is missing, truncated, of another kind or of another version.
+    """
+    path = Path(path)
+    with reading(path, kind), safe_open(path, framework="pt") as file:
+        return _header(file, path, kind)
+
+
+def _header(file: Any, path: Path, kind: str) -> dict[str, Any]:
+    content = json.loads((file.metadata() or {}).get(_HEADER_KEY, "{}"))
+    found = (content.get("kind"), content.get("version"))
+    if found != (kind, FORMAT_VERSION):
+        rule = f"must be a {kind} of format version {FORMAT_VERSION}"
+        raise UserError(str(path), rule, got=found)
+    header: dict[str, Any] = content["header"]
+    return header

@@ -175,15 +175,16 @@ def _store_files(
         for name, module in selection.modules.items()
     }
     # The title does not name the run, because runs share a selection and its picture.
+    label = blocks_label(shape)
     title = (
         f"selected by {summary.score}, scope {summary.scope}\n"
-        f"{blocks_text(f'{summary.num_blocks:,} {blocks_label(shape)}', shape, size)},"
+        f"{blocks_text(f'{summary.num_blocks:,} {label}', shape, size)},"
         f" {summary.budget:.2%} of the base model"
     )
     storage = Storage(job.storage)
     with scratch_folder() as scratch:
         selection.save(scratch / SELECTION)
-        selection_figure(summary.counts, totals, scratch / SELECTION_PICTURE, title)
+        selection_figure(summary.counts, totals, scratch / SELECTION_PICTURE, title, label)
         for file in (SELECTION, SELECTION_PICTURE):
             storage.put_file(scratch / file, f"{job.folder}/{file}")
 

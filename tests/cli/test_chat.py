@@ -68,6 +68,16 @@ def test_a_question_that_is_too_long_ends_a_pipe(
     assert_names(refused("chat", *MODEL), "the question: prompt and answer must fit", "256")
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_bytes_that_are_no_text_are_refused(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, errors: str
+) -> None:
+    """Python's errors for standard input depend on the locale."""
+    lines = io.TextIOWrapper(io.BytesIO(b"caf\xe9?\n"), encoding="utf-8", errors=errors)
+    monkeypatch.setattr(sys, "stdin", lines)
+    assert_names(refused("chat", *MODEL), "the question: must be UTF-8 text")
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,15 @@ def test_what_is_commented_out_can_be_switched_on(rows: str, tmp_path: Path) -> 
     config = load_config(tmp_path / "on.yaml")
     assert config.model.quantization == "nf4"
     assert config.data.ignore_columns == ["id"]
+
+
+def test_the_commands_that_it_prints_and_writes_name_the_file_as_a_shell_reads_it(
+    init: Init, rows: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "it's my run.yaml"
+    out, _ = init(str(config), "--model", "builtin:tiny", "--data", str(tmp_path / rows))
+    for line in (out.splitlines()[1], config.read_text().splitlines()[0].removeprefix("# ")):
+        assert shlex.split(line)[2] == str(config)
 
 
 @pytest.mark.parametrize("number", [1, 9, 10, 40])

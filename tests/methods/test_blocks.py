@@ -115,3 +115,22 @@ def test_columns_are_ranked_by_their_number_of_parameters() -> None:
     ]  # fmt: skip
     with pytest.raises(UserError, match=r"^selection\.budget: must come to 1 to 4,096 eligible"):
         check("selection={block_shape: column, budget: 0.9}")
+
+
+@pytest.mark.parametrize(
+    ("selection", "error"),
+    [
+        ("budget: 0.0005", r"^selection\.budget: must come to at least one column, which has 32"),
+        (
+            "groups: {k_proj: 0.0003}",
+            r"^selection\.groups\.k_proj: must come to at least one column, which has 16",
+        ),
+        (
+            "budget: 0.002, scope: per_module",
+            r"^selection\.budget: must come to at least one column of model\.layers\.0.*_proj",
+        ),
+    ],
+)
+def test_too_few_columns_are_refused_before_the_warm_up(selection: str, error: str) -> None:
+    with pytest.raises(UserError, match=error):
+        check(f"selection={{block_shape: column, {selection}}}")

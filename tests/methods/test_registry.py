@@ -112,3 +112,7 @@ def test_a_folder_without_an_adapter_is_refused_and_its_files_are_listed(tmp_pat
     with pytest.raises(UserError) as caught:
         find_method(tmp_path)
     assert caught.value.got == "model.bin"
+    for name in ("sift_adapter.safetensors", "column_adapter.safetensors"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="which holds one of"):
+        find_method(tmp_path)

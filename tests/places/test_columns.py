@@ -15,7 +15,7 @@ from smt_ray.places.columns import (
     random_columns,
     select_columns,
 )
-from smt_ray.places.selection import PlaceSelection
+from smt_ray.places.selection import PlaceSelection, read_shapes
 
 SHAPES = {"0.q": (8, 12), "0.k": (4, 12), "0.down": (8, 20)}
 
@@ -109,4 +109,5 @@ def test_a_selection_is_saved_and_read(tmp_path: Path) -> None:
     found = PlaceSelection.load(tmp_path / "columns.safetensors")
     assert (found.kind, found.origin) == ("column", selection.origin)
     assert columns(found) == columns(selection)
+    assert read_shapes(tmp_path / "columns.safetensors") == SHAPES
     assert f"{selection.num_chosen} columns" in found.summary()

@@ -16,10 +16,12 @@ from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.documents.memory import Verdict
 from smt_ray.errors import UserError
 from smt_ray.methods.blocks import check_blocks
+from smt_ray.models.inspect import find_eligible
 from smt_ray.models.load import load_skeleton
 from smt_ray.planning.prepared import prepare_model
 from smt_ray.planning.report import plan_memory
 from smt_ray.probe.probe import probe_skeleton
+from smt_ray.warmup.activations import stream_activations
 from smt_ray.warmup.shard import stream_shard
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -117,6 +119,29 @@ def test_a_shard_sends_what_the_plan_says(
         )  # fmt: skip
 
     assert warmup.traffic == {"gradient": sent(None), "score": sent(8)}
+
+
+def test_columns_and_elements_need_the_gradients_of_shards_or_the_sums_of_their_inputs(
+    small: Callable[..., RunConfig], make_llama: Callable[..., Any],
+    make_encoded: Callable[..., EncodedRows],
+) -> None:  # fmt: skip
+    def traffic(*settings: str) -> dict[str, int]:
+        warmup = plan_memory(small(*settings, "warmup.num_shards=2")).warmup
+        assert warmup is not None
+        return warmup.traffic
+
+    gradients = {"gradient": traffic()["gradient"]}
+    column = "selection={block_shape: column, budget: 0.05}"
+    assert traffic(column) == gradients
+    assert traffic("method=sift", "sift.budget=0.05") == gradients
+    encoded, model = make_encoded(), make_llama(num_hidden_layers=1)
+    parts = stream_activations(
+        model, encoded, StepPlan(len(encoded), 4, 0), range(1),
+        modules=list(find_eligible(model, "auto")), train_on_inputs=False,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    sent = sum(part.statistics.nbytes for part in parts if part.statistics is not None)
+    assert traffic(column, "selection.score=activation") == {"gradient": 2 * sent}
 
 
 def test_an_adapter_is_as_large_as_its_trained_values(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from smt_ray.methods.blocks import EligibleBlocks, Ranking
-from smt_ray.planning.spread import spread_selection
+from smt_ray.planning.spread import spread_places, spread_selection
 from smt_ray.smt.grid import BlockGrid
 from smt_ray.smt.selection import Selection
 
@@ -53,3 +53,14 @@ def test_a_scope_per_module_takes_the_same_whole_number_of_each() -> None:
 
 def test_groups_have_their_own_numbers_and_others_none() -> None:
     assert spread(0, q=5, v=2).counts() == {"0.q": 3, "0.v": 2, "1.q": 2}
+
+
+@pytest.mark.parametrize("wanted", [5, 8, 30, 107, 224])  # 224 is the number of all parameters
+def test_columns_come_as_near_to_the_number_of_parameters_as_whole_columns_do(wanted: int) -> None:
+    blocks = EligibleBlocks(
+        SHAPES, num_parameters=1000, table_block_size=2, block_size=1, shape="column",
+        rankings=(Ranking(tuple(SHAPES), wanted),),
+    )  # fmt: skip
+    selection = spread_places(blocks)
+    assert abs(selection.num_trainable - wanted) <= 4  # half of the largest column
+    assert all(number <= SHAPES[name][1] for name, number in selection.counts().items())

@@ -107,6 +107,32 @@ def test_no_folder_of_the_machine_is_shown() -> None:
     assert "hub:owner/rows, more.jsonl" in card().text
 
 
+@pytest.mark.parametrize(
+    ("selection", "words"),
+    [
+        ({"score": "l2"}, "trains the blocks of the weights with the largest gradients in a short"),
+        ({"score": "random"}, "trains the blocks of the weights that were drawn at random."),
+        ({"score": "magnitude"}, "trains the blocks of the weights with the largest weights."),
+        (
+            {"score": "activation", "block_shape": "column"},
+            "trains the input columns of the weights with the largest inputs in a short warm-up.",
+        ),
+        (None, "trains selected parts of the weights. The tuned"),
+    ],
+)
+def test_the_method_is_described_as_the_run_used_it(selection: Any, words: str) -> None:
+    metrics = RunMetrics.model_validate({**METRICS.to_json(), "selection": selection})
+    assert words in card(metrics=metrics).text
+
+
+def test_an_adapter_that_training_started_from_is_named_without_its_folder() -> None:
+    settings = {"init_adapter": "/home/me/adapter", "rank": 8}
+    text = card(metrics=METRICS.model_copy(update={"method_settings": settings})).text
+    assert "- start: an earlier adapter" in text
+    assert "- factors: rank 8" in text
+    assert "/home" not in text
+
+
 @pytest.mark.parametrize("form", ["chat", "clean", None])
 def test_the_code_loads_the_model_and_asks_it_as_it_was_trained(form: str | None) -> None:
     prompt = "### QUESTION\n" if form == "clean" else ""

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from smt_ray.artifacts import stages
+from smt_ray.artifacts.layout import SELECTION
 from smt_ray.artifacts.runs import RunFolder
+from smt_ray.artifacts.stages import Stage
 from smt_ray.artifacts.storage import Storage
 from smt_ray.cli.reports import write_report_of
+from smt_ray.documents.stages import SelectionSummary
 from smt_ray.errors import UserError
 from smt_ray.run.report import (
     read_contents,
@@ -20,6 +25,7 @@ from smt_ray.run.report import (
 from smt_ray.run.snapshot import read_snapshot
 from smt_ray.smt.selection import ModuleSelection, Selection
 from smt_ray.tracking.records import encode_record, make_record
+from tests.selections import choose_columns
 
 PREDICTION = {
     "index": 0, "prompt": "1 + 1?", "output": "it is 3", "extracted": "3", "expected": "2",
@@ -72,6 +78,25 @@ def test_the_contents_come_from_the_artifacts(run: RunFolder) -> None:
     assert contents.config_text == "name: mine\n"
     assert contents.status == "FINISHED"
     assert not contents.missing
+
+
+def test_columns_are_counted_by_weight(run: RunFolder) -> None:
+    linears = nn.ModuleDict({name: nn.Linear(12, 8) for name in ("q_proj", "v_proj")})
+    selection = choose_columns(linears, num_parameters=40)
+    stage = Stage(run.storage, stages.SELECTION, {})
+    run.add_stage("selection", stage.name, seconds=1.0, reused=False)
+    selection.save(Path(run.storage.uri(stage.path(SELECTION))))
+    summary = SelectionSummary(
+        num_blocks=5, block_size=1, block_shape="column", num_trainable=40, num_base=208,
+        budget=40 / 208, margin=None, score="random", scope="global", counts=selection.counts(),
+        text="5 columns",
+    )  # fmt: skip
+    stage.publish([SELECTION], summary, 1.0)
+    found = {weight.name: weight for weight in read_contents(run).weights}
+    assert {name: weight.num_chosen for name, weight in found.items()} == selection.counts()
+    assert sum(weight.num_chosen for weight in found.values()) == 5
+    assert {weight.num_blocks for weight in found.values()} == {12}
+    assert {weight.shape for weight in found.values()} == {(8, 12)}
 
 
 def test_the_page_is_written_into_the_runs_folder_and_sent_to_the_tracker(run: RunFolder) -> None:

@@ -107,7 +107,11 @@ def running_mean(values: Sequence[float], width: int) -> list[float]:
 
 
 def selection_figure(
-    counts: Mapping[str, int], totals: Mapping[str, int], path: Path, title: str
+    counts: Mapping[str, int],
+    totals: Mapping[str, int],
+    path: Path,
+    title: str,
+    label: str = "blocks",
 ) -> None:
     """Draws where the chosen blocks are: a heat map of layers by projections (paper, Figure 5).
 
@@ -120,6 +124,7 @@ def selection_figure(
         totals: As for :func:`selection_grid`.
         path: The file to write; its suffix is the format (png, pdf, svg).
         title: The title of the figure; lines of about 45 characters fit.
+        label: What was chosen, such as columns.
     """
     grid = selection_grid(counts, totals)
     num_panels = max(1, math.ceil(len(grid.layers) / _ROWS_A_PANEL))
@@ -132,13 +137,13 @@ def selection_figure(
     figure = new_figure(width, bars_height + map_height + 1.1)
     bars, *maps = _layout(figure, len(panels), (bars_height, map_height))
     figure.suptitle(title, fontsize=10, fontweight="bold")
-    _draw_totals(bars, grid)
+    _draw_totals(bars, grid, label)
     largest = max((grid.share(*key) or 0.0 for key in grid.totals), default=0.0) or 1.0
     for axes, layers in zip(maps, panels, strict=True):
         image = _draw_panel(axes, grid, layers, largest)
     maps[0].set_ylabel("layer", fontsize=8)
     bar = figure.colorbar(image, ax=maps, location="bottom", shrink=0.7, aspect=40, pad=0.02)
-    bar.set_label("share of the blocks in a cell that are chosen (%)", fontsize=8)
+    bar.set_label(f"share of the {label} in a cell that are chosen (%)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     _save(figure, path)
 
@@ -202,7 +207,7 @@ def _layout(figure: Figure, num_panels: int, heights: tuple[float, float]) -> li
     ]
 
 
-def _draw_totals(axes: Axes, grid: SelectionGrid) -> None:
+def _draw_totals(axes: Axes, grid: SelectionGrid, label: str) -> None:
     chosen = [grid.num_chosen(projection) for projection in grid.projections]
     num_chosen = sum(chosen) or 1
     shares = [100 * number / num_chosen for number in chosen]
@@ -211,7 +216,7 @@ def _draw_totals(axes: Axes, grid: SelectionGrid) -> None:
         zip(grid.projections, chosen, shares, strict=True)
     ):
         own = 100 * number / (grid.num_total(projection) or 1)
-        text = f" {number:,} blocks, {share:.1f}% of all chosen; {own:.1f}% of {projection}"
+        text = f" {number:,} {label}, {share:.1f}% of all chosen; {own:.1f}% of {projection}"
         axes.text(share, row, text, va="center", fontsize=7).set_in_layout(False)
     axes.set_xlim(0, 240)  # the texts need the rest of the width
     axes.invert_yaxis()

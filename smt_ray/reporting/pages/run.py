@@ -18,9 +18,8 @@ from smt_ray.documents.run import (
 from smt_ray.reporting.charts.run import TRAINING_LOSS, loss_curves
 from smt_ray.reporting.charts.svg import Estimate, accuracy_chart, curves_chart
 from smt_ray.reporting.pages.render import drawing, moment, render_page
-from smt_ray.reporting.pages.selection_map import SelectionMap, selection_map
+from smt_ray.reporting.pages.selection_map import SelectionMap, Weights, selection_map
 from smt_ray.reporting.pages.tables import TimeRow, TimeTable
-from smt_ray.reporting.pages.weight_grid import Weight
 from smt_ray.reporting.pages.wrong_answers import Predictions, WrongAnswers, wrong_answers
 from smt_ray.reporting.text.lm_eval import LM_EVAL_LEGEND, lm_eval_cells
 from smt_ray.reporting.text.losses import training_text
@@ -45,7 +44,7 @@ class RunContents:
         config: The complete configuration as plain values.
         config_text: The configuration as it was written.
         records: The records of the training's ``metrics.jsonl``.
-        weights: Every eligible weight with its chosen blocks.
+        weights: Every eligible weight with its chosen blocks, columns or elements.
         predictions: ``base`` or ``tuned`` -> task -> predictions.
         missing: The places of artifacts that the run names and that do not exist.
     """
@@ -60,7 +59,7 @@ class RunContents:
     datasets: Sequence[Dataset] = ()
     environment: Environment | None = None
     records: Sequence[Record] = ()
-    weights: Sequence[Weight] = ()
+    weights: Weights = ()
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
     missing: Sequence[str] = ()
 

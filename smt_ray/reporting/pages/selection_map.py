@@ -1,4 +1,7 @@
-"""Where the chosen blocks are: a heat map of layers by projections, and the grid of each weight."""
+"""Where the chosen blocks are: a heat map of layers by projections, and the grid of each weight.
+
+Elements and columns have the heat map only.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,22 @@ from dataclasses import dataclass
 from smt_ray.documents.module_names import parse_module_name
 from smt_ray.reporting.charts.colours import Colour, map_colour
 from smt_ray.reporting.charts.run import SelectionGrid, selection_grid
-from smt_ray.reporting.pages.weight_grid import Drawing, DrawnWeight, Shade, Weight
+from smt_ray.reporting.pages.weight_grid import (
+    CountedWeight,
+    Drawing,
+    DrawnWeight,
+    Shade,
+    Weight,
+)
+from smt_ray.reporting.text.values import blocks_label
 
 _MOST_WEIGHTS = 8  # drawn for one cell, which may hold the experts of a layer
 
-Selections = Mapping[str, Sequence[Weight]]
-"""Name of a selection -> every eligible weight with its chosen blocks."""
+Weights = Sequence[Weight | CountedWeight]
+"""Every eligible weight of a model with what is chosen of it, which has one shape."""
+
+Selections = Mapping[str, Weights]
+"""Name of a selection -> its weights."""
 
 Key = tuple[int | None, str]
 """The layer and the projection of a cell."""
@@ -54,9 +67,11 @@ class HeatMap:
     """The chosen blocks by layer and projection.
 
     Attributes:
+        label: What is chosen: blocks, columns or elements.
         totals: (chosen blocks, all blocks) of each projection.
     """
 
+    label: str
     projections: Sequence[str]
     rows: Sequence[HeatRow]
     totals: Sequence[tuple[int, int]]
@@ -108,6 +123,7 @@ class SelectionMap:
 
     Attributes:
         panels: The weights of each cell with chosen blocks; the cell with the most is the last.
+            There are none if elements or columns are chosen.
     """
 
     heat: HeatMap
@@ -123,8 +139,13 @@ class SelectionMaps:
     heats: Mapping[str, HeatMap]
     scale: ColourScale
 
+    @property
+    def label(self) -> str:
+        """What is chosen, such as blocks; selections may differ."""
+        return " or ".join(dict.fromkeys(heat.label for heat in self.heats.values()))
 
-def selection_map(weights: Sequence[Weight]) -> SelectionMap | None:
+
+def selection_map(weights: Weights) -> SelectionMap | None:
     """The map of a selection; None without weights.
 
     Args:
@@ -132,12 +153,14 @@ def selection_map(weights: Sequence[Weight]) -> SelectionMap | None:
     """
     if not weights:
         return None
-    grid = _grid(weights)
-    drawing = Drawing(weights)
+    grid, label = _grid(weights), _label(weights)
     scale = _scale([grid])
-    return SelectionMap(
-        _heat(grid, scale, is_linked=True), scale, _panels(grid, weights, drawing), drawing.legend()
-    )
+    drawn = [weight for weight in weights if isinstance(weight, Weight)]
+    if not drawn:
+        return SelectionMap(_heat(grid, label, scale), scale, (), ())
+    drawing = Drawing(drawn)
+    heat = _heat(grid, label, scale, is_linked=True)
+    return SelectionMap(heat, scale, _panels(grid, drawn, drawing), drawing.legend())
 
 
 def selection_maps(selections: Selections) -> SelectionMaps | None:
@@ -146,11 +169,16 @@ def selection_maps(selections: Selections) -> SelectionMaps | None:
     if not grids:
         return None
     scale = _scale(list(grids.values()))
-    return SelectionMaps({name: _heat(grid, scale) for name, grid in grids.items()}, scale)
+    heats = {name: _heat(grid, _label(selections[name]), scale) for name, grid in grids.items()}
+    return SelectionMaps(heats, scale)
 
 
-def _grid(weights: Sequence[Weight]) -> SelectionGrid:
-    counts = {weight.name: len(weight.blocks) for weight in weights}
+def _label(weights: Weights) -> str:
+    return blocks_label(weights[0].block_shape)
+
+
+def _grid(weights: Weights) -> SelectionGrid:
+    counts = {weight.name: weight.num_chosen for weight in weights}
     return selection_grid(counts, {weight.name: weight.num_blocks for weight in weights})
 
 
@@ -159,26 +187,30 @@ def _scale(grids: Sequence[SelectionGrid]) -> ColourScale:
     return ColourScale(largest, tuple(map_colour(i / 4).fill for i in range(5)))
 
 
-def _heat(grid: SelectionGrid, scale: ColourScale, *, is_linked: bool = False) -> HeatMap:
+def _heat(
+    grid: SelectionGrid, label: str, scale: ColourScale, *, is_linked: bool = False
+) -> HeatMap:
     rows = [
         HeatRow(
             "other" if layer is None else str(layer),
-            [_cell(grid, (layer, name), scale, is_linked) for name in grid.projections],
+            [_cell(grid, (layer, name), label, scale, is_linked) for name in grid.projections],
             sum(grid.counts.get((layer, name), 0) for name in grid.projections),
         )
         for layer in grid.layers
     ]
     totals = [(grid.num_chosen(name), grid.num_total(name)) for name in grid.projections]
-    return HeatMap(grid.projections, rows, totals)
+    return HeatMap(label, grid.projections, rows, totals)
 
 
-def _cell(grid: SelectionGrid, key: Key, scale: ColourScale, is_linked: bool) -> HeatCell | None:
+def _cell(
+    grid: SelectionGrid, key: Key, label: str, scale: ColourScale, is_linked: bool
+) -> HeatCell | None:
     if (share := grid.share(*key)) is None:
         return None
     count = grid.counts[key]
     return HeatCell(
         count,
-        f"{_title(key)}: {count:,} of {grid.totals[key]:,} blocks ({share:.1%})",
+        f"{_title(key)}: {count:,} of {grid.totals[key]:,} {label} ({share:.1%})",
         map_colour(share / scale.largest if scale.largest else 0.0),
         _anchor(key) if count and is_linked else "",
     )

@@ -7,7 +7,9 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
+from smt_ray.documents.run import BlockShape
 from smt_ray.reporting.charts.colours import map_colour
 
 NUM_LEVELS = 4
@@ -31,11 +33,18 @@ class Weight:
         scores: The score of each chosen block.
     """
 
+    block_shape: ClassVar[BlockShape] = "square"
+
     name: str
     shape: tuple[int, int]
     block_size: int
     blocks: Sequence[Place]
     scores: Sequence[float]
+
+    @property
+    def num_chosen(self) -> int:
+        """The number of chosen blocks."""
+        return len(self.blocks)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -46,6 +55,27 @@ class Weight:
     def num_blocks(self) -> int:
         """The number of all blocks."""
         return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True)
+class CountedWeight:
+    """The number of chosen elements or columns of one weight, whose places are not drawn.
+
+    Attributes:
+        shape: (out_features, in_features).
+        block_shape: What was chosen.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    block_shape: BlockShape
+    num_chosen: int
+
+    @property
+    def num_blocks(self) -> int:
+        """The number of all elements or columns."""
+        rows, columns = self.shape
+        return columns if self.block_shape == "column" else rows * columns
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from smt_ray.documents.memory import (
     WarmupMemory,
 )
 from smt_ray.reporting.text.console import facts_grid, rich_table, show
-from smt_ray.reporting.text.run import factors_text, trainable_text
+from smt_ray.reporting.text.run import trainable_text
 from smt_ray.reporting.text.tables import Cells
-from smt_ray.reporting.text.values import MISSING, blocks_label, blocks_text
+from smt_ray.reporting.text.values import MISSING, blocks_label, blocks_text, method_facts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,7 +61,7 @@ def facts(report: MemoryReport) -> list[tuple[str, str]]:
     pairs = [
         ("model", f"{report.num_parameters:,} parameters, {report.dtype}"),
         *(_selected(report.blocks) if report.blocks else ()),
-        ("factors", factors_text(report.method_settings)),
+        *method_facts(report.method_settings),
         ("trainable", trainable_text(report.trainable)),
         ("adapter", format_bytes(report.adapter_bytes)),
         ("micro-batch", _batch(batch)),
@@ -135,7 +135,7 @@ def _traffic(warmup: WarmupMemory) -> str:
 
 
 def _host(size: int) -> str:
-    return f"{format_bytes(size)} per GPU, for the original values of the blocks"
+    return f"{format_bytes(size)} per GPU, for the original values of what is trained"
 
 
 def _fits(verdict: Verdict | None) -> str:

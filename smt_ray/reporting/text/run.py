@@ -7,7 +7,7 @@ not shown.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -31,10 +31,9 @@ from smt_ray.reporting.text.values import (
     MISSING,
     blocks_label,
     blocks_text,
+    method_facts,
     number_text,
-    settings_text,
     stage_text,
-    value_text,
 )
 
 if TYPE_CHECKING:
@@ -212,7 +211,7 @@ def facts(metrics: RunMetrics) -> list[tuple[str, str]]:
         *((f"retention, {name}", retention_text(kept)) for name, kept in metrics.retention.items()),
         ("trainable", trainable_text(metrics.trainable)),
         (blocks_label(selected.block_shape if selected else "square"), _blocks(selected)),
-        ("factors", factors_text(metrics.method_settings)),
+        *method_facts(metrics.method_settings),
         ("ran with", _join(*(f"{k} {v}" for k, v in metrics.ran or () if v is not None))),
         *_paths(metrics.paths),
     ]
@@ -228,13 +227,6 @@ def trainable_text(trainable: Trainable | None) -> str:
         number_text(trainable.percent_of_base, "{:.3f}% of the base model"),
         number_text(trainable.percent_of_total, "{:.3f}% of base + adapter"),
     )
-
-
-def factors_text(settings: Mapping[str, object]) -> str:
-    """The settings of a method in one line, such as "rank 8, alpha 16, of q_proj + v_proj"."""
-    others = {key: value for key, value in settings.items() if key != "target_modules"}
-    modules = settings.get("target_modules")
-    return _join(settings_text(others), f"of {value_text(modules)}" if modules else "")
 
 
 def _paths(paths: Paths) -> list[tuple[str, str]]:

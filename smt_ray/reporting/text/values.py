@@ -10,6 +10,9 @@ from smt_ray.documents.run import BlockShape
 MISSING = "-"
 """The text of a value that is not known."""
 
+STARTS_FROM = "starts from"
+"""The name of the fact which adapter a training started from."""
+
 
 def stage_text(key: str) -> str:
     """The name of a stage, from its key in the documents of a run.
@@ -71,3 +74,19 @@ def settings_text(settings: Mapping[str, object]) -> str:
     'selection.budget 0.05, selection.target_modules k_proj + v_proj'
     """
     return ", ".join(f"{key} {value_text(value)}" for key, value in settings.items())
+
+
+def method_facts(settings: Mapping[str, object]) -> list[tuple[str, str]]:
+    """(name, text) pairs: the adapter that a training started from, and the method's own settings.
+
+    >>> method_facts({"rank": 8, "alpha": 16, "target_modules": ["q_proj", "v_proj"]})
+    [('starts from', ''), ('factors', 'rank 8, alpha 16, of q_proj + v_proj')]
+    """
+    apart = ("target_modules", "init_adapter")
+    others = settings_text({key: value for key, value in settings.items() if key not in apart})
+    modules = settings.get("target_modules")
+    factors = [others, f"of {value_text(modules)}" if modules else ""]
+    return [
+        (STARTS_FROM, str(settings.get("init_adapter", ""))),
+        ("factors", ", ".join(filter(None, factors))),
+    ]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from smt_ray.artifacts.layout import ENVIRONMENT
 from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.fields import flatten
-from smt_ray.config.load import is_execution_key
+from smt_ray.config.load import is_execution_key, validate_config
 from smt_ray.documents.kept.runs import Pair, RunDifference
 from smt_ray.documents.run import Environment
+from smt_ray.errors import UserError
 from smt_ray.run.snapshot import final_metrics
 
 _OF_EACH_RUN = {"name", "storage"}
@@ -26,11 +27,12 @@ def compare_runs(storage: Storage, a: str, b: str) -> RunDifference:
     """
     one, other = RunFolder.open(storage, a), RunFolder.open(storage, b)
     config = _differing(_config(one), _config(other))
+    settings = _settings(config, one, other)
     return RunDifference(
         a=a,
         b=b,
-        settings={key: pair for key, pair in config.items() if not is_execution_key(key)},
-        execution={key: pair for key, pair in config.items() if is_execution_key(key)},
+        settings=settings,
+        execution={key: pair for key, pair in config.items() if key not in settings},
         rows=_differing(_rows(one), _rows(other)),
         versions=_differing(_versions(one), _versions(other)),
         figures=_differing(_figures(one), _figures(other)),
@@ -55,6 +57,24 @@ def _are_equal(a: Any, b: Any) -> bool:
 def _config(run: RunFolder) -> dict[str, Any]:
     values = flatten(run.manifest().config)
     return {key: value for key, value in values.items() if key not in _OF_EACH_RUN}
+
+
+def _settings(config: Mapping[str, Pair], one: RunFolder, other: RunFolder) -> dict[str, Pair]:
+    """The pairs of keys that change results of one of the runs; None in a run where it does not."""
+    own = [_effective(run, config) for run in (one, other)]
+    return {
+        key: (a if key in own[0] else None, b if key in own[1] else None)
+        for key, (a, b) in config.items()
+        if key in own[0] or key in own[1]
+    }
+
+
+def _effective(run: RunFolder, keys: Iterable[str]) -> set[str]:
+    """The keys that change results of a run, such as those of LoRA if its method is lora."""
+    try:
+        return set(flatten(validate_config(run.manifest().config).semantic_tree()))
+    except UserError:  # the run was made by another version
+        return {key for key in keys if not is_execution_key(key)}
 
 
 def _rows(run: RunFolder) -> dict[str, Any]:

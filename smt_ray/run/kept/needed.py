@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from smt_ray.artifacts.layout import EVALUATIONS_FOLDER, RUNS_FOLDER
 from smt_ray.artifacts.runs import RunFolder
+from smt_ray.artifacts.stages import is_stage_name
 from smt_ray.artifacts.storage import Storage
 from smt_ray.documents.kept.use import EvaluationEntry
 from smt_ray.documents.run import RunManifest
@@ -41,7 +42,7 @@ def read_needed(storage: Storage) -> Needed:
     manifests = [folder.manifest() for folder in folders if folder.exists()]
     stages, resumable, stale = set[str](), set[str](), []
     for manifest in manifests:
-        stages |= (of_run := stages_of(manifest))
+        stages |= (of_run := stages_of(manifest)) | _started_from(manifest)
         if manifest.tags.get("trial") != STOPPED:
             resumable |= of_run
     for place, entry in _evaluations(storage).items():
@@ -57,6 +58,13 @@ def read_needed(storage: Storage) -> Needed:
 def stages_of(manifest: RunManifest) -> set[str]:
     """The stages of a run, finished or not."""
     return {*manifest.planned.values(), *(entry.stage for entry in manifest.stages.values())}
+
+
+def _started_from(manifest: RunManifest) -> set[str]:
+    """The stage of the adapter that the training started from; the run's command reads it again."""
+    training = manifest.config.get("training")
+    place = training.get("init_adapter") if isinstance(training, dict) else None
+    return set(filter(is_stage_name, place.split("/"))) if isinstance(place, str) else set()
 
 
 def _evaluations(storage: Storage) -> dict[str, EvaluationEntry]:

@@ -13,7 +13,7 @@ from smt_ray.documents.comparison import ComparisonDocument
 from smt_ray.documents.run import Dataset, Environment, RunMetrics, StageEntry
 from smt_ray.reporting.pages.comparison import ComparisonContents, comparison_page, table_anchors
 from smt_ray.reporting.pages.run import RunContents
-from smt_ray.reporting.pages.weight_grid import Weight
+from smt_ray.reporting.pages.weight_grid import CountedWeight, Weight
 from smt_ray.reporting.text.comparison import difference_parts, table_cells
 from smt_ray.reporting.text.run import format_seconds
 from smt_ray.tracking.records import make_record
@@ -216,13 +216,24 @@ def test_selections_are_side_by_side_and_the_reference_has_its_grids(page: Page)
     assert page.values("id").count("weight-0-q_proj") == 1
 
 
+def test_blocks_and_columns_are_compared_by_their_shares(contents: ComparisonContents) -> None:
+    columns = [CountedWeight("model.layers.0.self_attn.q_proj", (64, 32), "column", 16)]
+    selections = {"methods": {"smt": weights((0, 0)), "PaCA": columns}}
+    page = page_of(contents.results, selections=selections)
+    text = words(page.sections["table-methods"])
+    assert "smt: 2 of 12 blocks" in text
+    assert "PaCA: 16 of 32 columns" in text
+    assert "50.0% of a weight's blocks or columns are chosen" in text
+    assert "layer 0, q_proj: 16 of 32 columns (50.0%)" in page.values("title")
+
+
 def test_a_comparison_without_selections_has_no_map(contents: ComparisonContents) -> None:
     assert contents.reference is not None
     reference = replace(contents.reference, weights=[])
     page = page_of(contents.results, reference=reference)
     assert "selection" not in page.sections
     assert "heat" not in page.values("class")
-    assert "Chosen blocks of each cell" not in page.text
+    assert "What each cell chose" not in page.text
 
 
 def test_a_section_without_contents_is_left_out() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from smt_ray.documents.run import Dataset, Environment, RunMetrics
+from smt_ray.documents.run import BlockShape, Dataset, Environment, RunMetrics
 from smt_ray.reporting.pages.run import RunContents, run_page
-from smt_ray.reporting.pages.weight_grid import Weight
+from smt_ray.reporting.pages.weight_grid import CountedWeight, Weight
 from smt_ray.reporting.text.run import accuracy_cells, facts, format_seconds
 from smt_ray.tracking.records import make_record
 from tests.reporting.page_reader import NASTY, Page, leaks, prediction, read_page
@@ -191,6 +191,23 @@ def test_the_map_shows_how_many_blocks_of_each_weight_are_chosen(page: Page, htm
     weights = [value for value in page.values("id") if value.startswith("weight-")]
     assert weights == ["weight-0-q_proj", "weight-1-q_proj"]
     assert html.count('class="weight fullest"') == 1
+
+
+@pytest.mark.parametrize(("shape", "number"), [("column", 32), ("element", 64 * 32)])
+def test_columns_and_elements_have_a_map_without_grids(shape: BlockShape, number: int) -> None:
+    weights = [
+        CountedWeight("model.layers.0.self_attn.q_proj", (64, 32), shape, 8),
+        CountedWeight("model.layers.1.self_attn.q_proj", (64, 32), shape, 0),
+    ]
+    page = read_page(run_page(RunContents("mine", weights=weights)))
+    text = page.sections["selection"]
+    assert f"Chosen {shape}s" in text
+    assert f"8 of {2 * number:,} {shape}s are chosen." in text
+    assert f"layer 0, q_proj: 8 of {number:,} {shape}s ({8 / number:.1%})" in page.values("title")
+    assert f"layer 1, q_proj: 0 of {number:,} {shape}s (0.0%)" in page.values("title")
+    assert "block" not in text
+    assert "links to" not in text
+    assert "#weight-0-q_proj" not in page.values("href")
 
 
 def test_wrong_answers_show_the_question_the_expected_answer_and_the_output(page: Page) -> None:

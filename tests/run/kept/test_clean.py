@@ -100,6 +100,20 @@ def test_stages_of_runs_that_are_gone_go_unless_another_run_shares_them(
     assert all(stage.verify() for stage in make_plan(other.config).stages.values())
 
 
+def test_an_adapter_that_another_run_started_from_stays(
+    plan: RunPlan, make_config: MakeConfig
+) -> None:
+    other = make_config("name=other", "selection.budget=0.1")
+    finish_run(other)
+    config = other.model_dump(mode="json")
+    config["training"]["init_adapter"] = plan.storage.uri(plan.training.path("adapter"))
+    RunFolder(plan.storage, "other").update(config=config)
+    plan.storage.delete_folder(f"runs/{plan.config.name}")
+    gone = clean_all(plan.storage)[Reason.NO_RUN]
+    assert plan.evaluations["tuned"].folder in gone
+    assert plan.training.verify()
+
+
 def test_an_interrupted_run_keeps_the_checkpoints_that_it_resumes_from(
     make_config: MakeConfig,
 ) -> None:

@@ -85,6 +85,20 @@ def test_keys_that_change_no_result_and_changed_rows_are_told_apart(
     assert found.rows["training"][1] == "f" * 12
 
 
+def test_keys_without_an_effect_in_a_run_are_no_settings_of_it(
+    storage: Storage, make_config: MakeConfig
+) -> None:
+    finish_run(make_config("name=three", "lora.rank=7", "selection.lift_rank=9"))
+    idle = compare_runs(storage, "one", "three")
+    assert idle.settings == {}
+    assert idle.execution == {"lora.rank": (32, 7), "selection.lift_rank": (128, 9)}
+    finish_run(make_config("name=four", "method=lora", "lora.rank=7", "selection.budget=0.1"))
+    found = compare_runs(storage, "one", "four").settings
+    assert found == {
+        "method": ("smt", "lora"), "selection.budget": (0.05, None), "lora.rank": (None, 7)
+    }  # fmt: skip
+
+
 def test_a_run_does_not_differ_from_itself(storage: Storage) -> None:
     found = compare_runs(storage, "one", "one")
     assert found.to_json() == {
