@@ -93,6 +93,14 @@ class Storage:
         """Writes a file; if that fails, the earlier file is left as it was."""
         self._write(path, io.BytesIO(content))
 
+    def append_bytes(self, path: str, content: bytes) -> None:
+        """Appends to a file that exists; an object store writes the whole file again."""
+        if self.is_local:
+            with self._fs.open_append_stream(self.key(path)) as stream:
+                stream.write(content)
+        else:
+            self.write_bytes(path, self.read_bytes(path) + content)
+
     def _write(self, path: str, source: IO[bytes]) -> None:
         target = self.key(path)
         if self._fs.type_name not in _OBJECT_STORES:

@@ -7,7 +7,7 @@ because every token is weighted by the number of targets of the step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -57,14 +57,15 @@ class StepPlan:
         """The indices of the rows of a step; steps are counted from 0 over all epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
         order = _epoch_order(self.num_rows, self.seed, epoch)
-        return list(order[position * self.batch_size : (position + 1) * self.batch_size])
+        rows: list[int] = order[position * self.batch_size :][: self.batch_size].tolist()
+        return rows
 
 
 @lru_cache(maxsize=4)
-def _epoch_order(num_rows: int, seed: int, epoch: int) -> tuple[int, ...]:
+def _epoch_order(num_rows: int, seed: int, epoch: int) -> torch.Tensor:
     # The seed of torch's generator has 64 bits, so seeds and epochs do not collide.
     generator = torch.Generator().manual_seed((seed << 24) + epoch)
-    return tuple(torch.randperm(num_rows, generator=generator).tolist())
+    return torch.randperm(num_rows, generator=generator).to(torch.int32)
 
 
 @dataclass(frozen=True)
@@ -98,15 +99,22 @@ class MicroBatch:
         return replace(nothing, position_ids=zero.view(1, 1), rows=PackedRows.whole([1]))
 
     def to(self, device: torch.device | str) -> MicroBatch:
-        """The micro-batch on another device."""
+        """The micro-batch on another device; the copy of a pinned one is not waited for."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> MicroBatch:
+        """The micro-batch in memory from which a GPU copies by itself."""
+        return self._map(torch.Tensor.pin_memory)
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> MicroBatch:
         ids = self.position_ids
         return replace(
             self,
-            input_ids=self.input_ids.to(device),
-            positions=self.positions.to(device),
-            targets=self.targets.to(device),
-            weights=self.weights.to(device),
-            position_ids=None if ids is None else ids.to(device),
+            input_ids=change(self.input_ids),
+            positions=change(self.positions),
+            targets=change(self.targets),
+            weights=change(self.weights),
+            position_ids=None if ids is None else change(ids),
         )
 
 

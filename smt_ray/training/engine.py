@@ -74,7 +74,7 @@ class Engine:
             config=settings.deepspeed_config(bucket),
         )
         self._optimizer = optimizer
-        self._norm: float | None = None
+        self._norm: torch.Tensor | None = None
         if self._engine.optimizer is optimizer:
             # Stage 0 in fp32 has no wrapper that clips and keeps the norm.
             max_norm = settings.max_grad_norm or math.inf
@@ -150,7 +150,7 @@ class Engine:
         self._reset_step_counter(num_steps)
 
     def _clip(self, parameters: list[nn.Parameter], max_norm: float) -> None:
-        self._norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
+        self._norm = nn.utils.clip_grad_norm_(parameters, max_norm)
 
     def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         return (

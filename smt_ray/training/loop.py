@@ -14,6 +14,7 @@ from smt_ray.data.batches import MicroBatch, StepPlan, step_micro_batches
 from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.documents.run import VALIDATION_LOSS
 from smt_ray.errors import UserError
+from smt_ray.training.ahead import made_ahead
 from smt_ray.training.engine import Engine
 from smt_ray.training.schedule import learning_rate
 
@@ -113,10 +114,13 @@ class TrainingLoop:
             before = self.validate()
             if self._rank == 0:
                 self._callbacks.record(first, before)
-        for step in range(start, self._settings.num_steps):
+        steps = range(start, self._settings.num_steps)
+        ahead = made_ahead(self._prepare, steps)
+        for step in steps:
             done = step + 1
+            began = time.monotonic()
             # An earlier validation loss must not be reported with this step's checkpoint.
-            metrics, is_check_due = self._step(step)
+            metrics, is_check_due = self._step(step, next(ahead), began)
             validated = self._validation and self._due(done, self._settings.validate_every_steps)
             if validated:
                 metrics |= self.validate()
@@ -132,25 +136,31 @@ class TrainingLoop:
         """The mean loss per target token over the held-out rows, as a metric."""
         assert self._validation is not None
         self._engine.train(False)
-        total = torch.zeros((), dtype=torch.float64)
+        total = self._zero()
         with torch.no_grad():
             for batch in self._micro_batches(self._validation, list(range(len(self._validation)))):
-                total += self._engine.loss(batch).double().cpu()
+                total += self._engine.loss(batch)
         self._engine.train(True)
         return {VALIDATION_LOSS: self._mean_over_ranks(total)}
 
-    def _step(self, step: int) -> tuple[dict[str, float], bool]:
+    def _prepare(self, step: int) -> list[MicroBatch]:
+        """The micro-batches of a step, made by a thread while the step before runs."""
+        batches = self._micro_batches(self._training, self._plan.rows(step))
+        return [b.pinned() for b in batches] if self._engine.device.type == "cuda" else batches
+
+    def _step(
+        self, step: int, batches: list[MicroBatch], began: float
+    ) -> tuple[dict[str, float], bool]:
         """One optimizer step: its metrics, and whether a check for preemption is due."""
-        began = time.monotonic()
         rows = self._plan.rows(step)
         # Dropout differs between ranks and steps, but not between a resumed run and an
         # uninterrupted one.
         torch.manual_seed((self._settings.seed << 44) + (step << 14) + self._rank)
-        total = torch.zeros((), dtype=torch.float64)
-        for batch in self._micro_batches(self._training, rows):
+        total = self._zero()
+        for batch in batches:
             loss = self._engine.loss(batch)
             self._engine.backward(loss)
-            total += loss.detach().double().cpu()
+            total += loss.detach()
         rate = learning_rate(
             step,
             peak=self._settings.learning_rate,
@@ -158,9 +168,11 @@ class TrainingLoop:
             num_warmup_steps=self._settings.lr_warmup_steps,
             schedule=self._settings.lr_schedule,
         )
-        mean, is_check_due = self._agree(total, began)
-        self._check_finite("loss", mean, step + 1, rows)
+        shared = self._agree(total, began)
         norm = self._engine.step(rate)
+        # Only now is the loss read, so that the device is waited for once in a step.
+        mean, is_check_due = shared.tolist()
+        self._check_finite("loss", mean, step + 1, rows)
         self._check_finite("gradient norm", norm, step + 1, rows)
         seconds = time.monotonic() - began
         num_tokens = int(self._training.lengths[rows].sum())
@@ -171,7 +183,7 @@ class TrainingLoop:
             "train/epoch": (step + 1) / self._plan.steps_per_epoch,
             "train/tokens_per_second": num_tokens / seconds,
             "train/step_seconds": seconds,
-        }, is_check_due
+        }, is_check_due > 0
 
     def _micro_batches(self, encoded: EncodedRows, rows: list[int]) -> list[MicroBatch]:
         return step_micro_batches(
@@ -184,20 +196,22 @@ class TrainingLoop:
             num_ranks=self._num_ranks,
         )
 
-    def _agree(self, total: torch.Tensor, now: float) -> tuple[float, bool]:
-        """The loss over all ranks, and whether rank 0's clock says that a check is due."""
+    def _zero(self) -> torch.Tensor:
+        return torch.zeros((), dtype=torch.float64, device=self._engine.device)
+
+    def _agree(self, total: torch.Tensor, now: float) -> torch.Tensor:
+        """The loss over all ranks, and 1 if rank 0's clock says that a check is due, or else 0."""
         due = self._rank == 0 and now - self._checked_at > _PREEMPTION_CHECK_S
-        shared = torch.stack([total / self._num_ranks, total.new_tensor(float(due))])
-        shared = shared.to(self._engine.device)
+        shared = torch.stack([total / self._num_ranks, torch.full_like(total, due)])
         dist.all_reduce(shared)
         if due:
             self._checked_at = now
-        return float(shared[0]), bool(shared[1] > 0)
+        return shared
 
     def _mean_over_ranks(self, total: torch.Tensor) -> float:
-        shared = (total / self._num_ranks).to(self._engine.device)
-        dist.all_reduce(shared)
-        return float(shared)
+        mean = total / self._num_ranks
+        dist.all_reduce(mean)
+        return float(mean)
 
     def _is_preempted(self) -> bool:
         """Whether a preemption needs a checkpoint now, which is true once."""

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one record for each logged step. The whole file is written every few seconds."""
+"""metrics.jsonl: one record for each logged step. New records are appended every few seconds."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from smt_ray.documents.run import Record
 from smt_ray.tracking.records import encode_record, make_record, parse_records
 
 _FLUSH_EVERY_S = 2.0
+_LARGEST_SHARE = 0.01  # of the time, for flushes; an object store writes the whole file again
 
 
 def write_records(storage: Storage, path: str, records: Sequence[Record]) -> None:
     """Writes a whole metrics.jsonl at once."""
-    _write(storage, path, [encode_record(record) for record in records])
+    storage.write_bytes(path, _encode(records))
 
 
-def _write(storage: Storage, path: str, lines: list[str]) -> None:
-    storage.write_bytes(path, "".join(line + "\n" for line in lines).encode())
+def _encode(records: Sequence[Record]) -> bytes:
+    return "".join(encode_record(record) + "\n" for record in records).encode()
 
 
 class MetricsLog:
-    """The records of one writer, in memory and on disk.
+    """The records of one writer: new ones in memory, the others in the file.
 
     Args:
         storage: The storage of the file.
@@ -37,31 +38,29 @@ class MetricsLog:
     def __init__(self, storage: Storage, path: str, start: int) -> None:
         self._storage, self._path = storage, path
         self.latest: dict[str, float] = {}
-        self._lines: list[str] = []
         self._pending: list[Record] = []
-        self._flushed_at = time.monotonic()
+        kept: list[Record] = []
         if start and storage.exists(path):
             earlier = parse_records(storage.read_bytes(path).decode())
-            for record in earlier:
-                if record["step"] <= start:
-                    self._keep(record)
+            kept = [record for record in earlier if record["step"] <= start]
+        write_records(storage, path, kept)
+        for record in kept:
+            self.latest |= record["metrics"]
+        self._due = time.monotonic() + _FLUSH_EVERY_S
 
     def add(self, step: int, metrics: Mapping[str, float]) -> list[Record]:
         """Adds a record; returns the records that this call wrote to the file, if any."""
         record = make_record(step, metrics)
-        self._keep(record)
+        self.latest |= record["metrics"]
         self._pending.append(record)
-        if time.monotonic() - self._flushed_at >= _FLUSH_EVERY_S:
-            return self.flush()
-        return []
+        return self.flush() if time.monotonic() >= self._due else []
 
     def flush(self) -> list[Record]:
-        """Writes the file; returns its new records."""
-        _write(self._storage, self._path, self._lines)
+        """Writes the new records; returns them."""
+        began = time.monotonic()
+        if self._pending:
+            self._storage.append_bytes(self._path, _encode(self._pending))
         written, self._pending = self._pending, []
-        self._flushed_at = time.monotonic()
+        ended = time.monotonic()
+        self._due = ended + max(_FLUSH_EVERY_S, (ended - began) / _LARGEST_SHARE)
         return written
-
-    def _keep(self, record: Record) -> None:
-        self._lines.append(encode_record(record))
-        self.latest |= record["metrics"]

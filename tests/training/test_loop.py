@@ -183,10 +183,13 @@ def test_a_loss_that_is_not_finite_names_the_learning_rate_of_its_section(
     make_loop: Callable[..., Any],
 ) -> None:
     for section in ("training", "warmup"):
-        engine, loop = make_loop(Callbacks(lambda *_: None, lambda *_: None), section=section)
+        written: list[int] = []
+        callbacks = Callbacks(lambda step, _: written.append(step), lambda *_: written.append(-1))
+        engine, loop = make_loop(callbacks, section=section)
         engine.loss = lambda _: torch.tensor(float("inf"))
         with pytest.raises(UserError) as caught:
             loop.run()
         assert caught.value.field == section
         assert f"lower {section}.learning_rate" in str(caught.value)
-        assert engine.num_steps == 0
+        assert engine.num_steps == 1, "the loss is read after the step, so as to wait once"
+        assert not written, "nothing of this step is recorded, and there is no checkpoint of it"

@@ -46,6 +46,35 @@ def test_records_are_written_after_some_seconds_without_a_flush(
     assert steps(storage) == [1]
 
 
+def test_new_records_are_appended_and_the_file_is_not_written_again(storage: Storage) -> None:
+    log = MetricsLog(storage, FILE, 0)
+    inode = Path(storage.key(FILE)).stat().st_ino
+    for step in (1, 2, 3):
+        log.add(step, {"train/loss": 0.5})
+        log.flush()
+    assert Path(storage.key(FILE)).stat().st_ino == inode
+    assert steps(storage) == [1, 2, 3]
+
+
+def test_slow_flushes_become_rarer(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flush of one second is followed by none for 100 seconds."""
+    now = [0.0]
+    monkeypatch.setattr("smt_ray.training.metrics_log.time.monotonic", lambda: now[0])
+    log = MetricsLog(storage, FILE, 0)
+
+    def append(path: str, content: bytes) -> None:
+        now[0] += 1.0
+
+    monkeypatch.setattr(storage, "append_bytes", append)
+    flushed = []
+    for step in range(1, 301):
+        now[0] += 1.0
+        if log.add(step, {"train/loss": 0.5}):
+            flushed.append(step)
+    assert flushed[0] == 2
+    assert 98 <= flushed[1] - flushed[0] <= 101
+
+
 def test_a_resumed_run_drops_later_records_and_has_every_step_once(
     storage: Storage,
 ) -> None:
