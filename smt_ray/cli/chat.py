@@ -25,7 +25,8 @@ RunOption = Annotated[
     typer.Option("--run", help="The run whose models are asked.", autocompletion=complete_runs),
 ]
 ModelOption = Annotated[
-    str | None, typer.Option(help="A model folder or hub name, instead of a run.")
+    str | None,
+    typer.Option(help="A model folder, GGUF file or hub name, instead of a run."),
 ]
 AdapterOption = Annotated[str | None, typer.Option(help="The folder of an adapter for --model.")]
 MaxOption = Annotated[int, typer.Option(min=1, help="The largest number of tokens of an answer.")]

@@ -22,7 +22,8 @@ def evaluate(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="A model folder or hub name, instead of a run.")
+        str | None,
+        typer.Option(help="A model folder, GGUF file or hub name, instead of a run."),
     ] = None,
     adapter: Annotated[
         str | None, typer.Option(help="The folder of an adapter for --model.")

@@ -19,7 +19,6 @@ from smt_ray.errors import UserError
 if TYPE_CHECKING:
     from smt_ray.config.run import RunConfig
 
-_HUB_MODEL = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _HUB_DATASET = re.compile(r"\w[\w.-]*/[\w-]+")  # a dot would begin the ending of a file
 _BUILTIN = "builtin:"
 _BATCH_SIZE, _NUM_EPOCHS, _EVERY, _MOST_HELD_OUT = 16, 3, 100, 100
@@ -144,8 +143,9 @@ def make_starter(file: str, model: str, data: Sequence[str], method: str) -> Sta
         UserError: The model or the rows do not exist, or there is no such method.
     """
     from smt_ray.config.load import parse_values, validate_config
+    from smt_ray.models.named import model_keys
 
-    where, sources = _model_keys(model), [_source(place) for place in data]
+    where, sources = model_keys(model), [_source(place) for place in data]
     config = validate_config(
         {"name": "starter", "method": method, "model": where, "data": {"train": sources}}
     )
@@ -165,28 +165,6 @@ def make_starter(file: str, model: str, data: Sequence[str], method: str) -> Sta
     is_here = "builtin" in where or Path(where["path"]).expanduser().is_dir()
     place = "" if is_here else ", which was not looked up"
     return Starter(text, f"model {model}{place}, and {rows}", problem)
-
-
-def _model_keys(model: str) -> dict[str, str]:
-    """The keys of the model section that say where the model is."""
-    if model.startswith(_BUILTIN):
-        return {"builtin": model.removeprefix(_BUILTIN)}
-    path = Path(model).expanduser()
-    if path.suffix == ".gguf" and path.is_file():
-        return {"path": str(path.parent), "gguf_file": path.name}
-    is_place = "://" in model or path.is_dir()
-    if not is_place and not _HUB_MODEL.fullmatch(model):
-        raise UserError(
-            "--model", "must be a folder, a GGUF file, a hub name or builtin:tiny", got=model,
-            fix="check the path",
-        )  # fmt: skip
-    if path.is_dir() and not (path / "config.json").is_file():
-        ggufs = ", ".join(sorted(file.name for file in path.glob("*.gguf")))
-        raise UserError(
-            "--model", "must be a folder with a config.json", got=model,
-            fix=f"name its GGUF file ({ggufs})" if ggufs else "check the path",
-        )  # fmt: skip
-    return {"path": model}
 
 
 def _source(place: str) -> Any:

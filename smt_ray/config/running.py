@@ -134,6 +134,12 @@ class TrackingConfig(Section):
     mlflow.transformers loads and that can be registered. It is as large as the base model."""
 
     @model_validator(mode="after")
+    def _model_has_a_tracker(self) -> TrackingConfig:
+        if self.log_model and not self.enabled:
+            raise ValueError("log_model needs a tracker; set enabled: true or log_model: false")
+        return self
+
+    @model_validator(mode="after")
     def _no_password(self) -> TrackingConfig:
         if self.uri and urlsplit(self.uri).password is not None:
             # An error of the field instead of the section would show the value.

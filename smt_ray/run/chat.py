@@ -24,6 +24,7 @@ from smt_ray.evaluation.generate import generate_texts
 from smt_ray.methods.adapters import find_method
 from smt_ray.models.inspect import token_limits
 from smt_ray.models.load import import_transformers, load_model, load_tokenizer, located
+from smt_ray.models.named import model_keys
 from smt_ray.run.export.merge import read_prompt, starting_model, trained_adapter
 
 _NO_PADDING = Padding(left=False, inside=False, right=False)  # single prompts need none
@@ -182,7 +183,7 @@ def chat_with_model(
     """A chat with a model and, if an adapter is given, with the tuned model beside it.
 
     Args:
-        model: A folder or a hub name.
+        model: See :func:`smt_ray.models.named.model_keys`.
         adapter: The folder of an adapter.
         overrides: The ``key=value`` items for the config, such as ``model.dtype=bfloat16``.
 
@@ -194,7 +195,7 @@ def chat_with_model(
     prompt = (adapter and read_prompt(adapter)) or read_prompt(model)
     values: dict[str, Any] = {
         "name": "chat",
-        "model": {"path": model},
+        "model": model_keys(model),
         "data": {"train": ["none"], **(prompt.to_json() if prompt else {})},
     }
     config = validate_config(apply_overrides(values, overrides))

@@ -66,6 +66,12 @@ def test_an_override_may_remove_a_default() -> None:
     assert (config.selection.budget, config.selection.num_blocks) == (None, 64)
 
 
+def test_a_model_is_not_logged_without_a_tracker() -> None:
+    values = ["model.builtin=tiny", "data.train=[builtin:tiny_arithmetic]"]
+    with pytest.raises(UserError, match="log_model needs a tracker"):
+        load_config(None, [*values, "tracking.log_model=true", "tracking.enabled=false"])
+
+
 @pytest.mark.parametrize("scheme", ["http", "https", "postgresql", "mysql+pymysql"])
 def test_a_password_in_the_tracking_uri_is_refused_and_not_repeated(scheme: str) -> None:
     error = refusal(f"tracking.uri={scheme}://somebody:canary@host/m", "tracking.enabled=false")

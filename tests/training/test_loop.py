@@ -179,17 +179,17 @@ def test_a_run_that_was_interrupted_after_its_last_step_does_no_more_steps(
     assert (engine.num_steps, done) == (0, [])
 
 
+@pytest.mark.parametrize("section", ["training", "warmup"])
 def test_a_loss_that_is_not_finite_names_the_learning_rate_of_its_section(
-    make_loop: Callable[..., Any],
+    make_loop: Callable[..., Any], section: str
 ) -> None:
-    for section in ("training", "warmup"):
-        written: list[int] = []
-        callbacks = Callbacks(lambda step, _: written.append(step), lambda *_: written.append(-1))
-        engine, loop = make_loop(callbacks, section=section)
-        engine.loss = lambda _: torch.tensor(float("inf"))
-        with pytest.raises(UserError) as caught:
-            loop.run()
-        assert caught.value.field == section
-        assert f"lower {section}.learning_rate" in str(caught.value)
-        assert engine.num_steps == 1, "the loss is read after the step, so as to wait once"
-        assert not written, "nothing of this step is recorded, and there is no checkpoint of it"
+    written: list[int] = []
+    callbacks = Callbacks(lambda step, _: written.append(step), lambda *_: written.append(-1))
+    engine, loop = make_loop(callbacks, section=section)
+    engine.loss = lambda _: torch.tensor(float("inf"))
+    with pytest.raises(UserError) as caught:
+        loop.run()
+    assert caught.value.field == section
+    assert f"lower {section}.learning_rate" in str(caught.value)
+    assert engine.num_steps == 1, "the loss is read after the step, so as to wait once"
+    assert not written, "nothing of this step is recorded, and there is no checkpoint of it"
