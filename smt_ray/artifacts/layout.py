@@ -25,7 +25,8 @@ ADAPTER = "adapter"
 PROMPT = "smt_ray_prompt.json"  # in the folder of an adapter or of a merged model
 KEPT_MODEL = "model"  # the weights that a trained warm-up updated
 CHECKPOINTS = "checkpoints"
-BEST_CHECKPOINT = "best"  # a folder among the checkpoints
+BEST_STEP = "best.json"  # names one of the checkpoints
+BEST_ADAPTER = "adapter_best"  # of the best step, if that is not the last one
 EVALUATION_METRICS = "metrics.json"
 LM_EVAL_RESULTS = "lm_eval.json"  # in the library's own form, with a sample of every row
 

@@ -44,8 +44,9 @@ class TrainingConfig(Section):
     """The number of steps between checkpoints; null for only one at the end. A further checkpoint
     is written before a node is preempted."""
     keep_checkpoints: int = execution(2, ge=1)
-    """The number of latest checkpoints that are kept. The checkpoint with the lowest validation
-    loss is kept, too."""
+    """The number of checkpoints that are kept during training: those with the lowest validation
+    losses, or the latest ones without validation. The latest one is always kept. They are deleted
+    when the training has finished."""
     activation_checkpointing: bool = execution(False)
     """Whether layers keep their inputs only and are computed again in the backward pass. It needs
     less memory and about a third more time."""

@@ -1,4 +1,4 @@
-"""The small files of a checkpoint: its step and, for the best checkpoint, its validation loss."""
+"""The small files beside checkpoints: the step of each, and which one is the best."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Position(Document):
     """The number of finished optimizer steps."""
 
 
-class Validated(Document):
-    """``validated.json``: the validation of the best checkpoint."""
+class BestStep(Document):
+    """``best.json``: the checkpoint with the lowest validation loss."""
 
     num_steps: NonNegativeInt
     """The number of finished optimizer steps."""

@@ -10,7 +10,7 @@ from typing import Any
 import ray.train
 import torch
 
-from smt_ray.artifacts.layout import ADAPTER, BEST_CHECKPOINT, CHECKPOINTS, RECORDS
+from smt_ray.artifacts.layout import ADAPTER, BEST_ADAPTER, BEST_STEP, CHECKPOINTS, RECORDS
 from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.cluster.board import announce
@@ -21,12 +21,12 @@ from smt_ray.errors import UserError
 from smt_ray.models.load import import_transformers, load_model
 from smt_ray.stages.jobs import TrainingJob
 from smt_ray.training.assembly import RankTraining, TrainingSettings
-from smt_ray.training.best_checkpoint import BestCheckpoint
+from smt_ray.training.best_step import SCORE, BestSteps, checkpoint_score
 from smt_ray.training.engine import import_deepspeed
 from smt_ray.training.loop import Callbacks
 from smt_ray.training.metrics_log import MetricsLog
 from smt_ray.training.settings import training_settings
-from smt_ray.training.state import load_state, save_state
+from smt_ray.training.state import checkpoint_name, load_parameters, load_state, save_state
 
 PROGRESS = "training"
 """The name of the training on the progress board."""
@@ -81,8 +81,7 @@ class TrainingRank:
             MetricsLog(self.storage, self._place(RECORDS), resumed_from) if self._is_first else None
         )
         if self._is_first:
-            best = self._place(f"{CHECKPOINTS}/{BEST_CHECKPOINT}")
-            self.best = BestCheckpoint(self.storage, best)
+            self.best = BestSteps(self.storage, self._place(f"{CHECKPOINTS}/{BEST_STEP}"))
             announce(self.board, self.task, 0)
         try:
             metrics = self.training.loop.run(start)
@@ -141,12 +140,13 @@ class TrainingRank:
                 if sent := self.log.flush():
                     self.board.records.remote(sent)
                 save_state(scratch, state, done)
-                self.best.offer(scratch, done, metrics.get(VALIDATION_LOSS))
+                self.best.offer(done, metrics.get(VALIDATION_LOSS))
                 checkpoint = ray.train.Checkpoint.from_directory(scratch)
+            score = checkpoint_score(metrics.get(VALIDATION_LOSS))
             ray.train.report(
-                {"step": done, "num_steps": self.job.num_steps, **metrics},
+                {"step": done, "num_steps": self.job.num_steps, SCORE: score, **metrics},
                 checkpoint,
-                checkpoint_dir_name=f"step-{done:07d}",
+                checkpoint_dir_name=checkpoint_name(done),
             )
 
     def _preempted(self) -> bool:
@@ -155,11 +155,23 @@ class TrainingRank:
 
     def _save(self, parameters: Mapping[str, torch.Tensor]) -> None:
         """Writes the adapter on rank 0, the only rank that has the parameters."""
-        if not self._is_first:
+        if self._is_first:
+            self._save_adapter(parameters, ADAPTER)
+            self._save_best()
+
+    def _save_best(self) -> None:
+        """Writes the adapter of the best step, unless it is that of the last one."""
+        best = self.best.best
+        if best is None or best.num_steps == self.job.num_steps:
             return
+        checkpoint = self._place(f"{CHECKPOINTS}/{checkpoint_name(best.num_steps)}")
+        with self.storage.local(checkpoint) as local:
+            self._save_adapter(load_parameters(local), BEST_ADAPTER)
+
+    def _save_adapter(self, parameters: Mapping[str, torch.Tensor], name: str) -> None:
         with scratch_folder() as scratch:
             self.training.method.save(self.training.model, parameters, scratch)
-            self._put_folder(scratch, ADAPTER)
+            self._put_folder(scratch, name)
 
     def _put_folder(self, folder: Path, name: str) -> None:
         """Copies a local folder into the stage."""

@@ -30,7 +30,7 @@ from smt_ray.smt.scores import ScoreTable
 from smt_ray.stages.jobs import TrainedWarmupJob
 from smt_ray.stages.plan import RunPlan
 from smt_ray.stages.rank import TrainingRank
-from smt_ray.stages.training import fit, num_training_steps, say_outcome
+from smt_ray.stages.training import fit, forget_checkpoints, num_training_steps, say_outcome
 from smt_ray.stages.warmup import PROGRESS
 from smt_ray.training.assembly import TrainingSettings
 from smt_ray.training.settings import warmup_settings
@@ -75,7 +75,9 @@ def make_trained_warmup(
     )
     kept = plan.storage.list_files(stage.path(KEPT_MODEL))
     files = [SCORE_TABLE, RECORDS, *(f"{KEPT_MODEL}/{file}" for file in kept)]
-    return stage.publish(files, summary, time.monotonic() - began)
+    finished = stage.publish(files, summary, time.monotonic() - began)
+    forget_checkpoints(stage)
+    return finished
 
 
 class WarmupRank(TrainingRank):

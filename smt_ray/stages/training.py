@@ -13,7 +13,15 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from smt_ray.artifacts.layout import ADAPTER, CHECKPOINTS, KEPT_MODEL, PROMPT, RECORDS, TOKENS
+from smt_ray.artifacts.layout import (
+    ADAPTER,
+    BEST_ADAPTER,
+    CHECKPOINTS,
+    KEPT_MODEL,
+    PROMPT,
+    RECORDS,
+    TOKENS,
+)
 from smt_ray.artifacts.stages import Finished, Stage
 from smt_ray.cluster.nodes import rank_resources
 from smt_ray.cluster.resources import ProcessResources
@@ -27,9 +35,11 @@ from smt_ray.documents.stages import RankOutcome, TrainingSummary
 from smt_ray.errors import UserError
 from smt_ray.methods.protocol import MethodSettings
 from smt_ray.reporting.text.progress import progress, say
+from smt_ray.reporting.text.ranks import rank_warning
 from smt_ray.stages.jobs import TrainingJob
 from smt_ray.stages.plan import RunPlan
 from smt_ray.stages.rank import PROGRESS, TrainingRank, run_rank
+from smt_ray.training.best_step import SCORE
 
 _ROUNDS = 5  # attempts: other work may take the place that was waited for
 
@@ -58,16 +68,11 @@ def make_training(
         tokens=plan.tokens.path(TOKENS),
         resources=rank_resources(config),
     )
+    if warning := rank_warning(config.training.batch_size, config.resources.num_workers):
+        say(f"warning: {warning}")
     with progress("training", job.num_steps, lambda: ray.get(board.done.remote(PROGRESS))):
         outcome = fit(job, stage, board, callbacks=callbacks)
     say_outcome("training", outcome, config)
-    prompt = TrainedPrompt(
-        prompt=plan.tokens.read().summary.prompt,
-        chat_template=config.data.chat_template,
-        merge_system=config.data.merge_system,
-    )
-    plan.storage.write_json(stage.path(f"{ADAPTER}/{PROMPT}"), prompt.to_json())
-    adapter = plan.storage.list_files(stage.path(ADAPTER))
     summary = TrainingSummary(
         num_steps=job.num_steps,
         starts_from=plan.warmup.path(KEPT_MODEL) if plan.warmup and config.trained_warmup else None,
@@ -75,8 +80,28 @@ def make_training(
         is_whole_model=method.is_whole_model,
         outcome=outcome,
     )
-    files = [RECORDS, *(f"{ADAPTER}/{file}" for file in adapter)]
-    return stage.publish(files, summary, time.monotonic() - began)
+    files = [RECORDS, *_adapter_files(plan)]
+    finished = stage.publish(files, summary, time.monotonic() - began)
+    forget_checkpoints(stage)
+    return finished
+
+
+def _adapter_files(plan: RunPlan) -> list[str]:
+    """The files of the adapters, to each of which the form of prompts is added."""
+    stage, config = plan.training, plan.config
+    prompt = TrainedPrompt(
+        prompt=plan.tokens.read().summary.prompt,
+        chat_template=config.data.chat_template,
+        merge_system=config.data.merge_system,
+    )
+    for folder in (ADAPTER, BEST_ADAPTER):
+        if stage.storage.exists(stage.path(folder)):
+            stage.storage.write_json(stage.path(f"{folder}/{PROMPT}"), prompt.to_json())
+    return [
+        f"{folder}/{file}"
+        for folder in (ADAPTER, BEST_ADAPTER)
+        for file in stage.storage.list_files(stage.path(folder))
+    ]
 
 
 def num_training_steps(plan: RunPlan) -> int:
@@ -162,10 +187,7 @@ def _make_trainer(
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
             storage_path=stage.storage.uri(stage.folder),
-            # The latest checkpoints; rank 0 copies the best one elsewhere.
-            checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=job.config.training.keep_checkpoints
-            ),
+            checkpoint_config=kept_checkpoints(job.config.training.keep_checkpoints),
             callbacks=list(callbacks),
             failure_config=ray.train.FailureConfig(
                 max_failures=asked.max_failures, controller_failure_limit=asked.max_failures
@@ -173,6 +195,21 @@ def _make_trainer(
             worker_runtime_env={"env_vars": {**threads, **_loopback()}},
         ),
     )
+
+
+def kept_checkpoints(number: int) -> ray.train.CheckpointConfig:
+    """The latest checkpoint and those with the lowest validation losses.
+
+    Checkpoints of steps that are not validated come after all others, the later ones first.
+    """
+    return ray.train.CheckpointConfig(
+        num_to_keep=number, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"
+    )
+
+
+def forget_checkpoints(stage: Stage[Any]) -> None:
+    """Deletes the checkpoints of a finished stage, from which nothing resumes any more."""
+    stage.storage.delete_folder(stage.path(CHECKPOINTS))
 
 
 @contextmanager

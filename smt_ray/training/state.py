@@ -18,12 +18,28 @@ from smt_ray.documents.checkpoint import Position
 from smt_ray.errors import UserError
 
 _STATE, _POSITION = "state.safetensors", "position.json"
+_VALUE = "/param"  # ends the name of a parameter's value
 
 
 def save_state(directory: Path, state: dict[str, torch.Tensor], num_steps: int) -> None:
     """Writes a checkpoint into an existing folder."""
     save_file(state, directory / _STATE)
     (directory / _POSITION).write_text(Position(num_steps=num_steps).model_dump_json() + "\n")
+
+
+def checkpoint_name(num_steps: int) -> str:
+    """The name of the folder of a checkpoint."""
+    return f"step-{num_steps:07d}"
+
+
+def load_parameters(directory: Path) -> dict[str, torch.Tensor]:
+    """Reads the trained parameters of a checkpoint by name, without Adam's moments.
+
+    Raises:
+        UserError: The checkpoint is damaged.
+    """
+    state, _ = load_state(directory)
+    return {n.removesuffix(_VALUE): t for n, t in state.items() if n.endswith(_VALUE)}
 
 
 def load_state(directory: Path) -> tuple[dict[str, torch.Tensor], int]:

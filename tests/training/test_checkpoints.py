@@ -15,16 +15,17 @@ from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import Check
 from ray.train.v2._internal.execution.storage import StorageContext
 from ray.train.v2._internal.execution.training_report import _TrainingReport
 
-from smt_ray.artifacts.layout import BEST_CHECKPOINT, CHECKPOINTS
+from smt_ray.artifacts.layout import BEST_ADAPTER, BEST_STEP, CHECKPOINTS
 from smt_ray.artifacts.storage import Storage
 from smt_ray.errors import UserError
 from smt_ray.stages.rank import TrainingRank
-from smt_ray.training.best_checkpoint import BestCheckpoint
+from smt_ray.stages.training import kept_checkpoints
+from smt_ray.training.best_step import BestSteps
 from smt_ray.training.loop import Callbacks
-from smt_ray.training.state import load_state, save_state
+from smt_ray.training.state import load_state
 
 LOSSES = {20: 3.0, 40: 1.0, 60: 2.0}
-BEST_FOLDER = f"{CHECKPOINTS}/{BEST_CHECKPOINT}"
+BEST = f"{CHECKPOINTS}/{BEST_STEP}"
 
 
 class MachineLostError(Exception):
@@ -36,17 +37,16 @@ class Attempt:
 
     Args:
         folder: The folder of the stage.
-        keep: The number of latest checkpoints that are kept.
+        keep: The number of checkpoints that are kept.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.storage = StorageContext(str(folder), CHECKPOINTS)
-        kept = ray.train.CheckpointConfig(num_to_keep=keep)
-        self.manager = CheckpointManager(kept, self.storage)
+        self.manager = CheckpointManager(kept_checkpoints(keep), self.storage)
         self.rank: Any = TrainingRank.__new__(TrainingRank)
         self.rank.rank, self.rank.log = 0, SimpleNamespace(flush=list)
         self.rank.job = SimpleNamespace(num_steps=60)
-        self.rank.best = BestCheckpoint(Storage(str(folder)), BEST_FOLDER)
+        self.rank.best = BestSteps(Storage(str(folder)), BEST)
 
     def report(
         self, metrics: Mapping[str, Any], checkpoint: Any = None, checkpoint_dir_name: str = ""
@@ -102,40 +102,43 @@ def steps_of(folder: Path) -> list[int]:
 
 
 def best_of(folder: Path) -> int | None:
-    """The step of the best checkpoint, if there is one."""
-    if not (folder / BEST_FOLDER).exists():
+    """The step of the best checkpoint, which is there, if there is one."""
+    best = BestSteps(Storage(str(folder)), BEST).best
+    if best is None:
         return None
-    state, num_steps = load_state(folder / BEST_FOLDER)
-    assert state["w/param"].tolist() == [num_steps]
-    return num_steps
+    assert best.num_steps in steps_of(folder)
+    return best.num_steps
 
 
 @pytest.mark.parametrize(
-    ("keep", "validate_every", "losses", "best"),
+    ("keep", "validate_every", "losses", "best", "kept"),
     [
-        (2, 20, LOSSES, 40),
-        (1, 20, LOSSES, 40),
-        (3, 20, {20: 1.0, 40: 2.0, 60: 3.0}, 20),
-        (2, 20, {20: 3.0, 40: 2.0, 60: 1.0}, 60),  # the best is among the latest
-        (2, 20, {20: 1.0, 40: 1.0, 60: 1.0}, 20),  # the first of equals
-        (2, 20, {20: float("nan"), 40: 2.0, 60: float("inf")}, 40),
+        (2, 20, LOSSES, 40, [40, 60]),
+        (1, 20, LOSSES, 40, [40, 60]),
+        (3, 20, {20: 1.0, 40: 2.0, 60: 3.0}, 20, [20, 40, 60]),
+        (1, 20, {20: 1.0, 40: 2.0, 60: 3.0}, 20, [20, 60]),
+        (2, 20, {20: 3.0, 40: 2.0, 60: 1.0}, 60, [40, 60]),
+        (1, 20, {20: 1.0, 40: 1.0, 60: 1.0}, 60, [60]),  # the last of equals
         # 14 and 49 have no checkpoint of their own
-        (2, 7, dict.fromkeys(range(7, 60, 7), 3.0) | {14: 0.1, 35: 2.0, 49: 0.1, 60: 2.5}, 35),
+        (2, 7, dict.fromkeys(range(7, 60, 7), 3.0) | {14: 0.1, 35: 2.0, 49: 0.1, 60: 2.5}, 35,
+         [35, 60]),
+        (1, 20, {20: float("nan"), 40: 2.0, 60: float("inf")}, 40, [40, 60]),
+        (3, 60, {60: 1.0}, 60, [50, 55, 60]),  # those that were not validated: the latest
     ],
-)
-def test_the_latest_checkpoints_and_the_best_validated_one_are_kept(
+)  # fmt: skip
+def test_the_latest_checkpoint_and_the_best_validated_ones_are_kept(
     train: Callable[..., None], tmp_path: Path, keep: int, validate_every: int,
-    losses: dict[int, float], best: int,
+    losses: dict[int, float], best: int, kept: list[int],
 ) -> None:  # fmt: skip
     train(
         keep, checkpoint_every_steps=5, validate_every_steps=validate_every,
         validation_losses=losses,
     )  # fmt: skip
-    assert steps_of(tmp_path) == list(range(5, 61, 5))[-keep:]
+    assert steps_of(tmp_path) == kept
     assert best_of(tmp_path) == best
 
 
-def test_without_validation_only_the_latest_checkpoints_are_kept(
+def test_without_validation_the_latest_checkpoints_are_kept(
     train: Callable[..., None], tmp_path: Path
 ) -> None:
     train(checkpoint_every_steps=5)
@@ -153,35 +156,28 @@ def test_a_resumed_run_keeps_the_same_checkpoints_as_an_uninterrupted_one(
     with pytest.raises(MachineLostError):
         train(lost_at=lost_at, **settings)
     train(**settings)
-    assert steps_of(tmp_path) == [55, 60]
+    assert steps_of(tmp_path) == [40, 60]
     assert best_of(tmp_path) == 40
 
 
-def test_an_interrupted_copy_of_the_best_checkpoint_leaves_the_previous_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("losses", "saved"), [(LOSSES, 40), ({60: 1.0}, None)])
+def test_the_adapter_of_the_best_step_is_saved_unless_it_is_the_last(
+    train: Callable[..., None], tmp_path: Path, losses: dict[int, float], saved: int | None
 ) -> None:
-    storage = Storage(str(tmp_path))
-    put = storage.put_file
-
-    def offer(step: int, loss: float) -> None:
-        local = tmp_path / f"local-{step}"
-        local.mkdir(exist_ok=True)
-        save_state(local, {"w/param": torch.tensor([float(step)])}, step)
-        BestCheckpoint(storage, BEST_FOLDER).offer(local, step, loss)
-
-    def fail(*_: Any) -> None:
-        raise MachineLostError
-
-    offer(20, 2.0)
-    monkeypatch.setattr(storage, "put_file", fail)
-    with pytest.raises(MachineLostError):
-        offer(40, 1.0)
-    assert best_of(tmp_path) == 20
-    monkeypatch.setattr(storage, "put_file", put)
-    offer(40, 1.0)
-    assert best_of(tmp_path) == 40
-    offer(60, 1.5)
-    assert best_of(tmp_path) == 40
+    every = min(losses)
+    train(checkpoint_every_steps=20, validate_every_steps=every, validation_losses=losses)
+    rank: Any = TrainingRank.__new__(TrainingRank)
+    rank.storage, rank.job = Storage(str(tmp_path)), SimpleNamespace(num_steps=60, folder="")
+    rank._place = lambda file: file
+    rank.best = BestSteps(rank.storage, BEST)
+    rank.training = SimpleNamespace(
+        model=None, method=SimpleNamespace(save=lambda _, values, at: torch.save(values, at / "x"))
+    )
+    rank._save_best()
+    file = tmp_path / BEST_ADAPTER / "x"
+    assert file.exists() == (saved is not None)
+    if saved is not None:
+        assert torch.load(file) == {"w": torch.tensor([float(saved)])}
 
 
 def test_a_preemption_of_any_rank_counts_as_one(
@@ -195,12 +191,12 @@ def test_a_preemption_of_any_rank_counts_as_one(
 
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b'{"num_steps": 7}', b'{"loss": '])
-def test_the_error_about_a_damaged_record_of_the_best_checkpoint_names_it(
+def test_the_error_about_a_damaged_record_of_the_best_step_names_it(
     tmp_path: Path, damage: bytes
 ) -> None:
-    record = tmp_path / BEST_FOLDER / "validated.json"
+    record = tmp_path / BEST
     record.parent.mkdir(parents=True)
     record.write_bytes(damage)
-    with pytest.raises(UserError, match=r"cannot be read .* Fix: delete .*best") as raised:
-        BestCheckpoint(Storage(str(tmp_path)), BEST_FOLDER)
-    assert raised.value.field.endswith("validated.json")
+    with pytest.raises(UserError, match=r"cannot be read .* Fix: delete the file") as raised:
+        BestSteps(Storage(str(tmp_path)), BEST)
+    assert raised.value.field.endswith("best.json")

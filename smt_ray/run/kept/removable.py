@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from smt_ray.artifacts.layout import (
-    BEST_CHECKPOINT,
     CHECKPOINTS,
     COMPARISONS_FOLDER,
     EVALUATIONS_FOLDER,
@@ -145,21 +144,16 @@ def _tune(storage: Storage) -> Iterator[Removable]:
 def _checkpoints(
     storage: Storage, needed: Needed, stages: Mapping[str, Sizes]
 ) -> Iterator[Removable]:
-    """The checkpoints that no run can resume from, except for the best one.
+    """The checkpoints that no run can resume from.
 
-    They hold optimizer states and, after a trained warm-up, the sums of gradients. The best
-    checkpoint is kept, because its weights exist nowhere else.
+    They hold optimizer states and, after a trained warm-up, the sums of gradients. A stage that
+    finishes deletes its own; those of trials that a search stopped remain.
     """
     for name, files in stages.items():
         if name not in needed.stages:
             continue
         place = f"{stage_folder(name)}/{CHECKPOINTS}"
-        best = f"{place}/{BEST_CHECKPOINT}/"
-        lost = {
-            file: size
-            for file, size in files.items()
-            if file.startswith(f"{place}/") and not file.startswith(best)
-        }
+        lost = {file: size for file, size in files.items() if file.startswith(f"{place}/")}
         if lost and (name not in needed.resumable or _is_done(storage, name, files)):
             yield Removable(Reason.CHECKPOINTS, place, lost)
 

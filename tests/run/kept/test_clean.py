@@ -21,7 +21,7 @@ from tests.finished_runs import finish_run
 from tests.object_store import BUCKET, s3_server
 
 CHECKPOINT = "checkpoints/step-0000005/state.safetensors"
-BEST = "checkpoints/best/state.safetensors"
+BEST = "checkpoints/best.json"
 SNAPSHOT = "checkpoints/checkpoint_manager_snapshot.json"
 MakeConfig = Callable[..., RunConfig]
 
@@ -67,8 +67,8 @@ def test_a_finished_run_loses_nothing_but_its_checkpoints(plan: RunPlan) -> None
     files = set(storage.list_files(""))
     assert clean_all(storage, checkpoints=False) == {}
     assert clean_all(storage) == {Reason.CHECKPOINTS: {training.path("checkpoints")}}
-    assert files - set(storage.list_files("")) == {training.path(CHECKPOINT),
-                                                   training.path(SNAPSHOT)}  # fmt: skip
+    lost = {training.path(file) for file in (CHECKPOINT, SNAPSHOT, BEST)}
+    assert files - set(storage.list_files("")) == lost
     assert not Path(storage.key(training.path("checkpoints/step-0000005"))).exists()
     again = make_plan(plan.config)
     assert all(stage.verify() for stage in again.stages.values())
