@@ -84,6 +84,12 @@ class PartKernel(Protocol):
     @property
     def adds(self) -> bool: ...  # noqa: D102
 
+    @property
+    def is_first(self) -> bool: ...  # noqa: D102
+
+    @property
+    def shares_keys(self) -> bool: ...  # noqa: D102
+
     def take(self, tokens: Tensor) -> Tensor: ...  # noqa: D102
 
     def forward(  # noqa: D102
@@ -149,13 +155,13 @@ class _PackedAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, lse = ctx.saved_tensors
-        # Several parts may add to a token's gradient, so that it is summed in float32.
-        wide = torch.promote_types(query.dtype, torch.float32)
-        sums = (
-            torch.zeros_like(query),
-            torch.zeros_like(key, dtype=wide),
-            torch.zeros_like(value, dtype=wide),
-        )
+        # Several parts may add to the gradient of a key, so that it is summed in float32.
+        are_shared = any(kernel.shares_keys for kernel in ctx.kernels)
+        wide = torch.promote_types(query.dtype, torch.float32) if are_shared else query.dtype
+        # Where first parts write their gradients, there is nothing to add them to.
+        are_written = all(kernel.is_first or kernel.adds for kernel in ctx.kernels)
+        make = torch.empty_like if are_written else torch.zeros_like
+        sums = make(query), make(key, dtype=wide), make(value, dtype=wide)
         for kernel in ctx.kernels:
             kernel.backward(grads[0], query, key, value, output, lse, ctx.scale, sums)
         return sums[0], sums[1].to(key.dtype), sums[2].to(value.dtype), None, None

@@ -1,13 +1,14 @@
 """Which keys each query of a pack sees, as parts that need no mask of their size.
 
 Without a sliding window a query sees its own segment causally, and all tokens of the segments
-before it in its row. These are two parts with disjoint keys. With a window, each query belongs to
-one part, whose keys are a band.
+before it in its row. These are two parts with disjoint keys, which is best for many tokens. Few
+tokens are one part with a small mask. With a window, each query belongs to one part, whose keys are
+a band.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
@@ -16,6 +17,8 @@ from smt_ray.data.packing import PackedRows, Segment
 
 CHUNK = 256
 """The number of queries of a band that are computed at once."""
+_MOST_PAIRS = 2**18  # of a segment that is computed together with its prefix, under one mask
+_LONGEST_PREFIX = 2  # times the segment's length, as it is copied for each segment
 
 
 class Span(NamedTuple):
@@ -41,9 +44,10 @@ class Part(NamedTuple):
         before: The positions in the pack of keys that all sequences see before their own.
         own: The keys within each sequence; empty for none.
         causal: Whether query i of a sequence sees its keys 0 to i.
-        band: For parts with a window, the keys that the first query sees, counted from its first
-            key; it may begin below 0. Each next query sees those one further.
+        band: For parts with a mask, the keys that the first query sees, counted from its first key;
+            it may begin below 0. Each next query sees those one further.
         adds: Whether earlier parts have the same queries, with other keys.
+        is_first: Whether no earlier part has the same queries or the same own keys.
     """
 
     first: int
@@ -55,6 +59,7 @@ class Part(NamedTuple):
     causal: bool = False
     band: Span | None = None
     adds: bool = False
+    is_first: bool = False
 
 
 @lru_cache(maxsize=8)  # all layers have the same parts
@@ -80,23 +85,35 @@ def path(rows: PackedRows, index: int) -> list[int]:
 
 
 def _own_segments(rows: PackedRows) -> Iterator[Part]:
+    """Each segment's own keys, for short ones after those of its path."""
     offsets = rows.offsets()
     for run in rows.runs():
-        whole = Span(0, run.segment.length)
+        length, prefix = run.segment.length, run.segment.start
+        whole, is_short = Span(0, length), _is_short(run.segment)
         yield Part(
             first=offsets[run.first],
             num_sequences=run.num_segments,
-            length=run.segment.length,
+            length=length,
             queries=whole,
+            before=_spans(rows, run.segment.parent) if is_short else (),
             own=whole,
-            causal=True,
+            causal=not is_short,
+            band=Span(1 - length, prefix + 1) if is_short else None,
+            is_first=True,
         )
 
 
+def _is_short(segment: Segment) -> bool:
+    """Whether a segment is computed together with the segments before it."""
+    length, prefix = segment.length, segment.start
+    is_small = length * (prefix + length) <= _MOST_PAIRS
+    return segment.parent >= 0 and is_small and prefix <= _LONGEST_PREFIX * length
+
+
 def _earlier_segments(rows: PackedRows) -> Iterator[Part]:
-    """For segments with the same parent, which are adjacent: the keys of the parent's path."""
+    """The keys before long segments, together for those with the same parent."""
     offsets = rows.offsets()
-    for parent, group in siblings(rows):
+    for parent, group in siblings(rows, but=_is_short):
         start, stop = offsets[group.start], offsets[group.stop]
         yield Part(
             first=start,
@@ -108,12 +125,19 @@ def _earlier_segments(rows: PackedRows) -> Iterator[Part]:
         )
 
 
-def siblings(rows: PackedRows) -> Iterator[tuple[int, range]]:
-    """Each parent and the adjacent segments that follow it directly in their rows."""
+def siblings(
+    rows: PackedRows, but: Callable[[Segment], bool] = lambda _: False
+) -> Iterator[tuple[int, range]]:
+    """Each parent and the adjacent segments that follow it directly in their rows.
+
+    Args:
+        rows: The layout of the pack.
+        but: The segments that are left out.
+    """
     numbered = enumerate(rows.segments)
-    for parent, group in groupby(numbered, key=lambda pair: pair[1].parent):
+    for (parent, left_out), group in groupby(numbered, lambda pair: (pair[1].parent, but(pair[1]))):
         members = [index for index, _ in group]
-        if parent >= 0:
+        if parent >= 0 and not left_out:
             yield parent, range(members[0], members[-1] + 1)
 
 

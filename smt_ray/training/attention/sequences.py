@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from cachetools import LRUCache, cached
 from torch import Tensor
 
 from smt_ray.training.attention.cores import Core, Masking
-from smt_ray.training.attention.parts import Part
+from smt_ray.training.attention.parts import Part, Span
+
+_KEPT_BYTES = 2**25  # of masks, which the layers share
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,16 @@ class Sequences:
     def adds(self) -> bool:
         """See :class:`Part`."""
         return self.part.adds
+
+    @property
+    def is_first(self) -> bool:
+        """See :class:`Part`."""
+        return self.part.is_first
+
+    @property
+    def shares_keys(self) -> bool:
+        """Whether other parts may see the same keys."""
+        return bool(self.part.before) or not self.part.is_first
 
     def take(self, tokens: Tensor) -> Tensor:
         """A view of the part's queries, (R, n, ...), of a tensor of all tokens, (N, ...)."""
@@ -55,7 +68,10 @@ class Sequences:
         scale: float,
         sums: tuple[Tensor, Tensor, Tensor],
     ) -> None:
-        """Adds the part's gradients of the queries, keys and values to sums of their shapes."""
+        """Adds the part's gradients of the queries, keys and values to sums of their shapes.
+
+        The first part of some queries or own keys writes theirs instead.
+        """
         grads = self.core.backward(
             self.take(grad).transpose(1, 2),
             *self.batch(query, key, value),
@@ -64,7 +80,7 @@ class Sequences:
             self.masking(query),
             scale,
         )
-        self.take(sums[0]).add_(grads[0].transpose(1, 2))
+        _add(self.take(sums[0]), grads[0].transpose(1, 2), self.is_first)
         self._add_keys(sums[1], grads[1])
         self._add_keys(sums[2], grads[2])
 
@@ -74,11 +90,7 @@ class Sequences:
         if part.band is None:
             return Masking(part.causal)
         num_keys = sum(span.length for span in part.before) + part.own.length
-        first = torch.arange(part.queries.length, device=query.device)[:, None] + part.band.start
-        key = torch.arange(num_keys, device=query.device)
-        seen = (key >= first) & (key < first + part.band.length)
-        bias = torch.zeros(seen.shape, dtype=query.dtype, device=query.device)
-        return Masking(bias=bias.masked_fill_(~seen, -torch.inf))
+        return Masking(bias=_band((part.queries.length, num_keys), part.band, query))
 
     def _whole(self, tokens: Tensor) -> Tensor:
         part = self.part
@@ -104,4 +116,29 @@ class Sequences:
             total[slice(*span)].add_(by_token[:, : span.length].sum(0, dtype=total.dtype))
             by_token = by_token[:, span.length :]
         if part.own.length:
-            self._whole(total)[:, start:stop].add_(by_token)
+            _add(self._whole(total)[:, start:stop], by_token, self.is_first)
+
+
+def _add(total: Tensor, value: Tensor, is_first: bool) -> None:
+    if is_first:
+        total.copy_(value)
+    else:
+        total.add_(value)
+
+
+def _mode_of(tensor: Tensor) -> object:
+    """What keeps the fake tensors of a dry run apart from each other and from real ones."""
+    return getattr(tensor, "fake_mode", None)
+
+
+@cached(
+    LRUCache(_KEPT_BYTES, getsizeof=lambda bias: bias.nbytes),
+    key=lambda size, band, like: (size, band, like.dtype, like.device, _mode_of(like)),
+)
+def _band(size: tuple[int, int], band: Span, like: Tensor) -> Tensor:
+    """The mask of a band, (n, m) in the dtype and on the device of a tensor: 0 or -infinity."""
+    first = torch.arange(size[0], device=like.device)[:, None] + band.start
+    key = torch.arange(size[1], device=like.device)
+    seen = (key >= first) & (key < first + band.length)
+    bias = torch.zeros(size, dtype=like.dtype, device=like.device)
+    return bias.masked_fill_(~seen, -torch.inf)

@@ -53,6 +53,7 @@ class Varlen:
             the last, and so on.
         window: The number of positions that a query attends to; None for all.
         adds: Whether earlier parts have the same queries, with other keys.
+        is_first: Whether it has all queries, each key once, and comes before all other parts.
     """
 
     queries: Span
@@ -64,6 +65,12 @@ class Varlen:
     causal: bool = False
     window: int | None = None
     adds: bool = False
+    is_first: bool = False
+
+    @property
+    def shares_keys(self) -> bool:
+        """Whether several queries' sequences or several parts may have the same keys."""
+        return not self.is_first
 
     def take(self, tokens: Tensor) -> Tensor:
         """A view of the part's queries, (n, ...), of a tensor of all tokens, (N, ...)."""
@@ -114,12 +121,14 @@ class Varlen:
             scale=scale,
             **self._window(),
         )
+        if self.is_first:
+            for total, part in zip(sums, grads, strict=True):
+                total.copy_(part)
+            return
+        assert self.keys is not None
         self.take(sums[0]).add_(grads[0])
         for total, part in zip(sums[1:], grads[1:], strict=True):
-            if self.keys is None:
-                self.take(total).add_(part)
-            else:
-                total.index_add_(0, self.keys, part.to(total.dtype))
+            total.index_add_(0, self.keys, part.to(total.dtype))
 
     def _gather(self, tokens: Tensor) -> Tensor:
         return self.take(tokens) if self.keys is None else tokens.index_select(0, self.keys)
@@ -144,7 +153,7 @@ def make_varlen(rows: PackedRows, window: int | None, device: torch.device) -> l
     """
     if window is not None and window < max(s.start + s.length for s in rows.segments):
         return [_in_windows(rows, window, device)]
-    own = _part([[span] for span in _segments(rows)], None, device, causal=True)
+    own = _part([[s] for s in _segments(rows)], None, device, causal=True, is_first=True)
     groups = list(siblings(rows))
     if not groups:
         return [own]
