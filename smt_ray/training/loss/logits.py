@@ -1,7 +1,9 @@
 """Logits of some positions at a time, so that those of a long row are never held together.
 
 With 128,000 tokens in the vocabulary, the logits of 32,000 positions are 16 GiB in float32. So
-the loss is summed over chunks of positions, and the backward of a chunk computes its logits again.
+the loss is summed over chunks of positions. If the head is frozen, the gradient of a chunk's hidden
+states is computed right after its loss, while its logits exist. Otherwise the backward computes
+the logits again, so that the gradients of the head take the usual way through the engine.
 """
 
 from __future__ import annotations
@@ -48,14 +50,23 @@ class Logits:
             loss: See :data:`Loss`.
             max_logits: The largest number of logits of a chunk; a chunk has one position at least.
         """
-        parts = [
-            checkpoint(self._loss_of, hidden[:, chunk], loss, chunk, use_reentrant=False)
-            for chunk in self._chunks(hidden.shape[1], max_logits)
-        ]
+        chunks = list(self._chunks(hidden.shape[1], max_logits))
+
+        def loss_of(part: Tensor, chunk: slice) -> Tensor:
+            return loss(self(part)[0], chunk)
+
+        if self._is_frozen:
+            apply: Any = _GradientsAhead.apply
+            total: Tensor = apply(hidden, loss_of, chunks)
+            return total
+        parts = [checkpoint(loss_of, hidden[:, c], c, use_reentrant=False) for c in chunks]
         return torch.stack(parts).sum()
 
-    def _loss_of(self, hidden: Tensor, loss: Loss, chunk: slice) -> Tensor:
-        return loss(self(hidden)[0], chunk)
+    @property
+    def _is_frozen(self) -> bool:
+        """Whether the head is frozen and whole: ZeRO-3 releases weights between passes."""
+        head = self._model.get_output_embeddings()
+        return not any(p.requires_grad or hasattr(p, "ds_id") for p in head.parameters())
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """The logits (1, P, V) of hidden states (1, P, H)."""
@@ -72,6 +83,31 @@ class Logits:
 
     def _chunk(self, max_logits: int) -> int:
         return max(1, max_logits // self._vocabulary)
+
+
+class _GradientsAhead(torch.autograd.Function):
+    """The sum of a loss over chunks, whose gradient (1, P, H) is computed with it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, loss_of: Callable[[Tensor, slice], Tensor], chunks: list[slice]
+    ) -> Tensor:
+        grads: list[Tensor] = []
+        total = torch.zeros((), device=hidden.device)
+        for chunk in chunks:
+            with torch.set_grad_enabled(ctx.needs_input_grad[0]):
+                part = hidden[:, chunk].detach().requires_grad_(ctx.needs_input_grad[0])
+                loss = loss_of(part, chunk)
+            total += loss.detach()
+            if ctx.needs_input_grad[0]:
+                grads += torch.autograd.grad(loss, part)
+        ctx.save_for_backward(*grads)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        grads = torch.cat(ctx.saved_tensors, 1)
+        return grads * outer[0].to(grads.dtype), None, None
 
 
 class _Headed:

@@ -53,18 +53,20 @@ def step(model: Any, batch: MicroBatch, **options: Any) -> tuple[float, torch.Te
     loss = SupervisedLoss(model, **options)
     value = loss(batch)
     value.backward()
-    gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
     model.zero_grad()
     loss.detach_from_model()
     return value.item(), gradient
 
 
+@pytest.mark.parametrize("is_frozen", [False, True])
 @pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_loss_and_gradient_are_those_of_all_logits(
-    make_encoded: Make, name: str, narrow: bool
+    make_encoded: Make, name: str, narrow: bool, is_frozen: bool
 ) -> None:
     model = tiny(name, **FAMILIES[name])
+    model.get_output_embeddings().requires_grad_(not is_frozen)
     mode = choose_mode(model, "padded", probe_skeleton(model), training=False)
     assert mode.max_logits == MAX_LOGITS
     (batch,) = step_micro_batches(
@@ -93,8 +95,10 @@ def test_the_head_never_gets_more_positions_than_a_chunk(make_encoded: Make) -> 
     torch.testing.assert_close(value, SupervisedLoss(model, narrow=False)(batch).detach())
 
 
-def test_the_memory_for_logits_does_not_grow_with_the_row() -> None:
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_the_memory_for_logits_does_not_grow_with_the_row(is_frozen: bool) -> None:
     model, peaks = tiny("llama", vocab_size=4000), {}
+    model.lm_head.requires_grad_(not is_frozen)
     for length in (256, 512):
         ids, targets = torch.zeros(1, length, dtype=torch.int64), torch.arange(length)
         batch = MicroBatch(ids, targets, targets, torch.ones(length))
@@ -108,6 +112,19 @@ def test_the_memory_for_logits_does_not_grow_with_the_row() -> None:
     whole, chunked = (peaks[512, most] - peaks[256, most] for most in (None, 128_000))
     assert whole > 256 * 4000 * (4 + 4), "logits and their gradient"
     assert chunked < whole / 4
+
+
+def test_a_frozen_head_computes_each_logit_once(make_encoded: Make) -> None:
+    model, sizes = tiny("llama"), []
+    model.lm_head.register_forward_hook(lambda *args: sizes.append(args[-1].shape[1]))
+    (batch,) = step_micro_batches(
+        make_encoded(), [3, 1], mode="padded", max_tokens=500, train_on_inputs=True
+    )
+    for is_frozen, times in ((True, 1), (False, 2)):
+        model.lm_head.requires_grad_(not is_frozen)
+        sizes.clear()
+        SupervisedLoss(model, narrow=False, max_logits=500)(batch).backward()
+        assert sum(sizes) == times * len(batch.positions) + 1
 
 
 def test_few_logits_are_computed_at_once(make_encoded: Make) -> None:
