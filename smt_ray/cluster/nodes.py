@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.autoscaler.sdk import request_resources
 
-from smt_ray.cluster.resources import ProcessResources, count_places, plan_processes
+from smt_ray.cluster.resources import GpusEach, ProcessResources, count_places, plan_processes
 from smt_ray.cluster.session import ray_session
 from smt_ray.config.run import RunConfig
 from smt_ray.reporting.text.progress import say
@@ -32,13 +32,27 @@ def cluster_nodes() -> list[dict[str, float]]:
 
 
 def rank_resources(config: RunConfig) -> ProcessResources:
-    """The resources of each training rank or evaluation worker.
+    """The resources of each training rank.
 
     Raises:
         UserError: The cluster cannot hold that many of them.
     """
     asked = config.resources
     return plan_processes(asked, asked.num_workers, cluster_nodes(), "resources.num_workers")
+
+
+def evaluator_resources(config: RunConfig) -> tuple[int, ProcessResources]:
+    """The number of evaluation workers, and the resources of each.
+
+    Raises:
+        UserError: The cluster cannot hold that many of them.
+    """
+    asked, gpus = config.resources, config.evaluation.gpus_per_worker
+    number = max(1, asked.num_workers // gpus)
+    return number, plan_processes(
+        asked, number, cluster_nodes(), "resources.num_workers",
+        GpusEach(gpus, "evaluation.gpus_per_worker"),
+    )  # fmt: skip
 
 
 @contextmanager
@@ -101,12 +115,15 @@ def wanted(
         num_ranks: The number of ranks at the same time.
         warms_up: Whether the shards of a warm-up must be placed, too.
     """
-    resources, gpus = config.resources, config.warmup.gpus_per_shard
+    resources, gpus = config.resources, config.evaluation.gpus_per_worker
+    if warms_up and config.sharded_warmup:
+        gpus = max(gpus, config.warmup.gpus_per_shard)
     kind, cpus = resources.accelerator_type, resources.cpus_per_worker
     rank = ProcessResources(cpus, int(resources.use_gpu is True), kind)
-    if not (warms_up and config.sharded_warmup and rank.num_gpus and gpus > 1):
+    if not rank.num_gpus or gpus == 1:
         return {rank: num_ranks}, [rank.bundle] * num_ranks
-    # A place for one shard is enough, since shards can take turns. Ranks train there afterwards.
+    # A place for one shard is enough, since shards can take turns. Ranks train there afterwards,
+    # and a model that needs several GPUs is evaluated there.
     afterwards = min(gpus, num_ranks)
     place = ProcessResources(cpus * afterwards, gpus, kind)
     places = {rank: num_ranks, ProcessResources(cpus, gpus, kind): 1}

@@ -73,8 +73,20 @@ def count_places(nodes: Nodes, each: ProcessResources) -> int:
     )
 
 
+@dataclass(frozen=True)
+class GpusEach:
+    """The number of GPUs of a process, if GPUs are used, and the config key that sets it."""
+
+    number: int = 1
+    key: str = ""
+
+
 def plan_processes(
-    config: ResourcesConfig, num_at_once: int, nodes: Nodes, what: str, gpus_each: int = 1
+    config: ResourcesConfig,
+    num_at_once: int,
+    nodes: Nodes,
+    what: str,
+    gpus_each: GpusEach = GpusEach(),
 ) -> ProcessResources:
     """The resources of each of several processes, checked against the nodes of the cluster.
 
@@ -82,7 +94,7 @@ def plan_processes(
         num_at_once: The number of processes that must run at the same time; 1 if they can take
             turns.
         what: The config key that sets ``num_at_once``, for the message.
-        gpus_each: The number of GPUs of a process, if GPUs are used.
+        gpus_each: See :class:`GpusEach`.
 
     Raises:
         UserError: The nodes cannot hold all processes, so Ray would wait for ever.
@@ -90,7 +102,7 @@ def plan_processes(
     num_cpus, num_gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
     use_gpu = num_gpus > 0 if config.use_gpu == "auto" else config.use_gpu
     each = ProcessResources(
-        config.cpus_per_worker, gpus_each if use_gpu else 0, config.accelerator_type
+        config.cpus_per_worker, gpus_each.number if use_gpu else 0, config.accelerator_type
     )
     _check_one(each, config, gpus_each, nodes)
     places = count_places(nodes, each)
@@ -107,7 +119,7 @@ def plan_processes(
 
 
 def _check_one(
-    each: ProcessResources, config: ResourcesConfig, gpus_each: int, nodes: Nodes
+    each: ProcessResources, config: ResourcesConfig, gpus_each: GpusEach, nodes: Nodes
 ) -> None:
     """Refuses a process that no node can hold, and names the key that asks for too much."""
     cpus, gpus = (max(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
@@ -115,7 +127,7 @@ def _check_one(
         raise _no_gpu(config)
     if not cpus:
         raise _no_cpu(config)
-    _check_shard(each, gpus_each, gpus)
+    _check_gpus(each, gpus_each, gpus)
     if each.num_cpus > cpus:
         raise UserError(
             "resources.cpus_per_worker",
@@ -149,19 +161,19 @@ def _no_cpu(config: ResourcesConfig) -> UserError:
     )
 
 
-def _check_shard(each: ProcessResources, gpus_each: int, gpus_of_a_node: float) -> None:
-    if gpus_each > 1 and not each.num_gpus:
+def _check_gpus(each: ProcessResources, gpus_each: GpusEach, gpus_of_a_node: float) -> None:
+    if gpus_each.number > 1 and not each.num_gpus:
         raise UserError(
-            "warmup.gpus_per_shard",
+            gpus_each.key,
             "needs GPUs, and none are used",
-            got=gpus_each,
+            got=gpus_each.number,
             fix="set it to 1 to compute on the CPU",
         )
     if each.num_gpus > gpus_of_a_node:
         raise UserError(
-            "warmup.gpus_per_shard",
-            f"must fit the {gpus_of_a_node:g} GPUs of a node, as a shard needs all on one node",
-            got=gpus_each,
+            gpus_each.key,
+            f"must fit the {gpus_of_a_node:g} GPUs of a node, as a process needs all on one node",
+            got=gpus_each.number,
             fix=f"set it to at most {gpus_of_a_node:g}",
         )
 

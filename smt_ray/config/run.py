@@ -215,7 +215,10 @@ class RunConfig(Section):
             "methods full and sift, and warmup.mode trained, update the weights": trains_weights,
             "selection.block_shape column updates the weights": self.selects_columns,
             "deepspeed.zero_stage 3 partitions the weights": self.deepspeed.zero_stage == 3,
-            "gpus_per_shard spreads whole layers in full precision": self.warmup.gpus_per_shard > 1,
+            "gpus_per_shard and gpus_per_worker spread whole layers in full precision": max(
+                self.warmup.gpus_per_shard, self.evaluation.gpus_per_worker
+            )
+            > 1,
         }
         for reason, holds in problems.items():
             if holds and self.model.quantization != "none":

@@ -99,6 +99,10 @@ class EvaluationConfig(Section):
     """Whether the tuned model is also evaluated by likelihood."""
     batch_tokens: int = execution(8192, ge=1)
     """The largest number of tokens of a generation batch, padding and new tokens included."""
+    gpus_per_worker: int = execution(1, ge=1)
+    """The number of GPUs of a worker. If it is above 1, the layers of the model are spread over
+    them, for models that do not fit one GPU. There are as many workers as fit the GPUs of
+    ``resources.num_workers`` ranks, and at least one."""
 
     @property
     def own_tasks(self) -> tuple[OwnTask, ...]:

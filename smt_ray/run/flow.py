@@ -15,7 +15,7 @@ from smt_ray.artifacts.runs import RunFolder
 from smt_ray.artifacts.stages import Finished
 from smt_ray.artifacts.use import in_use, use_of_run
 from smt_ray.cluster.board import make_board
-from smt_ray.cluster.nodes import rank_resources, ray_for
+from smt_ray.cluster.nodes import evaluator_resources, rank_resources, ray_for
 from smt_ray.cluster.shared_places import check_shared
 from smt_ray.cluster.writer import TrackedRun
 from smt_ray.config.run import RunConfig
@@ -197,6 +197,8 @@ class Flow:
         """Refuses ranks that the cluster cannot hold, before the warm-up is computed."""
         if until in ("training", "evaluation") and self.runs_that_need_ray(until):
             rank_resources(self.config)
+        if until == "evaluation" and self.runs_that_need_ray(until):
+            evaluator_resources(self.config)
 
     def _stages(self, until: Until) -> None:
         self._warmup(until)

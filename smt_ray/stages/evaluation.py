@@ -18,7 +18,7 @@ from smt_ray.artifacts.layout import (
     predictions_file,
 )
 from smt_ray.artifacts.stages import Finished, Stage
-from smt_ray.cluster.nodes import rank_resources
+from smt_ray.cluster.nodes import evaluator_resources
 from smt_ray.cluster.waiting import wait_for_place
 from smt_ray.config.model import ModelConfig
 from smt_ray.config.run import RunConfig
@@ -123,18 +123,18 @@ class EvaluationPool:
 
 @contextmanager
 def evaluation_pool(config: RunConfig, board: Any) -> Iterator[EvaluationPool]:
-    """Starts ``resources.num_workers`` workers, and ends them afterwards.
+    """Starts the workers, and ends them afterwards.
 
     Raises:
         UserError: The cluster cannot hold that many workers, or has no place for them in time.
     """
-    num_workers, resources = config.resources.num_workers, rank_resources(config)
+    num_workers, resources = evaluator_resources(config)
     wait_for_place("evaluation", num_workers, resources, config.resources.wait_timeout_s)
     actor = ray.remote(Evaluator).options(
         **resources.options(), max_restarts=3, max_task_retries=3,
         runtime_env={"env_vars": {"OMP_NUM_THREADS": str(resources.num_threads)}},
     )  # fmt: skip
-    arguments = (resources.num_threads, resources.device)
+    arguments = (resources.num_threads, resources.device, max(1, resources.num_gpus))
     workers: list[Any] = [actor.remote(*arguments) for _ in range(num_workers)]
     try:
         yield EvaluationPool(workers, board, config)

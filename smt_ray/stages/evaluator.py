@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # the actor imports these when it has loaded its model
 class Evaluator:
     """One process with one model, which is loaded again before it gets another adapter."""
 
-    def __init__(self, num_threads: int, device: str) -> None:
-        self._num_threads, self._device = num_threads, device
+    def __init__(self, num_threads: int, device: str, num_devices: int) -> None:
+        self._num_threads, self._device, self._num_devices = num_threads, device, num_devices
         self._spec: ModelConfig | None = None
         self._model: Any = None
         self._tokenizer: Any = None
@@ -82,7 +82,8 @@ class Evaluator:
 
         torch.set_num_threads(self._num_threads)
         self._tokenizer = load_tokenizer(spec)
-        self._model, self._adapter = load_model(spec, self._device), None
+        self._model = load_model(spec, self._device, self._num_devices)
+        self._adapter = None
         self._spec = spec
 
     def _predict(

@@ -23,7 +23,7 @@ from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.stages import Finished
 from smt_ray.cluster.board import announce
 from smt_ray.cluster.nodes import cluster_nodes
-from smt_ray.cluster.resources import ProcessResources, plan_processes
+from smt_ray.cluster.resources import GpusEach, ProcessResources, plan_processes
 from smt_ray.cluster.waiting import wait_for_place
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
@@ -81,7 +81,7 @@ def shard_resources(config: RunConfig) -> ProcessResources:
     """
     return plan_processes(
         config.resources, 1, cluster_nodes(), "warmup.num_shards",
-        gpus_each=config.warmup.gpus_per_shard,
+        GpusEach(config.warmup.gpus_per_shard, "warmup.gpus_per_shard"),
     )  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def test_bytes_that_are_no_text_are_refused(
         ([], ["chat: needs exactly one of --run and --model"]),
         (["--run", "mine", "--model", "m"], ["exactly one of"]),
         (["--run", "mine", "--adapter", "a"], ["--adapter: needs --model"]),
-        (["--model", "./m"], ["model.path: must be a folder"]),
+        (["--model", "./m"], ["--model: must be a folder"]),
         (["--model", "m", "--adapter", "a"], ["--adapter: must be an adapter's folder"]),
         (["--model", "m", "--verbatim", "--system", "s"], ["--system: has no place"]),
         (["--run", "yours"], ["no such run", "runs there: mine"]),

@@ -88,7 +88,7 @@ def test_log_of_a_run_without_tracking_is_refused(refused: Refused, trained: Run
         (["--task", "boolq"], ["evaluate: needs exactly one of --run and --model"]),
         (["--task", "boolq", "--run", "mine", "--model", "m"], ["exactly one of"]),
         (["--task", "boolq", "--run", "mine", "--adapter", "a"], ["--adapter: needs --model"]),
-        (["--task", "tiny_arithmetic", "--model", "./m"], ["model.path: must be a folder"]),
+        (["--task", "tiny_arithmetic", "--model", "./m"], ["--model: must be a folder"]),
         (
             ["--task", "tiny_arithmetic", "--model", "m", "--adapter", "a"],
             ["--adapter: must be an adapter's folder; got 'a'"],

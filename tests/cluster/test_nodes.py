@@ -66,6 +66,39 @@ def test_each_rank_has_a_bundle_and_a_shard_of_several_gpus_has_one() -> None:
     assert asked("resources.use_gpu=false") == ({without: 3}, [{"CPU": 1}] * 3)
 
 
+def test_an_evaluation_worker_of_several_gpus_has_a_bundle_without_a_warm_up_too() -> None:
+    larger = ProcessResources(1, 4, None)
+    for method in ("method=smt", "method=lora"):
+        found = asked("evaluation.gpus_per_worker=4", method, num_ranks=1)
+        assert found == ({RANK: 1, larger: 1}, [larger.bundle])
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "gpus", "number"), [(8, 1, 8), (8, 4, 2), (7, 4, 1), (1, 4, 1)]
+)
+def test_evaluation_workers_share_the_gpus_of_the_ranks(
+    num_ranks: int, gpus: int, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "cluster_nodes", lambda: [{"CPU": 16.0, "GPU": 8.0}])
+    keys = [
+        "resources.use_gpu=true", f"resources.num_workers={num_ranks}",
+        f"evaluation.gpus_per_worker={gpus}",
+    ]  # fmt: skip
+    each = ProcessResources(1, gpus, None)
+    assert nodes.evaluator_resources(load_config(None, keys)) == (number, each)
+
+
+def test_the_gpus_of_an_evaluation_worker_must_be_on_one_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nodes, "cluster_nodes", lambda: [{"CPU": 16.0, "GPU": 2.0}] * 8)
+    with pytest.raises(UserError, match="the 2 GPUs of a node") as raised:
+        nodes.evaluator_resources(
+            load_config(None, ["resources.use_gpu=true", "evaluation.gpus_per_worker=4"])
+        )
+    assert raised.value.field == "evaluation.gpus_per_worker"
+
+
 @pytest.mark.parametrize("without", ["method=lora", "selection.score=random"])
 def test_a_run_without_a_sharded_warm_up_asks_for_no_shard(without: str) -> None:
     assert asked("warmup.gpus_per_shard=2", without) == asked()

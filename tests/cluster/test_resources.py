@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
-from smt_ray.cluster.resources import ProcessResources, count_places, plan_processes
+from smt_ray.cluster.resources import (
+    GpusEach,
+    ProcessResources,
+    count_places,
+    plan_processes,
+)
 from smt_ray.config.running import ResourcesConfig
 from smt_ray.errors import UserError
 
@@ -122,7 +127,8 @@ def test_workers_that_came_too_late_are_reported(use_gpu: bool) -> None:
 
 
 def plan_shards(*nodes: dict[str, float], num_at_once: int, gpus_each: int) -> ProcessResources:
-    return plan_processes(ResourcesConfig(), num_at_once, nodes, "warmup.num_shards", gpus_each)
+    gpus = GpusEach(gpus_each, "warmup.gpus_per_shard")
+    return plan_processes(ResourcesConfig(), num_at_once, nodes, "warmup.num_shards", gpus)
 
 
 def test_a_shard_of_several_gpus_gets_them_and_is_refused_without_any() -> None:

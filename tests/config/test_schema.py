@@ -52,6 +52,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "warmup.per_step": ("warmup.per_step=true",),
     "warmup.num_shards": ("warmup.num_shards=3",),
     "warmup.gpus_per_shard": ("warmup.gpus_per_shard=2",),
+    "evaluation.gpus_per_worker": ("evaluation.gpus_per_worker=2",),
     "warmup.accumulate_on": ("warmup.accumulate_on=host",),
     "selection.block_size": ("selection.block_size=32",),
     "selection.budget": ("selection.budget=0.01",),

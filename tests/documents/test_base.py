@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 import smt_ray.documents
 from smt_ray.documents.base import Document
-from smt_ray.documents.checkpoint import Validated
+from smt_ray.documents.checkpoint import BestStep
 from smt_ray.errors import UserError
 
 GOOD: dict[str, Any] = {"num_steps": 7, "loss": 0.5}
@@ -28,8 +28,8 @@ def all_documents() -> list[type[Document]]:
 
 
 def test_a_document_survives_a_round_trip() -> None:
-    document = Validated(num_steps=7, loss=0.1 + 0.2)
-    assert Validated.from_json(document.to_json(), place="x") == document
+    document = BestStep(num_steps=7, loss=0.1 + 0.2)
+    assert BestStep.from_json(document.to_json(), place="x") == document
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_the_first_bad_field_is_named(value: Any, field: str) -> None:
     with pytest.raises(
         UserError, match=rf"^v\.json: cannot be read \({field}: .+\. Fix: wait$"
     ) as raised:
-        Validated.from_json(value, place="v.json", fix="wait")
+        BestStep.from_json(value, place="v.json", fix="wait")
     assert raised.value.field == "v.json"
 
 
@@ -61,4 +61,4 @@ def test_every_document_is_frozen_and_strict_about_its_keys() -> None:
 
 def test_a_document_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Validated(**GOOD).loss = 2.0
+        BestStep(**GOOD).loss = 2.0

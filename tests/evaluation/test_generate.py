@@ -232,3 +232,19 @@ def test_progress_ends_with_all_prompts(model, tokenizer, prompts) -> None:
 
 def test_no_prompts_give_no_texts(model, tokenizer) -> None:
     assert generate_texts(model, tokenizer, [], max_new_tokens=1) == []
+
+
+def test_a_model_whose_layers_are_spread_gives_the_same_texts(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: list[str]
+) -> None:
+    """The hooks of spread layers, with all of them on the CPU."""
+    from accelerate import dispatch_model
+
+    places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu"}
+    layers = {f"model.layers.{i}": "cpu" for i in range(len(model.model.layers))}
+    spread = copy.deepcopy(model)
+    dispatch_model(spread, device_map={**places, **layers, "lm_head": "cpu"}, force_hooks=True)
+    assert hasattr(spread.model.layers[0], "_hf_hook")
+    options = {"max_new_tokens": NEW, "batch_tokens": 300}
+    expected = generate_texts(model, tokenizer, prompts, **options)
+    assert generate_texts(spread, tokenizer, prompts, **options) == expected

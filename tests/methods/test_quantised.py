@@ -45,7 +45,7 @@ def train(model: nn.Module) -> Mapping[str, Tensor]:
     return {name: p.detach().clone() for name, p in trained.items()}
 
 
-@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("kind", ["nf4", "fp4", "int8"])
 @pytest.mark.parametrize("method", ["smt", "lora", "dora"])
 def test_an_adapter_is_trained_saved_loaded_and_merged_in_full_precision(
     method: str, kind: str, tmp_path: Path
@@ -118,7 +118,7 @@ def test_another_base_of_the_same_architecture_is_refused_in_any_precision(
         if "q_proj" in name:
             parameter.data += 0.01
     other.save_pretrained(tmp_path / "other")
-    for kind in ("none", "nf4", "int8"):
+    for kind in ("none", "nf4", "fp4", "int8"):
         find_method(tmp_path / "adapter").load(load(kind), tmp_path / "adapter")
         spec = ModelConfig(path=str(tmp_path / "other"), quantization=kind)
         with pytest.raises(UserError, match="must be loaded on the base model"):

@@ -75,7 +75,7 @@ def test_the_identity_names_the_quantisation() -> None:
         ({"method": "full"}, "methods full and sift, and warmup.mode trained, update the weights"),
         ({"warmup": {"mode": "trained"}}, "warmup.mode trained, update the weights"),
         ({"deepspeed": {"zero_stage": 3}}, "deepspeed.zero_stage 3 partitions the weights"),
-        ({"warmup": {"gpus_per_shard": 2}}, "gpus_per_shard spreads whole layers"),
+        ({"warmup": {"gpus_per_shard": 2}}, "gpus_per_worker spread whole layers"),
     ],
 )
 def test_settings_that_need_the_weights_themselves_are_refused(

@@ -32,6 +32,7 @@ EXECUTION = {
     "model.trust_remote_code": "true",
     "warmup.num_shards": "2",
     "warmup.gpus_per_shard": "2",
+    "evaluation.gpus_per_worker": "2",
     "warmup.accumulate_on": "host",
     "training.validate_every_steps": "5",
     "training.checkpoint_every_steps": "5",
