@@ -28,6 +28,16 @@ class Masking(NamedTuple):
     bias: Tensor | None = None
 
 
+class Attended(NamedTuple):
+    """What a backward needs of a forward."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    output: Tensor
+    lse: Tensor
+
+
 class Core(Protocol):
     """A forward and a backward that belong together."""
 
@@ -38,19 +48,11 @@ class Core(Protocol):
         ...
 
     def backward(
-        self,
-        grad: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        output: Tensor,
-        lse: Tensor,
-        masking: Masking,
-        scale: float,
+        self, grad: Tensor, attended: Attended, masking: Masking, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients of the queries, keys and values, from the gradient of the result.
 
-        ``output`` and ``lse`` may be those over more keys than are given.
+        The result and the log-sum-exp may be those over more keys than are given.
         """
         ...
 
@@ -68,24 +70,12 @@ class FlashCpu:
         return output, lse
 
     def backward(
-        self,
-        grad: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        output: Tensor,
-        lse: Tensor,
-        masking: Masking,
-        scale: float,
+        self, grad: Tensor, attended: Attended, masking: Masking, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`Core`."""
         grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad,
-            query,
-            key,
-            value,
-            output,
-            lse,
+            *attended,
             0.0,
             masking.causal,
             attn_mask=masking.bias,
@@ -114,17 +104,10 @@ class Dense:
         return torch.cat(outputs, 2), torch.cat(sums, 2)
 
     def backward(
-        self,
-        grad: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        output: Tensor,
-        lse: Tensor,
-        masking: Masking,
-        scale: float,
+        self, grad: Tensor, attended: Attended, masking: Masking, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`Core`."""
+        query, key, value, output, lse = attended
         heads, groups = key.shape[1], query.shape[1] // key.shape[1]
         values = value.repeat_interleave(groups, 1)
         keys = key.repeat_interleave(groups, 1)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smt_ray.data.packing import PackedRows
-from smt_ray.training.attention.cores import choose_core
+from smt_ray.training.attention.cores import Attended, choose_core
 from smt_ray.training.attention.parts import make_parts
 from smt_ray.training.attention.sequences import Sequences
 from smt_ray.training.attention.varlen import has_varlen, make_varlen
@@ -97,15 +97,7 @@ class PartKernel(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
     def backward(  # noqa: D102
-        self,
-        grad: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        output: Tensor,
-        lse: Tensor,
-        scale: float,
-        sums: tuple[Tensor, Tensor, Tensor],
+        self, grad: Tensor, attended: Attended, scale: float, sums: tuple[Tensor, Tensor, Tensor]
     ) -> None: ...
 
 
@@ -154,7 +146,8 @@ class _PackedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, output, lse = ctx.saved_tensors
+        attended = Attended(*ctx.saved_tensors)
+        query, key, value = attended[:3]
         # Several parts may add to the gradient of a key, so that it is summed in float32.
         are_shared = any(kernel.shares_keys for kernel in ctx.kernels)
         wide = torch.promote_types(query.dtype, torch.float32) if are_shared else query.dtype
@@ -163,7 +156,7 @@ class _PackedAttention(torch.autograd.Function):
         make = torch.empty_like if are_written else torch.zeros_like
         sums = make(query), make(key, dtype=wide), make(value, dtype=wide)
         for kernel in ctx.kernels:
-            kernel.backward(grads[0], query, key, value, output, lse, ctx.scale, sums)
+            kernel.backward(grads[0], attended, ctx.scale, sums)
         return sums[0], sums[1].to(key.dtype), sums[2].to(value.dtype), None, None
 
 

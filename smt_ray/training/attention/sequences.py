@@ -8,7 +8,7 @@ import torch
 from cachetools import LRUCache, cached
 from torch import Tensor
 
-from smt_ray.training.attention.cores import Core, Masking
+from smt_ray.training.attention.cores import Attended, Core, Masking
 from smt_ray.training.attention.parts import Part, Span
 
 _KEPT_BYTES = 2**25  # of masks, which the layers share
@@ -58,28 +58,20 @@ class Sequences:
         return output.transpose(1, 2), lse.transpose(1, 2)
 
     def backward(
-        self,
-        grad: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        output: Tensor,
-        lse: Tensor,
-        scale: float,
-        sums: tuple[Tensor, Tensor, Tensor],
+        self, grad: Tensor, attended: Attended, scale: float, sums: tuple[Tensor, Tensor, Tensor]
     ) -> None:
         """Adds the part's gradients of the queries, keys and values to sums of their shapes.
 
         The first part of some queries or own keys writes theirs instead.
         """
-        grads = self.core.backward(
-            self.take(grad).transpose(1, 2),
+        query, key, value, output, lse = attended
+        batch = Attended(
             *self.batch(query, key, value),
             self.take(output).transpose(1, 2),
             self.take(lse).transpose(1, 2),
-            self.masking(query),
-            scale,
         )
+        gradient = self.take(grad).transpose(1, 2)
+        grads = self.core.backward(gradient, batch, self.masking(query), scale)
         _add(self.take(sums[0]), grads[0].transpose(1, 2), self.is_first)
         self._add_keys(sums[1], grads[1])
         self._add_keys(sums[2], grads[2])

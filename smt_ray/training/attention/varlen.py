@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from smt_ray.data.packing import PackedRows
+from smt_ray.training.attention.cores import Attended
 from smt_ray.training.attention.parts import Span, path, siblings
 
 _forward = torch.ops.aten._flash_attention_forward
@@ -94,17 +95,10 @@ class Varlen:
         return output, lse.transpose(0, 1)
 
     def backward(
-        self,
-        grad: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        output: Tensor,
-        lse: Tensor,
-        scale: float,
-        sums: tuple[Tensor, Tensor, Tensor],
+        self, grad: Tensor, attended: Attended, scale: float, sums: tuple[Tensor, Tensor, Tensor]
     ) -> None:
         """Adds the part's gradients of the queries, keys and values to sums of their shapes."""
+        query, key, value, output, lse = attended
         nothing = torch.empty(0, dtype=torch.uint64, device=query.device)  # no random state
         grads = _backward(
             self.take(grad).contiguous(),

@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.memory import SavedBytes
 from smt_ray.data.packing import PackedRows, Segment
 from smt_ray.training.attention import packed, varlen
-from smt_ray.training.attention.cores import Core, Dense, FlashCpu, choose_core
+from smt_ray.training.attention.cores import Attended, Core, Dense, FlashCpu, choose_core
 from smt_ray.training.attention.parts import CHUNK
 from tests.training.attention.reference import (
     allowed,
@@ -181,7 +181,7 @@ def test_pytorchs_flash_kernels_take_the_arguments_of_varlen(window: int | None)
         assert output.shape == moved.take(query).shape
         assert found.shape == moved.take(lse).shape
         assert found.dtype == torch.float32
-        moved.backward(query, query, key, value, query, lse, SCALE, sums)
+        moved.backward(query, Attended(query, key, value, query, lse), SCALE, sums)
 
 
 def _assert_close(

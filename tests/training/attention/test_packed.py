@@ -16,29 +16,10 @@ from smt_ray.errors import UserError
 from smt_ray.probe.probe import probe_skeleton
 from smt_ray.training.batching_mode import choose_mode, has_dropout
 from smt_ray.training.loss.supervised import SupervisedLoss
+from tests.training.models import tiny
 
 Make = Callable[..., Any]
 ROWS = [3, 1, 20, 36, 9, 11, 2]
-
-
-def tiny(name: str, **changes: Any) -> nn.Module:
-    """A tiny random model of a family, which is named by its model type."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    values = {
-        "vocab_size": 100,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "initializer_range": 0.1,
-        "pad_token_id": 0,
-    }
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(name, **{**values, **changes})
-    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def gradient(

@@ -14,6 +14,7 @@ from smt_ray.probe.probe import probe_skeleton
 from smt_ray.training.batching_mode import choose_mode
 from smt_ray.training.loss.logits import MAX_LOGITS
 from smt_ray.training.loss.supervised import SupervisedLoss
+from tests.training.models import tiny
 
 Make = Callable[..., Any]
 
@@ -26,26 +27,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 4},
     "gpt2": {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4},
 }
-
-
-def tiny(name: str, **changes: Any) -> Any:
-    """A tiny random model of a family in evaluation mode."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    values = {
-        "vocab_size": 100,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "initializer_range": 0.1,
-        "pad_token_id": 0,
-    }
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(name, **{**values, **changes})
-    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def step(model: Any, batch: MicroBatch, **options: Any) -> tuple[float, torch.Tensor]:
