@@ -15,7 +15,7 @@ import ray.train
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from smt_ray.cluster.nodes import cluster_nodes
-from smt_ray.cluster.resources import plan_processes
+from smt_ray.cluster.resources import GpusEach, plan_processes
 from smt_ray.config.load import validate_section
 from smt_ray.config.running import ResourcesConfig
 from smt_ray.config.search import SearchConfig
@@ -52,7 +52,8 @@ def main() -> dict[str, Any]:
     )  # fmt: skip
     config, nodes = ResourcesConfig(**SEARCH["run"]["resources"]), cluster_nodes()
     rank = plan_processes(config, 2, nodes, "resources.num_workers")
-    shard = plan_processes(config, 1, nodes, "warmup.num_shards", gpus_each=4)
+    four = GpusEach(4, "warmup.gpus_per_shard")
+    shard = plan_processes(config, 1, nodes, "warmup.num_shards", four)
     task = ray.remote(_shard).options(**shard.options())
     shards = ray.get([task.remote() for _ in range(2)])
     with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,6 @@ from smt_ray.builtin import MODEL_DIR
 from smt_ray.config.load import load_config
 from smt_ray.config.run import RunConfig
 from smt_ray.reporting.text.values import stage_text
-from smt_ray.training.state import load_state
 
 pytestmark = pytest.mark.slow
 
@@ -132,13 +131,13 @@ def test_every_step_and_every_validation_is_on_disk(whole: Any) -> None:
     assert list(validation_losses(whole)) == [0, 20, 40]
 
 
-def test_only_the_last_checkpoints_and_the_best_are_kept(whole: Any) -> None:
-    folder = whole.stage("training") / "checkpoints"
-    kept = sorted(place.name for place in folder.iterdir() if place.is_dir())
-    assert kept == ["best", "step-0000035", "step-0000040"]
-    losses = validation_losses(whole)
-    _, num_steps = load_state(folder / "best")
-    assert num_steps == min(losses, key=lambda step: losses[step])
+def test_a_finished_training_keeps_its_adapters_and_no_checkpoint(whole: Any) -> None:
+    folder, losses = whole.stage("training"), validation_losses(whole)
+    assert not (folder / "checkpoints").exists()
+    assert (folder / "adapter").is_dir()
+    trained = {step: loss for step, loss in losses.items() if step > 0}
+    is_last_best = min(trained, key=lambda step: trained[step]) == max(trained)
+    assert (folder / "adapter_best").exists() == (not is_last_best)
 
 
 def test_every_prediction_is_on_disk(whole: Any) -> None:
