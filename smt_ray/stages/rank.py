@@ -20,7 +20,7 @@ from smt_ray.documents.stages import RankOutcome
 from smt_ray.errors import UserError
 from smt_ray.models.load import import_transformers, load_model
 from smt_ray.stages.jobs import TrainingJob
-from smt_ray.training.assembly import RankTraining, TrainingSettings
+from smt_ray.training.assembly import RankTraining, TrainingSettings, own_names
 from smt_ray.training.best_step import SCORE, BestSteps, checkpoint_score
 from smt_ray.training.engine import import_deepspeed
 from smt_ray.training.loop import Callbacks
@@ -166,7 +166,7 @@ class TrainingRank:
             return
         checkpoint = self._place(f"{CHECKPOINTS}/{checkpoint_name(best.num_steps)}")
         with self.storage.local(checkpoint) as local:
-            self._save_adapter(load_parameters(local), BEST_ADAPTER)
+            self._save_adapter(own_names(load_parameters(local)), BEST_ADAPTER)
 
     def _save_adapter(self, parameters: Mapping[str, torch.Tensor], name: str) -> None:
         with scratch_folder() as scratch:

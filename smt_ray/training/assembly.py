@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -108,8 +108,7 @@ class RankTraining:
         Args:
             keep: Whether this rank needs them; every rank takes part.
         """
-        exported = self.engine.export_parameters(keep=keep)
-        return {name.removeprefix(_PREFIX): value for name, value in exported.items()}
+        return own_names(self.engine.export_parameters(keep=keep))
 
     def outcome(self, metrics: dict[str, float], resumed_from: int) -> RankOutcome:
         """The end of the training, and what it ran on.
@@ -138,3 +137,8 @@ def _device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     number = torch.get_num_threads()
     return f"cpu ({number} thread{'s' if number > 1 else ''})"
+
+
+def own_names(parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Parameters by the model's own names, from those by the names that the engine has for them."""
+    return {name.removeprefix(_PREFIX): value for name, value in parameters.items()}

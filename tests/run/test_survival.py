@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from smt_ray.cli import exit_with
 from smt_ray.config.load import to_yaml
 from smt_ray.config.run import RunConfig
+from smt_ray.tracking.records import parse_records
 from tests import processes
 
 pytestmark = pytest.mark.slow
@@ -222,3 +223,25 @@ def test_a_diverging_loss_ends_the_run_at_once_and_keeps_the_last_checkpoint(
     assert not flow.plan.training.is_done()
     client = MlflowClient(resolve_tracking_uri(None, flow.storage.root))
     assert client.get_run(manifest.tracked["mlflow"]).info.status == "FAILED"
+
+
+def test_the_best_adapter_is_that_of_a_training_that_ends_at_the_best_step(
+    whole: Any, cluster: None, quick: Callable[..., RunConfig]
+) -> None:
+    """The loss jumps at this learning rate, which is constant: a shorter training is a part."""
+    from smt_ray.run.flow import Flow
+
+    common = ("training.learning_rate=2", "training.lr_schedule=constant", "method=lora")
+    every = ("training.validate_every_steps=1", "training.checkpoint_every_steps=1")
+    longer = Flow(quick(whole.storage, "name=longer", "training.max_steps=2", *common, *every))
+    longer.run("training")
+    folder = Path(longer.plan.training.uri)
+    records = parse_records((folder / "metrics.jsonl").read_text())
+    losses = {r["step"]: r["metrics"]["validation/loss"] for r in records if r["step"]}
+    best = min(losses, key=lambda step: losses[step])
+    assert best < 2
+    shorter = Flow(quick(whole.storage, "name=shorter", f"training.max_steps={best}", *common))
+    shorter.run("training")
+    weights = "adapter_model.safetensors"
+    expected = Path(shorter.plan.training.uri) / "adapter" / weights
+    assert (folder / "adapter_best" / weights).read_bytes() == expected.read_bytes()
