@@ -197,8 +197,8 @@ class Flow:
         """Refuses ranks that the cluster cannot hold, before the warm-up is computed."""
         if until in ("training", "evaluation") and self.runs_that_need_ray(until):
             rank_resources(self.config)
-        if until == "evaluation" and self.runs_that_need_ray(until):
-            evaluator_resources(self.config)
+            if until == "evaluation":
+                evaluator_resources(self.config)
 
     def _stages(self, until: Until) -> None:
         self._warmup(until)

@@ -185,10 +185,10 @@ def _with_dropout(
     dropout: float,
 ) -> Tensor:
     """Attention whose weights are dropped at random. Here, each query belongs to one part."""
-    output = query.new_empty(*query.shape[:2], value.shape[2])
+    output, core = query.new_empty(*query.shape[:2], value.shape[2]), choose_core(query, value)
     for part in make_parts(rows, window):
         assert not part.adds, "rows with dropout share no prefix"
-        sequences = Sequences(part, choose_core(query, value))
+        sequences = Sequences(part, core)
         masking = sequences.masking(query)
         result = F.scaled_dot_product_attention(
             *sequences.batch(query, key, value),

@@ -8,9 +8,9 @@ a band.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from smt_ray.data.packing import PackedRows, Segment
@@ -70,9 +70,20 @@ def make_parts(rows: PackedRows, window: int | None) -> tuple[Part, ...]:
         rows: The layout of the pack.
         window: The number of positions that a query attends to, itself included; None for all.
     """
-    if window is not None and window < max(s.start + s.length for s in rows.segments):
-        return tuple(_bands(rows, window))
-    return (*_own_segments(rows), *_earlier_segments(rows))
+    spans = spans_of(rows)
+    if window is not None and cuts_rows(rows, window):
+        return tuple(_bands(rows, spans, window))
+    return (*_own_segments(rows, spans), *_earlier_segments(rows, spans))
+
+
+def cuts_rows(rows: PackedRows, window: int) -> bool:
+    """Whether a query of a pack does not see all tokens before it in its row."""
+    return window < max(segment.start + segment.length for segment in rows.segments)
+
+
+def spans_of(rows: PackedRows) -> list[Span]:
+    """The positions of each segment in the pack."""
+    return [Span(*pair) for pair in pairwise(rows.offsets())]
 
 
 def path(rows: PackedRows, index: int) -> list[int]:
@@ -84,18 +95,17 @@ def path(rows: PackedRows, index: int) -> list[int]:
     return found[::-1]
 
 
-def _own_segments(rows: PackedRows) -> Iterator[Part]:
+def _own_segments(rows: PackedRows, spans: Sequence[Span]) -> Iterator[Part]:
     """Each segment's own keys, for short ones after those of its path."""
-    offsets = rows.offsets()
     for run in rows.runs():
         length, prefix = run.segment.length, run.segment.start
         whole, is_short = Span(0, length), _is_short(run.segment)
         yield Part(
-            first=offsets[run.first],
+            first=spans[run.first].start,
             num_sequences=run.num_segments,
             length=length,
             queries=whole,
-            before=_spans(rows, run.segment.parent) if is_short else (),
+            before=_before(rows, spans, run.segment.parent) if is_short else (),
             own=whole,
             causal=not is_short,
             band=Span(1 - length, prefix + 1) if is_short else None,
@@ -110,17 +120,16 @@ def _is_short(segment: Segment) -> bool:
     return segment.parent >= 0 and is_small and prefix <= _LONGEST_PREFIX * length
 
 
-def _earlier_segments(rows: PackedRows) -> Iterator[Part]:
+def _earlier_segments(rows: PackedRows, spans: Sequence[Span]) -> Iterator[Part]:
     """The keys before long segments, together for those with the same parent."""
-    offsets = rows.offsets()
     for parent, group in siblings(rows, but=_is_short):
-        start, stop = offsets[group.start], offsets[group.stop]
+        start, stop = spans[group[0]].start, spans[group[-1]].stop
         yield Part(
             first=start,
             num_sequences=1,
             length=stop - start,
             queries=Span(0, stop - start),
-            before=_spans(rows, parent),
+            before=_before(rows, spans, parent),
             adds=True,
         )
 
@@ -141,14 +150,12 @@ def siblings(
             yield parent, range(members[0], members[-1] + 1)
 
 
-def _spans(rows: PackedRows, index: int) -> tuple[Span, ...]:
-    offsets = rows.offsets()
-    return tuple(Span(offsets[i], offsets[i + 1]) for i in path(rows, index))
+def _before(rows: PackedRows, spans: Sequence[Span], parent: int) -> tuple[Span, ...]:
+    return tuple(spans[i] for i in path(rows, parent))
 
 
-def _bands(rows: PackedRows, window: int) -> Iterator[Part]:
+def _bands(rows: PackedRows, spans: Sequence[Span], window: int) -> Iterator[Part]:
     """Chunks of queries, each with the keys that one of its queries sees."""
-    offsets = rows.offsets()
     for run in rows.runs():
         segment = run.segment
         for start in range(0, segment.length, CHUNK):
@@ -156,11 +163,11 @@ def _bands(rows: PackedRows, window: int) -> Iterator[Part]:
             wanted = segment.start + start - window + 1
             first_seen = max(wanted, 0)
             yield Part(
-                first=offsets[run.first],
+                first=spans[run.first].start,
                 num_sequences=run.num_segments,
                 length=segment.length,
                 queries=Span(start, stop),
-                before=_from(_spans(rows, segment.parent), segment, first_seen),
+                before=_from(_before(rows, spans, segment.parent), segment, first_seen),
                 own=Span(max(first_seen - segment.start, 0), stop),
                 band=Span(wanted - first_seen, wanted - first_seen + window),
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from smt_ray.data.packing import PackedRows
 from smt_ray.training.attention.cores import Attended
-from smt_ray.training.attention.parts import Span, path, siblings
+from smt_ray.training.attention.parts import Span, cuts_rows, path, siblings, spans_of
 
 _forward = torch.ops.aten._flash_attention_forward
 _backward = torch.ops.aten._flash_attention_backward
@@ -145,30 +145,25 @@ def make_varlen(rows: PackedRows, window: int | None, device: torch.device) -> l
         window: The number of positions that a query attends to, itself included; None for all.
         device: The device of the positions and lengths.
     """
-    if window is not None and window < max(s.start + s.length for s in rows.segments):
+    if window is not None and cuts_rows(rows, window):
         return [_in_windows(rows, window, device)]
-    own = _part([[s] for s in _segments(rows)], None, device, causal=True, is_first=True)
+    spans = spans_of(rows)
+    own = _part([[span] for span in spans], None, device, causal=True, is_first=True)
     groups = list(siblings(rows))
     if not groups:
         return [own]
-    offsets = rows.offsets()
-    queries = [Span(offsets[group.start], offsets[group.stop]) for _, group in groups]
-    keys = [[_segments(rows)[i] for i in path(rows, parent)] for parent, _ in groups]
+    queries = [Span(spans[group[0]].start, spans[group[-1]].stop) for _, group in groups]
+    keys = [[spans[i] for i in path(rows, parent)] for parent, _ in groups]
     return [own, _part(keys, queries, device, adds=True)]
 
 
 def _in_windows(rows: PackedRows, window: int, device: torch.device) -> Varlen:
     """Each segment with its own keys and those before it that its first query sees."""
-    spans, keys = _segments(rows), []
+    spans, keys = spans_of(rows), []
     for index, segment in enumerate(rows.segments):
         earlier = [spans[i] for i in path(rows, segment.parent)]
         keys.append([*_last(earlier, window - 1), spans[index]])
     return _part(keys, spans, device, causal=True, window=window)
-
-
-def _segments(rows: PackedRows) -> list[Span]:
-    offsets = rows.offsets()
-    return [Span(*pair) for pair in pairwise(offsets)]
 
 
 def _last(spans: Sequence[Span], count: int) -> list[Span]:
