@@ -10,8 +10,7 @@ forward and backward, by default with the heads of SmolLM2.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,12 +20,11 @@ from torch import Tensor, nn
 
 from benchmarks.measuring import (
     add_common_options,
-    interleave,
+    compare,
+    comparison_table,
     machine_facts,
     machine_line,
-    markdown_table,
     set_up,
-    spread,
     write_json,
 )
 from benchmarks.memory import SavedBytes
@@ -51,18 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             forms = make_forms(rows, window)
             states = _states(rows, options, device)
             kept = {name: kept_bytes(form, states) for name, form in forms.items()}
-            cases = {name: partial(_timed, form, states) for name, form in forms.items()}
-            rounds = interleave(cases, options.rounds)
-            ratios = {name: spread(r[name] / r["mask"] for r in rounds) for name in forms}
+            cases = {name: partial(_run, form, states) for name, form in forms.items()}
+            found = compare(cases, "mask", options.rounds, device)
             summary[f"{shape}, {length:,} tokens"] = {
-                name: {
-                    "kept_bytes": kept[name],
-                    "seconds": spread(r[name] for r in rounds),
-                    "times_the_mask": ratios[name],
-                }
-                for name in forms
+                name: {"kept_bytes": kept[name], **values} for name, values in found.items()
             }
-    print(_report(summary))
+    print(comparison_table(summary, ["kept MB", "ms", "times the mask"], _cells))
     print(f"\n{machine_line(machine)}")
     write_json(options.json, "attention", options, machine, {"summary": summary})
     return summary
@@ -150,13 +142,9 @@ def _states(rows: PackedRows, options: argparse.Namespace, device: torch.device)
     ]
 
 
-def _timed(form: Attend, states: Sequence[Tensor], _: int) -> float:
-    began = time.perf_counter()
+def _run(form: Attend, states: Sequence[Tensor]) -> None:
     output = form(*states)
     torch.autograd.grad(output, states, torch.ones_like(output))
-    if output.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -170,18 +158,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _report(summary: dict[str, Any]) -> str:
-    rows = [
-        (
-            f"{case}: {name}",
-            f"{values['kept_bytes'] / 1e6:,.1f}",
-            f"{values['seconds']['median'] * 1e3:,.0f}",
-            f"{values['times_the_mask']['median']:.2f}",
-        )
-        for case, forms in summary.items()
-        for name, values in forms.items()
-    ]
-    return markdown_table(["", "kept MB", "ms", "times the mask"], rows)
+def _cells(values: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{values['kept_bytes'] / 1e6:,.1f}",
+        f"{values['seconds']['median'] * 1e3:,.0f}",
+        f"{values['times_the_mask']['median']:.2f}",
+    )
 
 
 if __name__ == "__main__":

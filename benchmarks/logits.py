@@ -9,8 +9,7 @@ those of the head and the loss. Each case is one forward and backward; only the 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,12 +17,11 @@ import torch
 
 from benchmarks.measuring import (
     add_common_options,
-    interleave,
+    compare,
+    comparison_table,
     machine_facts,
     machine_line,
-    markdown_table,
     set_up,
-    spread,
     write_json,
 )
 from benchmarks.memory import peak_bytes
@@ -47,17 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             name: peak_bytes(partial(_step, model, batch, most), device)
             for name, most in FORMS.items()
         }
-        cases = {name: partial(_timed, model, batch, most) for name, most in FORMS.items()}
-        rounds = interleave(cases, options.rounds)
+        cases = {name: partial(_step, model, batch, most) for name, most in FORMS.items()}
+        found = compare(cases, "whole", options.rounds, device)
         summary[f"{length:,} positions"] = {
-            name: {
-                "peak_bytes": peaks[name],
-                "seconds": spread(r[name] for r in rounds),
-                "times_the_whole": spread(r[name] / r["whole"] for r in rounds),
-            }
-            for name in FORMS
+            name: {"peak_bytes": peaks[name], **values} for name, values in found.items()
         }
-    print(_report(summary))
+    print(comparison_table(summary, ["peak MB", "s", "times all at once"], _cells))
     print(f"\n{machine_line(machine)}")
     write_json(options.json, "logits", options, machine, {"summary": summary})
     return summary
@@ -91,14 +84,6 @@ def _step(model: Any, batch: MicroBatch, max_logits: int | None) -> None:
     model.zero_grad()
 
 
-def _timed(model: Any, batch: MicroBatch, max_logits: int | None, _: int) -> float:
-    began = time.perf_counter()
-    _step(model, batch, max_logits)
-    if batch.input_ids.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.logits", description=__doc__)
     add_common_options(parser, rounds=3)
@@ -108,18 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _report(summary: dict[str, Any]) -> str:
-    rows = [
-        (
-            f"{case}: {name}",
-            f"{values['peak_bytes'] / 1e6:,.0f}",
-            f"{values['seconds']['median']:,.2f}",
-            f"{values['times_the_whole']['median']:.2f}",
-        )
-        for case, forms in summary.items()
-        for name, values in forms.items()
-    ]
-    return markdown_table(["", "peak MB", "s", "times all at once"], rows)
+def _cells(values: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{values['peak_bytes'] / 1e6:,.0f}",
+        f"{values['seconds']['median']:,.2f}",
+        f"{values['times_the_whole']['median']:.2f}",
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,6 +79,58 @@ def interleave(cases: Mapping[K, Callable[[int], T]], num_rounds: int) -> list[d
         rounds.append({name: found[name] for name in cases})
         print(f"round {number + 1} of {num_rounds} done", file=sys.stderr, flush=True)
     return rounds
+
+
+def compare(
+    cases: Mapping[str, Callable[[], object]],
+    reference: str,
+    num_rounds: int,
+    device: torch.device,
+) -> dict[str, dict[str, Any]]:
+    """The seconds of each case, and their ratio to those of the reference in the same round.
+
+    Args:
+        cases: Name -> the work, on ``device``.
+        reference: The name of one of them.
+
+    Returns:
+        Name -> ``seconds`` and ``times_the_<reference>``, each with its :func:`spread`.
+    """
+
+    def timed(work: Callable[[], object], _: int) -> float:
+        laps = Laps(device)
+        work()
+        laps.lap("work")
+        return laps.seconds()["work"]
+
+    rounds = interleave({name: partial(timed, work) for name, work in cases.items()}, num_rounds)
+    return {
+        name: {
+            "seconds": spread(found[name] for found in rounds),
+            f"times_the_{reference}": spread(found[name] / found[reference] for found in rounds),
+        }
+        for name in cases
+    }
+
+
+def comparison_table(
+    summary: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    head: Sequence[str],
+    cells: Callable[[Mapping[str, Any]], Sequence[object]],
+) -> str:
+    """A table with a row for each form of each case.
+
+    Args:
+        summary: Case -> form -> values.
+        head: The titles of the columns after the first.
+        cells: A function of a form's values that returns its row.
+    """
+    rows = [
+        (f"{case}: {name}", *cells(values))
+        for case, forms in summary.items()
+        for name, values in forms.items()
+    ]
+    return markdown_table(["", *head], rows)
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:

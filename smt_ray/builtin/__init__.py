@@ -14,4 +14,7 @@ from pathlib import Path
 MODEL_DIR = Path(__file__).parent / "model"
 """The folder of the embedded model, which ``from_pretrained`` can load."""
 
-__all__ = ["MODEL_DIR"]
+BUILTIN = "builtin:"
+"""What the names of the embedded model and of its tasks begin with in configs and commands."""
+
+__all__ = ["BUILTIN", "MODEL_DIR"]

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from smt_ray.builtin import BUILTIN
 from smt_ray.errors import UserError
 
 if TYPE_CHECKING:
     from smt_ray.config.run import RunConfig
 
 _HUB_DATASET = re.compile(r"\w[\w.-]*/[\w-]+")  # a dot would begin the ending of a file
-_BUILTIN = "builtin:"
 _BATCH_SIZE, _NUM_EPOCHS, _EVERY, _MOST_HELD_OUT = 16, 3, 100, 100
 _HEAD = """\
 # smt-ray run {file}
@@ -170,7 +170,7 @@ def make_starter(file: str, model: str, data: Sequence[str], method: str) -> Sta
 def _source(place: str) -> Any:
     """A source of rows as the data section writes it."""
     path = Path(place).expanduser()
-    if path.exists() or place.startswith((_BUILTIN, "hub:")) or any(m in place for m in "*?["):
+    if path.exists() or place.startswith((BUILTIN, "hub:")) or any(m in place for m in "*?["):
         return place
     if _HUB_DATASET.fullmatch(place):
         return {"hub": place}

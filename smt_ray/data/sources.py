@@ -11,6 +11,7 @@ from typing import Any
 from cachetools import LRUCache, cached
 
 from smt_ray.artifacts.versions import Version, file_version, versioned
+from smt_ray.builtin import BUILTIN
 from smt_ray.config.data import DataConfig, Source
 from smt_ray.data.files import read_records
 from smt_ray.data.hub.reading import read_hub_records, read_hub_task
@@ -19,7 +20,6 @@ from smt_ray.data.records import parse_row
 from smt_ray.data.rows import Row
 from smt_ray.errors import UserError
 
-BUILTIN = "builtin:"
 HUB = "hub:"
 HUB_DIRECTORY = "hub"
 """The value of ``data.dir`` for the original datasets; a folder of that name is ``./hub``."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from smt_ray.builtin import BUILTIN
 from smt_ray.errors import UserError
 
 _HUB_MODEL = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
-_BUILTIN = "builtin:"
 
 
 def model_keys(model: str) -> dict[str, str]:
@@ -20,8 +20,8 @@ def model_keys(model: str) -> dict[str, str]:
     Raises:
         UserError: It is none of these, or a folder without a model.
     """
-    if model.startswith(_BUILTIN):
-        return {"builtin": model.removeprefix(_BUILTIN)}
+    if model.startswith(BUILTIN):
+        return {"builtin": model.removeprefix(BUILTIN)}
     path = Path(model).expanduser()
     if path.suffix == ".gguf" and path.is_file():
         return {"path": str(path.parent), "gguf_file": path.name}
