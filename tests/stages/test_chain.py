@@ -32,7 +32,7 @@ class Stream:
         self.num_taken, self._next = 0, Value(world, None)
 
     def is_ready(self) -> bool:
-        return self.is_running and self._next.is_ready()
+        return self.is_done or (self.is_running and self._next.is_ready())
 
     @property
     def is_running(self) -> bool:
@@ -63,7 +63,7 @@ class World:
             Stream(self, place, [f"{place}.{item} " for item in range(num_items)])
             for place in range(num_places)
         ]
-        self._num_running = num_running
+        self._num_running, self._num_looks = num_running, 0
         self.added: list[tuple[int, str]] = []
         self.most_held = 0
 
@@ -72,6 +72,8 @@ class World:
         return place in waiting[: self._num_running]
 
     def wait(self, awaited: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
+        self._num_looks += 1
+        assert self._num_looks < 100_000, "it waits for something that never comes"
         ready = [each for each in awaited if each.is_ready()]
         return ready, [each for each in awaited if each not in ready]
 
