@@ -48,7 +48,8 @@ def _sum(one: NDArray[Any] | None, other: NDArray[Any] | None) -> NDArray[Any] |
     if one is None or other is None:
         assert one is other
         return None
-    return one + other
+    total: NDArray[Any] = one + other
+    return total
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ of the training. So the number of shards changes the sum only by rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial, reduce
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,13 +54,12 @@ def stream_place(
 
     With ``reduction: score``, the statistics of each shard are made before they are added.
     """
-    stream = partial(
-        stream_shard, model, encoded, plan, statistics_block_size=statistics_block_size, **options
-    )
+    options["statistics_block_size"] = statistics_block_size
     if statistics_block_size is None:
-        yield from stream([step for shard in shards for step in shard])
+        steps = [step for shard in shards for step in shard]
+        yield from stream_shard(model, encoded, plan, steps, **options)
         return
-    parts = [list(stream(shard)) for shard in shards]
+    parts = [list(stream_shard(model, encoded, plan, shard, **options)) for shard in shards]
     for of_module in zip(*parts, strict=True):
         yield reduce(ShardPart.plus, of_module)
 
