@@ -7,8 +7,15 @@ So the resources are first reserved and released here, and Ray Train is started 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 
 from smt_ray.cluster.resources import ProcessResources
 from smt_ray.errors import UserError
@@ -22,7 +29,18 @@ _SAY_AFTER_S = 5.0  # work that has just ended releases its resources within thi
 
 
 def wait_for_place(kind: str, number: int, each: ProcessResources, timeout_s: float) -> None:
-    """Waits until all processes can be placed, and tells the user if that takes a while.
+    """Waits until all processes can be placed; see :func:`reserved`."""
+    with reserved(kind, number, each, timeout_s):
+        pass
+
+
+@contextmanager
+def reserved(
+    kind: str, number: int, each: ProcessResources, timeout_s: float
+) -> Iterator[PlacementGroup]:
+    """Places for processes, which are kept while the context is open.
+
+    It waits until all of them can be placed, and tells the user if that takes a while.
 
     Args:
         kind: The work of the processes, such as ``training``; the message begins with it.
@@ -49,8 +67,14 @@ def wait_for_place(kind: str, number: int, each: ProcessResources, timeout_s: fl
                     f"{kind}: waiting for {number} x {each}, which other work on the cluster"
                     f" holds, for {timeout_s:g} s at most (resources.wait_timeout_s)"
                 )
+        yield place
     finally:
         remove_placement_group(place)
+
+
+def is_whole(place: PlacementGroup) -> bool:
+    """Whether all places exist at present: those of a lost node are searched for on others."""
+    return bool(placement_group_table(place)["state"] == "CREATED")
 
 
 def found_no_place(error: BaseException) -> bool:

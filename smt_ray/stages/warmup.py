@@ -1,12 +1,17 @@
 """The warm-up as a graph of stateless Ray tasks (paper section 3.2).
 
-    shard 0 ──┐ module by module        ┌─> reduce q_proj ─┐
-    shard 1 ──┼─────────────────────────┼─> reduce k_proj ─┼─> table
-    shard N ──┘ (streams of gradients)  └─> reduce v_proj ─┘
+    place 0: shards 0, P, 2P ... ──> sum of q_proj, k_proj, v_proj, ...
+                                          │       │       │
+    place 1: shards 1, P + 1 ...  ──> +   v   +   v   +   v
+                                          │       │       │
+    place P - 1: ...              ──> +   v   +   v   +   v  ──> reduce each module ──> table
 
-Shards stream their modules one by one, and their processes end. Each reduction adds N sums in the
-order of the shards and makes the module's rows of the table. The driver passes references on and
-fetches none of them. A lost task can run again, because every task is a function of its arguments.
+A place is the room for one process. Shards that take turns on a place add into one sum. Then each
+place streams its modules one by one, waiting until they are taken, and sums are added on their way
+from place to place (:mod:`smt_ray.stages.chain`). So Ray's object store holds about four modules of
+a place, however many shards and modules there are. Each reduction makes the module's rows of the
+table. The driver passes references on and fetches none of them. A lost task can run again, because
+every task is a function of its arguments.
 """
 
 from __future__ import annotations
@@ -14,21 +19,25 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from smt_ray.artifacts.layout import KEPT_VALUES, RECORDS, SCORE_TABLE, TOKENS
 from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.stages import Finished
 from smt_ray.cluster.board import announce
 from smt_ray.cluster.nodes import cluster_nodes
-from smt_ray.cluster.resources import GpusEach, ProcessResources, plan_processes
-from smt_ray.cluster.waiting import wait_for_place
+from smt_ray.cluster.resources import GpusEach, ProcessResources, count_places, plan_processes
+from smt_ray.cluster.waiting import is_whole, reserved
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
 from smt_ray.documents.stages import WarmupSummary
 from smt_ray.reporting.text.progress import progress, say
+from smt_ray.stages.chain import Chain
 from smt_ray.stages.jobs import WarmupJob
 from smt_ray.training.metrics_log import write_records
 from smt_ray.warmup.parts import ModuleStatistics, ShardPart
@@ -38,6 +47,8 @@ if TYPE_CHECKING:  # workers import this file, but not the modules that only the
 
     from smt_ray.methods.blocks import EligibleBlocks
     from smt_ray.stages.plan import RunPlan
+
+_REDUCTIONS = 2  # at the same time for each place
 
 PROGRESS = "warm-up"
 """The name of the warm-up on the progress board."""
@@ -54,7 +65,6 @@ def make_warmup(
     began, config, stage = time.monotonic(), plan.config, plan.warmup
     assert stage is not None
     resources = shard_resources(config)
-    wait_for_place("warmup", 1, resources, config.resources.wait_timeout_s)
     job = warmup_job(plan, blocks, probe, resources)
     with progress(PROGRESS, config.warmup.num_steps, lambda: ray.get(board.done.remote(PROGRESS))):
         run_graph(job, board)
@@ -114,41 +124,69 @@ def _attempts(board: Any) -> dict[str, int]:
 
 
 def run_graph(job: WarmupJob, board: Any) -> None:
-    """Runs the graph; returns once the table is in the storage."""
-    streams = _start_shards(job, board)
-    # Zero CPUs: reductions would otherwise wait for shards that hold all CPUs.
-    reduce = ray.remote(_reduce).options(num_cpus=0)
-    # Each running reduction is a process that imports torch, so at most one runs for each CPU.
-    most_running = max(1, int(sum(node.get("CPU", 0.0) for node in cluster_nodes())))
-    rows: list[ray.ObjectRef[Any]] = []
-    running: list[ray.ObjectRef[Any]] = []
-    for _ in job.blocks.shapes:
-        if len(running) == most_running:
-            _, running = ray.wait(running, fetch_local=False)
-        parts = [next(stream, None) for stream in streams]
-        if None in parts:  # a shard failed: its error was the last item of its stream
-            ray.get(rows)
-            raise AssertionError("a shard's stream ended without an error")
-        rows.append(reduce.remote(job, *parts))
-        running.append(rows[-1])
-    ray.get(ray.remote(_table).options(num_cpus=0).remote(job, *rows))
+    """Runs the graph; returns once the table is in the storage.
+
+    Raises:
+        UserError: Bad input, a loss that is not finite, or no place in time.
+    """
+    number, timeout_s = num_places(job), job.config.resources.wait_timeout_s
+    with reserved("warmup", number, job.resources, timeout_s) as places:
+        chain = Chain(
+            _start_places(job, board, places, number),
+            len(job.blocks.shapes),
+            partial(_start_addition, places),
+            lambda: is_whole(places),
+        )
+        # Zero CPUs: reductions would otherwise wait for shards that hold all CPUs.
+        reduce = ray.remote(_reduce).options(num_cpus=0)
+        rows: list[ray.ObjectRef[Any]] = []
+        running: list[ray.ObjectRef[Any]] = []
+        for module, total in enumerate(chain):
+            if len(running) == _REDUCTIONS * number:
+                _, running = ray.wait(running, fetch_local=False)
+            rows.append(reduce.options(**_at(places, module % number)).remote(job, total))
+            running.append(rows[-1])
+        ray.get(ray.remote(_table).options(num_cpus=0).remote(job, *rows))
 
 
-def _start_shards(job: WarmupJob, board: Any) -> list[Iterator[ray.ObjectRef[Any]]]:
+def num_places(job: WarmupJob) -> int:
+    """The number of places for shards on the present nodes, at most one for each shard."""
+    there = count_places(cluster_nodes(), job.resources)
+    return max(1, min(job.config.warmup.num_shards, there))
+
+
+def _at(places: PlacementGroup, place: int) -> dict[str, Any]:
+    """The options of a task that runs where a place is."""
+    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(places, place)}
+
+
+def _start_addition(places: PlacementGroup, place: int, total: Any, part: Any) -> Any:
+    add = ray.remote(_add).options(num_cpus=0, **_at(places, place))
+    return add.remote(total, part)
+
+
+def _add(total: ShardPart, part: ShardPart) -> ShardPart:
+    return total.plus(part)
+
+
+def _start_places(
+    job: WarmupJob, board: Any, places: PlacementGroup, number: int
+) -> list[Iterator[ray.ObjectRef[Any]]]:
     threads = {"OMP_NUM_THREADS": str(job.resources.num_threads)}
     # Ray retries lost workers but not errors, which our code would only raise again.
-    shard = ray.remote(max_calls=1)(_shard).options(
+    shards = ray.remote(max_calls=1)(_shards).options(
         **job.resources.options(), num_returns="streaming", max_retries=3,
-        runtime_env={"env_vars": threads},
+        runtime_env={"env_vars": threads}, _generator_backpressure_num_objects=1,
     )  # fmt: skip
     streams: list[Any] = [
-        shard.remote(job, index, board) for index in range(job.config.warmup.num_shards)
+        shards.options(**_at(places, place)).remote(job, place, number, board)
+        for place in range(number)
     ]
     return streams
 
 
-def _shard(job: WarmupJob, index: int, board: Any) -> Iterator[ShardPart]:
-    """The work of one shard; yields its modules."""
+def _shards(job: WarmupJob, place: int, num_places: int, board: Any) -> Iterator[ShardPart]:
+    """The work of the shards of one place; yields the sums of their modules."""
     from smt_ray.models.load import import_transformers
 
     import_transformers()
@@ -159,32 +197,33 @@ def _shard(job: WarmupJob, index: int, board: Any) -> Iterator[ShardPart]:
     from smt_ray.data.encoding.stored import load_tokens
     from smt_ray.models.load import load_model
     from smt_ray.warmup.activations import stream_activations
-    from smt_ray.warmup.shard import shard_steps, stream_shard
+    from smt_ray.warmup.shard import place_steps, stream_place
 
-    announce(board, PROGRESS, index)
+    announce(board, PROGRESS, place)
     config, warmup = job.config, job.config.warmup
     torch.set_num_threads(job.resources.num_threads)
     device = torch.device(job.resources.device)
     with Storage(job.storage).local(job.tokens) as file:
         encoded = load_tokens(file, "training")
     assert encoded is not None
+    shards = place_steps(warmup.num_steps, warmup.num_shards, place, num_places)
     work: dict[str, Any] = {
         "model": load_model(job.model, device, max(1, job.resources.num_gpus)),
         "encoded": encoded,
         "plan": StepPlan(len(encoded), config.training.batch_size, config.seed),
-        "steps": shard_steps(warmup.num_steps, warmup.num_shards, index),
         "modules": list(job.blocks.shapes),
         "train_on_inputs": config.data.train_on_inputs,
         "device": device,
-        "on_step": _reporter(board, index),
+        "on_step": _reporter(board, place),
     }
     if config.warmup_keeps == "activations":
-        yield from stream_activations(**work)
+        yield from stream_activations(**work, steps=[step for shard in shards for step in shard])
     else:
-        yield from stream_shard(**work, **_gradient_options(job, with_weights=index == 0))
+        is_last = place == num_places - 1  # so that weights are not passed on
+        yield from stream_place(**work, shards=shards, **_gradient_options(job, is_last))
 
 
-def _gradient_options(job: WarmupJob, *, with_weights: bool) -> dict[str, Any]:
+def _gradient_options(job: WarmupJob, with_weights: bool) -> dict[str, Any]:
     """The options of :func:`smt_ray.warmup.shard.stream_shard` that only gradients need."""
     config, size = job.config, job.blocks.table_block_size
     return {
@@ -211,18 +250,16 @@ def _reporter(board: Any, index: int) -> Callable[[int, float], None]:
     return report
 
 
-def _reduce(job: WarmupJob, *parts: ShardPart) -> ModuleStatistics:
-    """Adds the parts of one module, and stores the sum if it is needed later."""
-    from functools import partial
-
+def _reduce(job: WarmupJob, part: ShardPart) -> ModuleStatistics:
+    """Makes the rows of one module from its sum, and stores the sum if it is needed later."""
     import torch
 
     from smt_ray.warmup.shard import reduce_module
 
     size = job.blocks.table_block_size
     if job.kept is None:
-        return reduce_module(parts, size)
-    found = reduce_module(parts, size, partial(_keep, job))
+        return reduce_module(part, size)
+    found = reduce_module(part, size, partial(_keep, job))
     if job.config.warmup_keeps == "activations":
         _store_kept(job, found.module, torch.tensor(found.statistics))
     return found

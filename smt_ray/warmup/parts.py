@@ -31,6 +31,26 @@ class ShardPart:
     statistics: NDArray[Any] | None = None
     of_steps: NDArray[Any] | None = None
 
+    def plus(self, part: ShardPart) -> ShardPart:
+        """The sum of two parts of one module, of which at most one has the weight."""
+        assert self.module == part.module
+        assert self.weight is None or part.weight is None
+        return ShardPart(
+            self.module,
+            gradient=_sum(self.gradient, part.gradient),
+            weight=part.weight if self.weight is None else self.weight,
+            statistics=_sum(self.statistics, part.statistics),
+            of_steps=_sum(self.of_steps, part.of_steps),
+        )
+
+
+def _sum(one: NDArray[Any] | None, other: NDArray[Any] | None) -> NDArray[Any] | None:
+    if one is None or other is None:
+        assert one is other
+        return None
+    total: NDArray[Any] = one + other
+    return total
+
 
 @dataclass(frozen=True)
 class ModuleStatistics:

@@ -7,6 +7,7 @@ of the training. So the number of shards changes the sum only by rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,35 @@ if TYPE_CHECKING:
 def shard_steps(num_steps: int, num_shards: int, shard: int) -> range:
     """The warm-up steps of one shard: every ``num_shards``-th, so that all have the same length."""
     return range(shard, num_steps, num_shards)
+
+
+def place_steps(num_steps: int, num_shards: int, place: int, num_places: int) -> list[range]:
+    """The steps of each of the shards that take turns on one place: every ``num_places``-th."""
+    shards = range(place, num_shards, num_places)
+    return [shard_steps(num_steps, num_shards, shard) for shard in shards]
+
+
+def stream_place(
+    model: nn.Module,
+    encoded: EncodedRows,
+    plan: StepPlan,
+    shards: Sequence[Sequence[int]],
+    *,
+    statistics_block_size: int | None,
+    **options: Any,
+) -> Iterator[ShardPart]:
+    """The sums over the shards that take turns on a place; see :func:`stream_shard`.
+
+    With ``reduction: score``, the statistics of each shard are made before they are added.
+    """
+    options["statistics_block_size"] = statistics_block_size
+    if statistics_block_size is None:
+        steps = [step for shard in shards for step in shard]
+        yield from stream_shard(model, encoded, plan, steps, **options)
+        return
+    parts = [list(stream_shard(model, encoded, plan, shard, **options)) for shard in shards]
+    for of_module in zip(*parts, strict=True):
+        yield reduce(ShardPart.plus, of_module)
 
 
 def stream_shard(
@@ -101,40 +131,34 @@ def stream_shard(
 
 
 def reduce_module(
-    parts: Sequence[ShardPart],
+    part: ShardPart,
     block_size: int,
     keep: Callable[[str, torch.Tensor, torch.Tensor], None] | None = None,
 ) -> ModuleStatistics:
-    """Adds the parts of one module in the order of the shards, and makes its entry in the table.
+    """Makes the entry of one module in the table from the sum of its parts.
 
     Args:
-        parts: The part of each shard.
+        part: The sum of the parts of all shards.
         block_size: The block size of the table.
         keep: A function that is called with the name, the summed gradient, (O, I) float32, and the
             weight, unless the shards sent statistics.
     """
-    names = {part.module for part in parts}
-    assert len(names) == 1, names
-    name = names.pop()
-    if statistics := [part.statistics for part in parts if part.statistics is not None]:
-        return _with_steps(parts, np.sum(statistics, axis=0))
-    gradients = [part.gradient for part in parts if part.gradient is not None]
-    assert len(gradients) == len(parts)
-    total = torch.tensor(gradients[0])  # a copy: arrays from the object store are read-only
-    for gradient in gradients[1:]:
-        total += torch.tensor(gradient)
-    weight = _from_numpy(next(part.weight for part in parts if part.weight is not None))
+    if part.statistics is not None:
+        return _with_steps(part, part.statistics)
+    assert part.gradient is not None
+    assert part.weight is not None
+    total = torch.tensor(part.gradient)  # a copy: arrays from the object store are read-only
+    weight = _from_numpy(part.weight)
     if keep is not None:
-        keep(name, total, weight)
-    return _with_steps(parts, block_statistics(total, weight, block_size).numpy())
+        keep(part.module, total, weight)
+    return _with_steps(part, block_statistics(total, weight, block_size).numpy())
 
 
-def _with_steps(parts: Sequence[ShardPart], statistics: NDArray[Any]) -> ModuleStatistics:
-    """The entry of a module, to which the shards' statistics of single steps are added."""
-    of_steps = [part.of_steps for part in parts if part.of_steps is not None]
-    if of_steps:
-        statistics = np.concatenate([statistics, np.sum(of_steps, axis=0)])
-    return ModuleStatistics(parts[0].module, statistics)
+def _with_steps(part: ShardPart, statistics: NDArray[Any]) -> ModuleStatistics:
+    """The entry of a module, with the statistics of single steps if there are any."""
+    if part.of_steps is not None:
+        statistics = np.concatenate([statistics, part.of_steps])
+    return ModuleStatistics(part.module, statistics)
 
 
 def _add_gradient(loss: SupervisedLoss, batches: list[MicroBatch], device: torch.device) -> float:

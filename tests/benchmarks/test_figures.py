@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.models.inspect import find_eligible
 from smt_ray.models.load import load_tokenizer
 from smt_ray.probe.probe import probe_skeleton
+from smt_ray.warmup.parts import ShardPart
 from smt_ray.warmup.shard import reduce_module, stream_shard
 
 CPU = torch.device("cpu")
@@ -154,7 +156,7 @@ def test_bytes_moved_are_the_bytes_that_shards_and_reductions_send(
     given = [
         *streams[0],
         *streams[1],
-        *(reduce_module(parts, 8) for parts in zip(*streams, strict=True)),
+        *(reduce_module(reduce(ShardPart.plus, parts), 8) for parts in zip(*streams, strict=True)),
     ]
     found = sum(v.nbytes for part in given for v in vars(part).values() if hasattr(v, "nbytes"))
     assert found == bytes_moved(

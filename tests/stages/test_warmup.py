@@ -76,13 +76,13 @@ def test_any_number_of_shards_gives_the_same_table_and_the_driver_fetches_no_gra
     skeleton = load_skeleton(plan.model)
     probe = probe_skeleton(skeleton)
     blocks = check_blocks(plan.config, skeleton, probe)
-    # Four shards take turns on two CPUs.
+    # Of four shards, two take turns on each of two CPUs.
     resources = ProcessResources(num_cpus=1, num_gpus=0, accelerator_type=None)
     job = replace(warmup_job(plan, blocks, probe, resources), table=f"scratch/{num_shards}/{TABLE}")
     board = make_board()
     fetched.clear()
     run_graph(job, board)
-    assert len(ray.get(board.starts.remote("warm-up"))) == num_shards
+    assert len(ray.get(board.starts.remote("warm-up"))) == min(num_shards, 2)
     gradients = sum(4 * rows * columns for rows, columns in blocks.shapes.values())
     assert sum(fetched) < 4096 < gradients / 50
     table = ScoreTable.load(whole.storage / job.table)

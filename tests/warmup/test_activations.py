@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from smt_ray.data.batches import StepPlan
 from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.training.loss.supervised import SupervisedLoss
 from smt_ray.warmup.activations import stream_activations
+from smt_ray.warmup.parts import ShardPart
 from smt_ray.warmup.shard import reduce_module, shard_steps
 
 PLAN, NUM_STEPS = StepPlan(num_rows=37, batch_size=7, seed=3), 6
@@ -52,7 +54,7 @@ def test_the_sums_are_those_of_the_inputs_of_every_row(
         for shard in range(num_shards)
     ]
     for parts in zip(*shards, strict=True):
-        found = torch.tensor(reduce_module(parts, 8).statistics)
+        found = torch.tensor(reduce_module(reduce(ShardPart.plus, parts), 8).statistics)
         expected = torch.cat([x[0] for x in seen[parts[0].module]]).abs().double().sum(0)
         torch.testing.assert_close(found, expected[None], rtol=1e-5, atol=1e-9)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,13 @@ from smt_ray.smt.scores import ScoreTable, block_statistics, step_statistics
 from smt_ray.smt.selection import select_blocks
 from smt_ray.training.loss.supervised import SupervisedLoss
 from smt_ray.warmup.parts import ShardPart
-from smt_ray.warmup.shard import reduce_module, shard_steps, stream_shard
+from smt_ray.warmup.shard import (
+    place_steps,
+    reduce_module,
+    shard_steps,
+    stream_place,
+    stream_shard,
+)
 
 TARGETS = ("q_proj", "k_proj", "v_proj")
 NUM_STEPS, BLOCK_SIZE, NUM_BLOCKS = 6, 4, 12
@@ -49,7 +56,8 @@ def table_of(make_llama: Make, encoded: EncodedRows, num_shards: int, **changes:
         )
         for shard in range(num_shards)
     ]  # fmt: skip
-    rows = [reduce_module(parts, BLOCK_SIZE) for parts in zip(*shards, strict=True)]
+    parts = [reduce(ShardPart.plus, of_module) for of_module in zip(*shards, strict=True)]
+    rows = [reduce_module(part, BLOCK_SIZE) for part in parts]
     statistics = {row.module: torch.as_tensor(row.statistics) for row in rows}
     return ScoreTable(BLOCK_SIZE, statistics, num_base_parameters=50_000, num_steps=NUM_STEPS)
 
@@ -92,6 +100,36 @@ def encoded(make_encoded: Callable[..., EncodedRows]) -> EncodedRows:
 @pytest.fixture(scope="module")
 def one_shard(make_llama: Make, encoded: EncodedRows) -> ScoreTable:
     return table_of(make_llama, encoded, 1)
+
+
+@pytest.mark.parametrize(("num_shards", "num_places"), [(1, 1), (4, 2), (5, 3), (6, 6)])
+def test_every_step_is_on_one_place_in_its_shard(num_shards: int, num_places: int) -> None:
+    steps = [place_steps(NUM_STEPS, num_shards, p, num_places) for p in range(num_places)]
+    shards = [shard for place in steps for shard in place]
+    assert sorted(step for shard in shards for step in shard) == list(range(NUM_STEPS))
+    wanted = [shard_steps(NUM_STEPS, num_shards, shard) for shard in range(num_shards)]
+    assert sorted(shards, key=lambda shard: shard.start) == wanted
+
+
+@pytest.mark.parametrize("reduction", [None, BLOCK_SIZE])
+def test_shards_that_take_turns_add_up_to_what_they_send_from_places_of_their_own(
+    make_llama: Make, encoded: EncodedRows, reduction: int | None
+) -> None:
+    shards = place_steps(NUM_STEPS, 3, 0, 1)
+    model = make_llama()
+    options: dict[str, Any] = {
+        "modules": TARGETS, "batching": "prefix_packed", "probe": probe_skeleton(model),
+        "max_tokens": 80, "train_on_inputs": False, "device": torch.device("cpu"),
+        "statistics_block_size": reduction,
+    }  # fmt: skip
+    found = list(stream_place(model, encoded, PLAN, shards, **options))
+    alone = [
+        stream(make_llama(), encoded, shard, statistics_block_size=reduction) for shard in shards
+    ]
+    for part, parts in zip(found, zip(*alone, strict=True), strict=True):
+        expected = reduce(ShardPart.plus, parts)
+        values = [p.gradient if reduction is None else p.statistics for p in (part, expected)]
+        np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 4, 5, 6])
@@ -187,7 +225,8 @@ def test_one_shard_sends_weights_and_bfloat16_weights_are_restored(
         total = torch.tensor(mine.gradient) + torch.tensor(theirs.gradient)
         weight = model.get_submodule(mine.module).weight
         expected = block_statistics(total, weight, BLOCK_SIZE)
-        found = reduce_module([mine, theirs], BLOCK_SIZE).statistics
+        found = reduce_module(mine.plus(theirs), BLOCK_SIZE).statistics
+        assert np.array_equal(theirs.plus(mine).weight, mine.weight)
         torch.testing.assert_close(torch.tensor(found), expected)
 
 
@@ -196,7 +235,7 @@ def test_a_reduction_does_not_change_its_parts(make_llama: Make, encoded: Encode
     for array in (part.gradient, part.weight):
         array.setflags(write=False)  # like arrays from Ray's object store
     before, weight = part.gradient.copy(), part.weight.copy()
-    found = reduce_module([part, part], BLOCK_SIZE).statistics
+    found = reduce_module(part.plus(replace(part, weight=None)), BLOCK_SIZE).statistics
     np.testing.assert_array_equal(part.gradient, before)
     np.testing.assert_array_equal(part.weight, weight)
     np.testing.assert_allclose(found[1].sum(), 2 * np.abs(before.astype(np.float64)).sum())
