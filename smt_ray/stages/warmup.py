@@ -138,7 +138,7 @@ def run_graph(job: WarmupJob, board: Any) -> None:
             lambda: is_whole(places),
         )
         # Zero CPUs: reductions would otherwise wait for shards that hold all CPUs.
-        reduce = ray.remote(_reduce).options(num_cpus=0)
+        reduce = ray.remote(num_cpus=0)(_reduce)
         rows: list[ray.ObjectRef[Any]] = []
         running: list[ray.ObjectRef[Any]] = []
         for module, total in enumerate(chain):
@@ -161,7 +161,7 @@ def _at(places: PlacementGroup, place: int) -> dict[str, Any]:
 
 
 def _start_addition(places: PlacementGroup, place: int, total: Any, part: Any) -> Any:
-    add = ray.remote(_add).options(num_cpus=0, **_at(places, place))
+    add = ray.remote(num_cpus=0)(_add).options(**_at(places, place))
     return add.remote(total, part)
 
 
@@ -174,12 +174,16 @@ def _start_places(
 ) -> list[Iterator[ray.ObjectRef[Any]]]:
     threads = {"OMP_NUM_THREADS": str(job.resources.num_threads)}
     # Ray retries lost workers but not errors, which our code would only raise again.
-    shards = ray.remote(max_calls=1)(_shards).options(
-        **job.resources.options(), num_returns="streaming", max_retries=3,
-        runtime_env={"env_vars": threads}, _generator_backpressure_num_objects=1,
-    )  # fmt: skip
+    shards = ray.remote(max_calls=1)(_shards)
+    options: dict[str, Any] = {
+        **job.resources.options(),
+        "num_returns": "streaming",
+        "max_retries": 3,
+        "runtime_env": {"env_vars": threads},
+        "_generator_backpressure_num_objects": 1,
+    }
     streams: list[Any] = [
-        shards.options(**_at(places, place)).remote(job, place, number, board)
+        shards.options(**options, **_at(places, place)).remote(job, place, number, board)
         for place in range(number)
     ]
     return streams
