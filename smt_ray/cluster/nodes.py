@@ -116,7 +116,7 @@ def wanted(
         warms_up: Whether the shards of a warm-up must be placed, too.
     """
     resources, gpus = config.resources, config.evaluation.gpus_per_worker
-    if warms_up and config.sharded_warmup:
+    if warms_up and config.base_warmup and config.warmup.processes == "shards":
         gpus = max(gpus, config.warmup.gpus_per_shard)
     kind, cpus = resources.accelerator_type, resources.cpus_per_worker
     rank = ProcessResources(cpus, int(resources.use_gpu is True), kind)

@@ -51,6 +51,11 @@ class WarmupConfig(Section):
     too, for the scores step_mean_of_abs and step_l2. These scores set it themselves; set it to
     compare them with others by one warm-up. It needs memory for a second sum of gradients. It has
     no effect with mode trained."""
+    processes: Literal["shards", "ranks"] = execution("shards")
+    """The processes that compute the gradients. shards: tasks that have the whole model each and
+    take turns where there is little room. ranks: those of training, with ``deepspeed.zero_stage``
+    and ``training.activation_checkpointing``, for models that do not fit a shard. Mode trained
+    always uses ranks."""
     num_shards: int = execution(1, ge=1)
     """The number of tasks that share the steps; it changes results only if ``reduction`` is score.
     Mode trained needs 1, because each step starts from the weights of the step before."""
@@ -82,6 +87,18 @@ class WarmupConfig(Section):
                 "gpus_per_shard has no effect with mode trained, which uses the ranks of training:"
                 " set resources.num_workers and deepspeed.zero_stage"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_without_shards(self) -> WarmupConfig:
+        wanted = {"num_shards": 1, "gpus_per_shard": 1, "reduction": "gradient"}
+        if self.processes == "ranks" and self.mode == "base":
+            for key, value in wanted.items():
+                if (got := getattr(self, key)) != value:
+                    raise ValueError(
+                        f"processes ranks needs {key} {value}; got {got} (set"
+                        " resources.num_workers and deepspeed.zero_stage to use more processes)"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -113,8 +113,8 @@ class RunConfig(Section):
         return self.selects_blocks or self.selects_elements
 
     @property
-    def sharded_warmup(self) -> bool:
-        """Whether the selection needs what shards compute at the base weights."""
+    def base_warmup(self) -> bool:
+        """Whether the selection needs what is computed at the base weights."""
         by_warmup = self.selects_blocks and self.selection.needs_warmup
         return (by_warmup or self.selects_elements) and not self.trained_warmup
 
@@ -137,7 +137,7 @@ class RunConfig(Section):
     @property
     def has_warmup(self) -> bool:
         """Whether anything is computed before the selection."""
-        return self.sharded_warmup or self.trained_warmup
+        return self.base_warmup or self.trained_warmup
 
     @property
     def first_step(self) -> int:
@@ -205,6 +205,15 @@ class RunConfig(Section):
             raise ValueError(
                 "warmup.mode trained sums no gradients of single steps: use another"
                 f" selection.score; got {self.selection.score}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _activations_are_summed_by_shards(self) -> RunConfig:
+        if self.warmup_keeps == "activations" and self.warmup.processes == "ranks":
+            raise ValueError(
+                "selection.score activation needs warmup.processes shards, since it computes no"
+                " gradient; got ranks (warmup.gpus_per_shard spreads the layers of a large model)"
             )
         return self
 

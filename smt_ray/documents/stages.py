@@ -42,23 +42,28 @@ class StageManifest(Document):
     finished_at: str
 
 
-class RankOutcome(Document):
-    """The last metrics of rank 0 of a training, and the settings that it really used."""
+class RankSettings(Document):
+    """The settings that ranks really used."""
 
-    metrics: dict[str, float]
-    """The last value of every metric."""
     resumed_from: int = 0
-    """The step of the checkpoint that training resumed from; 0 if it started from the beginning."""
-    trainable: Trainable
+    """The step of the checkpoint that they resumed from; 0 if they started from the beginning."""
     num_ranks: int
     zero_stage: int
-    dtype: str
-    optimizer: str
-    device: str
     kernel: str
     batching: str
     batching_fallback: str | None = None
     """The reason if rows were not batched as configured."""
+
+
+class RankOutcome(RankSettings):
+    """The last metrics of rank 0 of a training, and the settings that it really used."""
+
+    metrics: dict[str, float]
+    """The last value of every metric."""
+    trainable: Trainable
+    dtype: str
+    optimizer: str
+    device: str
 
 
 class WarmupSummary(Document):
@@ -75,6 +80,8 @@ class WarmupSummary(Document):
     """With ``mode: trained``: the folder of the updated weights in the stage."""
     outcome: RankOutcome | None = None
     """With ``mode: trained``: the outcome of the training."""
+    ranks: RankSettings | None = None
+    """With ``processes: ranks``: the settings of the ranks."""
 
 
 class SelectionSummary(Document):

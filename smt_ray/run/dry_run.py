@@ -17,7 +17,7 @@ from smt_ray.planning.report import plan_memory
 from smt_ray.run import record
 from smt_ray.run.flow import Flow
 from smt_ray.stages.tokens import tokenise
-from smt_ray.stages.warmup import shard_resources
+from smt_ray.stages.warmup import process_resources
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def _check_cluster(flow: Flow, until: Until) -> list[str]:
         return ["whether the cluster holds the workers, as that starts nodes"]
     with ray_session():
         warmup = flow.plan.warmup
-        if flow.config.sharded_warmup and flow.needs_warmup() and warmup and not warmup.is_done():
-            shard_resources(flow.config)
+        if flow.config.base_warmup and flow.needs_warmup() and warmup and not warmup.is_done():
+            process_resources(flow.config)
         flow.check_resources(until)
     return ["whether all nodes see the storage"] if "RAY_ADDRESS" in os.environ else []
 

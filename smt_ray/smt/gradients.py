@@ -15,7 +15,7 @@ from smt_ray.smt.linears import as_dense, is_transposed, linear_shape
 from smt_ray.smt.quantised import is_quantised
 from smt_ray.smt.scores import step_statistics
 
-_ROWS = 1024  # the rows of a quantised weight whose gradient is computed at once
+_ROWS = 1024  # the rows of a tapped weight whose gradient is computed at once
 
 
 class GradientAccumulator:
@@ -27,6 +27,9 @@ class GradientAccumulator:
     rows, so neither it nor the dequantised weight is ever whole. When the context closes,
     ``requires_grad`` and ``grad`` of all parameters are restored.
     The sums remain until they are popped.
+
+    Weights that ZeRO-3 partitions cannot have gradients of their own either. They stay frozen if
+    ``tapped`` is set, and dy^T x is added for every call of a linear.
 
     With a block size, the gradient of each step is summed apart until :meth:`end_step` reduces it
     to the statistics of its blocks. This takes the memory of a second sum.
@@ -44,8 +47,10 @@ class GradientAccumulator:
         modules: Mapping[str, nn.Module],
         device: torch.device | str | None = None,
         step_block_size: int | None = None,
+        *,
+        tapped: bool = False,
     ) -> None:
-        """Prepares the sums; hooks are set when the context opens.
+        """Prepares the sums; hooks are set when the context opens. The weights must be whole.
 
         Args:
             model: The model, whose other parameters are frozen while the context is open.
@@ -55,16 +60,21 @@ class GradientAccumulator:
                 accelerator but transfers every gradient; by default each weight's own device.
             step_block_size: The size of the blocks whose gradients of single steps are summed up;
                 None for no such statistics.
+            tapped: Whether all weights stay frozen.
         """
         self._model = model
         self._device = torch.device("cpu") if device == "host" else device
         self._linears: dict[str, nn.Module] = {}
-        seen: set[int] = set()
+        self._tapped: list[tuple[str, nn.Module]] = []
+        names: dict[int, str] = {}
         for name, module in modules.items():
             weight = module.get_parameter("weight")
-            if id(weight) not in seen:
-                seen.add(id(weight))
+            first = names.setdefault(id(weight), name)
+            if first == name:
                 self._linears[name] = module
+            if tapped or is_quantised(module):
+                self._tapped.append((first, module))
+        self._empty = {name: self._zeros(linear) for name, linear in self._linears.items()}
         self._sums: dict[str, Tensor] = {}
         self._step_block_size = step_block_size
         # The sums that gradients are added to: those of all steps, or of the present step.
@@ -87,9 +97,11 @@ class GradientAccumulator:
         self._before = [(p, p.requires_grad, p.grad) for p in self._model.parameters()]
         for parameter, _, _ in self._before:
             parameter.requires_grad_(False)
+        for name, linear in self._tapped:
+            self._handles.append(linear.register_forward_hook(partial(self._tap, name)))
+        tapped = {name for name, _ in self._tapped}
         for name, linear in self._linears.items():
-            if is_quantised(linear):
-                self._handles.append(linear.register_forward_hook(partial(self._tap, name)))
+            if name in tapped:
                 continue
             weight = linear.get_parameter("weight")
             weight.grad = None
@@ -115,12 +127,25 @@ class GradientAccumulator:
 
     def pop(self, name: str) -> Tensor:
         """Returns a sum, (O, I) in fp32, and removes it; zeros if there was no gradient."""
-        linear = self._linears.pop(name)
+        del self._linears[name]
+        empty = self._empty.pop(name)
         total = self._sums.pop(name, None)
-        if total is None:
-            device = self._device or linear.get_parameter("weight").device
-            total = torch.zeros(linear_shape(linear), dtype=torch.float32, device=device)
-        return total
+        return empty() if total is None else total
+
+    def totals(self, name: str) -> dict[str, Tensor]:
+        """The sums of a module at the end of a step, which may be changed in place.
+
+        They are the summed ``gradient``, (O, I) float32, and, with a block size, the statistics of
+        single ``steps``, (2, R, C) float64.
+        """
+        if name not in self._sums:
+            self._sums[name] = self._empty[name]()
+        gradient = self._sums[name]
+        if self._step_block_size is None:
+            return {"gradient": gradient}
+        if name not in self._statistics:
+            self._statistics[name] = step_statistics(gradient, self._step_block_size)
+        return {"gradient": gradient, "steps": self._statistics[name]}
 
     def end_step(self) -> None:
         """Ends a step: adds its gradients and their statistics to the sums over the steps."""
@@ -156,25 +181,31 @@ class GradientAccumulator:
             # Nothing else uses the gradient now, so if it is in fp32 it becomes the sum itself.
             self._open[name] = gradient.to(self._device or gradient.device, torch.float32)
 
+    def _zeros(self, linear: nn.Module) -> Callable[[], Tensor]:
+        """A function that makes an empty sum, also when the weight has been partitioned."""
+        device = self._device or linear.get_parameter("weight").device
+        return partial(torch.zeros, linear_shape(linear), dtype=torch.float32, device=device)
+
     def _tap(self, name: str, linear: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Any:
-        """A forward hook of a quantised linear, whose weight cannot have a gradient itself."""
+        """A forward hook of a linear whose weight cannot have a gradient itself."""
         x = inputs[0].detach()
         anchor = torch.zeros((), device=output.device, requires_grad=torch.is_grad_enabled())
-        show = partial(self._add, name, linear)
+        # That of another weight is rounded to the dtype of the computation, as autograd does it.
+        dtype = torch.float32 if is_quantised(linear) else output.dtype
+        show = partial(self._add, name, dtype)
         return _Tap.apply(output, x, anchor, show)  # type: ignore[no-untyped-call]
 
-    def _add(self, name: str, linear: nn.Module, x: Tensor, grad_y: Tensor) -> None:
-        """Adds dy^T x to the sum, for x (..., I) and dy (..., O)."""
+    def _add(self, name: str, dtype: torch.dtype, x: Tensor, grad_y: Tensor) -> None:
+        """Adds dy^T x to the sum, for x (..., I) and dy (..., O), multiplied in a dtype."""
         if name not in self._open:
-            device = self._device or grad_y.device
-            self._open[name] = torch.zeros(linear_shape(linear), device=device)
+            self._open[name] = self._empty[name]()
         total = self._open[name]
-        x = x.reshape(-1, x.shape[-1]).float()
-        grad_y = grad_y.reshape(-1, grad_y.shape[-1]).float()
+        x = x.reshape(-1, x.shape[-1]).to(dtype)
+        grad_y = grad_y.reshape(-1, grad_y.shape[-1]).to(dtype)
         for start in range(0, len(total), _ROWS):
             rows = total[start : start + _ROWS]
             outputs = grad_y[:, start : start + _ROWS].t()
-            if rows.device == x.device:
+            if rows.device == x.device and rows.dtype == dtype:
                 rows.addmm_(outputs, x)
             else:
                 rows.add_((outputs @ x).to(rows.device))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ray.train
 import torch
@@ -16,7 +16,7 @@ from smt_ray.artifacts.storage import Storage
 from smt_ray.cluster.board import announce
 from smt_ray.data.encoding.stored import EncodedRows, load_tokens
 from smt_ray.documents.run import VALIDATION_LOSS
-from smt_ray.documents.stages import RankOutcome
+from smt_ray.documents.stages import RankOutcome, RankSettings
 from smt_ray.errors import UserError
 from smt_ray.models.load import import_transformers, load_model
 from smt_ray.stages.jobs import TrainingJob
@@ -32,13 +32,21 @@ PROGRESS = "training"
 """The name of the training on the progress board."""
 
 
-def run_rank(given: dict[str, Any]) -> RankOutcome | UserError:
-    """Trains on this rank. A user's error is returned: if it were raised, Ray Train would retry.
+class Rank(Protocol):
+    """The work of one rank under Ray Train."""
+
+    def run(self) -> RankSettings:
+        """Does the work; every rank does the same."""
+        ...
+
+
+def run_rank(given: dict[str, Any]) -> RankSettings | UserError:
+    """Does a rank's work. A user's error is returned: if it were raised, Ray Train would retry.
 
     Args:
-        given: ``rank``, the class of the rank, and its arguments ``job`` and ``board``.
+        given: ``rank``, which makes the rank of its arguments ``job`` and ``board``.
     """
-    rank: type[TrainingRank] = given["rank"]
+    rank: Callable[[Any, Any], Rank] = given["rank"]
     try:
         return rank(given["job"], given["board"]).run()
     except UserError as error:

@@ -20,7 +20,7 @@ from smt_ray.artifacts.stages import Finished
 from smt_ray.cluster.nodes import rank_resources
 from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.documents.probe import Probe
-from smt_ray.documents.stages import WarmupSummary
+from smt_ray.documents.stages import RankOutcome, WarmupSummary
 from smt_ray.methods.blocks import EligibleBlocks
 from smt_ray.methods.full import FullSettings
 from smt_ray.models.inspect import find_eligible
@@ -31,7 +31,7 @@ from smt_ray.stages.jobs import TrainedWarmupJob
 from smt_ray.stages.plan import RunPlan
 from smt_ray.stages.rank import TrainingRank
 from smt_ray.stages.training import fit, forget_checkpoints, num_training_steps, say_outcome
-from smt_ray.stages.warmup import PROGRESS
+from smt_ray.stages.warmup_tasks import PROGRESS
 from smt_ray.training.assembly import TrainingSettings
 from smt_ray.training.settings import warmup_settings
 from smt_ray.warmup.gradient_sums import GradientSums
@@ -64,7 +64,7 @@ def make_trained_warmup(
         provenance={"model": dict(plan.identity), "warmup": stage.name, "mode": "trained"},
     )
     with progress(PROGRESS, job.num_steps, lambda: ray.get(board.done.remote(PROGRESS))):
-        outcome = fit(job, stage, board, WarmupRank)
+        outcome: RankOutcome = fit(job, stage, board, WarmupRank)
     say_outcome("warmup", outcome, config)
     summary = WarmupSummary(
         num_modules=len(blocks.shapes),

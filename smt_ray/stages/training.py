@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,14 +31,14 @@ from smt_ray.config.run import RunConfig
 from smt_ray.data.batches import StepPlan
 from smt_ray.documents.probe import Probe
 from smt_ray.documents.prompt import TrainedPrompt
-from smt_ray.documents.stages import RankOutcome, TrainingSummary
+from smt_ray.documents.stages import RankOutcome, RankSettings, TrainingSummary
 from smt_ray.errors import UserError
 from smt_ray.methods.protocol import MethodSettings
 from smt_ray.reporting.text.progress import progress, say
 from smt_ray.reporting.text.ranks import rank_warning
-from smt_ray.stages.jobs import TrainingJob
+from smt_ray.stages.jobs import TrainingJob, WarmupJob
 from smt_ray.stages.plan import RunPlan
-from smt_ray.stages.rank import PROGRESS, TrainingRank, run_rank
+from smt_ray.stages.rank import PROGRESS, Rank, TrainingRank, run_rank
 from smt_ray.training.best_step import SCORE
 
 _ROUNDS = 5  # attempts: other work may take the place that was waited for
@@ -71,7 +71,7 @@ def make_training(
     if warning := rank_warning(config.training.batch_size, config.resources.num_workers):
         say(f"warning: {warning}")
     with progress("training", job.num_steps, lambda: ray.get(board.done.remote(PROGRESS))):
-        outcome = fit(job, stage, board, callbacks=callbacks)
+        outcome: RankOutcome = fit(job, stage, board, callbacks=callbacks)
     say_outcome("training", outcome, config)
     summary = TrainingSummary(
         num_steps=job.num_steps,
@@ -124,8 +124,8 @@ def num_training_steps(plan: RunPlan) -> int:
     return number
 
 
-def say_outcome(kind: str, outcome: RankOutcome, config: RunConfig) -> None:
-    """Prints whether a training resumed and whether its batching fell back."""
+def say_outcome(kind: str, outcome: RankSettings, config: RunConfig) -> None:
+    """Prints whether ranks resumed and whether their batching fell back."""
     if outcome.resumed_from:
         say(f"{kind}: resumed from the checkpoint at step {outcome.resumed_from}")
     if outcome.batching_fallback:
@@ -136,16 +136,20 @@ def say_outcome(kind: str, outcome: RankOutcome, config: RunConfig) -> None:
 
 
 def fit(
-    job: TrainingJob,
+    job: TrainingJob | WarmupJob,
     stage: Stage[Any],
     board: Any,
-    rank: type[TrainingRank] = TrainingRank,
+    rank: Callable[[Any, Any], Rank] = TrainingRank,
     callbacks: Sequence[ray.train.UserCallback] = (),
-) -> RankOutcome:
-    """Trains to the end, from the latest checkpoint if there is one; returns rank 0's outcome.
+) -> Any:
+    """Runs ranks to the end, from the latest checkpoint if there is one.
 
     Args:
+        rank: A function of (``job``, ``board``) that makes a rank.
         callbacks: Callbacks of Ray Train, which receive every checkpoint and its metrics.
+
+    Returns:
+        What the ``run`` of rank 0 returned.
 
     Raises:
         UserError: Bad input, a loss that is not finite, workers that keep failing, or no place for
@@ -157,7 +161,7 @@ def fit(
         trainer = _make_trainer(job, stage, board, rank, callbacks)
         try:
             with _interrupts_as_before():
-                outcome: RankOutcome | UserError = trainer.fit().return_value
+                outcome: RankSettings | UserError = trainer.fit().return_value
             break
         except ray.train.TrainingFailedError as error:
             if rounds_left and found_no_place(error):
@@ -171,10 +175,10 @@ def fit(
 
 
 def _make_trainer(
-    job: TrainingJob,
+    job: TrainingJob | WarmupJob,
     stage: Stage[Any],
     board: Any,
-    rank: type[TrainingRank],
+    rank: Callable[[Any, Any], Rank],
     callbacks: Sequence[ray.train.UserCallback],
 ) -> TorchTrainer:
     """The trainer, which resumes from the latest checkpoint of the stage; see :func:`fit`."""

@@ -123,7 +123,7 @@ def stream_shard(
             )
             value = _add_gradient(loss, batches, device)
             accumulator.end_step()
-            _check_finite(value, step + 1, encoded.positions[rows].tolist())
+            check_finite(value, step + 1, encoded.positions[rows].tolist())
             on_step(step, value)
     for name in accumulator.names:
         weight = dense_weight(eligible[name]).detach()
@@ -189,7 +189,8 @@ def _make_part(
     return ShardPart(name, gradient=gradient.cpu().numpy(), weight=sent, of_steps=of_steps)
 
 
-def _check_finite(loss: float, step: int, positions: list[int]) -> None:
+def check_finite(loss: float, step: int, positions: list[int]) -> None:
+    """Refuses a loss that is not finite; the positions are those of its rows in the source."""
     if not np.isfinite(loss):
         raise UserError(
             "warmup",

@@ -233,7 +233,7 @@ def test_what_the_warm_up_keeps_follows_from_what_is_selected() -> None:
         ([column, "method=lora"], None, False),
     ]:
         config = load_config(None, overrides)
-        assert (config.warmup_keeps, config.sharded_warmup) == (keeps, has_warmup)
+        assert (config.warmup_keeps, config.base_warmup) == (keeps, has_warmup)
 
 
 def test_num_shards_is_semantic_if_shards_send_scores() -> None:
@@ -274,7 +274,7 @@ def test_a_run_knows_whether_it_selects_blocks_and_which_warm_up_it_has(
 ) -> None:
     config = load_config(None, overrides)
     assert config.selects_blocks == (config.method == "smt")
-    assert (config.sharded_warmup, config.trained_warmup) == (sharded, trained)
+    assert (config.base_warmup, config.trained_warmup) == (sharded, trained)
     assert config.has_warmup == (sharded or trained)
     assert config.has_selection == (config.method in ("smt", "sift"))
     assert (
