@@ -32,19 +32,24 @@ class FrozenEngine:
 
     def __init__(self, loss: nn.Module, settings: EngineSettings, *, device: torch.device) -> None:
         self._device, self.is_partitioned = device, settings.zero_stage == 3
-        self._loss: Any = loss.to(device) if not self.is_partitioned else loss
+        self._loss = loss
+        self._partition: Any = None
         if self.is_partitioned:
             deepspeed = import_deepspeed(device)
             config = settings.deepspeed_config(bucket=1)  # nothing is reduced
-            self._loss, *_ = deepspeed.initialize(model=loss, config=config)
+            engine, *_ = deepspeed.initialize(model=loss, config=config)
+            # Hooks of the modules gather the weights. The engine's own backward needs an optimizer.
+            self._loss, self._partition = engine.module, engine.optimizer
+        else:
+            self._loss.to(device)
         self._loss.eval()
 
     def backward(self, batch: MicroBatch) -> torch.Tensor:
         """Computes the loss of a micro-batch and its gradients; returns the loss."""
         loss: torch.Tensor = self._loss(batch.to(self._device))
         loss.backward()
-        if self.is_partitioned:
-            self._loss.optimizer.release_backward_leftovers()
+        if self._partition is not None:
+            self._partition.release_backward_leftovers()
         return loss.detach()
 
     @contextmanager
@@ -53,7 +58,6 @@ class FrozenEngine:
         if not self.is_partitioned:
             yield
             return
-        from deepspeed.zero import GatheredParameters
-
-        with GatheredParameters(list(module.parameters(recurse=False))):
+        zero = import_deepspeed(self._device).zero
+        with zero.GatheredParameters(list(module.parameters(recurse=False))):
             yield

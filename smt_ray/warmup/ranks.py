@@ -225,7 +225,8 @@ class RankWarmup:
 
     def _gathered(self, loss: Tensor) -> list[float]:
         """The loss of every rank's step."""
-        losses = loss.new_empty(self._num_ranks)
-        dist.all_gather_into_tensor(losses, loss.view(1))
+        losses = loss.new_zeros(self._num_ranks)
+        losses[self._rank] = loss
+        dist.all_reduce(losses)
         found: list[float] = losses.tolist()
         return found
