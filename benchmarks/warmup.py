@@ -45,7 +45,7 @@ from smt_ray.smt.selection import Selection, select_blocks
 from smt_ray.stages.jobs import WarmupJob
 from smt_ray.stages.plan import make_plan
 from smt_ray.stages.tokens import make_tokens
-from smt_ray.stages.warmup import run_graph, warmup_job
+from smt_ray.stages.warmup import num_places, run_graph, warmup_job
 
 _FLOAT32, _FLOAT64 = 4, 8  # bytes
 _WEIGHT_BYTES = {"float32": 4, "bfloat16": 2}
@@ -85,7 +85,7 @@ def bytes_moved(
     shapes: Mapping[str, tuple[int, int]],
     *,
     reduction: str,
-    num_shards: int,
+    num_places: int,
     block_size: int,
     weight_bytes: int,
 ) -> int:
@@ -93,17 +93,19 @@ def bytes_moved(
 
     Args:
         shapes: The (O, I) of the eligible modules.
-        reduction: ``gradient`` (each shard sends fp32 sums, and the first one also the weights) or
-            ``score`` (each shard sends block statistics).
-        num_shards: The number of shards.
+        reduction: ``gradient`` (each place sends fp32 sums, and the last one also the weights) or
+            ``score`` (each place sends block statistics).
+        num_places: The number of places, whose sums are added one after the other.
         block_size: The block size of the table.
         weight_bytes: The bytes of one element of the weights.
     """
     num_elements = sum(rows * columns for rows, columns in shapes.values())
     statistics = len(SCORES) * _FLOAT64 * num_elements // block_size**2  # of one task
+    num_sums = 2 * num_places - 1  # what places send, and the totals from place to place
     if reduction == "score":
-        return (num_shards + 1) * statistics
-    return num_shards * _FLOAT32 * num_elements + weight_bytes * num_elements + statistics
+        return (num_sums + 1) * statistics
+    num_weights = min(2, num_places)  # the last place's, and in the last total
+    return (num_sums * _FLOAT32 + num_weights * weight_bytes) * num_elements + statistics
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -167,7 +169,7 @@ def _measure(
                 "bytes_moved": bytes_moved(
                     blocks.shapes,
                     reduction=case.reduction,
-                    num_shards=case.num_shards,
+                    num_places=num_places(replace(job, config=changed)),
                     block_size=blocks.table_block_size,
                     weight_bytes=_WEIGHT_BYTES[config.model.dtype],
                 )
@@ -186,7 +188,7 @@ def _run(job: WarmupJob) -> dict[str, float]:
         seconds = time.perf_counter() - began
     return {
         "seconds": seconds,
-        "peak_bytes_of_a_shard": memory.largest("ray::_shard"),
+        "peak_bytes_of_a_shard": memory.largest("ray::compute_shards"),
         "peak_bytes_of_all": memory.peak,
     }
 

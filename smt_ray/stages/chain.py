@@ -7,12 +7,58 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from smt_ray.cluster.waiting import is_whole
 
 _LOOK_EVERY_S = 5.0
 _MOST_WAITING = 2  # totals between two places
+_REDUCTIONS = 2  # at the same time for each place
 
 Ref = Any
 """A reference to a value in Ray's object store."""
+
+
+def reduce_sums(
+    places: PlacementGroup,
+    streams: Sequence[Any],
+    num_items: int,
+    add: Callable[[Any, Any], Any],
+    reduce: Callable[[Any, Any], Any],
+    job: Any,
+) -> list[Ref]:
+    """Adds the items of streams and reduces each sum; the places take turns with the reductions.
+
+    Args:
+        places: The places, one for each stream.
+        streams: What the places yield, with the same number of items.
+        num_items: The number of items of each.
+        add: A function of (total, item), which returns the new total.
+        reduce: A function of (``job``, sum).
+
+    Returns:
+        The reference to what each reduction returned, in the order of the items.
+    """
+    # Zero CPUs: these tasks would otherwise wait for the streams, which hold all CPUs.
+    adding, reducing = ray.remote(num_cpus=0)(add), ray.remote(num_cpus=0)(reduce)
+
+    def start(place: int, total: Ref, item: Ref) -> Ref:
+        return adding.options(**at(places, place)).remote(total, item)
+
+    found: list[Ref] = []
+    running: list[Ref] = []
+    for number, total in enumerate(Chain(streams, num_items, start, lambda: is_whole(places))):
+        if len(running) == _REDUCTIONS * len(streams):
+            _, running = ray.wait(running, fetch_local=False)
+        found.append(reducing.options(**at(places, number % len(streams))).remote(job, total))
+        running.append(found[-1])
+    return found
+
+
+def at(places: PlacementGroup, place: int) -> dict[str, Any]:
+    """The options of a task that runs where a place is."""
+    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(places, place)}
 
 
 class Chain:

@@ -18,23 +18,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from smt_ray.artifacts.layout import KEPT_VALUES, RECORDS, SCORE_TABLE, TOKENS
 from smt_ray.artifacts.stages import Finished
 from smt_ray.cluster.nodes import cluster_nodes, rank_resources
 from smt_ray.cluster.resources import GpusEach, ProcessResources, count_places, plan_processes
-from smt_ray.cluster.waiting import is_whole, reserved
+from smt_ray.cluster.waiting import reserved
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
 from smt_ray.documents.stages import WarmupSummary
 from smt_ray.reporting.text.progress import progress, say
-from smt_ray.stages.chain import Chain
+from smt_ray.stages.chain import at, reduce_sums
 from smt_ray.stages.jobs import WarmupJob
 from smt_ray.stages.rank_warmup import run_ranks
 from smt_ray.stages.training import forget_checkpoints
@@ -50,8 +48,6 @@ from smt_ray.training.metrics_log import write_records
 if TYPE_CHECKING:  # workers import this file, but not the modules that only the driver needs
     from smt_ray.methods.blocks import EligibleBlocks
     from smt_ray.stages.plan import RunPlan
-
-_REDUCTIONS = 2  # at the same time for each place
 
 
 def make_warmup(
@@ -139,38 +135,15 @@ def run_graph(job: WarmupJob, board: Any) -> None:
     """
     number, timeout_s = num_places(job), job.config.resources.wait_timeout_s
     with reserved("warmup", number, job.resources, timeout_s) as places:
-        chain = Chain(
-            _start_places(job, board, places, number),
-            len(job.blocks.shapes),
-            partial(_start_addition, places),
-            lambda: is_whole(places),
-        )
-        # Zero CPUs: reductions would otherwise wait for shards that hold all CPUs.
-        reduce = ray.remote(num_cpus=0)(reduce_sum)
-        rows: list[ray.ObjectRef[Any]] = []
-        running: list[ray.ObjectRef[Any]] = []
-        for module, total in enumerate(chain):
-            if len(running) == _REDUCTIONS * number:
-                _, running = ray.wait(running, fetch_local=False)
-            rows.append(reduce.options(**_at(places, module % number)).remote(job, total))
-            running.append(rows[-1])
-        ray.get(ray.remote(store_table).options(num_cpus=0).remote(job, *rows))
+        streams = _start_places(job, board, places, number)
+        rows = reduce_sums(places, streams, len(job.blocks.shapes), add_parts, reduce_sum, job)
+        ray.get(ray.remote(num_cpus=0)(store_table).remote(job, *rows))
 
 
 def num_places(job: WarmupJob) -> int:
     """The number of places for shards on the present nodes, at most one for each shard."""
     there = count_places(cluster_nodes(), job.resources)
     return max(1, min(job.config.warmup.num_shards, there))
-
-
-def _at(places: PlacementGroup, place: int) -> dict[str, Any]:
-    """The options of a task that runs where a place is."""
-    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(places, place)}
-
-
-def _start_addition(places: PlacementGroup, place: int, total: Any, part: Any) -> Any:
-    add = ray.remote(num_cpus=0)(add_parts).options(**_at(places, place))
-    return add.remote(total, part)
 
 
 def _start_places(
@@ -187,7 +160,7 @@ def _start_places(
         "_generator_backpressure_num_objects": 1,
     }
     streams: list[Any] = [
-        shards.options(**options, **_at(places, place)).remote(job, place, number, board)
+        shards.options(**options, **at(places, place)).remote(job, place, number, board)
         for place in range(number)
     ]
     return streams

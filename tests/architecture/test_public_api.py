@@ -100,7 +100,7 @@ def test_the_probe_sees_a_heavy_import() -> None:
     assert heavy_after("import numpy") == ["numpy"]
 
 
-@pytest.mark.parametrize("stage", ["warmup", "selection", "evaluation"])
+@pytest.mark.parametrize("stage", ["warmup_tasks", "selection", "evaluation"])
 def test_the_file_of_a_workers_task_imports_no_heavy_library(stage: str) -> None:
     """Ray's workers import the file first; each task imports the libraries that it needs."""
     found = heavy_after(f"import smt_ray.stages.{stage}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
 from typing import Any
 
 import pytest
@@ -23,7 +22,6 @@ from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.models.inspect import find_eligible
 from smt_ray.models.load import load_tokenizer
 from smt_ray.probe.probe import probe_skeleton
-from smt_ray.warmup.parts import ShardPart
 from smt_ray.warmup.shard import reduce_module, stream_shard
 
 CPU = torch.device("cpu")
@@ -135,7 +133,7 @@ def test_all_compared_layers_compute_the_same_product() -> None:
 
 
 @pytest.mark.parametrize("reduction", ["gradient", "score"])
-def test_bytes_moved_are_the_bytes_that_shards_and_reductions_send(
+def test_bytes_moved_are_the_bytes_that_places_and_reductions_send(
     make_llama: Callable[..., Any], make_encoded: Callable[..., EncodedRows], reduction: str
 ) -> None:
     model, encoded = make_llama(), make_encoded()
@@ -147,18 +145,15 @@ def test_bytes_moved_are_the_bytes_that_shards_and_reductions_send(
                 make_llama(), encoded, StepPlan(len(encoded), 4, 0), [shard],
                 modules=["q_proj", "v_proj"], batching="padded", max_tokens=100,
                 probe=probe_skeleton(model),
-                train_on_inputs=False, device=CPU, with_weights=shard == 0,
+                train_on_inputs=False, device=CPU, with_weights=shard == 1,
                 statistics_block_size=8 if reduction == "score" else None,
             )
         )
         for shard in range(2)
     ]  # fmt: skip
-    given = [
-        *streams[0],
-        *streams[1],
-        *(reduce_module(reduce(ShardPart.plus, parts), 8) for parts in zip(*streams, strict=True)),
-    ]
+    totals = [one.plus(other) for one, other in zip(*streams, strict=True)]
+    given = [*streams[0], *streams[1], *totals, *(reduce_module(total, 8) for total in totals)]
     found = sum(v.nbytes for part in given for v in vars(part).values() if hasattr(v, "nbytes"))
     assert found == bytes_moved(
-        shapes, reduction=reduction, num_shards=2, block_size=8, weight_bytes=4
+        shapes, reduction=reduction, num_places=2, block_size=8, weight_bytes=4
     )
