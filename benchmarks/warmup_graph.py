@@ -28,7 +28,6 @@ from benchmarks.measuring import (
     set_up,
     write_json,
 )
-from benchmarks.process_memory import ProcessMemory
 from smt_ray.cluster.resources import ProcessResources
 from smt_ray.cluster.waiting import reserved
 from smt_ray.stages.chain import at, reduce_sums
@@ -52,7 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     try:
         for num_shards in options.shards:
             for num_modules in options.modules:
-                for name, graph in (("all at once", _all_at_once), ("chain", _chain)):
+                graphs = {"chain": _chain}
+                if num_shards * num_modules <= options.most_parts:
+                    graphs = {"all at once": _all_at_once, **graphs}
+                for name, graph in graphs.items():
                     run = partial(graph, num_shards, num_modules, options, place)
                     found = _watched(run, options, num_modules)
                     summary[f"{name}, {num_shards} shards, {num_modules} modules"] = found
@@ -70,7 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shards", type=int, nargs="+", default=[8, 32, 64])
     parser.add_argument("--modules", type=int, nargs="+", default=[96, 640])
     parser.add_argument("--places", type=int, default=8, help="simulated CPUs, one for each place")
-    parser.add_argument("--side", type=int, default=128, help="rows and columns of a gradient")
+    parser.add_argument("--side", type=int, default=256, help="rows and columns of a gradient")
+    parser.add_argument(
+        "--most-parts", type=int, default=6144, help="of the graph that holds all parts at once"
+    )
     parser.add_argument("--store-mb", type=int, default=100, help="the size of the object store")
     return parser
 
@@ -141,15 +146,15 @@ def _watched(
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
     began = time.perf_counter()
-    with ProcessMemory():
-        run()
-    seconds = time.perf_counter() - began
+    cpu_before = time.process_time()
+    run()
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu_before
     ended.set()
     watcher.join()
     spilled = _store().spilled_bytes_total - before.spilled_bytes_total
     return {
         "seconds": seconds,
-        "seconds_per_module": seconds / num_modules,
+        "driver_cpu_seconds_per_module": cpu / num_modules,
         "peak_parts": max(peaks) / part,
         "peak_parts_of_a_place": max(peaks) / part / options.places,
         "spilled_bytes": float(spilled),
@@ -171,14 +176,14 @@ def _report(summary: dict[str, Any], options: argparse.Namespace) -> str:
             f"{one['peak_parts_of_a_place']:.1f}",
             f"{one['spilled_bytes'] / 1e6:.0f}",
             f"{one['seconds']:.1f}",
+            f"{1000 * one['driver_cpu_seconds_per_module']:.1f}",
         ]
         for case, one in summary.items()
     ]
     part = 4 * options.side**2 / 1e6
-    title = (
-        f"\n## {options.places} places, parts of {part:.2f} MB, store of {options.store_mb} MB\n"
-    )
-    head = ["graph", "peak parts", "of a place", "spilled MB", "s"]
+    store = f"store of {options.store_mb} MB"
+    title = f"\n## {options.places} places, parts of {part:.2f} MB, {store}\n"
+    head = ["graph", "peak parts", "of a place", "spilled MB", "s", "driver ms a module"]
     return f"{title}\n{markdown_table(head, rows)}"
 
 
