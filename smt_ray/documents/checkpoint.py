@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from smt_ray.documents.base import Document
 
@@ -12,6 +12,8 @@ class Position(Document):
 
     num_steps: NonNegativeInt
     """The number of finished optimizer steps."""
+    num_shares: PositiveInt = 1
+    """The number of files that hold the state."""
 
 
 class BestStep(Document):

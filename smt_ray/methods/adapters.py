@@ -20,7 +20,9 @@ def find_method(directory: Path) -> Method:
         UserError: The folder holds no adapter of a known method, or several.
     """
     known = (lora.CONFIG_FILE, *FILES.values(), full.TENSORS_FILE)
-    found = [name for name in known if (directory / name).exists()]
+    found = [name for name in known[:-1] if (directory / name).exists()]
+    if full.tensor_files(directory):
+        found.append(full.TENSORS_FILE)
     if len(found) != 1:
         raise UserError(
             str(directory),

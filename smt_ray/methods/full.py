@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -17,9 +17,10 @@ from smt_ray.documents.probe import Probe
 from smt_ray.errors import UserError
 from smt_ray.methods.base_model import check_base, read_base, record_base, write_base
 from smt_ray.methods.protocol import Counts, Fetch
-from smt_ray.smt.tensorfile import reading
+from smt_ray.smt.tensorfile import SavedTensors, reading
 
 TENSORS_FILE = "tuned_model.safetensors"
+"""The tuned weights; those of a large model are in shares (``tuned_model-00001-of-00004``)."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,14 @@ class FullSettings:
         return FullMethod()
 
 
+def tensor_files(directory: Path) -> list[Path]:
+    """The files of tuned weights in a folder: one, or one for each share."""
+    stem, suffix = os.path.splitext(TENSORS_FILE)
+    return sorted(directory.glob(f"{stem}{suffix}")) or sorted(
+        directory.glob(f"{stem}-*-of-*{suffix}")
+    )
+
+
 class FullMethod:
     """Trains all parameters, tied ones once."""
 
@@ -71,31 +80,29 @@ class FullMethod:
     def save(
         self, model: nn.Module, parameters: Mapping[str, torch.Tensor], directory: Path
     ) -> None:
-        """Writes the tuned weights in the dtype of the base model."""
-        tensors = {
-            name: parameters[name].to(parameter.dtype).contiguous()
-            for name, parameter in model.named_parameters()
-        }
+        """Writes the given weights in the dtype of the base model."""
+        dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+        tensors = {name: parameters[name].to(dtypes[name]).contiguous() for name in parameters}
         save_file(tensors, directory / TENSORS_FILE, {"format": "pt"})
         if self._base is not None:
             write_base(self._base, directory)
 
     def load(self, model: nn.Module, directory: Path, *, trainable: bool = False) -> None:
         """Replaces the weights of the base model by the tuned ones."""
-        path = directory / TENSORS_FILE
         check_base(model, directory)
-        with reading(path, "file of tuned weights"), safe_open(path, framework="pt") as file:
-            ours: dict[str, Any] = dict(model.named_parameters())
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            if shapes != {name: tuple(parameter.shape) for name, parameter in ours.items()}:
+        files = tensor_files(directory)
+        with reading(files[0], "file of tuned weights"):
+            saved, ours = SavedTensors(files), dict(model.named_parameters())
+            if saved.shapes() != {name: tuple(p.shape) for name, p in ours.items()}:
                 raise UserError(
-                    str(path),
-                    "must hold exactly the parameters of the model",
-                    got=f"{len(shapes)} tensors for {len(ours)} parameters",
-                    fix="load the base model that was tuned",
+                    str(files[0]),
+                    "must hold exactly the parameters of the model, with the other files of its"
+                    " kind",
+                    got=f"{len(saved)} tensors for {len(ours)} parameters",
+                    fix="load the base model that was tuned, and keep all files of the adapter",
                 )
             for name, parameter in ours.items():
-                parameter.data.copy_(file.get_tensor(name))
+                parameter.data.copy_(saved[name])
         self._base = read_base(directory)
         model.requires_grad_(trainable)
 

@@ -78,7 +78,8 @@ class Method(Protocol):
 
         Args:
             model: The prepared model, whose trained parameters may be partitioned.
-            parameters: The whole trained parameters on the CPU, by their names in the model.
+            parameters: The whole trained parameters on the CPU, by their names in the model; or a
+                rank's share of them, if the settings say ``is_whole_model``.
             directory: The folder, which must exist.
         """
         ...

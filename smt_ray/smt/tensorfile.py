@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,60 @@ def read_header(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     path = Path(path)
     with reading(path, kind), safe_open(path, framework="pt") as file:
         return _header(file, path, kind)
+
+
+def share_file(stem: str, share: int, num_shares: int) -> str:
+    """The name of the file of a share."""
+    if num_shares == 1:
+        return f"{stem}.safetensors"
+    return f"{stem}-{share + 1:05d}-of-{num_shares:05d}.safetensors"
+
+
+class SavedTensors(Mapping[str, Tensor]):
+    """The tensors of safetensors files, each of which is read when it is asked for.
+
+    Args:
+        files: The files.
+        suffix: The end of the names of the tensors to read, which is not part of their keys.
+    """
+
+    def __init__(self, files: Sequence[Path], suffix: str = "") -> None:
+        self._suffix = suffix
+        self._places: dict[str, Path] = {}
+        for path in files:
+            with safe_open(path, framework="pt") as file:
+                names = [name for name in file.keys() if name.endswith(suffix)]  # noqa: SIM118
+                self._places |= {name.removesuffix(suffix): path for name in names}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Reads a tensor."""
+        with safe_open(self._places[name], framework="pt") as file:
+            found: Tensor = file.get_tensor(f"{name}{self._suffix}")
+            return found
+
+    def only(self, names: Collection[str]) -> SavedTensors:
+        """Some of the tensors."""
+        found = copy.copy(self)
+        found._places = {name: place for name, place in self._places.items() if name in names}
+        return found
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor, without reading them."""
+        found = {}
+        for path in sorted(set(self._places.values())):
+            with safe_open(path, framework="pt") as file:
+                for name in (name for name, place in self._places.items() if place == path):
+                    shape = file.get_slice(f"{name}{self._suffix}").get_shape()
+                    found[name] = tuple(shape)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        """The number of tensors."""
+        return len(self._places)
 
 
 def _header(file: Any, path: Path, kind: str) -> dict[str, Any]:

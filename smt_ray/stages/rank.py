@@ -19,6 +19,7 @@ from smt_ray.documents.run import VALIDATION_LOSS
 from smt_ray.documents.stages import RankOutcome, RankSettings
 from smt_ray.errors import UserError
 from smt_ray.models.load import import_transformers, load_model
+from smt_ray.smt.tensorfile import SavedTensors, share_file
 from smt_ray.stages.jobs import TrainingJob
 from smt_ray.training.assembly import RankTraining, TrainingSettings, own_names
 from smt_ray.training.best_step import SCORE, BestSteps, checkpoint_score
@@ -96,7 +97,7 @@ class TrainingRank:
         finally:
             if self.log:
                 self.log.flush()  # also after an error: the last steps show why a loss diverged
-        self._save(self.training.export_parameters(keep=self._is_first))
+        self._save()
         return self.training.outcome(self.log.latest if self.log else metrics, resumed_from)
 
     @property
@@ -124,12 +125,13 @@ class TrainingRank:
         self._import_state(state, num_steps)
         return num_steps
 
-    def _import_state(self, state: dict[str, torch.Tensor], num_steps: int) -> None:
+    def _import_state(self, state: SavedTensors, num_steps: int) -> None:
         self.training.engine.import_state(state, num_steps)
 
     def _export_state(self) -> dict[str, torch.Tensor]:
-        """The state of a checkpoint, on rank 0; every rank calls it."""
-        return self.training.engine.export_state(keep=self._is_first)
+        """The share of the state that this rank saves; every rank calls it."""
+        engine = self.training.engine
+        return engine.export_state(engine.own_share())
 
     def _record(self, done: int, metrics: Mapping[str, float]) -> None:
         assert self.log is not None
@@ -147,8 +149,9 @@ class TrainingRank:
                 assert self.log is not None
                 if sent := self.log.flush():
                     self.board.records.remote(sent)
-                save_state(scratch, state, done)
                 self.best.offer(done, metrics.get(VALIDATION_LOSS))
+            if state:  # Ray Train puts the files of all ranks together
+                save_state(scratch, state, done, self.rank, len(self.training.engine.shares))
                 checkpoint = ray.train.Checkpoint.from_directory(scratch)
             score = checkpoint_score(metrics.get(VALIDATION_LOSS))
             ray.train.report(
@@ -161,10 +164,20 @@ class TrainingRank:
         """Whether a node of any rank is being drained; Ray gives rank 0's answer to all ranks."""
         return ray.train.get_preemption_info() is not None
 
-    def _save(self, parameters: Mapping[str, torch.Tensor]) -> None:
-        """Writes the adapter on rank 0, the only rank that has the parameters."""
+    def _save(self) -> None:
+        """Writes the adapter: a whole model in shares by several ranks, and others by rank 0."""
+        shares = self.training.engine.shares
+        if not self.job.method.is_whole_model:
+            shares = [[name for share in shares for name in share]]
         if self._is_first:
-            self._save_adapter(parameters, ADAPTER)
+            for folder in (ADAPTER, BEST_ADAPTER):  # perhaps of an attempt with other ranks
+                self.storage.delete_folder(self._place(folder))
+        torch.distributed.barrier()
+        keep = shares[self.rank] if self.rank < len(shares) else []
+        parameters = self.training.export_parameters(keep)
+        if keep:
+            self._save_adapter(parameters, ADAPTER, len(shares))
+        if self._is_first:
             self._save_best()
 
     def _save_best(self) -> None:
@@ -176,9 +189,14 @@ class TrainingRank:
         with self.storage.local(checkpoint) as local:
             self._save_adapter(own_names(load_parameters(local)), BEST_ADAPTER)
 
-    def _save_adapter(self, parameters: Mapping[str, torch.Tensor], name: str) -> None:
+    def _save_adapter(
+        self, parameters: Mapping[str, torch.Tensor], name: str, num_shares: int = 1
+    ) -> None:
         with scratch_folder() as scratch:
             self.training.method.save(self.training.model, parameters, scratch)
+            if num_shares > 1:
+                for path in scratch.glob("*.safetensors"):
+                    path.rename(scratch / share_file(path.stem, self.rank, num_shares))
             self._put_folder(scratch, name)
 
     def _put_folder(self, folder: Path, name: str) -> None:

@@ -8,7 +8,6 @@ gradients of its steps, and SMT continues from the updated weights.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -27,6 +26,7 @@ from smt_ray.models.inspect import find_eligible
 from smt_ray.models.save import save_model
 from smt_ray.reporting.text.progress import progress
 from smt_ray.smt.scores import ScoreTable
+from smt_ray.smt.tensorfile import SavedTensors
 from smt_ray.stages.jobs import TrainedWarmupJob
 from smt_ray.stages.plan import RunPlan
 from smt_ray.stages.rank import TrainingRank
@@ -103,12 +103,13 @@ class WarmupRank(TrainingRank):
         sums = self.sums.export(keep=self._is_first)
         return super()._export_state() | {name + _SUM: value for name, value in sums.items()}
 
-    def _import_state(self, state: dict[str, torch.Tensor], num_steps: int) -> None:
-        sums = {key: state.pop(key) for key in list(state) if key.endswith(_SUM)}
-        super()._import_state(state, num_steps)
+    def _import_state(self, state: SavedTensors, num_steps: int) -> None:
+        sums = {key: state[key] for key in state if key.endswith(_SUM)}
+        super()._import_state(state.only(state.keys() - sums.keys()), num_steps)
         self.sums.restore({key.removesuffix(_SUM): value for key, value in sums.items()})
 
-    def _save(self, parameters: Mapping[str, torch.Tensor]) -> None:
+    def _save(self) -> None:
+        parameters = self.training.export_parameters(None if self._is_first else [])
         sums = self.sums.export(keep=self._is_first)
         if not self._is_first:
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -102,13 +102,14 @@ class RankTraining:
             callbacks,
         )
 
-    def export_parameters(self, *, keep: bool = True) -> dict[str, torch.Tensor]:
+    def export_parameters(self, keep: Collection[str] | None = None) -> dict[str, torch.Tensor]:
         """The trained parameters by the model's own names, in fp32 on the CPU.
 
         Args:
-            keep: Whether this rank needs them; every rank takes part.
+            keep: The names that the engine has for those that this rank needs, by default all;
+                every rank takes part.
         """
-        return own_names(self.engine.export_parameters(keep=keep))
+        return own_names(self.engine.export_parameters(keep))
 
     def outcome(self, metrics: dict[str, float], resumed_from: int) -> RankOutcome:
         """The end of the training, and what it ran on.

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from smt_ray.data.batches import MicroBatch
 from smt_ray.errors import UserError
 from smt_ray.imports import large_imports
 from smt_ray.training.engine_settings import EngineSettings
+from smt_ray.training.state import share_out
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 # The number of elements that are reduced at once: DeepSpeed's default. It always allocates a buffer
@@ -47,6 +48,8 @@ class Engine:
 
     Attributes:
         device: As given.
+        shares: The names of the trained parameters that each rank saves; see
+            :func:`smt_ray.training.state.share_out`.
         zero_stage: The settings' ZeRO stage.
         optimizer_name: The optimizer's library and class.
     """
@@ -60,7 +63,9 @@ class Engine:
     ) -> None:
         deepspeed = import_deepspeed(device)
         self.device, self.zero_stage = device, settings.zero_stage
-        self._names = [n for n, p in loss.named_parameters() if p.requires_grad]
+        sizes = {n: p.numel() for n, p in loss.named_parameters() if p.requires_grad}
+        self._names = list(sizes)
+        self.shares = share_out(sizes, dist.get_world_size())
         parameters = [p for p in loss.parameters() if p.requires_grad]
         optimizer = _adamw(parameters, device, settings)
         self.optimizer_name = (
@@ -103,14 +108,19 @@ class Engine:
         assert norm is not None
         return float(norm)
 
-    def export_state(self, *, keep: bool = True) -> dict[str, torch.Tensor]:
+    def own_share(self) -> list[str]:
+        """The names of the trained parameters that this rank saves."""
+        rank = dist.get_rank()
+        return self.shares[rank] if rank < len(self.shares) else []
+
+    def export_state(self, keep: Collection[str] | None = None) -> dict[str, torch.Tensor]:
         """Whole parameters and Adam moments, in fp32 on the CPU.
 
         Keys are ``<parameter>/param``, ``/exp_avg``, ``/exp_avg_sq``, shaped like the parameter.
 
         Args:
-            keep: Whether this rank needs them. A rank that does not still takes part and gets
-                nothing, which saves twelve bytes a trained parameter.
+            keep: The names of the parameters that this rank needs, by default all. It still takes
+                part for the others, which saves twelve bytes for each of their elements.
         """
         state: dict[str, torch.Tensor] = {}
         for key in ("param", *_MOMENTS):
@@ -118,19 +128,19 @@ class Engine:
                 state[f"{name}/{key}"] = value
         return state
 
-    def export_parameters(self, *, keep: bool = True) -> dict[str, torch.Tensor]:
+    def export_parameters(self, keep: Collection[str] | None = None) -> dict[str, torch.Tensor]:
         """The trained parameters by name, in fp32 on the CPU; see :meth:`export_state`."""
         return self._export("param", keep)
 
-    def _export(self, key: str, keep: bool) -> dict[str, torch.Tensor]:
+    def _export(self, key: str, keep: Collection[str] | None) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = {}
         for name, parameter in self._trainable():
             value = self._read(parameter, key)
-            if keep:
+            if keep is None or name in keep:
                 found[name] = value.detach().float().cpu().clone()
         return found
 
-    def import_state(self, state: dict[str, torch.Tensor], num_steps: int) -> None:
+    def import_state(self, state: Mapping[str, torch.Tensor], num_steps: int) -> None:
         """Restores an exported state.
 
         Args:

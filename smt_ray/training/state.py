@@ -1,30 +1,65 @@
 """A checkpoint: trained parameters, Adam's moments and the number of steps, for any ranks.
 
-``state.safetensors`` holds fp32 tensors by ``<parameter>/param``, ``/exp_avg``, ``/exp_avg_sq``;
-``position.json`` holds the number of steps. There is no random state: the order of rows is a
-function of (seed, epoch), and the randomness of a step is seeded from (seed, step, rank).
+It holds fp32 tensors by ``<parameter>/param``, ``/exp_avg``, ``/exp_avg_sq``. A large state is
+written in shares by several ranks: ``state.safetensors`` is a whole one, and
+``state-00001-of-00004.safetensors`` the first of four shares. ``position.json`` holds the number of
+steps and of shares. There is no random state: the order of rows is a function of (seed, epoch), and
+the randomness of a step is seeded from (seed, step, rank).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from torch import Tensor
 
 from smt_ray.documents.checkpoint import Position
 from smt_ray.errors import UserError
+from smt_ray.smt.tensorfile import SavedTensors, share_file
 
-_STATE, _POSITION = "state.safetensors", "position.json"
+_STATE, _POSITION = "state", "position.json"
 _VALUE = "/param"  # ends the name of a parameter's value
+_SMALLEST_SHARE = 2**28  # parameters, whose state takes 3 GiB
 
 
-def save_state(directory: Path, state: dict[str, torch.Tensor], num_steps: int) -> None:
-    """Writes a checkpoint into an existing folder."""
-    save_file(state, directory / _STATE)
-    (directory / _POSITION).write_text(Position(num_steps=num_steps).model_dump_json() + "\n")
+def share_out(
+    sizes: Mapping[str, int], num_ranks: int, smallest: int = _SMALLEST_SHARE
+) -> list[list[str]]:
+    """Divides parameters among ranks, which save them; a small state is one share, rank 0's.
+
+    Args:
+        sizes: The number of elements of each parameter.
+        num_ranks: The largest number of shares.
+        smallest: The number of elements that a share has at least, besides the last one.
+    """
+    enough = max(smallest, -(-sum(sizes.values()) // num_ranks))
+    shares: list[list[str]] = [[]]
+    in_share = 0
+    for name, size in sizes.items():
+        if in_share >= enough:
+            shares.append([])
+            in_share = 0
+        shares[-1].append(name)
+        in_share += size
+    return shares
+
+
+def save_state(
+    directory: Path,
+    state: Mapping[str, Tensor],
+    num_steps: int,
+    share: int = 0,
+    num_shares: int = 1,
+) -> None:
+    """Writes a checkpoint, or a share of one, into an existing folder."""
+    save_file(dict(state), directory / share_file(_STATE, share, num_shares))
+    if share == 0:
+        position = Position(num_steps=num_steps, num_shares=num_shares)
+        (directory / _POSITION).write_text(position.model_dump_json() + "\n")
 
 
 def checkpoint_name(num_steps: int) -> str:
@@ -32,27 +67,33 @@ def checkpoint_name(num_steps: int) -> str:
     return f"step-{num_steps:07d}"
 
 
-def load_parameters(directory: Path) -> dict[str, torch.Tensor]:
-    """Reads the trained parameters of a checkpoint by name, without Adam's moments.
+def load_parameters(directory: Path) -> SavedTensors:
+    """The trained parameters of a checkpoint by name, without Adam's moments.
 
     Raises:
         UserError: The checkpoint is damaged.
     """
-    state, _ = load_state(directory)
-    return {n.removesuffix(_VALUE): t for n, t in state.items() if n.endswith(_VALUE)}
+    return _load(directory, _VALUE)[0]
 
 
-def load_state(directory: Path) -> tuple[dict[str, torch.Tensor], int]:
-    """Reads the tensors and the number of steps of a checkpoint.
+def load_state(directory: Path) -> tuple[SavedTensors, int]:
+    """The tensors and the number of steps of a checkpoint.
 
     Raises:
         UserError: The checkpoint is damaged.
     """
+    return _load(directory, "")
+
+
+def _load(directory: Path, suffix: str) -> tuple[SavedTensors, int]:
     try:
         position = Position.from_json(
             json.loads((directory / _POSITION).read_text()), place=_POSITION
         )
-        return load_file(directory / _STATE), position.num_steps
+        number = position.num_shares
+        # Others may be left of an attempt with another number of ranks.
+        files = [directory / share_file(_STATE, share, number) for share in range(number)]
+        return SavedTensors(files, suffix), position.num_steps
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise UserError(
             str(directory), f"the checkpoint cannot be read ({error})", fix="delete its folder"

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smt_ray.data.batches import MicroBatch, StepPlan, is_packed, step_micro_batches
@@ -25,19 +23,19 @@ from smt_ray.smt.gradients import GradientAccumulator
 from smt_ray.smt.grid import BlockGrid
 from smt_ray.smt.linears import dense_weight, linear_shape
 from smt_ray.smt.scores import block_statistics
-from smt_ray.smt.tensorfile import reading
 from smt_ray.training.batching_mode import BatchingMode, attention_kernel, choose_mode
 from smt_ray.training.engine_settings import EngineSettings
 from smt_ray.training.frozen_engine import FrozenEngine
 from smt_ray.training.loss.supervised import SupervisedLoss
 from smt_ray.training.recompute import recompute_activations
+from smt_ray.training.state import load_state, save_state
 from smt_ray.warmup.parts import ModuleStatistics
 from smt_ray.warmup.shard import check_finite
 
 Keep = Callable[[str, Tensor, Tensor], None]
 """A function that stores something of a module: its name, summed gradient (O, I) and weight."""
 
-_FILE = "sums-{rank:05d}.safetensors"
+_LOSSES = "losses"  # the name of their tensor in a checkpoint
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ class RankWarmup:
             yield len(self.losses)
 
     def save(self, folder: Path) -> None:
-        """Writes this rank's file of a checkpoint: the sums that it owns, and rank 0 the losses."""
+        """Writes this rank's share of a checkpoint: the sums that it owns, and on rank 0 losses."""
         tensors: dict[str, Tensor] = {}
         for name, is_mine in self._owned():
             for key, total in self._sums.totals(name).items():
@@ -137,24 +135,21 @@ class RankWarmup:
                 if is_mine:
                     tensors[f"{name}/{key}"] = total.cpu()
         if self._rank == 0:
-            tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        save_file(tensors, folder / _FILE.format(rank=self._rank))
+            tensors[_LOSSES] = torch.tensor(self.losses, dtype=torch.float64)
+        save_state(folder, tensors, len(self.losses), self._rank, self._num_ranks)
 
     def load(self, folder: Path) -> None:
-        """Restores a checkpoint, whose files any number of ranks may have written.
+        """Restores a checkpoint, which any number of ranks may have written.
 
         Raises:
             UserError: The checkpoint is damaged.
         """
-        owned = {name for name, is_mine in self._owned() if is_mine}
-        for path in sorted(folder.glob(_FILE.format(rank=0).replace("00000", "*"))):
-            with reading(path, "checkpoint of a warm-up"), safe_open(path, "pt") as file:
-                for key in file.keys():  # noqa: SIM118
-                    name, _, kind = key.rpartition("/")
-                    if key == "losses":
-                        self.losses = file.get_tensor(key).tolist()
-                    elif name in owned:
-                        self._sums.totals(name)[kind].copy_(file.get_tensor(key))
+        state, _ = load_state(folder)
+        self.losses = state[_LOSSES].tolist()
+        for name, is_mine in self._owned():
+            if is_mine:
+                for key, total in self._sums.totals(name).items():
+                    total.copy_(state[f"{name}/{key}"])
 
     def statistics(self, keep: Keep | None = None) -> list[ModuleStatistics]:
         """The rows of the table, in the order of the modules, on every rank.

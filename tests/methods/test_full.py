@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from smt_ray.errors import UserError
 from smt_ray.methods.adapters import find_method
 from smt_ray.methods.full import TENSORS_FILE, FullMethod
+from smt_ray.smt.tensorfile import share_file
 
 Make = Callable[..., Any]
 
@@ -63,6 +64,22 @@ def test_tuned_weights_are_saved_and_loaded_and_merged(
     assert not torch.equal(expected, before)
     method.merge(fresh)
     assert torch.equal(logits(fresh), expected)
+
+
+def test_shares_of_several_ranks_are_one_adapter(make_llama: Make, tmp_path: Path) -> None:
+    model, method = make_llama(), FullMethod()
+    method.prepare(model)
+    values = {name: p.detach().float() + 0.05 for name, p in model.named_parameters()}
+    names = list(values)
+    for share in (0, 1):
+        method.save(model, {name: values[name] for name in names[share::2]}, tmp_path)
+        (tmp_path / TENSORS_FILE).rename(tmp_path / share_file("tuned_model", share, 2))
+    fresh, found = make_llama(), find_method(tmp_path)
+    found.load(fresh, tmp_path)
+    assert all(torch.equal(p, values[name]) for name, p in fresh.named_parameters())
+    (tmp_path / share_file("tuned_model", 1, 2)).unlink()
+    with pytest.raises(UserError, match="must hold exactly the parameters"):
+        found.load(make_llama(), tmp_path)
 
 
 @pytest.mark.parametrize(

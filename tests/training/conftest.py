@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ class CountingEngine:
     """
 
     device = torch.device("cpu")
+    shares = (["w"],)
 
     def __init__(self, validation_losses: Mapping[int, float]) -> None:
         self.num_steps, self.training = 0, True
@@ -41,7 +42,10 @@ class CountingEngine:
         self.num_steps += 1
         return 1.0
 
-    def export_state(self, *, keep: bool = True) -> dict[str, torch.Tensor]:
+    def own_share(self) -> list[str]:
+        return ["w"]
+
+    def export_state(self, keep: Collection[str] | None = None) -> dict[str, torch.Tensor]:
         return {"w/param": torch.tensor([float(self.num_steps)])}
 
     def import_state(self, state: dict[str, torch.Tensor], num_steps: int) -> None:

@@ -13,6 +13,7 @@ import itertools
 import math
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,9 +26,10 @@ from safetensors.torch import save_file
 from smt_ray.data.batches import StepPlan, step_micro_batches
 from smt_ray.methods.adapters import find_method
 from smt_ray.smt.model import sparse_modules
+from smt_ray.training import engine as engine_module
 from smt_ray.training import loop as loop_module
 from smt_ray.training.loss.supervised import SupervisedLoss
-from smt_ray.training.state import load_state
+from smt_ray.training.state import load_state, save_state, share_out
 from tests.training.rank import (
     BATCH_SIZE,
     FOUR_ROWS,
@@ -61,6 +63,8 @@ def pair(rank: Rank) -> None:
     _resume_quantised(rank, 2, "float32", "int8")
     for method in ("lora", "dora"):
         _sum_at_layers(rank, method)
+    for stage in (2, 3):
+        _shares(rank, stage)
     _diverge(rank)
     _preempt(rank, 2)
     _preempt(rank, 3)
@@ -161,6 +165,26 @@ def _resume_quantised(rank: Rank, stage: int, dtype: str, kind: str) -> None:
     }
 
 
+def _shares(rank: Rank, stage: int) -> None:
+    """Saves the state of a large training, of which each rank writes a share."""
+    divide = partial(share_out, smallest=1)
+    with mock.patch.object(engine_module, "share_out", divide):
+        run = rank.trained_by(stage, method_name="full", num_steps=1)
+    engine, place = run.training.engine, rank.folder / f"shares-{stage}"
+    place.mkdir(exist_ok=True)
+    own = engine.export_state(engine.own_share())
+    save_state(place, own, 1, rank.rank, len(engine.shares))
+    dist.barrier()
+    found, _ = load_state(place)
+    whole = run.states[1]
+    rank.facts[f"shares-{stage}"] = {
+        "own": sum(value.numel() for value in own.values()),
+        "whole": sum(value.numel() for value in whole.values()),
+        "equal": found.keys() == whole.keys()
+        and all(torch.equal(found[name], value) for name, value in whole.items()),
+    }
+
+
 def _sum_at_layers(rank: Rank, method: str) -> None:
     """Trains in bfloat16 at stage 2, but sums the gradients of an input layer by layer."""
 
@@ -178,7 +202,7 @@ def _sum_at_layers(rank: Rank, method: str) -> None:
 def _adapter(rank: Rank, run: Trained, name: str, dtype: str) -> None:
     """Compares the losses of the engine, of the adapter on its base, and of the merged model."""
     losses = {"engine": run.training.loop.validate()["validation/loss"]}
-    parameters = run.training.export_parameters(keep=rank.rank == 0)
+    parameters = run.training.export_parameters(None if rank.rank == 0 else [])
     if rank.rank != 0:
         rank.facts[f"adapter-{name}"] = {"num_exported": len(parameters)}
         return

@@ -320,3 +320,12 @@ def test_a_gradient_that_is_not_finite_on_one_rank_ends_all_ranks(
     assert facts[0]["error"] == facts[1]["error"]
     assert "the gradient norm of step 1 must be finite" in facts[0]["error"]
     assert facts[0]["recorded"] == facts[0]["checkpoints"] == []
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_ranks_save_a_large_state_in_even_shares(pair: list[dict[str, Any]], stage: int) -> None:
+    ours, theirs = (facts[f"shares-{stage}"] for facts in pair)
+    assert ours["equal"]
+    assert theirs["equal"]
+    assert ours["own"] + theirs["own"] == ours["whole"]
+    assert 0.3 < ours["own"] / ours["whole"] < 0.7
