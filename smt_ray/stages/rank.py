@@ -194,9 +194,11 @@ class TrainingRank:
     ) -> None:
         with scratch_folder() as scratch:
             self.training.method.save(self.training.model, parameters, scratch)
-            if num_shares > 1:
-                for path in scratch.glob("*.safetensors"):
+            for path in list(scratch.iterdir()) if num_shares > 1 else []:
+                if path.suffix == ".safetensors":
                     path.rename(scratch / share_file(path.stem, self.rank, num_shares))
+                elif not self._is_first:  # the same on every rank
+                    path.unlink()
             self._put_folder(scratch, name)
 
     def _put_folder(self, folder: Path, name: str) -> None:
