@@ -358,6 +358,20 @@ def test_the_fields_of_a_hub_source_are_semantic() -> None:
             ["warmup.mode=trained", "warmup.num_shards=1", "warmup.reduction=score"],
             ["warmup: mode trained", "reduction gradient", "got 1 and score"],
         ),
+        (["warmup.processes=ranks"], ["warmup: processes ranks", "num_shards 1", "got 2"]),
+        (
+            ["warmup.processes=ranks", "warmup.num_shards=1", "warmup.reduction=score"],
+            ["reduction gradient", "got score"],
+        ),
+        (
+            [
+                "warmup.processes=ranks",
+                "warmup.num_shards=1",
+                "selection.block_shape=column",
+                "selection.score=activation",
+            ],
+            ["selection.score activation", "warmup.processes shards", "got ranks"],
+        ),
         (["selection.num_blocks=4"], ["budget", "num_blocks"]),
         (["selection.groups={v_proj: 0.01}"], ["budget", "groups"]),
         (["selection.budget=null", "selection.groups={v_proj: 0}"], ["selection.groups.v_proj"]),

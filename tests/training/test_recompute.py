@@ -15,14 +15,15 @@ from smt_ray.training.loss.supervised import SupervisedLoss
 from smt_ray.training.recompute import recompute_activations
 
 
-def test_layers_only_keep_their_input(
-    make_llama: Callable[..., Any], make_encoded: Callable[..., Any]
+@pytest.mark.parametrize("training", [True, False])
+def test_layers_only_keep_their_input_and_the_gradient_is_the_same(
+    make_llama: Callable[..., Any], make_encoded: Callable[..., Any], training: bool
 ) -> None:
-    kept = []
+    kept, gradients = [], []
     for recompute in (False, True):
-        model = make_llama(num_hidden_layers=6).train()
+        model = make_llama(num_hidden_layers=6).train(training)
         if recompute:
-            recompute_activations(model)
+            recompute_activations(model, training=training)
         (batch,) = step_micro_batches(
             make_encoded(), range(8), mode="prefix_packed", max_tokens=1000, train_on_inputs=False
         )
@@ -33,10 +34,13 @@ def test_layers_only_keep_their_input(
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = SupervisedLoss(model, narrow=False)(batch)
-        del loss
+            loss = SupervisedLoss(model, narrow=True).train(training)(batch)
         kept.append(sum(storages.values()))
+        loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
     assert kept[1] < 0.6 * kept[0]
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-7)
 
 
 def test_a_model_without_support_is_named_in_the_error() -> None:
