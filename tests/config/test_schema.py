@@ -50,6 +50,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "warmup.starts_training": ("warmup.starts_training=true",),
     "warmup.reduction": ("warmup.reduction=score",),
     "warmup.per_step": ("warmup.per_step=true",),
+    "warmup.processes": ("warmup.processes=ranks",),
     "warmup.num_shards": ("warmup.num_shards=3",),
     "warmup.gpus_per_shard": ("warmup.gpus_per_shard=2",),
     "evaluation.gpus_per_worker": ("evaluation.gpus_per_worker=2",),
@@ -121,6 +122,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "selection.lift_rank": ("selection.score=lift",),
     "model.gguf_file": ("model.path=there", "model.builtin=null"),
     "warmup.mode": ("warmup.num_shards=1",),
+    "warmup.processes": ("warmup.num_shards=1",),
     **{
         f"warmup.{name}": ("warmup.num_shards=1", "warmup.mode=trained")
         for name in ("learning_rate", "lr_warmup_steps", "starts_training")
