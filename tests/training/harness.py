@@ -23,9 +23,12 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from smt_ray.artifacts.storage import Storage
 from smt_ray.data.batches import StepPlan, step_micro_batches
 from smt_ray.methods.adapters import find_method
+from smt_ray.methods.full import FullSettings
 from smt_ray.smt.model import sparse_modules
+from smt_ray.stages.rank import TrainingRank
 from smt_ray.training import engine as engine_module
 from smt_ray.training import loop as loop_module
 from smt_ray.training.loss.supervised import SupervisedLoss
@@ -182,6 +185,27 @@ def _shares(rank: Rank, stage: int) -> None:
         "whole": sum(value.numel() for value in whole.values()),
         "equal": found.keys() == whole.keys()
         and all(torch.equal(found[name], value) for name, value in whole.items()),
+    } | _shared_model(rank, run, stage)
+
+
+def _shared_model(rank: Rank, run: Trained, stage: int) -> dict[str, Any]:
+    """Saves the tuned model as a rank of the product does, and loads it."""
+    place = rank.folder / f"tuned-{stage}"
+    saver = TrainingRank.__new__(TrainingRank)  # without Ray Train
+    saver.rank, saver.training, saver.storage = rank.rank, run.training, Storage(str(rank.folder))
+    saver.job = SimpleNamespace(method=FullSettings(), folder=place.name, num_steps=1)
+    saver.best = SimpleNamespace(best=None)
+    saver._save()
+    dist.barrier()
+    plain: Any = rank.base("float32")
+    find_method(place / "adapter").load(plain, place / "adapter")
+    state = run.states[1]
+    return {
+        "files": sorted(file.name for file in (place / "adapter").iterdir()),
+        "same model": all(
+            torch.equal(parameter, state[f"model.{name}/param"])
+            for name, parameter in plain.named_parameters()
+        ),
     }
 
 

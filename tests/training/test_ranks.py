@@ -329,3 +329,15 @@ def test_ranks_save_a_large_state_in_even_shares(pair: list[dict[str, Any]], sta
     assert theirs["equal"]
     assert ours["own"] + theirs["own"] == ours["whole"]
     assert 0.3 < ours["own"] / ours["whole"] < 0.7
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_ranks_save_a_large_model_in_shares(pair: list[dict[str, Any]], stage: int) -> None:
+    for facts in pair:
+        found = facts[f"shares-{stage}"]
+        assert found["files"] == [
+            "base_model.json",
+            "tuned_model-00001-of-00002.safetensors",
+            "tuned_model-00002-of-00002.safetensors",
+        ]
+        assert found["same model"]
