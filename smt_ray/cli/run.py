@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from smt_ray.cli.arguments import ConfigArguments, announced_imports, split_arguments
-from smt_ray.cli.completion import complete_kinds, complete_stages
+from smt_ray.cli.completion import complete_gpu_types, complete_kinds, complete_stages
 from smt_ray.cli.errors import check_choice
 
 if TYPE_CHECKING:
@@ -71,17 +71,41 @@ def plan(
         str | None,
         typer.Option(help="Memory of each GPU, such as 24GiB, to say whether the run fits."),
     ] = None,
+    gpu_type: Annotated[
+        str | None,
+        typer.Option(
+            help="Type of GPU, such as h100-80gb, to say how long the run takes.",
+            autocompletion=complete_gpu_types,
+        ),
+    ] = None,
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="Number of GPUs of a node.")] = 8,
+    network_gbps: Annotated[
+        float, typer.Option(min=0.001, help="Gbit/s that a node receives from other nodes.")
+    ] = 400,
+    mfu: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Assumed share of the GPU's peak FLOP/s.")
+    ] = 0.4,
+    json_: Annotated[Path | None, typer.Option("--json", help="A file for the plan.")] = None,
 ) -> None:
-    """Show the memory that a run needs on each GPU, without its weights, and whether it fits."""
+    """Show the memory and the time that a run needs, without its weights, and whether it fits."""
     from smt_ray.config.load import load_config
 
     resolved = load_config(*split_arguments(config))
     from smt_ray.planning.report import plan_memory
     from smt_ray.planning.settings import parse_memory
+    from smt_ray.planning.time.cluster import Cluster
+    from smt_ray.planning.time.gpus import find_gpu_type
     from smt_ray.reporting.text.memory import print_memory
 
     available = None if gpu_memory is None else parse_memory(gpu_memory)
-    print_memory(plan_memory(resolved, gpus, available))
+    cluster = None
+    if gpu_type is not None:
+        number = gpus or resolved.resources.num_workers
+        cluster = Cluster(find_gpu_type(gpu_type), number, gpus_per_node, network_gbps, mfu)
+    report = plan_memory(resolved, gpus, available, cluster)
+    if json_ is not None:
+        json_.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+    print_memory(report)
 
 
 def check_data(
