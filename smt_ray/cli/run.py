@@ -14,6 +14,7 @@ from smt_ray.cli.errors import check_choice
 
 if TYPE_CHECKING:
     from smt_ray.config.run import RunConfig
+    from smt_ray.documents.base import Document
     from smt_ray.documents.stages import Until
 
 
@@ -68,13 +69,12 @@ def plan(
         int | None, typer.Option(min=1, help="Number of training ranks; by default the config's.")
     ] = None,
     gpu_memory: Annotated[
-        str | None,
-        typer.Option(help="Memory of each GPU, such as 24GiB, to say whether the run fits."),
+        str | None, typer.Option(help="Memory of each GPU, such as 24GiB: does the run fit?")
     ] = None,
     gpu_type: Annotated[
         str | None,
         typer.Option(
-            help="Type of GPU, such as h100-80gb, to say how long the run takes.",
+            help="Type of GPU, such as h100-80gb: how long does the run take?",
             autocompletion=complete_gpu_types,
         ),
     ] = None,
@@ -98,13 +98,11 @@ def plan(
     from smt_ray.reporting.text.memory import print_memory
 
     available = None if gpu_memory is None else parse_memory(gpu_memory)
-    cluster = None
+    number, cluster = gpus or resolved.resources.num_workers, None
     if gpu_type is not None:
-        number = gpus or resolved.resources.num_workers
         cluster = Cluster(find_gpu_type(gpu_type), number, gpus_per_node, network_gbps, mfu)
     report = plan_memory(resolved, gpus, available, cluster)
-    if json_ is not None:
-        json_.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+    _write_json(report, json_)
     print_memory(report)
 
 
@@ -122,9 +120,14 @@ def check_data(
     from smt_ray.run.check_data import check_data as compare_rows
 
     report = compare_rows(resolved)
-    if json_ is not None:
-        json_.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+    _write_json(report, json_)
     print_overlaps(report)
+
+
+def _write_json(document: Document, file: Path | None) -> None:
+    """Writes a document to the file of ``--json``, if there is one."""
+    if file is not None:
+        file.write_text(json.dumps(document.to_json(), indent=2) + "\n", encoding="utf-8")
 
 
 def preview(
