@@ -14,6 +14,13 @@ def complete_stages(incomplete: str) -> list[str]:
     return [stage for stage in UNTIL if stage.startswith(incomplete)]
 
 
+def complete_gpu_types(incomplete: str) -> list[str]:
+    """The types of GPU that begin with a text."""
+    from smt_ray.planning.time.gpus import GPU_TYPES
+
+    return [name for name in GPU_TYPES if name.startswith(incomplete)]
+
+
 def complete_kinds(incomplete: str) -> list[str]:
     """The kinds of files that begin with a text."""
     from smt_ray.config.schema import FILE_KINDS

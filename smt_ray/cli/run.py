@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from smt_ray.cli.arguments import ConfigArguments, announced_imports, split_arguments
-from smt_ray.cli.completion import complete_kinds, complete_stages
+from smt_ray.cli.completion import complete_gpu_types, complete_kinds, complete_stages
 from smt_ray.cli.errors import check_choice
 
 if TYPE_CHECKING:
     from smt_ray.config.run import RunConfig
+    from smt_ray.documents.base import Document
     from smt_ray.documents.stages import Until
 
 
@@ -68,20 +69,41 @@ def plan(
         int | None, typer.Option(min=1, help="Number of training ranks; by default the config's.")
     ] = None,
     gpu_memory: Annotated[
-        str | None,
-        typer.Option(help="Memory of each GPU, such as 24GiB, to say whether the run fits."),
+        str | None, typer.Option(help="Memory of each GPU, such as 24GiB: does the run fit?")
     ] = None,
+    gpu_type: Annotated[
+        str | None,
+        typer.Option(
+            help="Type of GPU, such as h100-80gb: how long does the run take?",
+            autocompletion=complete_gpu_types,
+        ),
+    ] = None,
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="Number of GPUs of a node.")] = 8,
+    network_gbps: Annotated[
+        float, typer.Option(min=0.001, help="Gbit/s that a node receives from other nodes.")
+    ] = 400,
+    mfu: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Assumed share of the GPU's peak FLOP/s.")
+    ] = 0.4,
+    json_: Annotated[Path | None, typer.Option("--json", help="A file for the plan.")] = None,
 ) -> None:
-    """Show the memory that a run needs on each GPU, without its weights, and whether it fits."""
+    """Show the memory and the time that a run needs, without its weights, and whether it fits."""
     from smt_ray.config.load import load_config
 
     resolved = load_config(*split_arguments(config))
     from smt_ray.planning.report import plan_memory
     from smt_ray.planning.settings import parse_memory
+    from smt_ray.planning.time.cluster import Cluster
+    from smt_ray.planning.time.gpus import find_gpu_type
     from smt_ray.reporting.text.memory import print_memory
 
     available = None if gpu_memory is None else parse_memory(gpu_memory)
-    print_memory(plan_memory(resolved, gpus, available))
+    number, cluster = gpus or resolved.resources.num_workers, None
+    if gpu_type is not None:
+        cluster = Cluster(find_gpu_type(gpu_type), number, gpus_per_node, network_gbps, mfu)
+    report = plan_memory(resolved, gpus, available, cluster)
+    _write_json(report, json_)
+    print_memory(report)
 
 
 def check_data(
@@ -98,9 +120,14 @@ def check_data(
     from smt_ray.run.check_data import check_data as compare_rows
 
     report = compare_rows(resolved)
-    if json_ is not None:
-        json_.write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+    _write_json(report, json_)
     print_overlaps(report)
+
+
+def _write_json(document: Document, file: Path | None) -> None:
+    """Writes a document to the file of ``--json``, if there is one."""
+    if file is not None:
+        file.write_text(json.dumps(document.to_json(), indent=2) + "\n", encoding="utf-8")
 
 
 def preview(

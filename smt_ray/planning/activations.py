@@ -9,7 +9,7 @@ same tensors.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from smt_ray.data.batches import MicroBatch, is_packed
 from smt_ray.data.packing import PackedRows
+from smt_ray.planning.flops import Flops
+from smt_ray.planning.layers import LayerStack
 from smt_ray.planning.live_bytes import LiveBytes
 from smt_ray.training.batching_mode import BatchingMode
 from smt_ray.training.loss.supervised import SupervisedLoss
@@ -60,6 +62,19 @@ class BatchShape:
         return MicroBatch(ids, zeros, zeros, weights, torch.zeros_like(ids), rows)
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a micro-batch needs besides parameters and their gradients.
+
+    Attributes:
+        peak: The largest number of bytes in use.
+        flops: The FLOPs of the forward and backward passes, with those of recomputed layers.
+    """
+
+    peak: int
+    flops: int
+
+
 class DryRun:
     """The forward and backward passes of a model without weights.
 
@@ -79,24 +94,53 @@ class DryRun:
             _hollow(model)
         _let_attention_need_no_mask(model)
         self._model: Any = model
+        self._layers = LayerStack(model)
         self._loss = SupervisedLoss(model, narrow=batching.narrows, max_logits=batching.max_logits)
         for parameter in model.parameters():
             if parameter.requires_grad:  # gradients are not activations
                 parameter.register_post_accumulate_grad_hook(_drop_gradient)
 
-    def peak_bytes(self, shape: BatchShape, *, training: bool, checkpointing: bool) -> int:
-        """The largest number of bytes in use besides parameters and their gradients.
+    def measure(self, shape: BatchShape, *, training: bool, checkpointing: bool) -> Needs:
+        """What a micro-batch needs; of layers that are alike, only a few are computed.
 
         Args:
             training: Whether dropout is active.
             checkpointing: Whether layers keep their inputs only and are computed again.
         """
+
+        def step() -> None:
+            self._loss(shape.fill()).backward()
+
         self._model.train(training)
-        with self._recomputing(checkpointing), _experts_of_any_dtype(), self._mode:
-            batch = shape.fill()
-            with LiveBytes() as live:
-                self._loss(batch).backward()
-        return live.peak
+        return self._extrapolated(step, checkpointing)
+
+    def measure_forward(self, row_length: int) -> Needs:
+        """What the forward pass of one row needs, with the logits of all of its positions."""
+
+        def forward() -> None:
+            ids = torch.zeros(1, row_length, dtype=torch.int64)
+            with torch.no_grad():
+                logits = self._model(input_ids=ids, use_cache=False).logits
+                logits.float().logsumexp(-1)
+
+        self._model.eval()
+        self._model.config._attn_implementation = self._loss.attention
+        return self._extrapolated(forward, checkpointing=False)
+
+    def _extrapolated(self, work: Callable[[], None], checkpointing: bool) -> Needs:
+        def measure() -> tuple[int, int]:
+            with (
+                self._recomputing(checkpointing),
+                _experts_of_any_dtype(),
+                _blocks_in_one_product(),
+                self._mode,
+                Flops() as flops,
+                LiveBytes(earlier=False) as live,
+            ):
+                work()
+            return live.peak, flops.total
+
+        return Needs(*self._layers.extrapolated(measure))
 
     @property
     def can_recompute(self) -> bool:
@@ -117,15 +161,50 @@ class DryRun:
 
 @contextmanager
 def _experts_of_any_dtype() -> Iterator[None]:
-    """Makes experts use transformers' own grouped product; torch's has shapes for bfloat16 only."""
+    """Makes experts use transformers' own grouped product if their dtype is not bfloat16.
+
+    On tensors without contents, torch's product knows no other dtype.
+    """
     from transformers.integrations import moe
 
     can_use = moe._can_use_grouped_mm
-    moe._can_use_grouped_mm = lambda *_: False
+    moe._can_use_grouped_mm = lambda _, weight, *__: weight.dtype == torch.bfloat16
     try:
         yield
     finally:
         moe._can_use_grouped_mm = can_use
+
+
+@contextmanager
+def _blocks_in_one_product() -> Iterator[None]:
+    """Computes the gradients of all blocks of a weight by one product, as they have no contents.
+
+    It needs the same bytes and counts the same FLOPs as one product for each block.
+    """
+    from smt_ray.smt.layers import layout
+
+    by_block = layout.block_products
+    layout.block_products = _products_of_blocks
+    try:
+        yield
+    finally:
+        layout.block_products = by_block
+
+
+def _products_of_blocks(
+    rows: Sequence[int],
+    starts: Sequence[int],
+    block_size: int,
+    grad_y: Tensor,
+    kept: Tensor,
+    transposed: bool,
+) -> Tensor:
+    """The same as :func:`smt_ray.smt.layers.layout.block_products`, without contents."""
+    number = len(starts)
+    gradients = grad_y.new_empty(number, block_size, block_size)
+    outputs, inputs = grad_y[:, :block_size].t(), kept[:, :block_size]
+    torch.bmm(outputs.expand(number, -1, -1), inputs.expand(number, -1, -1), out=gradients)
+    return gradients
 
 
 def _drop_gradient(parameter: Tensor) -> None:

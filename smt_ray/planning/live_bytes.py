@@ -31,13 +31,18 @@ class LiveBytes(TorchDispatchMode):
     ...     loss(batch).backward()
     >>> live.peak
 
+    Args:
+        earlier: Whether to look for the storages from before the context, which takes up to a
+            second. Without it, their bytes are not subtracted.
+
     Attributes:
         now: The live bytes, less those at entry; negative if more were freed than made.
         peak: The highest ``now`` since entry, or since :meth:`reset_peak`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, earlier: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._earlier = earlier
         self.now = 0
         self.peak = 0
         # The id of a storage -> a reference that reports its end, and its bytes, or None if they do
@@ -48,9 +53,11 @@ class LiveBytes(TorchDispatchMode):
     def __enter__(self) -> LiveBytes:
         self.now = self.peak = 0
         self._known.clear()
-        gc.collect()  # otherwise the bytes of earlier garbage would be subtracted later
-        for storage in _storages(o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)):
-            self._watch(storage, storage.nbytes())
+        if self._earlier:
+            gc.collect()  # otherwise the bytes of earlier garbage would be subtracted later
+            tensors = (o for o in gc.get_objects() if issubclass(type(o), torch.Tensor))
+            for storage in _storages(tensors):
+                self._watch(storage, storage.nbytes())
         self._open = True
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -80,8 +87,8 @@ class LiveBytes(TorchDispatchMode):
         if func is not _FRESH:
             for storage in _storages(tree_leaves((args, kwargs))):
                 if id(storage) not in self._known:
-                    # Only an earlier autograd graph held it, or a thread of a library made it. It
-                    # is neither counted nor subtracted.
+                    # It is from before the context, only an earlier autograd graph held it, or a
+                    # thread of a library made it. It is neither counted nor subtracted.
                     self._watch(storage, None)
         result = func(*args, **kwargs)
         for storage in _storages(tree_leaves(result)):

@@ -49,6 +49,8 @@ def rank_bytes(
     num_trainable: int,
     bytes_per_value: int,
     bucket: int,
+    largest_module: int = 0,
+    secondary_group: int = 1,
 ) -> RankBytes:
     """The memory of a rank under a ZeRO stage.
 
@@ -57,6 +59,9 @@ def rank_bytes(
         num_parameters: The number of parameters of base model and adapter, tied ones once.
         bytes_per_value: The bytes of a weight: 4 for float32 and 2 for bfloat16.
         bucket: The number of elements of a reduction's buffer.
+        largest_module: The largest number of parameters of one module, which are gathered together.
+        secondary_group: The number of ranks that share a second copy of the weights; 1 for none.
+            It is DeepSpeed's ``zero_hpz_partition_size``.
     """
     values, buffer = bytes_per_value * num_trainable, bytes_per_value * bucket
     whole = _FP32 * num_trainable
@@ -76,10 +81,13 @@ def rank_bytes(
     if zero_stage == 2:
         return RankBytes(weights, part, optimizer, buffer, 2 * buffer, part)
     # The part of a single rank is the whole weight.
-    gathered = bytes_per_value * _num_gathered(num_parameters) if num_gpus > 1 else 0
-    weights, reduction = -(-weights // num_gpus), 2 * _FP32 * bucket + gathered
+    num_gathered = _num_gathered(num_parameters, largest_module) if num_gpus > 1 else 0
+    gathered = bytes_per_value * num_gathered
+    secondary = -(-weights // secondary_group) if secondary_group > 1 else 0
+    weights, reduction = -(-weights // num_gpus) + secondary, 2 * _FP32 * bucket + gathered
     return RankBytes(weights, part, optimizer, buffer + gathered, reduction, buffer + part)
 
 
-def _num_gathered(num_parameters: int) -> int:
-    return min(num_parameters, _MAX_GATHERED) + min(num_parameters, _PREFETCHED)
+def _num_gathered(num_parameters: int, largest_module: int) -> int:
+    most = max(_MAX_GATHERED, largest_module)
+    return min(num_parameters, most) + min(num_parameters, _PREFETCHED)

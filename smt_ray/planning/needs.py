@@ -11,7 +11,7 @@ from smt_ray.planning.warmup import warmup_needs
 
 
 class RunNeeds:
-    """The memory of a run's training and warm-up.
+    """The memory and the work of a run's training and warm-up.
 
     Args:
         num_gpus: The number of training ranks, each with one GPU.
@@ -21,7 +21,8 @@ class RunNeeds:
     """
 
     def __init__(self, config: RunConfig, num_gpus: int) -> None:
-        rows = PlannedRows.read(config)
+        self.rows = rows = PlannedRows.read(config)
+        self._has_shards = config.sharded_warmup
         self.training = TrainingNeeds(config, num_gpus, rows)
         self.warmup = warmup_needs(config, num_gpus, rows, self.training.prepared.blocks)
 
@@ -38,6 +39,7 @@ class RunNeeds:
             checkpointing=setting.checkpointing,
             max_tokens=setting.max_tokens,
             accumulate_on=setting.accumulate_on if self.warmup else None,
+            gpus_per_shard=setting.gpus_per_shard if self._has_shards else None,
             training_bytes=training,
             warmup_bytes=warmup,
             bytes=max(training, warmup),

@@ -1,4 +1,4 @@
-"""The memory plan of a run: whether it fits its GPUs, and how much each part takes.
+"""The plan of a run: whether it fits its GPUs, how much each part takes, and how long it takes.
 
 A plan needs neither the weights of the model nor a cluster.
 """
@@ -17,7 +17,15 @@ from smt_ray.documents.memory import (
 from smt_ray.documents.module_names import parse_module_name
 from smt_ray.planning.needs import RunNeeds
 from smt_ray.planning.prepared import PreparedModel
-from smt_ray.planning.settings import Setting, cheapest, configured_setting, settings_by_cost
+from smt_ray.planning.settings import (
+    Setting,
+    cheapest,
+    configured_setting,
+    settings_by_cost,
+    shard_sizes,
+)
+from smt_ray.planning.time.cluster import DEFAULT_GPUS_PER_NODE, Cluster
+from smt_ray.planning.time.estimate import plan_time
 from smt_ray.planning.training import TrainingNeeds
 
 RESERVED_BYTES = 2**30
@@ -25,23 +33,36 @@ RESERVED_BYTES = 2**30
 
 
 def plan_memory(
-    config: RunConfig, num_gpus: int | None = None, gpu_memory: int | None = None
+    config: RunConfig,
+    num_gpus: int | None = None,
+    gpu_memory: int | None = None,
+    cluster: Cluster | None = None,
 ) -> MemoryReport:
-    """Plans the memory of a run.
+    """Plans the memory of a run and, on a known type of GPU, its time.
 
     Args:
         num_gpus: The number of training ranks, each with one GPU; by default the config's.
-        gpu_memory: The bytes of each GPU; None for no verdict.
+        gpu_memory: The bytes of each GPU; None for those of the cluster, or for no verdict.
+        cluster: The GPUs; None for no times. Its ``num_gpus`` is the number of training ranks.
 
     Raises:
         UserError: The model cannot be found, or it does not allow what the config asks for.
     """
+    if cluster is not None:
+        num_gpus = cluster.num_gpus
+        gpu_memory = gpu_memory or cluster.gpu.memory
     needs = RunNeeds(config, num_gpus or config.resources.num_workers)
     setting, prepared = configured_setting(config), needs.training.prepared
+    verdict = found = None
+    if gpu_memory is not None:
+        gpus_per_node = cluster.gpus_per_node if cluster else DEFAULT_GPUS_PER_NODE
+        verdict, found = _verdict(config, needs, gpu_memory, gpus_per_node)
+    chosen = setting if verdict is None or verdict.fits else found or setting
     return MemoryReport(
         name=config.name,
         method=config.method,
         num_gpus=needs.training.num_gpus,
+        on_cpu=config.resources.use_gpu is False and gpu_memory is None,
         num_parameters=prepared.counts.num_base,
         dtype=_join_dtype(config.model),
         trainable=prepared.counts.summary(),
@@ -57,8 +78,13 @@ def plan_memory(
         ],
         warmup=needs.warmup.report(setting) if needs.warmup else None,
         configured=needs.with_setting(setting),
-        verdict=None if gpu_memory is None else _verdict(needs, setting, gpu_memory),
+        verdict=verdict,
+        time=plan_time(config, needs, chosen, cluster, _available(gpu_memory)) if cluster else None,
     )
+
+
+def _available(gpu_memory: int | None) -> int | None:
+    return None if gpu_memory is None else gpu_memory - RESERVED_BYTES
 
 
 def _join_dtype(model: ModelConfig) -> str:
@@ -116,22 +142,31 @@ def _stage(training: TrainingNeeds, stage: int, max_tokens: int) -> StageMemory:
     )
 
 
-def _verdict(needs: RunNeeds, configured: Setting, gpu_memory: int) -> Verdict:
-    available = gpu_memory - RESERVED_BYTES
-    settings = list(
-        settings_by_cost(
+def _verdict(
+    config: RunConfig, needs: RunNeeds, gpu_memory: int, gpus_per_node: int
+) -> tuple[Verdict, Setting | None]:
+    """The verdict, and the cheapest setting that fits."""
+    available, configured = gpu_memory - RESERVED_BYTES, configured_setting(config)
+    settings = [
+        configured,
+        *settings_by_cost(
             configured.max_tokens,
             needs.training.rows.row_length,
             needs.training.num_gpus,
             can_recompute=needs.training.can_recompute,
             zero_stages=needs.training.zero_stages,
-        )
-    )
-    found = cheapest(settings, needs.bytes_with, available)
-    return Verdict(
+            gpus_per_shard=shard_sizes(config, needs.training.num_gpus, gpus_per_node),
+        ),
+    ]
+    found = cheapest(settings[1:], needs.bytes_with, available)
+    fits = needs.bytes_with(configured) <= available
+    if found is None and fits:  # the configured setting is none of those that are tried
+        found = configured
+    verdict = Verdict(
         gpu_memory=gpu_memory,
         reserved=RESERVED_BYTES,
-        fits=needs.bytes_with(configured) <= available,
+        fits=fits,
         cheapest=needs.with_setting(found) if found else None,
         smallest=needs.with_setting(min(settings, key=needs.bytes_with)),
     )
+    return verdict, found

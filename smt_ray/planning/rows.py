@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from smt_ray.config.model import ModelConfig
@@ -28,13 +30,17 @@ class RowStatistics:
 
     Attributes:
         row_length: The number of tokens that the longest row feeds to the model.
-        step_tokens: The number of tokens of a step on one rank; no micro-batch is larger.
+        step_tokens: The largest number of tokens of a step on one rank; no micro-batch is larger.
+        mean_tokens: The mean over steps of the tokens of the rank that has the most.
+        all_tokens: The mean over steps of the tokens of all ranks.
         target_share: The largest fraction of a micro-batch's positions with a target.
         source: Where the sizes are known from, in words.
     """
 
     row_length: int
     step_tokens: int
+    mean_tokens: float
+    all_tokens: float
     target_share: float
     source: str
 
@@ -44,6 +50,10 @@ class RowStatistics:
         A row that is longer than the limit has a micro-batch of its own.
         """
         return max(min(max_tokens, self.step_tokens), self.row_length)
+
+    def num_micro_batches(self, max_tokens: int) -> int:
+        """The usual number of micro-batches of a step on one rank."""
+        return max(1, math.ceil(self.mean_tokens / self.largest(max_tokens)))
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,21 @@ class PlannedRows:
         """Reads the rows, if they and the tokenizer are on this machine."""
         return cls(config, _read_rows(config))
 
+    @cached_property
+    def num_steps(self) -> int | None:
+        """The number of steps of the training; None if the rows are not on this machine."""
+        training = self.config.training
+        if training.max_steps is not None:
+            return training.max_steps
+        if not all(map(is_local, self.config.data.train)):
+            return None
+        try:
+            num_rows = len(read_split(self.config.data, self.config.seed).training)
+        except UserError:  # a plan does not need rows, and the run will report the error
+            return None
+        plan = StepPlan(num_rows, training.batch_size, self.config.seed)
+        return plan.num_steps(training.num_epochs, None)
+
     def statistics(self, mode: str, num_ranks: int) -> RowStatistics:
         """The statistics of the micro-batches, if so many ranks share each step."""
         if self.encoded is None:
@@ -74,16 +99,20 @@ class PlannedRows:
         # The last token of a row is only a target, so packs leave it out.
         length = max(data.max_length - is_packed(mode), 1)
         share = 1.0 if data.train_on_inputs else ASSUMED_TARGET_SHARE
-        step_tokens = -(-self.config.training.batch_size // num_ranks) * length
-        return RowStatistics(length, step_tokens, share, "assumed, not read")
+        batch_size = self.config.training.batch_size
+        step_tokens = -(-batch_size // num_ranks) * length
+        return RowStatistics(
+            length, step_tokens, step_tokens, batch_size * length, share, "assumed, not read"
+        )
 
     def _seen(self, encoded: EncodedRows, mode: str, num_ranks: int) -> RowStatistics:
         """The statistics of the actual micro-batches, over all ranks."""
         plan = StepPlan(len(encoded), self.config.training.batch_size, self.config.seed)
-        row_length, step_tokens, share = 1, 1, 0.0
+        row_length, share, by_step = 1, 0.0, []
         for step in range(plan.steps_per_epoch):
             rows = plan.rows(step)
             row_length = max(row_length, int(encoded.lengths[rows].max()) - is_packed(mode))
+            by_step.append([0] * num_ranks)
             for rank in range(num_ranks):
                 batches = step_micro_batches(
                     encoded,
@@ -95,10 +124,18 @@ class PlannedRows:
                     num_ranks=num_ranks,
                 )
                 sizes = [batch.input_ids.numel() for batch in batches]
-                step_tokens = max(step_tokens, sum(sizes))
+                by_step[-1][rank] = sum(sizes)
                 shares = [len(b.positions) / size for b, size in zip(batches, sizes, strict=True)]
                 share = max(share, *shares)
-        return RowStatistics(row_length, step_tokens, min(share, 1.0), "as in the run's rows")
+        largest = [max(by_rank) for by_rank in by_step]
+        return RowStatistics(
+            row_length,
+            max(largest),
+            sum(largest) / len(largest),
+            sum(map(sum, by_step)) / len(by_step),
+            min(share, 1.0),
+            "as in the run's rows",
+        )
 
 
 def _read_rows(config: RunConfig) -> EncodedRows | None:

@@ -23,6 +23,7 @@ class Setting:
     checkpointing: bool
     max_tokens: int
     accumulate_on: str
+    gpus_per_shard: int = 1
 
 
 def configured_setting(config: RunConfig) -> Setting:
@@ -32,6 +33,7 @@ def configured_setting(config: RunConfig) -> Setting:
         config.training.activation_checkpointing,
         config.batching.max_tokens,
         config.warmup.accumulate_on,
+        config.warmup.gpus_per_shard,
     )
 
 
@@ -42,28 +44,40 @@ def settings_by_cost(
     *,
     can_recompute: bool = True,
     zero_stages: Sequence[int] = (0, 1, 2, 3),
+    gpus_per_shard: Sequence[int] = (1,),
 ) -> Iterator[Setting]:
     """All settings, the cheapest first.
 
     Each change is made only if all changes before it are not enough:
 
     1. the sums of the warm-up on the host, which costs next to nothing
-    2. ZeRO stages 0, 1 and 2, which send the same gradients; a single rank has nothing to share
-    3. smaller micro-batches, halved down to the longest row, which makes the products smaller
-    4. activation checkpointing, which repeats the forward pass
-    5. ZeRO stage 3, which gathers every weight at each use
+    2. more GPUs for a shard of the warm-up, of which one computes at a time
+    3. ZeRO stages 0, 1 and 2, which send the same gradients; a single rank has nothing to share
+    4. smaller micro-batches, halved down to the longest row, which makes the products smaller
+    5. activation checkpointing, which repeats the forward pass
+    6. ZeRO stage 3, which gathers every weight at each use
 
     Args:
         row_length: The number of tokens of the longest row, which is the smallest micro-batch.
         zero_stages: The ZeRO stages that are possible.
+        gpus_per_shard: The numbers of GPUs that a shard of the warm-up may have, ascending.
     """
     sizes = list(_halved(max_tokens, row_length))
     for stages in ((0, 1, 2), (3,)) if num_gpus > 1 else ((0,),):
         for checkpointing in (False, True)[: 1 + can_recompute]:
             for size in sizes:
                 for stage in (stage for stage in stages if stage in zero_stages):
-                    for place in ("device", "host"):
-                        yield Setting(stage, checkpointing, size, place)
+                    for number in gpus_per_shard:
+                        for place in ("device", "host"):
+                            yield Setting(stage, checkpointing, size, place, number)
+
+
+def shard_sizes(config: RunConfig, num_gpus: int, gpus_per_node: int) -> tuple[int, ...]:
+    """The numbers of GPUs that a shard may have: the config's, and its doubles within a node."""
+    is_whole = config.model.quantization != "none"  # layers are spread in full precision only
+    if not config.sharded_warmup or is_whole:
+        return (config.warmup.gpus_per_shard,)
+    return tuple(_doubled(config.warmup.gpus_per_shard, min(num_gpus, gpus_per_node)))
 
 
 def cheapest(
@@ -95,4 +109,11 @@ def _halved(number: int, least: int) -> Iterator[int]:
     yield number
     while number > least:
         number = max(number // 2, least)
+        yield number
+
+
+def _doubled(number: int, most: int) -> Iterator[int]:
+    yield number
+    while 2 * number <= most:
+        number *= 2
         yield number

@@ -1,12 +1,14 @@
-"""The memory of a run's warm-up on one GPU, and its network traffic."""
+"""The memory of a run's warm-up on one GPU and on its host, and its network traffic."""
 
 from __future__ import annotations
+
+from functools import cached_property
 
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.memory import WarmupMemory
 from smt_ray.methods.blocks import EligibleBlocks
 from smt_ray.models.inspect import find_eligible
-from smt_ray.planning.activations import DryRun
+from smt_ray.planning.activations import DryRun, Needs
 from smt_ray.planning.curve import ActivationCurve
 from smt_ray.planning.prepared import model_without_weights, quantised_weights, value_bytes
 from smt_ray.planning.rows import PlannedRows
@@ -17,25 +19,33 @@ from smt_ray.training.batching_mode import choose_mode
 
 _FP32 = 4
 _SUM_BYTES = 8  # float64; a block has four of them
+_STORED_PARTS = 4  # the modules of a place that Ray's object store holds; see smt_ray.stages.chain
 
 
 def warmup_needs(
     config: RunConfig, num_gpus: int, rows: PlannedRows, blocks: EligibleBlocks | None
 ) -> ShardedWarmup | TrainedWarmup | None:
-    """The memory of a run's warm-up; None if it has none."""
+    """The memory and the work of a run's warm-up; None if it has none."""
     if not config.has_warmup:
         return None
     assert blocks is not None
     if config.trained_warmup:
         return TrainedWarmup(config, num_gpus, rows, blocks)
-    return ShardedWarmup(config, rows, blocks)
+    return ShardedWarmup(config, num_gpus, rows, blocks)
 
 
 class ShardedWarmup:
-    """A warm-up whose shards sum the gradients of the base model; see :func:`warmup_needs`."""
+    """A warm-up whose shards sum the gradients of the base model; see :func:`warmup_needs`.
 
-    def __init__(self, config: RunConfig, rows: PlannedRows, blocks: EligibleBlocks) -> None:
-        self._config, self._blocks = config.warmup, blocks
+    Shards take turns on places, each of which has the GPUs of one shard and one sum. The places are
+    assumed to be on the GPUs of the training.
+    """
+
+    def __init__(
+        self, config: RunConfig, num_gpus: int, rows: PlannedRows, blocks: EligibleBlocks
+    ) -> None:
+        self._config, self._blocks, self._num_gpus = config.warmup, blocks, num_gpus
+        self._batch_size = config.training.batch_size
         self._value_bytes = value_bytes(config)
         self._sums = _sum_bytes(blocks)
         # The gradients of the present step are summed apart, if scores need single steps.
@@ -51,45 +61,79 @@ class ShardedWarmup:
             linear.get_parameter("weight").requires_grad_(True)
         probe = probe_skeleton(model)
         mode = choose_mode(model, config.batching.mode, probe, training=False)
-        one_rank = rows.statistics(mode.mode, 1)  # each shard does whole steps
-        self._curve = ActivationCurve(DryRun(model, mode), one_rank, training=False)
+        self._rows = rows.statistics(mode.mode, 1)  # each shard does whole steps
+        self._run = DryRun(model, mode)
+        self._curve = ActivationCurve(self._run, self._rows, training=False)
 
     def bytes_with(self, setting: Setting) -> int:
-        """The largest number of bytes that a GPU of a shard holds.
+        """The largest number of bytes that a GPU of a place holds.
 
         Several GPUs share the weights and the sums. The activations are counted on each, since they
         may all be on one of them.
         """
-        sums = self._per_gpu(self._accumulated) if setting.accumulate_on == "device" else 0
-        return self._per_gpu(self._weights) + sums + self._curve.bytes_at(setting.max_tokens)
+        number = setting.gpus_per_shard
+        sums = _share(self._accumulated, number) if setting.accumulate_on == "device" else 0
+        return _share(self._weights, number) + sums + self._activations(setting)
 
     def report(self, setting: Setting) -> WarmupMemory:
-        """The parts of the memory, and what the shards send."""
+        """The parts of the memory, and what the places send."""
+        number = setting.gpus_per_shard
         return WarmupMemory(
             mode=self._config.mode,
-            accumulate_on=self._config.accumulate_on,
-            sums=self._per_gpu(self._accumulated),
-            weights=self._per_gpu(self._weights),
-            activations=self._curve.bytes_at(setting.max_tokens),
-            num_senders=self._config.num_shards,
-            traffic=self._traffic(),
+            accumulate_on=setting.accumulate_on,
+            sums=_share(self._accumulated, number),
+            gpus_per_place=number,
+            weights=_share(self._weights, number),
+            activations=self._activations(setting),
+            num_shards=self._config.num_shards,
+            num_senders=self.num_places(setting),
+            store_bytes=self._store_bytes(),
+            traffic=self._traffic(self.num_places(setting)),
         )
 
-    def _traffic(self) -> dict[str, int]:
+    def num_places(self, setting: Setting) -> int:
+        """The number of places on the GPUs: at most one for each shard."""
+        return max(1, min(self._config.num_shards, self._num_gpus // setting.gpus_per_shard))
+
+    def step_flops(self) -> float:
+        """The FLOPs of a step, all of which one place computes."""
+        if self._keeps == "activations":  # row by row
+            return self._forward.flops * self._batch_size
+        return self._curve.flops_of(self._rows.mean_tokens)
+
+    @cached_property
+    def _forward(self) -> Needs:
+        return self._run.measure_forward(self._rows.row_length)
+
+    def _activations(self, setting: Setting) -> int:
+        if self._keeps == "activations":
+            return self._forward.peak
+        return self._curve.bytes_at(setting.max_tokens)
+
+    def _store_bytes(self) -> int:
+        """What Ray's object store holds for a place: a few modules of its sum, with their weights.
+
+        The statistics of columns or blocks are small.
+        """
+        if self._keeps == "activations":
+            return _STORED_PARTS * _SUM_BYTES * max(i for _, i in self._blocks.shapes.values())
+        largest = max(rows * columns for rows, columns in self._blocks.shapes.values())
+        if self._config.reduction == "score" and not self._keeps:
+            return _STORED_PARTS * 4 * _SUM_BYTES * largest // self._blocks.table_block_size**2
+        return _STORED_PARTS * (_FP32 + self._value_bytes) * largest
+
+    def _traffic(self, num_places: int) -> dict[str, int]:
         """``warmup.reduction`` -> bytes, for those that the run may use."""
-        num_shards, num_weights = self._config.num_shards, self._sums // _FP32
+        num_weights = self._sums // _FP32
         if self._keeps == "activations":
             columns = sum(in_features for _, in_features in self._blocks.shapes.values())
-            return {"gradient": num_shards * _SUM_BYTES * columns}
-        # One shard also sends the weights, for the saliency.
-        gradients = num_shards * self._sums + self._value_bytes * num_weights
+            return {"gradient": num_places * _SUM_BYTES * columns}
+        # The last place also sends the weights, for the saliency.
+        gradients = num_places * self._sums + self._value_bytes * num_weights
         if self._keeps:  # the statistics of square blocks do not show columns or elements
             return {"gradient": gradients}
         num_finest = num_weights // self._blocks.table_block_size**2
-        return {"gradient": gradients, "score": num_shards * 4 * _SUM_BYTES * num_finest}
-
-    def _per_gpu(self, num_bytes: int) -> int:
-        return -(-num_bytes // self._config.gpus_per_shard)
+        return {"gradient": gradients, "score": num_places * 4 * _SUM_BYTES * num_finest}
 
 
 class TrainedWarmup:
@@ -101,24 +145,28 @@ class TrainedWarmup:
         self._config, self._num_gpus = config.warmup, num_gpus
         self._sums = _sum_bytes(blocks)
         full_fine_tuning = config.model_copy(update={"method": "full"})
-        self._training = TrainingNeeds(full_fine_tuning, num_gpus, rows)
+        self.training = TrainingNeeds(full_fine_tuning, num_gpus, rows)
 
     def bytes_with(self, setting: Setting) -> int:
         """The largest number of bytes that the GPU of a rank holds."""
         sums = self._sums if setting.accumulate_on == "device" else 0
-        return sums + self._training.bytes_with(setting)
+        return sums + self.training.bytes_with(setting)
 
     def report(self, setting: Setting) -> WarmupMemory:
         """The parts of the memory, and what the ranks send at the end."""
         return WarmupMemory(
             mode=self._config.mode,
-            accumulate_on=self._config.accumulate_on,
+            accumulate_on=setting.accumulate_on,
             sums=self._sums,
-            full_training=self._training.bytes_with(setting),
+            full_training=self.training.bytes_with(setting),
             num_senders=self._num_gpus,
             # The other ranks send their sums to the first. Each step is reduced as in training.
             traffic={"gradient": (self._num_gpus - 1) * self._sums},
         )
+
+
+def _share(num_bytes: int, num_gpus: int) -> int:
+    return -(-num_bytes // num_gpus)
 
 
 def _sum_bytes(blocks: EligibleBlocks) -> int:

@@ -91,10 +91,10 @@ def test_a_dry_run_needs_as_much_memory_as_the_real_step(
     prepare(skeleton, method, small_config)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        planned = DryRun(skeleton, NARROWED).peak_bytes(
+        planned = DryRun(skeleton, NARROWED).measure(
             SHAPES[shape], training=True, checkpointing=checkpointing
         )
-    assert planned == pytest.approx(real_peak(model, SHAPES[shape], checkpointing), rel=0.02)
+    assert planned.peak == pytest.approx(real_peak(model, SHAPES[shape], checkpointing), rel=0.02)
 
 
 def test_a_dry_run_does_not_affect_real_runs(make_llama: Make) -> None:
@@ -102,7 +102,7 @@ def test_a_dry_run_does_not_affect_real_runs(make_llama: Make) -> None:
         skeleton = make_llama()
     shape = SHAPES["packed"]
     before = SupervisedLoss(make_llama(), narrow=True)(shape.fill())
-    DryRun(skeleton, NARROWED).peak_bytes(shape, training=False, checkpointing=False)
+    DryRun(skeleton, NARROWED).measure(shape, training=False, checkpointing=False)
     assert torch.equal(SupervisedLoss(make_llama(), narrow=True)(shape.fill()), before)
 
 
@@ -113,7 +113,7 @@ def test_more_rows_need_more_and_checkpointing_less(make_llama: Make) -> None:
 
     def peak(num_rows: int, checkpointing: bool = False) -> int:
         shape = BatchShape(num_rows, 32, 8, True)
-        return run.peak_bytes(shape, training=True, checkpointing=checkpointing)
+        return run.measure(shape, training=True, checkpointing=checkpointing).peak
 
     assert peak(8, checkpointing=True) < peak(8) / 2
     # Rows do not attend to each other, so each adds the same.

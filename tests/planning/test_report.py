@@ -101,7 +101,7 @@ def test_a_shard_sends_what_the_plan_says(
 ) -> None:  # fmt: skip
     encoded, num_shards, model = make_encoded(), 2, make_llama(num_hidden_layers=1)
     config = small(f"warmup.num_shards={num_shards}", "warmup.table_block_size=8")
-    warmup = plan_memory(config).warmup
+    warmup = plan_memory(config, num_shards).warmup
     assert warmup is not None
 
     def sent(block_size: int | None) -> int:
@@ -126,7 +126,7 @@ def test_columns_and_elements_need_the_gradients_of_shards_or_the_sums_of_their_
     make_encoded: Callable[..., EncodedRows],
 ) -> None:  # fmt: skip
     def traffic(*settings: str) -> dict[str, int]:
-        warmup = plan_memory(small(*settings, "warmup.num_shards=2")).warmup
+        warmup = plan_memory(small(*settings, "warmup.num_shards=2"), 2).warmup
         assert warmup is not None
         return warmup.traffic
 

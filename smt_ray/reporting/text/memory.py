@@ -15,6 +15,7 @@ from smt_ray.documents.memory import (
     WarmupMemory,
 )
 from smt_ray.reporting.text.console import facts_grid, rich_table, show
+from smt_ray.reporting.text.plan_time import time_facts
 from smt_ray.reporting.text.run import trainable_text
 from smt_ray.reporting.text.tables import Cells
 from smt_ray.reporting.text.values import MISSING, blocks_label, blocks_text, method_facts
@@ -28,7 +29,7 @@ _HEAD = (
     "checkpointed", "total",
 )  # fmt: skip
 _LEGEND = (
-    "sizes per GPU; activations: the peak of the forward and backward pass of one micro-batch;"
+    "activations: the peak of the forward and backward pass of one micro-batch;"
     " buffers: of reductions, of gathered weights and of the optimizer's step"
 )
 
@@ -68,9 +69,10 @@ def facts(report: MemoryReport) -> list[tuple[str, str]]:
         ("fallback", f"{batch.mode}: {batch.fallback}" if batch.fallback else ""),
         ("warm-up", _warmup(warmup) if warmup else ""),
         ("traffic", _traffic(warmup) if warmup else ""),
-        ("host", _host(report.host_bytes) if report.host_bytes else ""),
+        ("host", _host(report)),
         ("as configured", f"{_setting(report.configured)}{_fits(verdict)}"),
         ("cheapest", _cheapest(verdict) if verdict else ""),
+        *(time_facts(report.time) if report.time else ()),
     ]
     return [(name, text) for name, text in pairs if text]
 
@@ -78,11 +80,12 @@ def facts(report: MemoryReport) -> list[tuple[str, str]]:
 def _render(report: MemoryReport, console: Console) -> None:
     from rich.text import Text
 
-    number = report.num_gpus
-    title = f"{report.name} ({report.method}) on {number} GPU{'s' if number > 1 else ''}"
+    unit = "CPU rank" if report.on_cpu else "GPU"
+    number = f"{report.num_gpus} {unit}{'s' if report.num_gpus > 1 else ''}"
+    title = f"{report.name} ({report.method}) on {number}"
     console.print(Text(title, style="bold"))
     console.print(rich_table(stage_cells(report)))
-    console.print(Text(f"  {_LEGEND}\n", style="dim"))
+    console.print(Text(f"  sizes per {unit}; {_LEGEND}\n", style="dim"))
     console.print(facts_grid(facts(report)))
 
 
@@ -118,10 +121,22 @@ def _warmup(warmup: WarmupMemory) -> str:
     sizes = {part: size for part, size in parts.items() if size is not None}
     without_sums = sum(sizes.values())
     listed = ", ".join(f"{part} {format_bytes(size)}" for part, size in sizes.items())
-    return (
-        f"{format_bytes(without_sums + warmup.sums)} per GPU: {listed},"
-        f" sums {format_bytes(warmup.sums)}; {format_bytes(without_sums)} with the sums on the host"
-    )
+    with_sums, without = format_bytes(without_sums + warmup.sums), format_bytes(without_sums)
+    sums = f"sums {format_bytes(warmup.sums)}"
+    if not warmup.sums:
+        text = f"{without} per GPU: {listed}"
+    elif warmup.accumulate_on == "host":
+        text = f"{without} per GPU: {listed}; {sums} on the host, {with_sums} with them on the GPU"
+    else:
+        text = f"{with_sums} per GPU: {listed}, {sums}; {without} with the sums on the host"
+    return text if warmup.mode != "base" else f"{text}; {_places(warmup)}"
+
+
+def _places(warmup: WarmupMemory) -> str:
+    shards = f"{warmup.num_shards} shard{'s' if warmup.num_shards > 1 else ''}"
+    gpus = f" of {warmup.gpus_per_place} GPUs" if warmup.gpus_per_place > 1 else ""
+    number = warmup.num_senders
+    return f"{shards} on {number} place{'s' if number > 1 else ''}{gpus}"
 
 
 def _traffic(warmup: WarmupMemory) -> str:
@@ -130,12 +145,25 @@ def _traffic(warmup: WarmupMemory) -> str:
         f"{format_bytes(size)} with warmup.reduction={kind}"
         for kind, size in warmup.traffic.items()
     ]
-    sender = "shard" if warmup.mode == "base" else "rank"
+    sender = "place" if warmup.mode == "base" else "rank"
     return f"{', '.join(sizes)}; total of {number} {sender}{'s' if number > 1 else ''}"
 
 
-def _host(size: int) -> str:
-    return f"{format_bytes(size)} per GPU, for the original values of what is trained"
+def _host(report: MemoryReport) -> str:
+    """What the host holds for each GPU in training, and for each place of the warm-up."""
+    parts, warmup = [], report.warmup
+    if report.host_bytes:
+        size = format_bytes(report.host_bytes)
+        parts.append(f"{size} per GPU, for the original values of what is trained")
+    if warmup and warmup.store_bytes:
+        size = format_bytes(warmup.store_bytes)
+        on_host = warmup.accumulate_on == "host"
+        sums = format_bytes(warmup.sums * warmup.gpus_per_place) if on_host else ""
+        parts.append(
+            f"in the warm-up up to {size} of Ray's object store for each place of the node"
+            + (f", and {sums} of sums" if sums else "")
+        )
+    return "; ".join(parts)
 
 
 def _fits(verdict: Verdict | None) -> str:
@@ -149,8 +177,15 @@ def _fits(verdict: Verdict | None) -> str:
 def _cheapest(verdict: Verdict) -> str:
     if verdict.cheapest is None:
         smallest = _setting(verdict.smallest)
-        return f"none fits; the smallest is {smallest}; use more or larger GPUs"
+        return f"none fits; the smallest is {smallest}; {_remedy(verdict.smallest)}"
     return _setting(verdict.cheapest)
+
+
+def _remedy(smallest: SettingMemory) -> str:
+    """What helps where no setting fits."""
+    if smallest.warmup_bytes > smallest.training_bytes and smallest.gpus_per_shard:
+        return "use larger GPUs, as a shard of the warm-up needs one node"
+    return "use more or larger GPUs"
 
 
 def _setting(setting: SettingMemory) -> str:
@@ -159,8 +194,13 @@ def _setting(setting: SettingMemory) -> str:
         "training.activation_checkpointing=true" if setting.checkpointing else "",
         f"batching.max_tokens={setting.max_tokens}",
         f"warmup.accumulate_on={setting.accumulate_on}" if setting.accumulate_on else "",
+        f"warmup.gpus_per_shard={setting.gpus_per_shard}" if _spreads(setting) else "",
     ]
     needs = [f"training {format_bytes(setting.training_bytes)}"]
     if setting.warmup_bytes:
         needs.append(f"warm-up {format_bytes(setting.warmup_bytes)}")
     return f"{' '.join(filter(None, keys))} ({', '.join(needs)})"
+
+
+def _spreads(setting: SettingMemory) -> bool:
+    return (setting.gpus_per_shard or 1) > 1

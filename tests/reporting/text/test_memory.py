@@ -114,7 +114,7 @@ def test_the_table_shows_the_blocks_the_warm_up_and_its_traffic() -> None:
     assert "864 of 24,576 eligible of 256 x 256, in q_proj + v_proj of 96 modules" in text
     assert (
         "15.0 GiB with warmup.reduction=gradient, 96.0 MiB with warmup.reduction=score;"
-        " total of 2 shards"
+        " total of 2 places"
     ) in text
     assert "20.0 GiB per GPU: weights 12.0 GiB, activations 2.0 GiB, sums 6.0 GiB;" in text
 

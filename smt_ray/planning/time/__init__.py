@@ -1,0 +1,1 @@
+"""The time of a run before it is started, from its FLOPs and from the stated peaks of GPUs."""
