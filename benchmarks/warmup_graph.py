@@ -29,8 +29,8 @@ from benchmarks.measuring import (
     write_json,
 )
 from smt_ray.cluster.resources import ProcessResources
-from smt_ray.cluster.waiting import reserved
-from smt_ray.stages.chain import at, reduce_sums
+from smt_ray.cluster.waiting import is_whole, reserved
+from smt_ray.stages.chain import Adders, at, reduce_sums
 from smt_ray.warmup.parts import ModuleStatistics, ShardPart
 
 _LOOK_EVERY_S = 0.01
@@ -93,7 +93,8 @@ def _chain(
             ).remote(len(range(place, num_shards, number)), num_modules, options.side)
             for place in range(number)
         ]  # fmt: skip
-        rows = reduce_sums(places, streams, num_modules, ShardPart.plus, _reduce, num_shards)
+        adders = Adders(places, number, ShardPart.plus, _reduce, num_shards)
+        rows = reduce_sums(streams, num_modules, adders, lambda: is_whole(places))
         ray.get(ray.remote(num_cpus=0)(_check).remote(num_shards, *rows))
 
 
@@ -141,7 +142,7 @@ def _watched(
 
     def look() -> None:
         while not ended.wait(_LOOK_EVERY_S):
-            peaks.append(_store().object_store_bytes_used)
+            peaks.append(_store().object_store_bytes_primary_copy)
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()

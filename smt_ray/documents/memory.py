@@ -52,6 +52,7 @@ class WarmupMemory(Document):
     """The warm-up's memory on one GPU, and the bytes that all its places or ranks send."""
 
     mode: str
+    processes: str = "shards"
     accumulate_on: str
     sums: int
     """The fp32 gradient sums of a GPU, or of the host that holds them for it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.memory import SettingMemory
 from smt_ray.planning.rows import PlannedRows
-from smt_ray.planning.settings import Setting
+from smt_ray.planning.settings import Setting, has_shards
 from smt_ray.planning.training import TrainingNeeds
 from smt_ray.planning.warmup import warmup_needs
 
@@ -22,7 +22,7 @@ class RunNeeds:
 
     def __init__(self, config: RunConfig, num_gpus: int) -> None:
         self.rows = rows = PlannedRows.read(config)
-        self._has_shards = config.sharded_warmup
+        self._has_shards = has_shards(config)
         self.training = TrainingNeeds(config, num_gpus, rows)
         self.warmup = warmup_needs(config, num_gpus, rows, self.training.prepared.blocks)
 

@@ -72,10 +72,15 @@ def settings_by_cost(
                             yield Setting(stage, checkpointing, size, place, number)
 
 
+def has_shards(config: RunConfig) -> bool:
+    """Whether the warm-up is computed by shards, and not by the ranks of training."""
+    return config.base_warmup and config.warmup.processes == "shards"
+
+
 def shard_sizes(config: RunConfig, num_gpus: int, gpus_per_node: int) -> tuple[int, ...]:
     """The numbers of GPUs that a shard may have: the config's, and its doubles within a node."""
     is_whole = config.model.quantization != "none"  # layers are spread in full precision only
-    if not config.sharded_warmup or is_whole:
+    if not has_shards(config) or is_whole:
         return (config.warmup.gpus_per_shard,)
     return tuple(_doubled(config.warmup.gpus_per_shard, min(num_gpus, gpus_per_node)))
 

@@ -36,7 +36,7 @@ class TrainingNeeds:
         self.num_gpus, self.dtype = num_gpus, config.model.dtype
         self.secondary_group = secondary_group(config)
         self.prepared = prepare_model(config)
-        self._largest_module = max(map(_num_own_parameters, self.prepared.model.modules()))
+        self._largest_module = max(map(num_own_parameters, self.prepared.model.modules()))
         self.zero_stages = (0, 1, 2) if self.prepared.quantised.saved else (0, 1, 2, 3)
         model = self.prepared.model
         probe = probe_skeleton(model)
@@ -95,5 +95,6 @@ def secondary_group(config: RunConfig) -> int:
     return size if isinstance(size, int) else 1
 
 
-def _num_own_parameters(module: nn.Module) -> int:
+def num_own_parameters(module: nn.Module) -> int:
+    """The number of parameters of a module without those of the modules in it."""
     return sum(parameter.numel() for parameter in module.parameters(recurse=False))

@@ -10,48 +10,81 @@ import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from smt_ray.cluster.waiting import is_whole
-
 _LOOK_EVERY_S = 5.0
-_MOST_WAITING = 2  # totals between two places
-_REDUCTIONS = 2  # at the same time for each place
+_MOST_WAITING = 1  # totals between two places
 
 Ref = Any
 """A reference to a value in Ray's object store."""
 
 
-def reduce_sums(
-    places: PlacementGroup,
-    streams: Sequence[Any],
-    num_items: int,
-    add: Callable[[Any, Any], Any],
-    reduce: Callable[[Any, Any], Any],
-    job: Any,
-) -> list[Ref]:
-    """Adds the items of streams and reduces each sum; the places take turns with the reductions.
+class Adders:
+    """A process at each place that adds and reduces, without CPUs of its own.
+
+    Tasks would do, too, but Ray starts a new process for most tasks beyond the CPUs of a node. The
+    processes keep nothing between calls, so a lost one is started again and repeats its calls.
 
     Args:
-        places: The places, one for each stream.
-        streams: What the places yield, with the same number of items.
-        num_items: The number of items of each.
+        places: The places.
+        number: Their number.
         add: A function of (total, item), which returns the new total.
         reduce: A function of (``job``, sum).
+    """
+
+    def __init__(
+        self,
+        places: PlacementGroup,
+        number: int,
+        add: Callable[[Any, Any], Any],
+        reduce: Callable[[Any, Any], Any],
+        job: Any,
+    ) -> None:
+        adder = ray.remote(num_cpus=0, max_restarts=3, max_task_retries=3)(_Adder)
+        self._adders: list[Any] = [
+            adder.options(**at(places, place)).remote(add, reduce, job) for place in range(number)
+        ]
+
+    def add(self, place: int, total: Ref, item: Ref) -> Ref:
+        """The reference to the new total."""
+        return self._adders[place].add.remote(total, item)
+
+    def reduce(self, number: int, total: Ref) -> Ref:
+        """The reference to what the reduction of a sum returns; the places take turns."""
+        return self._adders[number % len(self._adders)].reduce.remote(total)
+
+
+class _Adder:
+    def __init__(
+        self, add: Callable[[Any, Any], Any], reduce: Callable[[Any, Any], Any], job: Any
+    ) -> None:
+        self._add, self._reduce, self._job = add, reduce, job
+
+    def add(self, total: Any, item: Any) -> Any:
+        return self._add(total, item)
+
+    def reduce(self, total: Any) -> Any:
+        return self._reduce(self._job, total)
+
+
+def reduce_sums(
+    streams: Sequence[Any], num_items: int, adders: Adders, is_complete: Callable[[], bool]
+) -> list[Ref]:
+    """Adds the items of streams and reduces each sum, at most one at a time for each place.
+
+    Args:
+        streams: What the places yield, with the same number of items.
+        num_items: The number of items of each.
+        adders: The processes of the places.
+        is_complete: See :class:`Chain`.
 
     Returns:
         The reference to what each reduction returned, in the order of the items.
     """
-    # Zero CPUs: these tasks would otherwise wait for the streams, which hold all CPUs.
-    adding, reducing = ray.remote(num_cpus=0)(add), ray.remote(num_cpus=0)(reduce)
-
-    def start(place: int, total: Ref, item: Ref) -> Ref:
-        return adding.options(**at(places, place)).remote(total, item)
-
     found: list[Ref] = []
     running: list[Ref] = []
-    for number, total in enumerate(Chain(streams, num_items, start, lambda: is_whole(places))):
-        if len(running) == _REDUCTIONS * len(streams):
+    for number, total in enumerate(Chain(streams, num_items, adders.add, is_complete)):
+        if len(running) == len(streams):
             _, running = ray.wait(running, fetch_local=False)
-        found.append(reducing.options(**at(places, number % len(streams))).remote(job, total))
+        found.append(adders.reduce(number, total))
         running.append(found[-1])
     return found
 

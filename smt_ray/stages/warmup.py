@@ -27,12 +27,12 @@ from smt_ray.artifacts.layout import KEPT_VALUES, RECORDS, SCORE_TABLE, TOKENS
 from smt_ray.artifacts.stages import Finished
 from smt_ray.cluster.nodes import cluster_nodes, rank_resources
 from smt_ray.cluster.resources import GpusEach, ProcessResources, count_places, plan_processes
-from smt_ray.cluster.waiting import reserved
+from smt_ray.cluster.waiting import is_whole, reserved
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
 from smt_ray.documents.stages import WarmupSummary
 from smt_ray.reporting.text.progress import progress, say
-from smt_ray.stages.chain import at, reduce_sums
+from smt_ray.stages.chain import Adders, at, reduce_sums
 from smt_ray.stages.jobs import WarmupJob
 from smt_ray.stages.rank_warmup import run_ranks
 from smt_ray.stages.training import forget_checkpoints
@@ -136,7 +136,8 @@ def run_graph(job: WarmupJob, board: Any) -> None:
     number, timeout_s = num_places(job), job.config.resources.wait_timeout_s
     with reserved("warmup", number, job.resources, timeout_s) as places:
         streams = _start_places(job, board, places, number)
-        rows = reduce_sums(places, streams, len(job.blocks.shapes), add_parts, reduce_sum, job)
+        adders = Adders(places, number, add_parts, reduce_sum, job)
+        rows = reduce_sums(streams, len(job.blocks.shapes), adders, lambda: is_whole(places))
         ray.get(ray.remote(num_cpus=0)(store_table).remote(job, *rows))
 
 

@@ -22,6 +22,7 @@ METHODS = {
     "full": ("method=full", "deepspeed.zero_stage=3"),
     "columns by inputs": ("selection={block_shape: column, budget: 0.05, score: activation}",),
     "trained": ("warmup.mode=trained", "training.activation_checkpointing=true"),
+    "ranks": ("warmup.processes=ranks", "deepspeed.zero_stage=3", "model.dtype=bfloat16"),
     "shards": ("warmup={num_shards: 4, gpus_per_shard: 2}", "model.dtype=bfloat16"),
 }
 SHARES = (0.3, 0.7, 0.9999, 1.0, 4.0)

@@ -63,3 +63,31 @@ def test_a_warm_up_of_inputs_has_no_backward_pass(small_config: Callable[..., Ru
     # The logits of a row of 64 positions, and a few copies of them, are the most that exists.
     logits = 64 * 1024 * 4
     assert 2 * logits <= inputs.activations <= 5 * logits
+
+
+def test_a_warm_up_on_ranks_has_sums_on_each_and_shares_the_weights_under_zero_3(
+    small_config: Callable[..., RunConfig],
+) -> None:
+    ranks = ("warmup={processes: ranks, accumulate_on: device}",)
+    whole = planned(small_config(*ranks, "deepspeed.zero_stage=2"), 4)
+    parts = planned(small_config(*ranks, "deepspeed.zero_stage=3"), 4)
+    assert whole.sums == parts.sums == SUMS
+    assert (whole.num_senders, whole.store_bytes) == (4, 0)
+    assert whole.traffic == {"gradient": 3 * SUMS}
+    assert whole.weights is not None
+    # All weights of a small model may be gathered at once, and prefetched, too.
+    assert parts.weights == whole.weights // 4 + 2 * whole.weights
+    text = dict(facts(plan_memory(small_config(*ranks), 4)))
+    assert text["warm-up"].endswith("; on 4 ranks")
+    assert "total of 4 ranks" in text["traffic"]
+
+
+def test_ranks_recompute_activations_if_training_does(
+    small_config: Callable[..., RunConfig],
+) -> None:
+    ranks = ("warmup.processes=ranks", "model.architecture.num_hidden_layers=6")
+    plain = planned(small_config(*ranks), 1)
+    again = planned(small_config(*ranks, "training.activation_checkpointing=true"), 1)
+    assert plain.activations is not None
+    assert again.activations is not None
+    assert again.activations < 0.8 * plain.activations

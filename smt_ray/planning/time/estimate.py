@@ -11,7 +11,7 @@ from smt_ray.planning.settings import Setting
 from smt_ray.planning.time.cluster import Cluster
 from smt_ray.planning.time.gathering import Exchange
 from smt_ray.planning.training import TrainingNeeds
-from smt_ray.planning.warmup import ShardedWarmup
+from smt_ray.planning.warmup import BaseWarmup, RankedWarmup
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,13 @@ def _warmup_seconds(
     warmup, num_steps = needs.warmup, config.warmup.num_steps
     if warmup is None:
         return None
-    if isinstance(warmup, ShardedWarmup):
+    if isinstance(warmup, BaseWarmup):
         # The GPUs of a place compute one after the other, each its own layers.
-        flops, places = warmup.step_flops(), warmup.num_places(setting)
-        return -(-num_steps // places) * cluster.compute_seconds(flops, 0, config.model.dtype)
+        seconds = cluster.compute_seconds(warmup.step_flops(setting), 0, config.model.dtype)
+        if isinstance(warmup, RankedWarmup):
+            group = needs.training.secondary_group
+            seconds += warmup.exchange(setting, group).gather_seconds(cluster)
+        return -(-num_steps // warmup.num_processes(setting)) * seconds
     full = warmup.training
     step = _step_time(full, setting, cluster, _exchange(full, setting))
     return num_steps * step.total

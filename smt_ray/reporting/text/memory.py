@@ -133,6 +133,8 @@ def _warmup(warmup: WarmupMemory) -> str:
 
 
 def _places(warmup: WarmupMemory) -> str:
+    if warmup.processes == "ranks":
+        return f"on {warmup.num_senders} rank{'s' if warmup.num_senders > 1 else ''}"
     shards = f"{warmup.num_shards} shard{'s' if warmup.num_shards > 1 else ''}"
     gpus = f" of {warmup.gpus_per_place} GPUs" if warmup.gpus_per_place > 1 else ""
     number = warmup.num_senders
@@ -145,7 +147,8 @@ def _traffic(warmup: WarmupMemory) -> str:
         f"{format_bytes(size)} with warmup.reduction={kind}"
         for kind, size in warmup.traffic.items()
     ]
-    sender = "place" if warmup.mode == "base" else "rank"
+    is_rank = warmup.mode == "trained" or warmup.processes == "ranks"
+    sender = "rank" if is_rank else "place"
     return f"{', '.join(sizes)}; total of {number} {sender}{'s' if number > 1 else ''}"
 
 
@@ -184,7 +187,10 @@ def _cheapest(verdict: Verdict) -> str:
 def _remedy(smallest: SettingMemory) -> str:
     """What helps where no setting fits."""
     if smallest.warmup_bytes > smallest.training_bytes and smallest.gpus_per_shard:
-        return "use larger GPUs, as a shard of the warm-up needs one node"
+        return (
+            "a shard of the warm-up needs one node: use larger GPUs, or plan it on the ranks of"
+            " training (warmup.processes=ranks warmup.num_shards=1)"
+        )
     return "use more or larger GPUs"
 
 
