@@ -12,12 +12,11 @@ from cachetools import LRUCache, cached
 
 from smt_ray.config.data import DataConfig
 from smt_ray.data.sources import Reading, ReadRows, read_sources, source_version
-from smt_ray.data.table import Rows, first_places
+from smt_ray.data.table import Places, Rows, first_places
 from smt_ray.documents.rows import BadRows
 from smt_ray.errors import UserError
 
 _NONE = BadRows()
-_Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,9 @@ def hold_out(
     Raises:
         UserError: No row would be left to train on.
     """
-    order = array("q", range(len(rows)))
+    order = array("i", range(len(rows)))
     random.Random(seed).shuffle(order)
-    used = np.array(order)[: max_rows or len(order)]
+    used: Places = np.array(order, np.int32)[: max_rows or len(order)]
     wanted = _number(validation_rows, len(used))
     if wanted >= len(used):
         raise UserError(
@@ -129,7 +128,7 @@ def hold_out(
         )
     if not wanted:
         return rows.select(np.sort(used)), rows.select([]), 0
-    held = _draw_groups(first_places(rows.meanings()[used]), wanted)
+    held = _draw_groups(first_places(rows.select(used).meanings()), wanted)
     if not len(held):
         raise UserError(
             "data.validation_rows", "must leave rows that are not identical to the others",
@@ -144,7 +143,7 @@ def _number(wanted: float, num_rows: int) -> int:
     return max(1, round(wanted * num_rows)) if 0 < wanted < 1 else int(wanted)
 
 
-def _draw_groups(first: _Places, wanted: int) -> _Places:
+def _draw_groups(first: Places, wanted: int) -> npt.NDArray[np.int64]:
     """The places of the first groups of identical rows that fit; if they are too few, the smallest
     of the others, too.
 
@@ -152,7 +151,8 @@ def _draw_groups(first: _Places, wanted: int) -> _Places:
         first: The place of the first row of each row's group.
         wanted: The number of rows.
     """
-    groups, sizes = np.unique(first, return_counts=True)
+    groups = np.flatnonzero(first == np.arange(len(first)))
+    sizes = np.bincount(first)[groups]
     held, left = [], wanted
     for place, size in enumerate(sizes):
         if not left:
@@ -179,7 +179,7 @@ def weighted(rows: Rows, seed: int) -> Rows:
     values, first = np.unique(weights, return_index=True)
     if set(values.tolist()) <= {1.0}:
         return rows
-    places: list[_Places] = []
+    places: list[npt.NDArray[np.int64]] = []
     for weight in values[np.argsort(first)].tolist():  # in the order in which they appear
         group = np.flatnonzero(weights == weight)
         whole = int(weight)

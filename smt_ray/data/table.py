@@ -135,7 +135,7 @@ class Rows(Sequence[Row]):
 
     def select(self, indices: npt.ArrayLike) -> Rows:
         """The rows at some indices, in that order."""
-        chosen = np.asarray(indices, np.int64)
+        chosen = np.asarray(indices, np.int32)
         return Rows(self._tables, self._weights, self._places[chosen], self._positions[chosen])
 
     def weighing(self, weight: float) -> Rows:
@@ -148,18 +148,18 @@ class Rows(Sequence[Row]):
 
     def digest(self) -> str:
         """The fingerprint of the rows in their order; see ``digest_rows``."""
-        digests, sha256 = (
-            self._gathered([table.digests() for table in self._tables]),
-            hashlib.sha256(),
-        )
-        for batch in digests:
+        sha256 = hashlib.sha256()
+        for batch in self._gathered([table.digests() for table in self._tables]):
             sha256.update(batch.tobytes())
         return sha256.hexdigest()
 
     def meanings(self) -> Fingerprints:
         """The beginning of each row's meaning, (N, 16): rows that say the same share it."""
-        parts = self._gathered([table.meanings() for table in self._tables])
-        return np.concatenate([np.empty((0, _MEANING), np.uint8), *parts])
+        found, start = np.empty((len(self), _MEANING), np.uint8), 0
+        for batch in self._gathered([table.meanings() for table in self._tables]):
+            found[start : start + len(batch)] = batch
+            start += len(batch)
+        return found
 
     def __len__(self) -> int:
         return len(self._places)
@@ -193,15 +193,16 @@ class Rows(Sequence[Row]):
             yield joined[self._places[start : start + _BATCH]]
 
 
-def first_places(fingerprints: Fingerprints) -> npt.NDArray[np.int64]:
+def first_places(fingerprints: Fingerprints) -> Places:
     """The place of the first row with the same fingerprint, for each row, (N,)."""
     data = np.ascontiguousarray(fingerprints)
     width = pa.binary(data.shape[1])
     values = pa.FixedSizeBinaryArray.from_buffers(width, len(data), [None, pa.py_buffer(data)])
-    # The codes of the dictionary are numbered in the order in which they first appear.
+    # Codes are numbered in the order in which they first appear, so the largest grows there.
     codes = values.dictionary_encode().indices.to_numpy()
-    _, first = np.unique(codes, return_index=True)
-    return np.asarray(first[codes], np.int64)
+    seen = np.maximum.accumulate(codes) if len(codes) else codes
+    first: Places = np.flatnonzero(np.diff(seen, prepend=-1)).astype(np.int32)
+    return first[codes]
 
 
 def _numbers(number: int) -> Places:

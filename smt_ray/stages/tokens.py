@@ -52,8 +52,8 @@ def tokenise(plan: RunPlan, scratch: Path) -> tuple[dict[str, EncodedRows], Toke
     """
     data = plan.config.data
     import_transformers()
-    make_prompts = partial(_make_prompts, plan.model, data)
-    prompts = make_prompts()
+    maker = partial(make_prompts, plan.model, data)
+    prompts = maker()
     encoding = Encoding.of(data, Limits(*token_limits(shared_skeleton(plan.model, plan.identity))))
     sets: dict[str, EncodedRows] = {}
     counts: dict[str, RowCounts] = {}
@@ -61,7 +61,7 @@ def tokenise(plan: RunPlan, scratch: Path) -> tuple[dict[str, EncodedRows], Toke
         if len(rows):
             folder = scratch / name
             folder.mkdir()
-            job = RowsJob(rows, encoding, make_prompts, folder)
+            job = RowsJob(rows, encoding, maker, folder)
             sets[name], counts[name] = _encode(job, name, prompts, data.num_proc)
     return sets, TokensSummary(
         training=counts["training"],
@@ -72,7 +72,8 @@ def tokenise(plan: RunPlan, scratch: Path) -> tuple[dict[str, EncodedRows], Toke
     )
 
 
-def _make_prompts(model: ModelConfig, data: DataConfig) -> Prompts:
+def make_prompts(model: ModelConfig, data: DataConfig) -> Prompts:
+    """The prompts of a run, with the tokenizer of its model."""
     return Prompts.of(load_tokenizer(model), data)
 
 
