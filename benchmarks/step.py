@@ -37,7 +37,7 @@ from benchmarks.memory import SavedBytes, peak_bytes, tensor_bytes
 from benchmarks.step_summary import OURS, REFERENCE, report, summarise
 from smt_ray.config.running import BatchingConfig
 from smt_ray.data.batches import StepPlan
-from smt_ray.data.encoding.rows import encode_rows
+from smt_ray.data.encoding.rows import Encoding, encode_rows
 from smt_ray.data.sources import Reading, read_sources
 from smt_ray.data.splits import hold_out
 from smt_ray.models.load import load_model, load_tokenizer
@@ -116,7 +116,7 @@ def _rows(source: str, tokenizer: Any, options: argparse.Namespace) -> Batching:
         read_sources([source], Reading(options.data), "data.train").rows,
         max_rows=num_steps * options.batch_size, validation_rows=0, seed=options.seed,
     )  # fmt: skip
-    encoded, _ = encode_rows(tokenizer, rows, max_length=_MAX_LENGTH)
+    encoded, _ = encode_rows(tokenizer, rows, Encoding(_MAX_LENGTH))
     return Batching(encoded, tokenizer, options.micro_batch_rows, options.max_tokens)
 
 

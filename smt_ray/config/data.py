@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import field_validator, model_validator
 
-from smt_ray.config.fields import Section, semantic
+from smt_ray.config.fields import Section, execution, semantic
 
 PromptForm = Literal["auto", "chat", "clean", "legacy", "published"]
 
@@ -116,6 +116,10 @@ class DataConfig(Section):
     """The largest number of tokens of a row."""
     overlong: Literal["truncate", "drop"] = semantic("truncate")
     """What happens to longer rows. Their number is reported."""
+    num_proc: int | None = execution(None, ge=1)
+    """The largest number of processes that tokenise the rows. A process gets at least 16,384 rows,
+    so fewer than 32,768 rows are tokenised by the command itself. null: one for each CPU that the
+    command may use, and at most 32."""
 
     @model_validator(mode="after")
     def _some_rows(self) -> DataConfig:

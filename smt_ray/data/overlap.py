@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 import re
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
 
 from smt_ray.data.rows import USER, Row
+from smt_ray.data.table import Fingerprints, Places, Rows, first_places
 from smt_ray.documents.overlaps import Duplicates, FoundQuestion
 
+_BYTES = 16  # of a fingerprint
 _WORD = re.compile(r"\w+")
 
 
 def find_overlaps(
-    training: Sequence[Row],
+    training: Iterable[Row],
     test: Sequence[Row],
     same_answer: Callable[[str, str], bool] = operator.eq,
 ) -> list[FoundQuestion]:
@@ -28,13 +36,14 @@ def find_overlaps(
         test: The rows of a task.
         same_answer: A function that compares a training row's answer with the expected one.
     """
-    asked: dict[str, list[Row]] = {}
+    asked: dict[str, list[Row]] = {question_keys(row)[-1]: [] for row in test}
     for row in training:
         for key in question_keys(row):
-            asked.setdefault(key, []).append(row)
+            if key in asked:
+                asked[key].append(row)
     found = []
     for index, row in enumerate(test):
-        same = [known for key in question_keys(row)[-1:] for known in asked.get(key, ())]
+        same = asked[question_keys(row)[-1]]
         if same:
             says_same = any(same_answer(_stated(known), row.answer) for known in same)
             found.append(
@@ -48,37 +57,64 @@ def _stated(row: Row) -> str:
     return row.answer or ("" if row.messages else row.output)
 
 
-def find_duplicates(
-    name: str, rows: Sequence[Row], other: str, others: Sequence[Row]
-) -> Duplicates:
+@dataclass(frozen=True)
+class RowSet:
+    """A set of rows, and the fingerprints that tell which of them are alike.
+
+    Attributes:
+        name: The name of the set.
+        rows: Its rows.
+    """
+
+    name: str
+    rows: Rows
+
+    @cached_property
+    def meanings(self) -> Fingerprints:
+        """The fingerprint of what each row says."""
+        return self.rows.meanings()
+
+    @cached_property
+    def questions(self) -> tuple[Fingerprints, Places]:
+        """The fingerprints of all questions, and the row of each."""
+        prints, owners = bytearray(), array("i")
+        for number, row in enumerate(self.rows):
+            for key in question_keys(row):
+                prints += hashlib.blake2b(key.encode(), digest_size=_BYTES).digest()
+                owners.append(number)
+        return np.frombuffer(prints, np.uint8).reshape(-1, _BYTES), np.array(owners, np.int32)
+
+
+def find_duplicates(one: RowSet, other: RowSet) -> Duplicates:
     """The rows of a set that are also in another set, or earlier in the same set.
 
     Args:
-        name: The name of the set.
-        rows: Its rows.
-        other: The name of the other set; the same name for the set itself.
-        others: Its rows.
+        one: The set.
+        other: The other set; the same one for the set itself.
     """
-    is_same = name == other
-    digests: set[bytes] = set() if is_same else {row.meaning() for row in others}
-    questions: set[str] = set() if is_same else {k for row in others for k in question_keys(row)}
-    num_identical, asked = 0, []
-    for row in rows:
-        digest, keys = row.meaning(), question_keys(row)
-        num_identical += digest in digests
-        if questions & set(keys):
-            asked.append(row)
-        if is_same:
-            digests.add(digest)
-            questions.update(keys)
+    numbers = np.arange(len(one.rows), dtype=np.int32)
+    is_identical = _first_owner(one, other, one.meanings, other.meanings, numbers) < numbers
+    questions, owners = one.questions
+    first = _first_owner(one, other, questions, other.questions[0], owners)
+    asked = np.unique(owners[first < owners])
     return Duplicates(
-        rows=name,
-        within=other,
-        num_rows=len(rows),
-        num_identical=num_identical,
+        rows=one.name,
+        within=other.name,
+        num_rows=len(one.rows),
+        num_identical=int(is_identical.sum()),
         num_same_question=len(asked),
-        first=asked[0].place if asked else None,
+        first=one.rows[int(asked[0])].place if len(asked) else None,
     )
+
+
+def _first_owner(
+    one: RowSet, other: RowSet, prints: Fingerprints, others: Fingerprints, owners: Places
+) -> Places:
+    """The first row with each fingerprint; -1 for one that another set has."""
+    if one is other:
+        return owners[first_places(prints)]
+    first = first_places(np.concatenate([others, prints]))[len(others) :] - len(others)
+    return np.where(first < 0, -1, owners[np.maximum(first, 0)])
 
 
 def question_keys(row: Row) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from smt_ray.data.files import READERS, is_saved_dataset, kind
+from smt_ray.data.arrow import is_saved_dataset
+from smt_ray.data.files import READERS, kind
 from smt_ray.errors import UserError
 
 _SPLITS = {

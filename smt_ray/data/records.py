@@ -6,8 +6,8 @@ count as missing, because tables have every column in every row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from smt_ray.config.data import FIELDS
@@ -36,6 +36,93 @@ _LIKE = {
     "input": ("context",),
     "text": ("content", "document", "body"),
 }
+
+
+@dataclass
+class BadRecords:
+    """The records that cannot be used, so far.
+
+    Attributes:
+        number: Their number.
+        first: The error of the first one.
+    """
+
+    number: int = 0
+    first: UserError | None = None
+
+    def add(self, error: UserError) -> None:
+        """Counts a record."""
+        self.number += 1
+        self.first = self.first or error
+
+
+def parse_rows(
+    records: Iterable[Any],
+    label: str,
+    *,
+    columns: Mapping[str, str],
+    ignored: Collection[str] = (),
+    is_test: bool = False,
+    bad: BadRecords | None = None,
+) -> Iterator[Row]:
+    """Reads the records of one file or dataset, one after the other.
+
+    Args:
+        records: The records.
+        label: The name of the file or dataset, for errors.
+        columns: Field -> its name in the records.
+        ignored: The keys that are left out.
+        is_test: Whether they are test rows, whose output may be empty.
+        bad: What counts the records that cannot be used; by default, their error is raised.
+
+    Raises:
+        UserError: There are no records, no record has a column, or a record is bad; with ``bad``,
+            all are bad.
+    """
+    keys, bad_here = _Keys(columns), BadRecords()
+    noted, index, num_rows = keys.noted(records), -1, 0
+    for index, record in enumerate(noted):
+        try:
+            row = parse_row(
+                record, f"{label}, row {index}", columns=columns, ignored=ignored,
+                is_test=is_test, on_bad=None if bad is None else bad_here.add,
+            )  # fmt: skip
+        except UserError:
+            for _ in noted:  # an error of the file or of its columns comes first
+                pass
+            keys.check(label)
+            raise
+        if row is not None:
+            num_rows += 1
+            yield row
+    if index < 0:
+        raise UserError(label, "holds no rows", got=0, fix="check the file or dataset")
+    keys.check(label)
+    if bad is not None and bad_here.first is not None:
+        if not num_rows:
+            raise bad_here.first
+        bad.number, bad.first = bad.number + bad_here.number, bad.first or bad_here.first
+
+
+class _Keys:
+    """The keys of records, if columns are named."""
+
+    def __init__(self, columns: Mapping[str, str]) -> None:
+        self._wanted, self._known = set(columns.values()), set[str]()
+
+    def noted(self, records: Iterable[Any]) -> Iterator[Any]:
+        for record in records:
+            if self._wanted and isinstance(record, Mapping):
+                self._known.update(record)
+            yield record
+
+    def check(self, label: str) -> None:
+        """Refuses columns that no record has; records may lack optional ones."""
+        if missing := sorted(self._wanted - self._known):
+            raise UserError(
+                f"{label}, columns", f"names what no row has: {', '.join(missing)}",
+                got=sorted(self._known), fix="correct columns of the source",
+            )  # fmt: skip
 
 
 def parse_row(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from smt_ray.config.data import DataConfig, Source
 from smt_ray.data.files import read_records
 from smt_ray.data.hub.reading import read_hub_records, read_hub_task
 from smt_ray.data.paths import expand, expand_home
-from smt_ray.data.records import parse_row
+from smt_ray.data.records import BadRecords, parse_rows
 from smt_ray.data.rows import Row
+from smt_ray.data.table import Rows
 from smt_ray.errors import UserError
 
 HUB = "hub:"
@@ -60,11 +62,22 @@ class ReadRows:
 
     Attributes:
         rows: The rows, in the order of the sources.
-        bad: The errors of the rows that were left out.
+        num_bad: The number of rows that were left out.
+        first_bad: The error of the first of them.
     """
 
-    rows: list[Row]
-    bad: list[UserError]
+    rows: Rows
+    num_bad: int = 0
+    first_bad: UserError | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[ReadRows]) -> ReadRows:
+        """The rows of several sources, in order."""
+        return cls(
+            Rows.joined([part.rows for part in parts]),
+            sum(part.num_bad for part in parts),
+            next((part.first_bad for part in parts if part.first_bad), None),
+        )
 
 
 def read_sources(sources: Sequence[AnySource], reading: Reading, field: str) -> ReadRows:
@@ -78,18 +91,13 @@ def read_sources(sources: Sequence[AnySource], reading: Reading, field: str) -> 
     Raises:
         UserError: A source cannot be read, is empty, or holds a bad row.
     """
-    rows: list[Row] = []
-    bad: list[UserError] = []
     for source in sources:
         if isinstance(source, Source) and source.weight != 1 and field != "data.train":
             raise UserError(
                 field, "must not weigh sources, because weights are for data.train",
                 got=source.weight, fix="leave weight out",
             )  # fmt: skip
-        found = _read_source(source, reading, field)
-        rows += found.rows
-        bad += found.bad
-    return ReadRows([replace(row, position=i) for i, row in enumerate(rows)], bad)
+    return ReadRows.joined([_read_source(source, reading, field) for source in sources])
 
 
 def read_task_rows(
@@ -109,9 +117,9 @@ def read_task_rows(
     """
     reading = Reading(directory, tuple(ignored), split="test", is_test=True)
     if builtin:
-        return _builtin_rows(task, "test", reading).rows
+        return list(_builtin_rows(task, "test", reading).rows)
     if directory == HUB_DIRECTORY:
-        return _hub_rows(task, reading).rows
+        return list(_hub_rows(task, reading).rows)
     if directory is None:
         raise UserError(
             "data.dir",
@@ -120,7 +128,7 @@ def read_task_rows(
             fix="give a clone of LLM-Adapters, a folder laid out like one, or hub for the original"
             " datasets",
         )
-    return _read_files([_task_file(task, directory)], Source(path="-"), reading).rows
+    return list(_read_files((_task_file(task, directory),), Source(path="-"), reading).rows)
 
 
 def source_version(source: AnySource, directory: str | None) -> tuple[Version | None, ...]:
@@ -148,7 +156,7 @@ def is_local(source: AnySource) -> bool:
 
 
 def parse_records(
-    records: Sequence[Any],
+    records: Iterable[Any],
     label: str,
     reading: Reading,
     columns: Mapping[str, str] | None = None,
@@ -164,41 +172,22 @@ def parse_records(
     Raises:
         UserError: There are no records, or one is bad; with ``skips_bad_rows``, all are bad.
     """
-    if not records:
-        raise UserError(label, "holds no rows", got=0, fix="check the file or dataset")
-    _check_columns(records, label, columns or {})
-    rows: list[Row] = []
-    bad: list[UserError] = []
-    for index, record in enumerate(records):
-        found = parse_row(
-            record,
-            f"{label}, row {index}",
-            columns=columns,
-            ignored=reading.ignored,
-            is_test=reading.is_test,
-            on_bad=bad.append if reading.skips_bad_rows else _raise,
+    return _stored([(label, records)], reading, columns or {})
+
+
+def _stored(
+    parts: Iterable[tuple[str, Iterable[Any]]], reading: Reading, columns: Mapping[str, str]
+) -> ReadRows:
+    """The rows of labelled records, which are written to disk one after the other."""
+    bad = BadRecords()
+    each = (
+        parse_rows(
+            records, label, columns=columns, ignored=reading.ignored, is_test=reading.is_test,
+            bad=bad if reading.skips_bad_rows else None,
         )
-        if found is not None:
-            rows.append(found)
-    if not rows:
-        raise bad[0]
-    return ReadRows(rows, bad)
-
-
-def _check_columns(records: Sequence[Any], label: str, columns: Mapping[str, str]) -> None:
-    """Refuses columns that no record has; records may lack optional ones."""
-    if not columns:
-        return
-    known = {key for record in records if isinstance(record, Mapping) for key in record}
-    if missing := sorted(set(columns.values()) - known):
-        raise UserError(
-            f"{label}, columns", f"names what no row has: {', '.join(missing)}",
-            got=sorted(known), fix="correct columns of the source",
-        )  # fmt: skip
-
-
-def _raise(error: UserError) -> None:
-    raise error
+        for label, records in parts
+    )  # fmt: skip
+    return ReadRows(Rows.of(chain.from_iterable(each)), bad.number, bad.first)
 
 
 def _read_source(source: AnySource, reading: Reading, field: str) -> ReadRows:
@@ -218,40 +207,30 @@ def _read_source(source: AnySource, reading: Reading, field: str) -> ReadRows:
         assert path is not None
         found = _read_files(expand(path, field, split), source, reading)
     rows = _drawn(found.rows, source.max_rows, reading.seed)
-    if source.weight != 1:
-        rows = [replace(row, weight=source.weight) for row in rows]
-    return ReadRows(rows, found.bad)
+    return replace(found, rows=rows if source.weight == 1 else rows.weighing(source.weight))
 
 
-def _drawn(rows: list[Row], max_rows: int | None, seed: int) -> list[Row]:
+def _drawn(rows: Rows, max_rows: int | None, seed: int) -> Rows:
     if max_rows is None or max_rows >= len(rows):
         return rows
-    chosen = random.Random(seed).sample(range(len(rows)), max_rows)
-    return [rows[place] for place in sorted(chosen)]
+    return rows.select(sorted(random.Random(seed).sample(range(len(rows)), max_rows)))
 
 
-def _read_files(files: Sequence[Path], source: Source, reading: Reading) -> ReadRows:
-    return _joined([_read_file(file, source, reading) for file in files])
-
-
-def _joined(parts: Sequence[ReadRows]) -> ReadRows:
-    rows = [row for part in parts for row in part.rows]
-    return ReadRows(rows, [error for part in parts for error in part.bad])
-
-
-def _file_key(file: Path, source: Source, reading: Reading) -> tuple[object, ...]:
+def _files_key(files: Sequence[Path], source: Source, reading: Reading) -> tuple[object, ...]:
     columns = tuple(sorted(source.columns.items()))
-    return *versioned(file), source.path, source.split, columns, reading
+    return *map(versioned, files), source.path, source.split, columns, replace(reading, seed=0)
 
 
-@cached(LRUCache(maxsize=32), key=_file_key)
-def _read_file(file: Path, source: Source, reading: Reading) -> ReadRows:
-    """The rows of one file; a process reads it once until it changes."""
-    alone = source.path is not None and Path(source.path).name == file.name
-    records = read_records(
-        file, source.split or reading.split, is_asked=alone and source.split is not None
+@cached(LRUCache(maxsize=32), key=_files_key)
+def _read_files(files: Sequence[Path], source: Source, reading: Reading) -> ReadRows:
+    """The rows of files; a process reads them once until one changes."""
+    split, is_asked = source.split or reading.split, source.split is not None
+    alone = [source.path is not None and Path(source.path).name == file.name for file in files]
+    parts = (
+        (str(file), read_records(file, split, is_asked=is_named and is_asked))
+        for file, is_named in zip(files, alone, strict=True)
     )
-    return parse_records(records, str(file), reading, source.columns)
+    return _stored(parts, reading, source.columns)
 
 
 def _local_path(source: AnySource, directory: str | None) -> Path | None:
@@ -281,7 +260,7 @@ def _task_file(task: str, directory: str) -> Path:
 
 def _hub_rows(task: str, reading: Reading) -> ReadRows:
     found = read_hub_task(task, training=not reading.is_test)
-    return _joined([parse_records(records, label, reading) for label, records in found])
+    return _stored(found, reading, {})
 
 
 def _builtin_rows(task: str, split: str, reading: Reading) -> ReadRows:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from array import array
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from cachetools import LRUCache, cached
 
 from smt_ray.config.data import DataConfig
-from smt_ray.data.rows import Row, digest_rows
-from smt_ray.data.sources import Reading, read_sources, source_version
+from smt_ray.data.sources import Reading, ReadRows, read_sources, source_version
+from smt_ray.data.table import Places, Rows, first_places
 from smt_ray.documents.rows import BadRows
 from smt_ray.errors import UserError
 
@@ -30,8 +32,8 @@ class Split:
         bad: The rows that were left out because they cannot be used.
     """
 
-    training: list[Row]
-    validation: list[Row]
+    training: Rows
+    validation: Rows
     training_digest: str
     validation_digest: str
     num_moved: int = 0
@@ -57,11 +59,11 @@ def read_split(data: DataConfig, seed: int) -> Split:
         UserError: A source cannot be read, or no row is left to train on.
     """
     found = read_sources(data.train, Reading.of(data, seed, "train"), "data.train")
-    bad = list(found.bad)
+    bad = [found]
     if data.validation:
         held_out = Reading.of(data, seed, "validation")
         given = read_sources(data.validation, held_out, "data.validation")
-        bad += given.bad
+        bad.append(given)
         validation = given.rows
         used, _, _ = hold_out(found.rows, max_rows=data.max_rows, validation_rows=0, seed=seed)
         training, num_moved = _without(used, validation)
@@ -80,16 +82,21 @@ def read_split(data: DataConfig, seed: int) -> Split:
     return Split(
         training,
         validation,
-        digest_rows(training),
-        digest_rows(validation),
+        training.digest(),
+        validation.digest(),
         num_moved,
-        BadRows(number=len(bad), first=str(bad[0]) if bad else None),
+        _bad_rows(bad),
     )
 
 
+def _bad_rows(found: list[ReadRows]) -> BadRows:
+    first = next((str(part.first_bad) for part in found if part.first_bad), None)
+    return BadRows(number=sum(part.num_bad for part in found), first=first)
+
+
 def hold_out(
-    rows: Sequence[Row], *, max_rows: int | None, validation_rows: float, seed: int
-) -> tuple[list[Row], list[Row], int]:
+    rows: Rows, *, max_rows: int | None, validation_rows: float, seed: int
+) -> tuple[Rows, Rows, int]:
     """Draws the training rows and the validation rows, each in the order of the source.
 
     Identical rows stay together, so that no row is on both sides. They are held out if all of them
@@ -108,9 +115,9 @@ def hold_out(
     Raises:
         UserError: No row would be left to train on.
     """
-    order = list(range(len(rows)))
+    order = array("i", range(len(rows)))
     random.Random(seed).shuffle(order)
-    used = order[: max_rows or len(order)]
+    used: Places = np.array(order, np.int32)[: max_rows or len(order)]
     wanted = _number(validation_rows, len(used))
     if wanted >= len(used):
         raise UserError(
@@ -120,17 +127,15 @@ def hold_out(
             fix="hold fewer rows out, or give more rows",
         )
     if not wanted:
-        return [rows[i] for i in sorted(used)], [], 0
-    held = _draw_groups(_identical(rows, used), wanted)
-    if not held:
+        return rows.select(np.sort(used)), rows.select([]), 0
+    held = _draw_groups(first_places(rows.select(used).meanings()), wanted)
+    if not len(held):
         raise UserError(
             "data.validation_rows", "must leave rows that are not identical to the others",
             got=validation_rows, fix="give other rows, or hold none out",
         )  # fmt: skip
-    chosen = set(held)
-    num_moved = len(chosen - set(used[: len(held)]))
-    training = [rows[i] for i in sorted(used) if i not in chosen]
-    return training, [rows[i] for i in sorted(held)], num_moved
+    training, validation = np.sort(np.delete(used, held)), np.sort(used[held])
+    return rows.select(training), rows.select(validation), int((held >= len(held)).sum())
 
 
 def _number(wanted: float, num_rows: int) -> int:
@@ -138,46 +143,47 @@ def _number(wanted: float, num_rows: int) -> int:
     return max(1, round(wanted * num_rows)) if 0 < wanted < 1 else int(wanted)
 
 
-def _identical(rows: Sequence[Row], order: Iterable[int]) -> list[list[int]]:
-    """The groups of identical rows, in the order of their first ones."""
-    groups: dict[bytes, list[int]] = {}
-    for place in order:
-        groups.setdefault(rows[place].meaning(), []).append(place)
-    return list(groups.values())
+def _draw_groups(first: Places, wanted: int) -> npt.NDArray[np.int64]:
+    """The places of the first groups of identical rows that fit; if they are too few, the smallest
+    of the others, too.
+
+    Args:
+        first: The place of the first row of each row's group.
+        wanted: The number of rows.
+    """
+    groups = np.flatnonzero(first == np.arange(len(first)))
+    sizes = np.bincount(first)[groups]
+    held, left = [], wanted
+    for place, size in enumerate(sizes):
+        if not left:
+            break
+        if size <= left:
+            held.append(place)
+            left -= int(size)
+    others = np.delete(np.arange(len(groups)), held) if left else groups[:0]
+    if len(others) > 1:
+        held.append(int(others[np.argmin(sizes[others])]))
+    return np.flatnonzero(np.isin(first, groups[held]))
 
 
-def _draw_groups(groups: Sequence[list[int]], wanted: int) -> list[int]:
-    """The first groups that fit; if they are too few, the smallest of the others, too."""
-    held: list[int] = []
-    others: list[list[int]] = []
-    for group in groups:
-        if len(held) + len(group) <= wanted:
-            held += group
-        else:
-            others.append(group)
-    if len(held) < wanted and len(others) > 1:
-        held += sorted(others, key=len)[0]
-    return held
-
-
-def _without(rows: Sequence[Row], others: Sequence[Row]) -> tuple[list[Row], int]:
+def _without(rows: Rows, others: Rows) -> tuple[Rows, int]:
     """The rows that are not identical to one of the others, and the number of those that are."""
-    known = {row.meaning() for row in others}
-    kept = [row for row in rows if row.meaning() not in known]
-    return kept, len(rows) - len(kept)
+    first = first_places(np.concatenate([others.meanings(), rows.meanings()]))
+    kept = np.flatnonzero(first[len(others) :] >= len(others))
+    return rows.select(kept), len(rows) - len(kept)
 
 
-def weighted(rows: Sequence[Row], seed: int) -> list[Row]:
+def weighted(rows: Rows, seed: int) -> Rows:
     """The rows as often as their weights say; the rows of a fraction are drawn by the seed."""
-    by_weight: dict[float, list[int]] = {}
-    for place, row in enumerate(rows):
-        by_weight.setdefault(row.weight, []).append(place)
-    if set(by_weight) <= {1.0}:
-        return list(rows)
-    places: list[int] = []
-    for weight, group in by_weight.items():
+    weights = rows.weights()
+    values, first = np.unique(weights, return_index=True)
+    if set(values.tolist()) <= {1.0}:
+        return rows
+    places: list[npt.NDArray[np.int64]] = []
+    for weight in values[np.argsort(first)].tolist():  # in the order in which they appear
+        group = np.flatnonzero(weights == weight)
         whole = int(weight)
         number = round((weight - whole) * len(group))
-        drawn = random.Random(seed).sample(group, number if whole or number else 1)
-        places += group * whole + drawn
-    return [rows[place] for place in sorted(places)]
+        drawn = random.Random(seed).sample(range(len(group)), number if whole or number else 1)
+        places += [*[group] * whole, group[drawn]]
+    return rows.select(np.sort(np.concatenate(places)))

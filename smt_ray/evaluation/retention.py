@@ -31,10 +31,10 @@ def read_retention(config: RunConfig) -> dict[str, list[Row]]:
     rows = {}
     for name, source in _named(config.evaluation.retention).items():
         found = read_sources([source], reading, "evaluation.retention")
-        if found.bad:
-            number = len(found.bad)
-            say(f"warning: {number:,} rows of {name} cannot be read, such as {found.bad[0]}")
-        rows[name] = found.rows
+        if found.num_bad:
+            number = found.num_bad
+            say(f"warning: {number:,} rows of {name} cannot be read, such as {found.first_bad}")
+        rows[name] = list(found.rows)
     return rows
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from smt_ray.config.model import ModelConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.data.batches import StepPlan, is_packed, step_micro_batches
-from smt_ray.data.encoding.rows import encode_rows
+from smt_ray.data.encoding.rows import Encoding, encode_rows
 from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.data.prompts import Prompts
 from smt_ray.data.sources import is_local
@@ -145,16 +145,13 @@ def _read_rows(config: RunConfig) -> EncodedRows | None:
         return None
     try:
         rows = read_split(data, config.seed).training
-        order = StepPlan(len(rows), len(rows), config.seed).rows(0)
+        number = _READ_STEPS * config.training.batch_size
         tokenizer = load_tokenizer(model)
         encoded, _ = encode_rows(
             tokenizer,
-            [rows[position] for position in order[: _READ_STEPS * config.training.batch_size]],
+            rows.select(StepPlan(len(rows), number, config.seed).rows(0)),
+            replace(Encoding.of(data), bad_rows="skip"),
             prompts=Prompts.of(tokenizer, data),
-            max_length=data.max_length,
-            overlong=data.overlong,
-            train_on_inputs=data.train_on_inputs,
-            bad_rows="skip",
         )
     except UserError:  # a plan does not need rows, and the run will report the error
         return None

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.cluster.session import ray_session
 from smt_ray.config.run import RunConfig
@@ -65,7 +66,11 @@ def dry_run(config: RunConfig, until: Until = "evaluation") -> CheckedRun:
     flow.check()
     record.check_same_config(flow.folder, flow.plan)
     tokens = flow.plan.tokens
-    rows = tokens.read().summary if tokens.is_done() else tokenise(flow.plan)[1]
+    if tokens.is_done():
+        rows = tokens.read().summary
+    else:
+        with scratch_folder() as scratch:
+            rows = tokenise(flow.plan, scratch)[1]
     unchecked += _check_cluster(flow, until)
     return CheckedRun(
         name=config.name,

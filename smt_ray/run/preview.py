@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 from smt_ray.config.run import RunConfig
-from smt_ray.data.encoding.rows import encode_rows
+from smt_ray.data.encoding.rows import Encoding, encode_rows
 from smt_ray.data.prompts import Prompts
 from smt_ray.data.rows import Row
 from smt_ray.data.splits import read_split
@@ -33,12 +34,7 @@ def _previewed(prompts: Prompts, row: Row, config: RunConfig) -> PreviewedRow:
     data = config.data
     try:
         encoded, counts = encode_rows(
-            prompts.tokenizer,
-            [row],
-            prompts=prompts,
-            max_length=data.max_length,
-            overlong=data.overlong,
-            train_on_inputs=data.train_on_inputs,
+            prompts.tokenizer, [row], replace(Encoding.of(data), bad_rows="error"), prompts=prompts
         )
     except UserError as error:
         return PreviewedRow(row.place, error=str(error))

@@ -9,7 +9,7 @@ from cachetools import LRUCache, cached
 
 from smt_ray.config.run import RunConfig
 from smt_ray.data.encoding.ids import encode_prompts
-from smt_ray.data.encoding.rows import Limits, encode_rows
+from smt_ray.data.encoding.rows import Encoding, Limits, encode_rows
 from smt_ray.data.prompts import Prompts
 from smt_ray.data.rows import Row
 from smt_ray.errors import UserError
@@ -82,6 +82,6 @@ def _check_harness(tasks: HarnessTasks, limits: Limits) -> None:
 def _check_texts(prompts: Prompts, rows: Sequence[Row], config: RunConfig, limits: Limits) -> None:
     data = config.data
     encode_rows(
-        prompts.tokenizer, rows, prompts=prompts, max_length=data.max_length,
-        bad_rows=data.bad_rows, limits=limits,
+        prompts.tokenizer, rows, prompts=prompts,
+        encoding=Encoding(data.max_length, bad_rows=data.bad_rows, limits=limits),
     )  # fmt: skip

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from functools import partial
+from pathlib import Path
 
 from smt_ray.artifacts.layout import TOKENS
 from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.stages import Finished
 from smt_ray.config.data import DataConfig
-from smt_ray.data.encoding.rows import Limits, encode_rows
+from smt_ray.config.model import ModelConfig
+from smt_ray.data.encoding.rows import Encoding, Limits
+from smt_ray.data.encoding.shares import RowsJob, encode_on_disk, num_processes
 from smt_ray.data.encoding.stored import EncodedRows, save_tokens
 from smt_ray.data.prompts import Prompts
-from smt_ray.data.rows import Row
 from smt_ray.documents.rows import RowCounts, TokensSummary
 from smt_ray.models.inspect import token_limits
 from smt_ray.models.load import import_transformers, load_tokenizer, shared_skeleton
@@ -21,14 +24,14 @@ from smt_ray.stages.plan import RunPlan
 
 
 def make_tokens(plan: RunPlan) -> Finished[TokensSummary]:
-    """Tokenises the rows on the driver and stores their ids.
+    """Tokenises the rows on the driver's machine and stores their ids.
 
     Raises:
         UserError: As :func:`tokenise` does.
     """
     began, stage = time.monotonic(), plan.tokens
-    sets, summary = tokenise(plan)
     with scratch_folder() as scratch:
+        sets, summary = tokenise(plan, scratch)
         save_tokens(scratch / TOKENS, sets)
         plan.storage.put_file(scratch / TOKENS, stage.path(TOKENS))
     say(f"rows: {rows_text(summary)}")
@@ -37,8 +40,11 @@ def make_tokens(plan: RunPlan) -> Finished[TokensSummary]:
     return stage.publish([TOKENS], summary, time.monotonic() - began)
 
 
-def tokenise(plan: RunPlan) -> tuple[dict[str, EncodedRows], TokensSummary]:
+def tokenise(plan: RunPlan, scratch: Path) -> tuple[dict[str, EncodedRows], TokensSummary]:
     """The training and validation rows of a run as token ids, and what became of them.
+
+    Args:
+        scratch: An empty folder for the ids, which are mapped into memory.
 
     Raises:
         UserError: The tokenizer cannot be loaded or has no EOS token, a row cannot be used, or no
@@ -46,24 +52,33 @@ def tokenise(plan: RunPlan) -> tuple[dict[str, EncodedRows], TokensSummary]:
     """
     data = plan.config.data
     import_transformers()
-    prompts = Prompts.of(load_tokenizer(plan.model), data)
-    limits = Limits(*token_limits(shared_skeleton(plan.model, plan.identity)))
-    training, counts = _encode(prompts, data, limits, "training", plan.split.training)
-    sets, held_out = {"training": training}, None
-    if plan.split.validation:
-        validation, held_out = _encode(prompts, data, limits, "validation", plan.split.validation)
-        sets["validation"] = validation
+    maker = partial(make_prompts, plan.model, data)
+    prompts = maker()
+    encoding = Encoding.of(data, Limits(*token_limits(shared_skeleton(plan.model, plan.identity))))
+    sets: dict[str, EncodedRows] = {}
+    counts: dict[str, RowCounts] = {}
+    for name, rows in (("training", plan.split.training), ("validation", plan.split.validation)):
+        if len(rows):
+            folder = scratch / name
+            folder.mkdir()
+            job = RowsJob(rows, encoding, maker, folder)
+            sets[name], counts[name] = _encode(job, name, prompts, data.num_proc)
     return sets, TokensSummary(
-        training=counts,
-        validation=held_out,
+        training=counts["training"],
+        validation=counts.get("validation"),
         prompt=prompts.form,
         unread=plan.split.bad,
         num_moved=plan.split.num_moved,
     )
 
 
+def make_prompts(model: ModelConfig, data: DataConfig) -> Prompts:
+    """The prompts of a run, with the tokenizer of its model."""
+    return Prompts.of(load_tokenizer(model), data)
+
+
 def _encode(
-    prompts: Prompts, data: DataConfig, limits: Limits, name: str, rows: list[Row]
+    job: RowsJob, name: str, prompts: Prompts, num_proc: int | None
 ) -> tuple[EncodedRows, RowCounts]:
     done = 0
 
@@ -71,15 +86,6 @@ def _encode(
         nonlocal done
         done = number
 
-    with progress(f"{name} rows", len(rows), lambda: (done, "")):
-        return encode_rows(
-            prompts.tokenizer,
-            rows,
-            prompts=prompts,
-            max_length=data.max_length,
-            overlong=data.overlong,
-            train_on_inputs=data.train_on_inputs,
-            bad_rows=data.bad_rows,
-            limits=limits,
-            on_rows=report,
-        )
+    number = num_processes(len(job.rows), num_proc)
+    with progress(f"{name} rows", len(job.rows), lambda: (done, "")):
+        return encode_on_disk(job, prompts, number, report)

@@ -41,6 +41,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "data.train_on_inputs": ("data.train_on_inputs=true",),
     "data.max_length": ("data.max_length=64",),
     "data.overlong": ("data.overlong=drop",),
+    "data.num_proc": ("data.num_proc=2",),
     "warmup.mode": ("warmup.mode=trained",),
     "warmup.num_steps": ("warmup.num_steps=9",),
     "warmup.learning_rate": ("warmup.learning_rate=1e-5",),

@@ -13,7 +13,7 @@ from tokenizers import processors
 from transformers import AddedToken
 
 from smt_ray.data.batches import step_micro_batches
-from smt_ray.data.encoding.rows import encode_rows
+from smt_ray.data.encoding.rows import Encoding, encode_rows
 from smt_ray.data.encoding.stored import load_tokens, save_tokens
 from smt_ray.data.prompts import Prompts
 from smt_ray.data.records import parse_row
@@ -72,7 +72,7 @@ def rendered(tokenizer: Any, *turns: tuple[str, str], to_speak: bool = False) ->
 
 def learned(tokenizer: Any, row: Row, **options: Any) -> list[str]:
     """The texts of a row's adjacent targets."""
-    encoded, _ = encode_rows(tokenizer, [row], **options)
+    encoded, _ = encode_rows(tokenizer, [row], Encoding(**options))
     places, ids = encoded.targets(0, False).tolist(), encoded.row(0).tolist()
     runs: list[list[int]] = []
     for place in places:
@@ -410,7 +410,7 @@ def test_a_reply_that_contains_eos_is_an_error_or_left_out(tokenizer: Any) -> No
     for row in (bad, plain):
         with pytest.raises(UserError, match=r"json, row \d: a reply must not contain"):
             encode_rows(tokenizer, [row])
-    encoded, counts = encode_rows(tokenizer, [bad, chat(*TURNS), plain], bad_rows="skip")
+    encoded, counts = encode_rows(tokenizer, [bad, chat(*TURNS), plain], Encoding(bad_rows="skip"))
     assert (len(encoded), counts.bad.number) == (1, 2)
     assert "chat.json, row 0" in str(counts.bad.first)
 
@@ -458,7 +458,7 @@ def test_turns_with_weight_0_cannot_be_learned_as_inputs(tokenizer: Any) -> None
     turns = [{"role": role, "content": content} for role, content in TURNS]
     turns[2]["weight"] = 0
     with pytest.raises(UserError, match=r"data\.train_on_inputs learns all"):
-        encode_rows(tokenizer, [of_messages(*turns)], train_on_inputs=True)
+        encode_rows(tokenizer, [of_messages(*turns)], Encoding(train_on_inputs=True))
 
 
 def test_all_system_texts_at_the_beginning_are_merged(tokenizer: Any) -> None:

@@ -77,13 +77,13 @@ def stream() -> bytes:
 def test_every_format_holds_the_same_rows(tmp_path: Path, name: str, content: str | bytes) -> None:
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert read_records(path, "train") == ROWS
+    assert list(read_records(path, "train")) == ROWS
 
 
 def test_a_split_is_taken_from_a_file_or_a_saved_dataset(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"train": ROWS[:1], "test": ROWS[1:]}))
-    assert read_records(path, "test") == ROWS[1:]
+    assert list(read_records(path, "test")) == ROWS[1:]
     splits = {
         "train": datasets.Dataset.from_list(ROWS[:1]),
         "test": datasets.Dataset.from_list(ROWS),
@@ -91,10 +91,10 @@ def test_a_split_is_taken_from_a_file_or_a_saved_dataset(tmp_path: Path) -> None
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
     splits["test"].save_to_disk(tmp_path / "one")
     assert expand(tmp_path / "saved", "data.train") == [tmp_path / "saved"]
-    assert read_records(tmp_path / "saved", "test") == ROWS
-    assert read_records(tmp_path / "one", "train") == ROWS
+    assert list(read_records(tmp_path / "saved", "test")) == ROWS
+    assert list(read_records(tmp_path / "one", "train")) == ROWS
     with pytest.raises(UserError, match="split: must be one of train, test"):
-        read_records(tmp_path / "saved", "validation")
+        list(read_records(tmp_path / "saved", "validation"))
 
 
 def test_values_stay_what_they_are(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_values_stay_what_they_are(tmp_path: Path) -> None:
     odd = [{"output": "2024-01-01"}, {"output": 1}, {"output": None}, {"output": 2**70, "late": 1}]
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(map(json.dumps, odd)))
-    assert read_records(path, "train") == odd
+    assert list(read_records(path, "train")) == odd
     path = tmp_path / "a.csv"
     path.write_text("instruction,output\na,007\nb,NA\nc,true\n")
     assert [row["output"] for row in read_records(path, "train")] == ["007", "NA", "true"]
@@ -112,7 +112,7 @@ def test_other_line_ends_stay_within_a_row(tmp_path: Path) -> None:
     row = {"instruction": "a\u2028b\u2029c\x85d\x0be", "output": "f"}
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert read_records(path, "train") == [row]
+    assert list(read_records(path, "train")) == [row]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_another_encoding_is_named(tmp_path: Path, encoding: str, name: str) -> 
     path = tmp_path / "a.jsonl"
     path.write_bytes(LINES.encode(encoding))
     with pytest.raises(UserError) as caught:
-        read_records(path, "train")
+        list(read_records(path, "train"))
     assert caught.value.field == str(path)
     assert "must be encoded in UTF-8" in caught.value.rule
     assert name in caught.value.rule
@@ -158,6 +158,26 @@ def test_the_error_for_a_bad_file_names_the_place_in_it(
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
-        read_records(path, "train")
+        list(read_records(path, "train"))
     assert caught.value.field == str(tmp_path / place)
     assert rule in caught.value.rule
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.csv"])
+def test_records_are_read_one_after_the_other(tmp_path: Path, name: str) -> None:
+    bad = table(",") + "a\n" if "csv" in name else LINES + "\n{"
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(bad.encode()) if "gz" in name else bad.encode())
+    records = read_records(path, "train")
+    assert [next(records) for _ in ROWS] == ROWS
+    with pytest.raises(UserError, match="line"):
+        next(records)
+
+
+@pytest.mark.parametrize("size", [10, 3000])
+def test_tables_are_read_in_pieces_of_any_size(tmp_path: Path, size: int) -> None:
+    made = pyarrow.Table.from_pylist([{"text": str(i)} for i in range(5000)])
+    pyarrow.parquet.write_table(made, tmp_path / "a.parquet", row_group_size=size)
+    pyarrow.feather.write_feather(made, tmp_path / "a.feather", chunksize=size)
+    for name in ("a.parquet", "a.feather"):
+        assert list(read_records(tmp_path / name, "train")) == made.to_pylist()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from smt_ray.data.overlap import find_duplicates, find_overlaps, question_key, question_keys
+from smt_ray.data.overlap import RowSet, find_duplicates, find_overlaps, question_key, question_keys
 from smt_ray.data.rows import Message, Row
+from smt_ray.data.table import Rows
 from smt_ray.documents.overlaps import FoundQuestion
 
 
@@ -67,7 +68,8 @@ def test_the_first_of_several_training_rows_is_reported_and_any_may_have_the_ans
 
 def test_duplicates_within_a_set_are_the_later_ones() -> None:
     rows = [row("How many?", "3"), row("how many", "3"), row("How many?", "3"), row("Why?", "4")]
-    found = find_duplicates("training", rows, "training", rows)
+    training = RowSet("training", Rows.of(rows))
+    found = find_duplicates(training, training)
     assert (found.num_rows, found.num_identical, found.num_same_question) == (4, 1, 2)
     assert found.first == rows[1].place
 
@@ -75,5 +77,5 @@ def test_duplicates_within_a_set_are_the_later_ones() -> None:
 def test_duplicates_between_sets_are_those_of_the_first() -> None:
     held = [row("how many", "3"), row("When?", "5"), Row("", "A text.", is_verbatim=True)]
     other = [row("How many?", "3"), row("How many?", "3"), Row("", "Another.", is_verbatim=True)]
-    found = find_duplicates("validation", held, "training", other)
+    found = find_duplicates(RowSet("validation", Rows.of(held)), RowSet("training", Rows.of(other)))
     assert (found.num_rows, found.num_identical, found.num_same_question) == (3, 0, 1)

@@ -108,7 +108,7 @@ def test_a_text_is_a_number_only_if_it_holds_a_finite_number_alone() -> None:
 
 def read_rows(data_dir: Path, task: str) -> list[Row]:
     records = json.loads((data_dir / task / "test.json").read_text(encoding="utf-8"))
-    return parse_records(records, task, Reading(is_test=True)).rows
+    return list(parse_records(records, task, Reading(is_test=True)).rows)
 
 
 @pytest.mark.parametrize("task", SUITES["commonsense"])

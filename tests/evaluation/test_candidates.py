@@ -67,7 +67,7 @@ def completes_its_own_output(task: str, rows: list[Row]) -> bool:
 @pytest.mark.parametrize("task", SUITES["builtin"])
 def test_every_builtin_row_has_its_answer_among_its_candidates(task: str) -> None:
     records = generate_rows(task, "test")
-    rows = parse_records(records, task, Reading(is_test=True)).rows
+    rows = list(parse_records(records, task, Reading(is_test=True)).rows)
     assert completes_its_own_output(task, rows)
 
 
@@ -76,7 +76,7 @@ def test_every_commonsense_row_has_its_answer_among_its_candidates(
     data_dir: Path, task: str
 ) -> None:
     records = json.loads((data_dir / task / "test.json").read_text(encoding="utf-8"))
-    rows = parse_records(records, task, Reading(is_test=True)).rows
+    rows = list(parse_records(records, task, Reading(is_test=True)).rows)
     assert completes_its_own_output(task, rows)
 
 

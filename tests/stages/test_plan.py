@@ -40,6 +40,7 @@ EXECUTION = {
     "training.activation_checkpointing": "true",
     "training.log_every_steps": "7",
     "batching.mode": "padded",
+    "data.num_proc": "2",
     "batching.max_tokens": "64",
     "deepspeed.zero_stage": "3",
     "resources.num_workers": "8",

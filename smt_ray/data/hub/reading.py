@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from smt_ray.config.data import Source
-from smt_ray.data.files import without_nulls
+from smt_ray.data.arrow import without_nulls
 from smt_ray.data.hub.tasks import HUB_TASKS, Fields, RowMaker
 from smt_ray.errors import UserError
 
@@ -15,8 +16,8 @@ _FIXES = {
 }
 
 
-def read_hub_records(source: Source, split: str, field: str) -> list[Any]:
-    """The records of a dataset.
+def read_hub_records(source: Source, split: str, field: str) -> Iterator[Any]:
+    """The records of a dataset, which is mapped into memory.
 
     Args:
         source: The source, with the name of the dataset.
@@ -31,10 +32,10 @@ def read_hub_records(source: Source, split: str, field: str) -> list[Any]:
         records = _load(name, source.config, split, source.revision)
     except Exception as error:
         raise _not_loaded(field, name, error) from error
-    return [without_nulls(record) for record in records]
+    return map(without_nulls, records)
 
 
-def read_hub_task(name: str, *, training: bool) -> list[tuple[str, list[Fields]]]:
+def read_hub_task(name: str, *, training: bool) -> list[tuple[str, Iterator[Fields]]]:
     """The rows of a published task, from its original dataset.
 
     Args:
@@ -68,10 +69,11 @@ def read_hub_task(name: str, *, training: bool) -> list[tuple[str, list[Fields]]
     return found
 
 
-def _load(name: str, config: str | None, split: str, revision: str | None) -> list[Any]:
+def _load(name: str, config: str | None, split: str, revision: str | None) -> Iterable[Any]:
     import datasets
 
-    return list(datasets.load_dataset(name, config, split=split, revision=revision))
+    found: Iterable[Any] = datasets.load_dataset(name, config, split=split, revision=revision)
+    return found
 
 
 def _not_loaded(field: str, name: str, error: Exception, fix: str = "") -> UserError:
@@ -81,11 +83,10 @@ def _not_loaded(field: str, name: str, error: Exception, fix: str = "") -> UserE
     return UserError(field, f"the hub dataset cannot be loaded ({reason})", got=name, fix=fix)
 
 
-def _fields(records: list[Any], make: RowMaker, source: str, fix: str) -> list[Fields]:
-    found = []
+def _fields(records: Iterable[Any], make: RowMaker, source: str, fix: str) -> Iterator[Fields]:
     for index, record in enumerate(records):
         try:
-            found.append(make(record))
+            yield make(record)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise UserError(
                 f"{source}, row {index}",
@@ -93,4 +94,3 @@ def _fields(records: list[Any], make: RowMaker, source: str, fix: str) -> list[F
                 got=sorted(record),
                 fix=fix,
             ) from error
-    return found

@@ -9,7 +9,7 @@ import torch
 
 from smt_ray.config.data import DataConfig
 from smt_ray.data.batches import PREFIX_PACKED, step_micro_batches
-from smt_ray.data.encoding.rows import Limits, encode_rows
+from smt_ray.data.encoding.rows import Encoding, Limits, encode_rows
 from smt_ray.data.prompts import Prompts
 from smt_ray.data.rows import Row
 from smt_ray.documents.probe import Probe
@@ -66,8 +66,10 @@ def text_loss(
         return TextLoss()
     try:
         encoded, _ = encode_rows(
-            prompts.tokenizer, rows, prompts=prompts, max_length=data.max_length,
-            bad_rows=data.bad_rows, limits=Limits(*token_limits(model)),
+            prompts.tokenizer, rows, prompts=prompts,
+            encoding=Encoding(
+                data.max_length, bad_rows=data.bad_rows, limits=Limits(*token_limits(model))
+            ),
         )  # fmt: skip
     except UserError:
         if data.bad_rows == "error":

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from smt_ray.data.encoding.ids import encode_completion, encode_prompt, encode_prompts
-from smt_ray.data.encoding.rows import Limits, encode_rows
-from smt_ray.data.encoding.stored import EncodedRows, load_tokens, save_tokens
+from smt_ray.data.encoding.rows import Encoding, Limits, encode_into, encode_rows
+from smt_ray.data.encoding.stored import EncodedRows, join, load_tokens, save_tokens
 from smt_ray.data.prompts import Prompts, build_prompt
 from smt_ray.data.rows import Row
 from smt_ray.errors import UserError
@@ -44,7 +44,7 @@ def test_the_kinds_of_tokenizers_differ(
 def test_a_row_begins_with_bos_if_the_tokenizer_adds_it_and_ends_with_one_eos(
     tokenizer: Any, kind: str, rows: list[Row]
 ) -> None:
-    encoded, _ = encode_rows(tokenizer, rows, max_length=ROOMY)
+    encoded, _ = encode_rows(tokenizer, rows, Encoding(max_length=ROOMY))
     for index in range(len(encoded)):
         ids = encoded.row(index).tolist()
         assert ids.count(BOS) == int("BOS" in kind)
@@ -56,7 +56,9 @@ def test_a_row_begins_with_bos_if_the_tokenizer_adds_it_and_ends_with_one_eos(
 def test_a_row_is_the_prompt_of_evaluation_and_its_output(
     tokenizer: Any, rows: list[Row], form: Any
 ) -> None:
-    encoded, _ = encode_rows(tokenizer, rows, prompts=Prompts(tokenizer, form), max_length=ROOMY)
+    encoded, _ = encode_rows(
+        tokenizer, rows, Encoding(max_length=ROOMY), prompts=Prompts(tokenizer, form)
+    )
     assert len(encoded) == len(rows)
     for index, row in enumerate(rows):
         text = build_prompt(row, form)
@@ -71,7 +73,7 @@ def test_a_row_is_the_prompt_of_evaluation_and_its_output(
 
 
 def test_the_completion_is_the_rest_of_the_tokenised_whole(tokenizer: Any, rows: list[Row]) -> None:
-    encoded, _ = encode_rows(tokenizer, rows, max_length=ROOMY)
+    encoded, _ = encode_rows(tokenizer, rows, Encoding(max_length=ROOMY))
     for index, row in enumerate(rows):
         whole = tokenizer(build_prompt(row) + row.output, add_special_tokens=False)["input_ids"]
         ids = [token for token in encoded.row(index).tolist() if token not in (BOS, EOS)]
@@ -92,7 +94,7 @@ def test_a_token_across_the_end_of_the_prompt_is_split_there(
 
 
 def test_evaluation_encodes_a_completion_like_training(tokenizer: Any, rows: list[Row]) -> None:
-    encoded, _ = encode_rows(tokenizer, rows, max_length=ROOMY)
+    encoded, _ = encode_rows(tokenizer, rows, Encoding(max_length=ROOMY))
     for index, row in enumerate(rows):
         prompt, completion = split(encoded, index)
         ids = encode_completion(tokenizer, build_prompt(row), prompt, row.output)
@@ -113,9 +115,9 @@ def test_a_prompt_that_ends_with_the_text_of_eos_keeps_it(
 def test_rows_longer_than_the_limit_are_truncated_and_counted(
     tokenizer: Any, rows: list[Row]
 ) -> None:
-    whole, _ = encode_rows(tokenizer, rows, max_length=ROOMY)
+    whole, _ = encode_rows(tokenizer, rows, Encoding(max_length=ROOMY))
     limit = int(whole.lengths.median())
-    cut, counts = encode_rows(tokenizer, rows, max_length=limit, train_on_inputs=True)
+    cut, counts = encode_rows(tokenizer, rows, Encoding(max_length=limit, train_on_inputs=True))
     assert cut.lengths.tolist() == whole.lengths.clamp(max=limit).tolist()
     for index in range(len(rows)):
         assert cut.row(index).tolist() == whole.row(index)[:limit].tolist()
@@ -127,10 +129,10 @@ def test_rows_longer_than_the_limit_are_truncated_and_counted(
 def test_rows_longer_than_the_limit_are_dropped_and_counted_if_configured(
     tokenizer: Any, rows: list[Row]
 ) -> None:
-    whole, _ = encode_rows(tokenizer, rows, max_length=ROOMY)
+    whole, _ = encode_rows(tokenizer, rows, Encoding(max_length=ROOMY))
     limit = int(whole.lengths.median())
     placed = [replace(row, position=100 + i) for i, row in enumerate(rows)]
-    left, counts = encode_rows(tokenizer, placed, max_length=limit, overlong="drop")
+    left, counts = encode_rows(tokenizer, placed, Encoding(max_length=limit, overlong="drop"))
     kept = [i for i in range(len(rows)) if int(whole.lengths[i]) <= limit]
     assert left.positions.tolist() == [100 + i for i in kept]
     assert [left.row(i).tolist() for i in range(len(left))] == [whole.row(i).tolist() for i in kept]
@@ -144,12 +146,12 @@ def test_a_row_truncated_before_its_first_target_is_dropped_and_counted_once(
     tokenizer = make_tokenizer("bytes")
     rows = [Row("Add.", "3"), Row("Add all of these numbers: " + "7 " * 50, "350")]
     short = len(encode_prompt(tokenizer, build_prompt(rows[0])))
-    encoded, counts = encode_rows(tokenizer, rows, max_length=short + 1)
+    encoded, counts = encode_rows(tokenizer, rows, Encoding(max_length=short + 1))
     assert len(encoded) == 1
     assert (counts.num_rows, counts.num_truncated, counts.num_dropped) == (1, 1, 1)
     assert encoded.num_targets(False).tolist() == [1]
     # If prompts are trained on, every row has a target.
-    _, counts = encode_rows(tokenizer, rows, max_length=short, train_on_inputs=True)
+    _, counts = encode_rows(tokenizer, rows, Encoding(max_length=short, train_on_inputs=True))
     assert (counts.num_rows, counts.num_truncated, counts.num_dropped) == (2, 2, 0)
 
 
@@ -157,7 +159,7 @@ def test_the_error_for_rows_without_targets_names_max_length(
     make_tokenizer: Callable[[str], Any],
 ) -> None:
     with pytest.raises(UserError) as caught:
-        encode_rows(make_tokenizer("bytes"), [Row("Add.", "3")], max_length=4)
+        encode_rows(make_tokenizer("bytes"), [Row("Add.", "3")], Encoding(max_length=4))
     assert (caught.value.field, caught.value.got) == ("data.max_length", 4)
 
 
@@ -188,9 +190,11 @@ def test_rows_of_several_chunks_are_encoded_like_few_rows(
 ) -> None:
     tokenizer = make_tokenizer("bytes")
     whole, _ = encode_rows(tokenizer, rows)
-    monkeypatch.setattr("smt_ray.data.encoding.rows._CHUNK", 7)
+    monkeypatch.setattr("smt_ray.data.encoding.rows.CHUNK", 7)
     seen: list[int] = []
-    chunked, _ = encode_rows(tokenizer, rows, on_rows=seen.append)
+    prompts, parts = Prompts(tokenizer, "clean"), []
+    encode_into(parts.append, prompts, rows, Encoding(), on_rows=seen.append)
+    chunked = join(parts)
     assert seen == [*range(7, len(rows), 7), len(rows)]
     assert torch.equal(chunked.input_ids, whole.input_ids)
     assert torch.equal(chunked.offsets, whole.offsets)
@@ -252,14 +256,15 @@ def test_a_row_that_the_model_cannot_take_is_named_or_left_out(
     tokenizer = make_tokenizer("bytes")
     bad = replace(rows[0], place="rows.json, row 4")
     with pytest.raises(UserError, match=f"rows.json, row 4: {rule}"):
-        encode_rows(tokenizer, [bad], limits=limits)
+        encode_rows(tokenizer, [bad], Encoding(limits=limits))
     with pytest.raises(UserError, match=rule):
-        encode_rows(tokenizer, [bad], limits=limits, bad_rows="skip")
+        encode_rows(tokenizer, [bad], Encoding(limits=limits, bad_rows="skip"))
     short = Row("", "\x00", is_verbatim=True)
     limits = Limits(*(limit and max(limit, 300) for limit in limits))
     long = replace(bad, output="x y z " * 200)
     encoded, counts = encode_rows(
-        tokenizer, [short, long], limits=limits._replace(vocabulary=None), bad_rows="skip",
-        max_length=ROOMY,
-    )  # fmt: skip
+        tokenizer,
+        [short, long],
+        Encoding(ROOMY, limits=limits._replace(vocabulary=None), bad_rows="skip"),
+    )
     assert len(encoded) + counts.bad.number == 2

@@ -49,7 +49,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
 
 
 def training_rows(*sources: str) -> list[Row]:
-    return read_sources(sources, Reading("hub"), "data.train").rows
+    return list(read_sources(sources, Reading("hub"), "data.train").rows)
 
 
 def refused(call: Callable[[], Any]) -> UserError:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from smt_ray.config.data import DataConfig
 from smt_ray.config.model import ModelConfig
-from smt_ray.data.encoding.rows import encode_rows
+from smt_ray.data.encoding.rows import Encoding, encode_rows
 from smt_ray.data.prompts import Prompts
 from smt_ray.data.rows import Row
 from smt_ray.models.load import load_model, load_tokenizer
@@ -33,7 +33,7 @@ def tiny() -> tuple[Any, Any]:
 
 def plain(model: Any, tokenizer: Any, row: Row) -> tuple[float, int]:
     """The loss of one row by the model's own logits."""
-    encoded, _ = encode_rows(tokenizer, [row], max_length=64)
+    encoded, _ = encode_rows(tokenizer, [row], Encoding(max_length=64))
     ids, places = encoded.row(0).long(), encoded.targets(0, False)
     with torch.no_grad():
         logits = model(input_ids=ids[None]).logits[0]
