@@ -201,8 +201,8 @@ def first_places(fingerprints: Fingerprints) -> Places:
     # Codes are numbered in the order in which they first appear, so the largest grows there.
     codes = values.dictionary_encode().indices.to_numpy()
     seen = np.maximum.accumulate(codes) if len(codes) else codes
-    first: Places = np.flatnonzero(np.diff(seen, prepend=-1)).astype(np.int32)
-    return first[codes]
+    first = np.flatnonzero(np.diff(seen, prepend=-1))
+    return np.asarray(first[codes], np.int32)
 
 
 def _numbers(number: int) -> Places:

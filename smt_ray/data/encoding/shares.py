@@ -11,15 +11,15 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,15 +103,64 @@ def encode_on_disk(
 
 def _encode_elsewhere(job: RowsJob, number: int, on_rows: Callable[[int], object]) -> Found:
     done = np.memmap(job.folder / _DONE, np.int64, "w+", shape=(number,))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        with _without_main():
-            working = pool.submit(_encode_shares, job, number)
-        while not working.done():
+    with _without_main():
+        worker = _Worker("spawn", _encode_shares, job, number)
+    try:
+        while not worker.receiver.poll(_PERIOD_S):
             on_rows(int(done.sum()))
-            threading.Event().wait(_PERIOD_S)
-        on_rows(int(done.sum()))
-        return working.result()
+        return worker.result()
+    finally:
+        worker.end()
+
+
+class _Worker:
+    """A process that returns what it found about rows.
+
+    Args:
+        method: How it is started: ``spawn`` or ``fork``.
+        work: Its work, which is given ``given``.
+    """
+
+    def __init__(self, method: str, work: Callable[..., Found], *given: Any) -> None:
+        context: Any = multiprocessing.get_context(method)
+        self.receiver, sender = context.Pipe(duplex=False)
+        self._process = context.Process(target=_work, args=(sender, work, *given))
+        self._process.start()
+        sender.close()  # so that the end of the process is noticed
+
+    def result(self) -> Found:
+        """What it found, when it has ended its work.
+
+        Raises:
+            UserError: What its work raised.
+        """
+        try:
+            result: Found | UserError = self.receiver.recv()
+        except EOFError:
+            raise UserError(
+                "data.num_proc", "a process that tokenised rows ended before its work was done",
+                fix="set data.num_proc to a smaller number, which needs less memory",
+            ) from None  # fmt: skip
+        if isinstance(result, UserError):
+            raise result
+        return result
+
+    def end(self) -> None:
+        """Ends the process."""
+        self._process.terminate()
+        self._process.join()
+
+
+def _work(sender: Connection, work: Callable[..., Found], *given: Any) -> None:
+    signal.signal(signal.SIGTERM, _leave)  # after which it ends its own processes, too
+    try:
+        sender.send(work(*given))
+    except UserError as error:
+        sender.send(error)
+
+
+def _leave(_signal: int, _frame: object) -> None:
+    sys.exit(1)
 
 
 @contextmanager
@@ -131,29 +180,20 @@ def _encode_shares(job: RowsJob, number: int) -> Found:
     prompts = job.make_prompts()
     gc.collect()
     gc.freeze()  # the collector would write to the memory that the copies share
-    context = multiprocessing.get_context("fork")
-    started, found = [], Found()
+    workers: list[_Worker] = []
+    found = Found()
     try:
         for share in range(number):
-            receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_encode_share, args=(job, prompts, share, number, sender)
-            )
-            process.start()
-            sender.close()  # so that the end of the process is noticed
-            started.append((process, receiver))
-        for _, receiver in started:
-            found.add(_result(receiver))
+            workers.append(_Worker("fork", _encode_share, job, prompts, share, number))
+        for worker in workers:
+            found.add(worker.result())
     finally:
-        for process, _ in started:
-            process.terminate()
-            process.join()
+        for worker in workers:
+            worker.end()
     return found
 
 
-def _encode_share(
-    job: RowsJob, prompts: Prompts, share: int, number: int, sender: Connection
-) -> None:
+def _encode_share(job: RowsJob, prompts: Prompts, share: int, number: int) -> Found:
     torch.set_num_threads(1)
     done = np.memmap(job.folder / _DONE, np.int64, "r+", shape=(number,))
     tokens, rows = TokenFiles(job.part(share)), job.share(share, number)
@@ -161,25 +201,4 @@ def _encode_share(
     def report(finished: int) -> None:
         done[share] = finished
 
-    try:
-        sender.send(encode_into(tokens.append, prompts, rows, job.encoding, report))
-    except UserError as error:
-        sender.send(error)
-
-
-def _result(receiver: Connection) -> Found:
-    """What a process found about its share.
-
-    Raises:
-        UserError: A row of the share cannot be used.
-    """
-    try:
-        result: Found | UserError = receiver.recv()
-    except EOFError:
-        raise UserError(
-            "data.num_proc", "a process that tokenised rows ended before its work was done",
-            fix="set data.num_proc to a smaller number, which needs less memory",
-        ) from None  # fmt: skip
-    if isinstance(result, UserError):
-        raise result
-    return result
+    return encode_into(tokens.append, prompts, rows, job.encoding, report)
