@@ -30,6 +30,7 @@ EXECUTION = {
     "storage": "/tmp/elsewhere",
     "model.attn_implementation": "eager",
     "model.trust_remote_code": "true",
+    "warmup.processes": "ranks",
     "warmup.num_shards": "2",
     "warmup.gpus_per_shard": "2",
     "evaluation.gpus_per_worker": "2",
