@@ -26,7 +26,7 @@ class ProcessMemory:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def largest(self, title: str) -> int:
-        """The largest number of bytes that one process with that title had."""
+        """The largest number of bytes that one process had; titles are cut at 15 characters."""
         return max((size for name, size in self._largest.items() if title in name), default=0)
 
     def __enter__(self) -> ProcessMemory:
