@@ -9,6 +9,8 @@ import psutil
 
 _PERIOD_S = 0.05
 
+_OURS = ("ray::compute_shards", "ray::_Adder", "ray::store_table")  # not idle ones, nor Ray's
+
 
 class ProcessMemory:
     """Samples the private memory of Ray's task processes while the context is open.
@@ -26,7 +28,7 @@ class ProcessMemory:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def largest(self, title: str) -> int:
-        """The largest number of bytes that one process had; titles are cut at 15 characters."""
+        """The largest number of bytes that one process with that title had."""
         return max((size for name, size in self._largest.items() if title in name), default=0)
 
     def __enter__(self) -> ProcessMemory:
@@ -55,7 +57,7 @@ class ProcessMemory:
         for process in psutil.Process().children(recursive=True):
             try:
                 title = " ".join(process.cmdline())
-                if title.startswith("ray::_"):  # one of our tasks: neither idle nor an actor
+                if title.startswith(_OURS):
                     memory = process.memory_info()
                     sizes[f"{title} {process.pid}"] = memory.rss - memory.shared
             except psutil.Error:  # it has just ended

@@ -188,7 +188,7 @@ def _run(job: WarmupJob) -> dict[str, float]:
         seconds = time.perf_counter() - began
     return {
         "seconds": seconds,
-        "peak_bytes_of_a_shard": memory.largest("ray::compute"),
+        "peak_bytes_of_a_shard": memory.largest("ray::compute_shards"),
         "peak_bytes_of_all": memory.peak,
     }
 
