@@ -109,7 +109,7 @@ def test_every_item_is_added_once_in_the_order_of_the_places(
 def test_a_place_holds_few_items_however_many_there_are(
     num_places: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between two places at most two totals wait, whose items were taken."""
+    """Between two places at most one total waits, whose items were taken."""
     for num_items in (20, 200):
         world = World(0, num_places, num_items, num_running=num_places)
         run(world, monkeypatch, num_items)
