@@ -38,12 +38,12 @@ from smt_ray.stages.rank_warmup import run_ranks
 from smt_ray.stages.training import forget_checkpoints
 from smt_ray.stages.warmup_tasks import (
     PROGRESS,
-    add_parts,
     compute_shards,
     reduce_sum,
     store_table,
 )
 from smt_ray.training.metrics_log import write_records
+from smt_ray.warmup.parts import ShardPart
 
 if TYPE_CHECKING:  # workers import this file, but not the modules that only the driver needs
     from smt_ray.methods.blocks import EligibleBlocks
@@ -136,7 +136,7 @@ def run_graph(job: WarmupJob, board: Any) -> None:
     number, timeout_s = num_places(job), job.config.resources.wait_timeout_s
     with reserved("warmup", number, job.resources, timeout_s) as places:
         streams = _start_places(job, board, places, number)
-        adders = Adders(places, number, add_parts, reduce_sum, job)
+        adders = Adders(places, number, ShardPart.plus, reduce_sum, job)
         rows = reduce_sums(streams, len(job.blocks.shapes), adders, lambda: is_whole(places))
         ray.get(ray.remote(num_cpus=0)(store_table).remote(job, *rows))
 

@@ -85,11 +85,6 @@ def _reporter(board: Any, index: int) -> Callable[[int, float], None]:
     return report
 
 
-def add_parts(total: ShardPart, part: ShardPart) -> ShardPart:
-    """Adds a place's sum of a module to the total of the places before it."""
-    return total.plus(part)
-
-
 def reduce_sum(job: WarmupJob, part: ShardPart) -> ModuleStatistics:
     """Makes the rows of one module from its sum, and stores the sum if it is needed later."""
     import torch

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -33,6 +32,7 @@ from smt_ray.training import engine as engine_module
 from smt_ray.training import loop as loop_module
 from smt_ray.training.loss.supervised import SupervisedLoss
 from smt_ray.training.state import load_state, save_state, share_out
+from tests.ranks import set_rank
 from tests.training.rank import (
     BATCH_SIZE,
     FOUR_ROWS,
@@ -325,9 +325,7 @@ def _cross(rank: Rank, method: str, *, stage: int, mine: str, theirs: str) -> No
 
 def main(folder: str, part: str, rank: str, num_ranks: str, port: str) -> None:
     """Joins the group and makes the measurements."""
-    os.environ.update(
-        RANK=rank, WORLD_SIZE=num_ranks, LOCAL_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port
-    )
+    set_rank(rank, num_ranks, port)
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     this = Rank(Path(folder), int(rank), int(num_ranks))

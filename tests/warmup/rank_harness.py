@@ -7,7 +7,6 @@ tokens.safetensors; it gets the table of each case (safetensors) and facts (json
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from smt_ray.models.load import load_model
 from smt_ray.probe.probe import probe_skeleton
 from smt_ray.training.engine_settings import EngineSettings
 from smt_ray.warmup.ranks import RankWarmup, RankWarmupSettings
+from tests.ranks import set_rank
 
 NUM_STEPS, BATCH_SIZE, SEED, BLOCK_SIZE = 5, 7, 3, 8
 MODULES = tuple(f"model.layers.{n}.self_attn.{p}_proj" for n in (0, 1) for p in "qkv")
@@ -124,9 +124,7 @@ def resume_others(this: Warmups) -> None:
 
 def main(folder: str, part: str, rank: str, num_ranks: str, port: str) -> None:
     """Joins the group and makes the measurements."""
-    os.environ.update(
-        RANK=rank, WORLD_SIZE=num_ranks, LOCAL_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port
-    )
+    set_rank(rank, num_ranks, port)
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     this = Warmups(Path(folder), int(rank), int(num_ranks))
