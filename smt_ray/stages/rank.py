@@ -122,7 +122,7 @@ class TrainingRank:
             return 0
         with checkpoint.as_directory() as directory:
             state, num_steps = load_state(Path(directory))
-        self._import_state(state, num_steps)
+            self._import_state(state, num_steps)  # reads from the folder, which may be temporary
         return num_steps
 
     def _import_state(self, state: SavedTensors, num_steps: int) -> None:
