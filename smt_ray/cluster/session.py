@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ import psutil
 import ray
 
 from smt_ray.cluster.credentials import setup_hook
+from smt_ray.cluster.fork_server.session import fork_server, starting_with
 from smt_ray.errors import UserError
 
 # The variables that workers on every node need; credentials.py sends the secret ones.
@@ -57,12 +59,33 @@ def ray_session(*, dashboard: bool = False) -> Iterator[bool]:
         yield False
         return
     _quieten()
-    _connect(dashboard)
-    _end_on_sigterm()
-    try:
-        yield True
-    finally:
-        ray.shutdown()
+    with early_imports() as program:
+        with starting_with(program):
+            _connect(dashboard)
+        _end_on_sigterm()
+        try:
+            yield True
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def early_imports(*, needed: bool = True) -> Iterator[str]:
+    """Imports the libraries of workers on this machine in a process that they are forked from.
+
+    Open it before the work that precedes :func:`ray_session`, which imports them otherwise.
+
+    Args:
+        needed: Whether there will be a session.
+
+    Yields:
+        The program for Ray to start its processes with.
+    """
+    if needed and is_alone() and not ray.is_initialized():
+        with fork_server(worker_environment()) as program:
+            yield program
+    else:
+        yield sys.executable
 
 
 def _connect(dashboard: bool) -> None:
@@ -158,6 +181,9 @@ def _quieten() -> None:
     # Ray Train polls its workers at this interval, and `report` waits for it. The default is 2 s.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0" if is_alone() else "1")
+    # Ray would start workers ahead, in an environment that none of ours has.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    os.environ.setdefault("RAY_enable_worker_prestart", "0")
 
 
 def is_alone() -> bool:

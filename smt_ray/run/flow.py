@@ -16,6 +16,7 @@ from smt_ray.artifacts.stages import Finished
 from smt_ray.artifacts.use import in_use, use_of_run
 from smt_ray.cluster.board import make_board
 from smt_ray.cluster.nodes import evaluator_resources, rank_resources, ray_for
+from smt_ray.cluster.session import early_imports
 from smt_ray.cluster.shared_places import check_shared
 from smt_ray.cluster.writer import TrackedRun
 from smt_ray.config.run import RunConfig
@@ -83,7 +84,10 @@ class Flow:
         began = time.monotonic()
         self.check_until(until)
         self.storage.check_writable()
-        with in_use(self.storage, use_of_run(self.folder.name)):
+        with (
+            in_use(self.storage, use_of_run(self.folder.name)),
+            early_imports(needed=bool(self.runs_that_need_ray(until))),
+        ):
             return self._run(until, began)
 
     def _run(self, until: Until, began: float) -> RunMetrics:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from subprocess import PIPE
 from typing import Any
 
@@ -64,6 +65,7 @@ TOO_LATE = Exception("The current node timed out during startup. This could happ
 def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ray]:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(session, "_quieten", lambda: None)  # it would set variables for later tests
+    monkeypatch.setattr(session, "early_imports", lambda: nullcontext(sys.executable))
 
     def start(*outcomes: Exception | None) -> Ray:
         ray = Ray(*outcomes)
