@@ -45,18 +45,21 @@ def cluster() -> Iterator[None]:
     """Ray on this machine, with two CPUs for all tests that need it."""
     import ray
 
-    from smt_ray.cluster.session import worker_environment
+    from smt_ray.cluster.fork_server.session import starting_with
+    from smt_ray.cluster.session import early_imports, worker_environment
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # By default, workers are niced and wait for the processes of other tests.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-        logging_level="warning", runtime_env={"env_vars": worker_environment()},
-    )  # fmt: skip
-    yield
-    ray.shutdown()
+    with early_imports() as program:
+        with starting_with(program):
+            ray.init(
+                address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+                logging_level="warning", runtime_env={"env_vars": worker_environment()},
+            )  # fmt: skip
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")
