@@ -10,6 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 RAY_FILES = (
     "tests/benchmarks/test_warmup.py",
     "tests/comparison/test_flow.py",
+    "tests/grid/test_side_by_side.py",
     "tests/run/test_chat.py",
     "tests/run/test_dry_run.py",
     "tests/run/test_lm_eval.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from smt_ray.artifacts.layout import comparison_folder
 from smt_ray.artifacts.storage import Storage
@@ -42,16 +43,19 @@ def compare(config: ComparisonConfig) -> ComparisonDocument:
     folder = GroupFolder(Storage(base.storage), comparison_folder(config.name))
     with (
         in_use(folder.storage, f"comparison {config.name}"),
-        ray_for([flow.config for flow in checked.values()]),
+        ray_for([flow.config for flow in checked.values()], config.max_concurrent_runs or 1),
     ):
         check_shared(base)
         with ParentRun("comparison", config, folder, base.tracking) as parent:
             # Test rows must not influence the choice, so these runs are not evaluated.
-            outcomes = run_grid(tuning_runs, parent_run_id=parent.run_id, until="training")
+            run_all = partial(
+                run_grid, parent_run_id=parent.run_id, at_once=config.max_concurrent_runs
+            )
+            outcomes = run_all(tuning_runs, until="training")
             tuning = choose_rates(tried, outcomes)
             cells, failed = mark_untuned_as_failed(list(config.cell_runs(tuning.chosen)), tuning)
             wanted = [run for run in _runs_of(cells) if run.name not in failed]
-            outcomes = failed | run_grid(wanted, parent_run_id=parent.run_id)
+            outcomes = failed | run_all(wanted)
             results = collect_results(config, tuning, cells, outcomes, started_ms)
             write_comparison(folder, config, results)
             status: Status = "FAILED" if failure_text(config, results) else "FINISHED"

@@ -147,6 +147,9 @@ class ComparisonConfig(Section):
     methods that are not listed use the learning rate of the base run."""
     tables: dict[str, TableConfig] = semantic(min_length=1)
     """Short name -> table."""
+    max_concurrent_runs: int | None = execution(None, ge=1)
+    """The largest number of runs at the same time; null for as many as the cluster holds. An
+    autoscaler is asked for the nodes of this many runs, or of one run if it is null."""
 
     @model_validator(mode="after")
     def _equal_numbers_of_rates(self) -> ComparisonConfig:

@@ -1,4 +1,4 @@
-"""Runs one after the other in one Ray: finished runs are skipped, and failed runs are noted.
+"""Many runs in one Ray: finished runs are skipped, and failed runs are noted.
 
 Runs share tokens, warm-ups and evaluations of the base model through their stages, without knowing
 of each other.
@@ -6,8 +6,9 @@ of each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from smt_ray.artifacts.runs import RunFolder
@@ -18,6 +19,7 @@ from smt_ray.documents.base import Document
 from smt_ray.documents.run import RunMetrics
 from smt_ray.documents.stages import Until
 from smt_ray.errors import UserError
+from smt_ray.grid.side_by_side import concurrent_runs, side_by_side
 from smt_ray.reporting.text.progress import say
 from smt_ray.run.flow import Flow
 from smt_ray.stages.plan import RunPlan, make_plan
@@ -75,17 +77,53 @@ def run_grid(
     *,
     parent_run_id: str | None = None,
     until: Until = "evaluation",
+    at_once: int | None = 1,
 ) -> dict[str, Outcome]:
     """Carries out runs; returns run -> its outcome, in the given order.
 
     Runs with the same name are the same and carried out once.
+
+    Args:
+        at_once: The largest number of runs at the same time; None for as many as the cluster holds.
     """
     distinct = _distinct(configs)
+    places = _places(distinct, at_once)
+    if places > 1:
+        work = partial(_carry_out, parent_run_id=parent_run_id, until=until, in_turns=True)
+        return _run_side_by_side(distinct, work, until, places)
     outcomes: dict[str, Outcome] = {}
     for number, config in enumerate(distinct, 1):
         say(f"run {number} of {len(distinct)}: {config.name}")
-        outcomes[config.name] = _carry_out(config, parent_run_id, until)
+        outcomes[config.name] = _find_outcome(config, until) or _outcome(
+            config, partial(_carry_out, config, parent_run_id, until)
+        )
     return outcomes
+
+
+def _places(configs: Sequence[RunConfig], at_once: int | None) -> int:
+    """The number of runs at the same time."""
+    if at_once == 1 or len(configs) < 2:
+        return 1
+    try:
+        return min(concurrent_runs(configs, at_once), len(configs))
+    except UserError:  # the run that the cluster cannot hold says so itself
+        return 1
+
+
+def _run_side_by_side(
+    configs: Sequence[RunConfig],
+    work: Callable[[RunConfig], RunMetrics],
+    until: Until,
+    at_once: int,
+) -> dict[str, Outcome]:
+    found = {config.name: _find_outcome(config, until) for config in configs}
+    left = [config for config in configs if found[config.name] is None]
+    say(f"{len(left)} of {len(configs)} runs are left, {at_once} at a time")
+    for number, (config, result) in enumerate(side_by_side(work, left, at_once), 1):
+        outcome = found[config.name] = _outcome(config, result)
+        if not outcome.error:
+            say(f"run {number} of {len(left)} has ended: {config.name}")
+    return {name: outcome for name, outcome in found.items() if outcome is not None}
 
 
 def _distinct(configs: Iterable[RunConfig]) -> list[RunConfig]:
@@ -108,16 +146,38 @@ def _share_stages(plan: RunPlan, known: dict[str, Stage[Any]]) -> RunPlan:
     )
 
 
-def _carry_out(config: RunConfig, parent_run_id: str | None, until: Until) -> Outcome:
-    folder = RunFolder(Storage(config.storage), config.name)
+def _carry_out(
+    config: RunConfig, parent_run_id: str | None, until: Until, *, in_turns: bool = False
+) -> RunMetrics:
+    return Flow(config, parent_run_id, in_turns=in_turns).run(until)
+
+
+def _find_outcome(config: RunConfig, until: Until) -> Outcome | None:
+    """The outcome of a run that was finished before."""
+    folder = _folder(config)
     try:
-        if metrics := _find_finished(folder, config, until):
-            return Outcome(folder, metrics, reused=True)
-        return Outcome(folder, Flow(config, parent_run_id).run(until))
+        metrics = _find_finished(folder, config, until)
+    except Exception as error:
+        return _failure(config, error)
+    return Outcome(folder, metrics, reused=True) if metrics else None
+
+
+def _outcome(config: RunConfig, work: Callable[[], RunMetrics]) -> Outcome:
+    """The outcome of a run that is carried out."""
+    try:
+        return Outcome(_folder(config), work())
     except Exception as error:  # the other runs are still carried out
-        reason = " ".join(str(error).split())
-        say(f"FAILED {config.name}: {reason}")
-        return Outcome(folder, None, error=reason or type(error).__name__)
+        return _failure(config, error)
+
+
+def _failure(config: RunConfig, error: Exception) -> Outcome:
+    reason = " ".join(str(error).split())
+    say(f"FAILED {config.name}: {reason}")
+    return Outcome(_folder(config), None, error=reason or type(error).__name__)
+
+
+def _folder(config: RunConfig) -> RunFolder:
+    return RunFolder(Storage(config.storage), config.name)
 
 
 def _find_finished(folder: RunFolder, config: RunConfig, until: Until) -> RunMetrics | None:

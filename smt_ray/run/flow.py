@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from smt_ray.cluster.board import make_board
 from smt_ray.cluster.nodes import evaluator_resources, rank_resources, ray_for
 from smt_ray.cluster.session import early_imports
 from smt_ray.cluster.shared_places import check_shared
+from smt_ray.cluster.turns import turn
 from smt_ray.cluster.writer import TrackedRun
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
@@ -64,6 +66,9 @@ class Flow:
 
     Args:
         parent_run_id: The tracker's id of the comparison or search that the run belongs to.
+        callbacks: Callbacks of Ray Train.
+        in_turns: Whether other runs are carried out at the same time. A stage that several of them
+            need is then made by the first one, while the others wait for it.
     """
 
     def __init__(
@@ -71,8 +76,11 @@ class Flow:
         config: RunConfig,
         parent_run_id: str | None = None,
         callbacks: Sequence[ray.train.UserCallback] = (),
+        *,
+        in_turns: bool = False,
     ) -> None:
         self.config, self.parent_run_id, self.callbacks = config, parent_run_id, callbacks
+        self.in_turns = in_turns
         self.plan: RunPlan = make_plan(config)
         self.storage = self.plan.storage
         self.folder = RunFolder(self.storage, config.name)
@@ -241,10 +249,11 @@ class Flow:
     def _make_or_reuse(self, key: str, make: Callable[[], Finished[Any]] | None) -> None:
         """Makes a stage unless it is finished, and adds it to the run's manifest."""
         stage = self.plan.stages[key]
-        reused = stage.verify()
-        if not reused:
-            assert make is not None
-            make()
+        with turn(stage.name) if self.in_turns and not stage.is_done() else nullcontext():
+            reused = stage.verify()
+            if not reused:
+                assert make is not None
+                make()
         seconds = stage.read().seconds
         name = stage_text(key)
         say(

@@ -11,9 +11,9 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from smt_ray.cluster.turns import turn
 from smt_ray.config.search import SearchConfig
-from smt_ray.documents.run import VALIDATION_LOSS, RunMetrics
+from smt_ray.documents.run import VALIDATION_LOSS
 from smt_ray.documents.search import Point
-from smt_ray.documents.stages import Until
+from smt_ray.grid.side_by_side import enter_folder
 from smt_ray.run.flow import Flow
 
 STEP = "step"
@@ -23,8 +23,6 @@ TRAINED = "trained"
 
 POINT = "point"
 """The key of Ray Tune's parameter space that holds a point drawn in advance."""
-
-_SHARED: tuple[Until, ...] = ("warmup", "selection")
 
 
 @dataclass(frozen=True)
@@ -63,40 +61,15 @@ def run_trial(job: TrialJob, point: Point) -> None:
     """
     _leave_folder_of_trial(job.folder)
     config = job.config
-    flow = Flow(config.make_run(point), job.parent_run_id, [ReportDuringTraining()])
-    metrics = flow.run("training") if config.draws_all_points_first else _train_in_turn(flow)
+    flow = Flow(config.make_run(point), job.parent_run_id, [ReportDuringTraining()], in_turns=True)
+    # If a point is drawn again, its trial waits, and then finds the finished training.
+    with turn(f"run-{flow.folder.name}"):
+        metrics = flow.run("training")
     training = metrics.training
     assert training is not None
     tune.report({STEP: training.num_steps, METRIC: training.validation_loss, TRAINED: True})
 
 
-def _train_in_turn(flow: Flow) -> RunMetrics:
-    """Trains while other trials may need the same stages.
-
-    If a point is drawn again, its trial waits and then finds the finished training. A warm-up or
-    selection that was not made in advance is made by the first trial that needs it.
-    """
-    plan = flow.plan
-    with turn(plan.training.name):
-        for until in _SHARED:
-            stage = plan.stages.get(until)
-            if stage is None or plan.training.is_done() or stage.is_done():
-                continue
-            if until == "warmup" and not flow.needs_warmup():
-                continue
-            with turn(stage.name):
-                if not stage.is_done():
-                    Flow(flow.config, flow.parent_run_id).run(until)
-        return flow.run("training")
-
-
 def _leave_folder_of_trial(folder: str) -> None:
-    """Changes to the folder of the search, since Tune starts a trial in a folder of its own.
-
-    On a node without that folder, the files of a submitted job are in the folder that the process
-    was started in.
-    """
-    for place in (folder, os.environ.get("TUNE_ORIG_WORKING_DIR", "")):
-        if os.path.isdir(place):
-            os.chdir(place)
-            return
+    """Changes to the folder of the search, since Tune starts a trial in a folder of its own."""
+    enter_folder(folder, os.environ.get("TUNE_ORIG_WORKING_DIR", ""))

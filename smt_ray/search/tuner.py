@@ -7,7 +7,6 @@ Tune's snapshots. Every start makes a new Tuner and tells it the earlier results
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,10 @@ from ray import tune
 
 from smt_ray.artifacts.layout import TUNE_FOLDER, search_folder
 from smt_ray.cluster.credentials import trials_without_secrets
-from smt_ray.cluster.nodes import cluster_nodes
-from smt_ray.cluster.resources import count_places, plan_processes
-from smt_ray.config.run import RunConfig
 from smt_ray.documents.search import RUNNING, Point, TrialResult
 from smt_ray.errors import UserError
 from smt_ray.grid.parent import ParentRun
+from smt_ray.grid.side_by_side import concurrent_runs
 from smt_ray.reporting.text.progress import say
 from smt_ray.search.outcomes import close_trials, read_trials, settle
 from smt_ray.search.planned import PlannedSearch
@@ -101,17 +98,3 @@ def _check_all_ended(record: TrialRecord, num_trials: int) -> None:
             got=num_ended,
             fix="start the search again: it resumes from here",
         )
-
-
-def concurrent_runs(runs: Sequence[RunConfig], limit: int | None) -> int:
-    """The number of trials that can train at the same time, so that none waits for another.
-
-    Raises:
-        UserError: The cluster cannot hold one of them.
-    """
-    nodes, most = cluster_nodes(), limit or sys.maxsize
-    for run in runs:
-        workers = run.resources.num_workers
-        each = plan_processes(run.resources, workers, nodes, "run.resources.num_workers")
-        most = min(most, count_places(nodes, each) // workers)
-    return most

@@ -19,7 +19,7 @@ from smt_ray.cluster.resources import GpusEach, plan_processes
 from smt_ray.config.load import validate_section
 from smt_ray.config.running import ResourcesConfig
 from smt_ray.config.search import SearchConfig
-from smt_ray.search.tuner import concurrent_runs
+from smt_ray.grid.side_by_side import concurrent_runs
 from smt_ray.stages.training import scaling
 
 SEARCH: dict[str, Any] = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
 from smt_ray.run import record
 from smt_ray.run.flow import Flow
+from smt_ray.stages.plan import make_plan
+from tests.finished_runs import publish_stage
 
 
 @pytest.fixture
@@ -54,3 +57,34 @@ def test_a_run_names_all_its_stages_before_it_makes_them(flow: Flow) -> None:
     assert manifest.probe == "probes/mine.json"
     record.begin(flow.folder, flow.plan)  # a resumed run may need no probe
     assert flow.folder.manifest().probe == "probes/mine.json"
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_stage_that_another_run_makes_in_the_meantime_is_reused(
+    make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    flow = Flow(make_config(), in_turns=True)
+    record.begin(flow.folder, flow.plan)
+    turns: list[str] = []
+
+    @contextmanager
+    def turn(name: str) -> Iterator[None]:
+        turns.append(name)
+        if waits:  # the other run has the turn first
+            publish_stage(make_plan(flow.config), "warmup")
+        yield
+
+    made: list[str] = []
+
+    def make() -> Any:
+        made.append("warmup")
+        return publish_stage(flow.plan, "warmup")
+
+    monkeypatch.setattr("smt_ray.run.flow.turn", turn)
+    flow._make_or_reuse("warmup", make)
+    assert flow.plan.warmup is not None
+    assert turns == [flow.plan.warmup.name]
+    assert made == ([] if waits else ["warmup"])
+    assert flow.folder.manifest().stages["warmup"].reused is waits
+    flow._make_or_reuse("warmup", make)
+    assert len(turns) == 1, "a finished stage needs no turn"

@@ -19,7 +19,7 @@ from smt_ray.documents.stages import Until
 from smt_ray.run.flow import Flow
 from smt_ray.search import trial
 from smt_ray.search.trial import METRIC, STEP, TRAINED, TrialJob
-from tests.finished_runs import Content, finish_run, publish_stage
+from tests.finished_runs import Content, finish_run
 
 POINT: Point = {"training.learning_rate": 0.1}
 
@@ -60,11 +60,8 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(f"end of {name.partition('-')[0]}")
 
     def run(flow: Flow, until: Until) -> RunMetrics:
-        found.append(f"makes {until}")
-        if until == "training":
-            return finish_run(flow.config, until, Content(losses={4: 0.5}))
-        publish_stage(flow.plan, until)
-        return RunMetrics()
+        found.append(f"makes {until}{' in turns' if flow.in_turns else ''}")
+        return finish_run(flow.config, until, Content(losses={4: 0.5}))
 
     monkeypatch.setattr(trial, "turn", turn)
     monkeypatch.setattr(trial, "ReportDuringTraining", object)
@@ -107,28 +104,10 @@ def test_without_that_folder_they_start_from_the_first_folder_of_the_process(
     assert trained_in(own) == 1
 
 
-def test_a_trial_of_optuna_makes_shared_stages_in_turn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list[str],
-    reported: list[dict[str, Any]],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    job = make_job(make_folder(tmp_path / "started"), algorithm="optuna")
-    trial.run_trial(job, POINT)
-    assert events == [
-        "turn at training",
-        "turn at warmup", "makes warmup", "end of warmup",
-        "turn at selection", "makes selection", "end of selection",
-        "makes training", "end of training",
-    ]  # fmt: skip
-    events.clear()
-    trial.run_trial(job, {"training.learning_rate": 0.2})
-    assert events == ["turn at training", "makes training", "end of training"]
-
-
-def test_a_trial_whose_points_are_all_known_takes_no_turn(
+def test_a_trial_waits_for_another_one_of_the_same_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list[str],
     reported: list[dict[str, Any]],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     trial.run_trial(make_job(make_folder(tmp_path / "started")), POINT)
-    assert events == ["makes training"]
+    assert events == ["turn at run", "makes training in turns", "end of run"]

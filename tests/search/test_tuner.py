@@ -59,7 +59,7 @@ def tuner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[StubTuner]:
     """The stub, on a cluster of one node with two CPUs."""
     stub = type("Stub", (StubTuner,), {"made": [], "root": str(tmp_path)})
     monkeypatch.setattr(search_tuner.tune, "Tuner", stub)
-    monkeypatch.setattr(search_tuner, "cluster_nodes", lambda: [{"CPU": 2.0}])
+    monkeypatch.setattr("smt_ray.grid.side_by_side.cluster_nodes", lambda: [{"CPU": 2.0}])
     return stub
 
 

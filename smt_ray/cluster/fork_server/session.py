@@ -15,7 +15,10 @@ from tempfile import TemporaryDirectory, gettempdir
 
 from smt_ray.cluster.fork_server import launch, serve
 
-# Without Ray and with it; named, since they are above this module.
+VARIABLE = "SMT_RAY_FORK_SERVER"
+"""The environment variable that is 0 to start every worker alone, such as to find a fault."""
+
+# Without Ray and with it; by name, since both are above this module.
 _IMPORTED = ("smt_ray.training.worker_imports", "smt_ray.run.worker_imports")
 _LONGEST_FOLDER = 80  # the address of a socket has at most 107 characters
 
@@ -36,7 +39,7 @@ def fork_server(environment: Mapping[str, str]) -> Iterator[str]:
         The program for Ray to start its processes with: the server's launcher, or Python where
         there is no server.
     """
-    if sys.platform != "linux" or _launchers:  # elsewhere, libraries forbid forks
+    if _launchers or not _is_possible():
         yield _launchers[-1] if _launchers else sys.executable
         return
     with TemporaryDirectory(prefix="smt_ray-", dir=_short_folder()) as folder:
@@ -68,6 +71,11 @@ def _start(listener: int, lifeline: int, environment: Mapping[str, str]) -> subp
         pass_fds=(listener, lifeline),
         process_group=0,  # an interrupt from the keyboard is not for workers
     )
+
+
+def _is_possible() -> bool:
+    """Whether there may be a server. On other systems, libraries do not allow forks."""
+    return sys.platform == "linux" and os.environ.get(VARIABLE) != "0"
 
 
 def _short_folder() -> str:

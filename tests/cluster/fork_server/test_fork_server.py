@@ -181,6 +181,12 @@ def test_workers_start_as_usual_when_the_server_is_gone(
     assert not Path(program).exists()
 
 
+def test_the_variable_turns_it_off(own_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(session.VARIABLE, "0")
+    with session.fork_server({}) as program:
+        assert program == sys.executable
+
+
 def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     script = (
         "import os, psutil\n"
