@@ -27,10 +27,11 @@ from smt_ray.models.save import save_model
 from smt_ray.reporting.text.progress import progress
 from smt_ray.smt.scores import ScoreTable
 from smt_ray.smt.tensorfile import SavedTensors
+from smt_ray.stages.checkpoints import forget_checkpoints
 from smt_ray.stages.jobs import TrainedWarmupJob
 from smt_ray.stages.plan import RunPlan
 from smt_ray.stages.rank import TrainingRank
-from smt_ray.stages.training import fit, forget_checkpoints, num_training_steps, say_outcome
+from smt_ray.stages.training import fit, num_training_steps, say_outcome
 from smt_ray.stages.warmup_tasks import PROGRESS
 from smt_ray.training.assembly import TrainingSettings
 from smt_ray.training.settings import warmup_settings

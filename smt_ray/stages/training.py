@@ -36,10 +36,10 @@ from smt_ray.errors import UserError
 from smt_ray.methods.protocol import MethodSettings
 from smt_ray.reporting.text.progress import progress, say
 from smt_ray.reporting.text.ranks import rank_warning
+from smt_ray.stages.checkpoints import check_checkpoints, forget_checkpoints, kept_checkpoints
 from smt_ray.stages.jobs import TrainingJob, WarmupJob
 from smt_ray.stages.plan import RunPlan
 from smt_ray.stages.rank import PROGRESS, Rank, TrainingRank, run_rank
-from smt_ray.training.best_step import SCORE
 
 _ROUNDS = 5  # attempts: other work may take the place that was waited for
 
@@ -158,6 +158,7 @@ def fit(
     kind, asked = stage.kind.name, job.config.resources
     for rounds_left in reversed(range(_ROUNDS)):
         wait_for_place(kind, asked.num_workers, job.resources, asked.wait_timeout_s)
+        check_checkpoints(stage)
         trainer = _make_trainer(job, stage, board, rank, callbacks)
         try:
             with _interrupts_as_before():
@@ -199,21 +200,6 @@ def _make_trainer(
             worker_runtime_env={"env_vars": {**threads, **_loopback()}},
         ),
     )
-
-
-def kept_checkpoints(number: int) -> ray.train.CheckpointConfig:
-    """The latest checkpoint and those with the lowest validation losses.
-
-    Checkpoints of steps that are not validated come after all others, the later ones first.
-    """
-    return ray.train.CheckpointConfig(
-        num_to_keep=number, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"
-    )
-
-
-def forget_checkpoints(stage: Stage[Any]) -> None:
-    """Deletes the checkpoints of a finished stage, from which nothing resumes any more."""
-    stage.storage.delete_folder(stage.path(CHECKPOINTS))
 
 
 @contextmanager

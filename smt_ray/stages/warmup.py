@@ -33,9 +33,9 @@ from smt_ray.documents.probe import Probe
 from smt_ray.documents.stages import WarmupSummary
 from smt_ray.reporting.text.progress import progress, say
 from smt_ray.stages.chain import Adders, at, reduce_sums
+from smt_ray.stages.checkpoints import forget_checkpoints
 from smt_ray.stages.jobs import WarmupJob
 from smt_ray.stages.rank_warmup import run_ranks
-from smt_ray.stages.training import forget_checkpoints
 from smt_ray.stages.warmup_tasks import (
     PROGRESS,
     compute_shards,

@@ -2,14 +2,16 @@
 
 It holds fp32 tensors by ``<parameter>/param``, ``/exp_avg``, ``/exp_avg_sq``. A large state is
 written in shares by several ranks: ``state.safetensors`` is a whole one, and
-``state-00001-of-00004.safetensors`` the first of four shares. ``position.json`` holds the number of
-steps and of shares. There is no random state: the order of rows is a function of (seed, epoch), and
-the randomness of a step is seeded from (seed, step, rank).
+``state-00001-of-00004.safetensors`` the first of four shares. The file of that name with ``.json``
+holds its checksum. ``position.json`` holds the number of steps and of shares. There is no random
+state: the order of rows is a function of (seed, epoch), and the randomness of a step is seeded from
+(seed, step, rank).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from smt_ray.artifacts.storage import Storage
 from smt_ray.documents.checkpoint import Position
+from smt_ray.documents.stages import FileDigest
 from smt_ray.errors import UserError
 from smt_ray.smt.tensorfile import SavedTensors, share_file
 
@@ -56,15 +60,44 @@ def save_state(
     num_shares: int = 1,
 ) -> None:
     """Writes a checkpoint, or a share of one, into an existing folder."""
-    save_file(dict(state), directory / share_file(_STATE, share, num_shares))
+    file = directory / share_file(_STATE, share, num_shares)
+    save_file(dict(state), file)
+    digest = Storage(str(directory)).digest(file.name)
+    (directory / _digest_of(file.name)).write_text(digest.model_dump_json() + "\n")
     if share == 0:
         position = Position(num_steps=num_steps, num_shares=num_shares)
         (directory / _POSITION).write_text(position.model_dump_json() + "\n")
 
 
+def _digest_of(file: str) -> str:
+    return f"{file}.json"
+
+
+def find_damage(storage: Storage, folder: str) -> str | None:
+    """What is wrong with the checkpoint in a folder of a storage; None if it can be used.
+
+    All of its files are read.
+    """
+    try:
+        position = storage.read_document(Position, f"{folder}/{_POSITION}", fix="")
+        for share in range(position.num_shares):
+            file = f"{folder}/{share_file(_STATE, share, position.num_shares)}"
+            expected = storage.read_document(FileDigest, _digest_of(file), fix="")
+            if storage.digest(file) != expected:
+                return f"{file.rpartition('/')[2]} was truncated or edited"
+    except (UserError, FileNotFoundError) as error:
+        return " ".join(str(error).split())
+    return None
+
+
 def checkpoint_name(num_steps: int) -> str:
     """The name of the folder of a checkpoint."""
     return f"step-{num_steps:07d}"
+
+
+def is_checkpoint(folder: str) -> bool:
+    """Whether a folder has the name of a checkpoint."""
+    return bool(re.fullmatch(r"step-\d{7,}", folder))
 
 
 def load_parameters(directory: Path) -> SavedTensors:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +20,8 @@ from ray.train.v2._internal.execution.training_report import _TrainingReport
 from smt_ray.artifacts.layout import BEST_ADAPTER, BEST_STEP, CHECKPOINTS
 from smt_ray.artifacts.storage import Storage
 from smt_ray.errors import UserError
+from smt_ray.stages.checkpoints import check_checkpoints, kept_checkpoints
 from smt_ray.stages.rank import TrainingRank
-from smt_ray.stages.training import kept_checkpoints
 from smt_ray.training.best_step import BestSteps
 from smt_ray.training.loop import Callbacks
 from smt_ray.training.state import load_state
@@ -158,6 +160,70 @@ def test_a_resumed_run_keeps_the_same_checkpoints_as_an_uninterrupted_one(
     train(**settings)
     assert steps_of(tmp_path) == [40, 60]
     assert best_of(tmp_path) == 40
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+LIST = "checkpoint_manager_snapshot.json"
+STATE = "step-0000040/state.safetensors"
+DAMAGES: dict[str, tuple[Callable[[Path], None], int, int]] = {
+    # the damage, the step to resume from, and the best step among the checkpoints
+    "none": (lambda folder: None, 40, 40),
+    "folder gone": (lambda folder: shutil.rmtree(folder / "step-0000040"), 20, 0),
+    "earlier folder gone": (lambda folder: shutil.rmtree(folder / "step-0000020"), 40, 40),
+    "all folders gone": (
+        lambda folder: [shutil.rmtree(each) for each in folder.glob("step-*")] and None, 0, 0,
+    ),
+    "state gone": (lambda folder: (folder / STATE).unlink(), 20, 0),
+    "state cut": (lambda folder: os.truncate(folder / STATE, 100), 20, 0),
+    "state empty": (lambda folder: os.truncate(folder / STATE, 0), 20, 0),
+    "a bit flipped": (lambda folder: flip(folder / STATE), 20, 0),
+    "checksum gone": (lambda folder: (folder / f"{STATE}.json").unlink(), 20, 0),
+    "position cut": (lambda folder: os.truncate(folder / "step-0000040/position.json", 5), 20, 0),
+    "list gone": (lambda folder: (folder / LIST).unlink(), 40, 40),
+    "list cut": (lambda folder: os.truncate(folder / LIST, 30), 40, 40),
+    "list of another form": (lambda folder: (folder / LIST).write_text("[1]") and None, 40, 40),
+    "list without a key": (
+        lambda folder: (folder / LIST).write_text('{"checkpoint_results": []}') and None, 40, 40,
+    ),
+    "best step cut": (lambda folder: os.truncate(folder / BEST_STEP, 3), 40, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_run_resumes_from_the_latest_checkpoint_that_can_be_used(
+    train: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    settings = {
+        "checkpoint_every_steps": 20, "validate_every_steps": 20, "validation_losses": LOSSES
+    }  # fmt: skip
+    with pytest.raises(MachineLostError):
+        train(keep=3, lost_at=60, **settings)
+    harm, step, best = DAMAGES[damage]
+    harm(tmp_path / CHECKPOINTS)
+    stage: Any = SimpleNamespace(
+        storage=Storage(str(tmp_path)),
+        path=lambda file: file,
+        kind=SimpleNamespace(name="training"),
+    )
+    check_checkpoints(stage)
+    said = capsys.readouterr().err
+    assert bool(said) == (damage not in ("none", "list gone"))
+
+    async def latest() -> int:
+        result = Attempt(tmp_path, 3).manager.latest_checkpoint_result
+        return load_state(Path(result.checkpoint.path))[1] if result else 0
+
+    assert asyncio.run(latest()) == step
+    assert (best_of(tmp_path) or 0) == best
+    check_checkpoints(stage)
+    assert capsys.readouterr().err == "", "what was said is mended"
+    train(keep=3, **settings)
+    assert steps_of(tmp_path)[-1] == 60
 
 
 @pytest.mark.parametrize(("losses", "saved"), [(LOSSES, 40), ({60: 1.0}, None)])
