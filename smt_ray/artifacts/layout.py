@@ -13,6 +13,9 @@
 
 from __future__ import annotations
 
+from smt_ray.errors import UserError
+from smt_ray.names import NAME_RULE, is_name
+
 # The files of a stage.
 MANIFEST = "manifest.json"
 TOKENS = "tokens.safetensors"
@@ -60,24 +63,35 @@ EVALUATIONS_FOLDER, PROBES_FOLDER, USES_FOLDER = "evaluations", "probes", "in_us
 TUNE_FOLDER = "tune"  # Ray Tune's own files, in the folder of a search
 
 
+def _checked(name: str) -> str:
+    """A name, which must not lead out of its folder.
+
+    Raises:
+        UserError: It is no name.
+    """
+    if not is_name(name):
+        raise UserError("name", NAME_RULE, got=name)
+    return name
+
+
 def stage_folder(name: str) -> str:
     """The folder of a stage, as the storage names it."""
-    return f"{STAGES_FOLDER}/{name}"
+    return f"{STAGES_FOLDER}/{_checked(name)}"
 
 
 def run_folder(name: str) -> str:
     """The folder of a run, as the storage names it."""
-    return f"{RUNS_FOLDER}/{name}"
+    return f"{RUNS_FOLDER}/{_checked(name)}"
 
 
 def comparison_folder(name: str) -> str:
     """The folder of a comparison, as the storage names it."""
-    return f"{COMPARISONS_FOLDER}/{name}"
+    return f"{COMPARISONS_FOLDER}/{_checked(name)}"
 
 
 def search_folder(name: str) -> str:
     """The folder of a search, as the storage names it."""
-    return f"{SEARCHES_FOLDER}/{name}"
+    return f"{SEARCHES_FOLDER}/{_checked(name)}"
 
 
 def predictions_file(protocol: str, task: str) -> str:

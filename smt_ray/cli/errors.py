@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import platform
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from tempfile import NamedTemporaryFile
 from typing import TypeVar
 
+import typer
+from typer.exceptions import TyperException
+
+import smt_ray
 from smt_ray.errors import UserError
 
 Result = TypeVar("Result")
 Choice = TypeVar("Choice", bound=str)
+
+_LONGEST = 200  # characters of an unexpected error
 
 
 def exit_with(command: Callable[[], Result], resumes: Callable[[], bool] = lambda: False) -> Result:
     """Runs a command.
 
     A user's error becomes one line on standard error and exit code 2; an interrupt becomes one line
-    and exit code 130.
+    and exit code 130. Any other error is a defect: it becomes one line that names a file with the
+    traceback, and exit code 1.
 
     Args:
         resumes: Whether the same command resumes after an interrupt; asked when one comes.
@@ -27,12 +37,30 @@ def exit_with(command: Callable[[], Result], resumes: Callable[[], bool] = lambd
         advice = ": the same command resumes from here" if resumes() else ""
         print(f"interrupted{advice}", file=sys.stderr)
         sys.exit(130)
+    except (typer.Exit, typer.Abort, TyperException):  # of the command line itself
+        raise
     except Exception as error:
         user_error = find_user_error(error)
         if user_error is None:
-            raise
+            print("error:", _explain_defect(error), file=sys.stderr)
+            sys.exit(1)
         print("error:", " ".join(str(user_error).splitlines()), file=sys.stderr)
         sys.exit(2)
+
+
+def _explain_defect(error: Exception) -> str:
+    """One line about an error that nothing foresaw; its traceback is written into a new file."""
+    text = "".join(traceback.format_exception(error))
+    with NamedTemporaryFile(
+        "w", prefix="smt_ray_error_", suffix=".txt", delete=False, encoding="utf-8",
+        errors="backslashreplace",
+    ) as file:  # fmt: skip
+        file.write(f"smt-ray {smt_ray.__version__}, {platform.platform()}\n{sys.argv}\n\n{text}")
+    first = (str(error).splitlines() or [""])[0][:_LONGEST]
+    return (
+        f"unexpected {type(error).__name__}: {first}. What is finished is kept, and the traceback"
+        f" is in {file.name}; please report it"
+    )
 
 
 def check_choice(option: str, value: str, choices: Sequence[Choice]) -> Choice:

@@ -7,22 +7,31 @@ be resumed with another value.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.fields import FieldInfo
 
+from smt_ray.names import NAME_RULE, is_name
+
 _ROLE = "role"
+_LARGEST = 10**12  # more than any number of rows, steps, seconds or tokens
 
 
 class Section(BaseModel):
     """A section of the config: frozen, and strict about names and types."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @field_validator("*")
+    @classmethod
+    def _not_endless(cls, value: Any) -> Any:
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise ValueError(f"must be at most {_LARGEST:,}")
+        return value
 
     def semantic(self) -> dict[str, Any]:
         """The semantic fields of the section, as plain JSON values."""
@@ -58,10 +67,10 @@ def check_file_name(value: str, use: str) -> str:
         use: What the name names, such as ``a folder``; for the error.
 
     Raises:
-        ValueError: The name has other characters than a portable file name.
+        ValueError: It is no :func:`~smt_ray.names.is_name`.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
-        raise ValueError(f"must be letters, digits, '.', '_' and '-', since it names {use}")
+    if not is_name(value):
+        raise ValueError(f"{NAME_RULE}, since it names {use}")
     return value
 
 

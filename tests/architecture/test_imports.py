@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models", "data", "cluster", "places"),
     ("builtin", "smt", "artifacts", "tracking", "reporting"),
     ("documents", "config"),
-    ("errors", "imports"),
+    ("errors", "imports", "names"),
 )
 # The folders of a subpackage may import only those of lower layers, too.
 FOLDERS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -35,10 +35,11 @@ FOLDERS: dict[str, tuple[tuple[str, ...], ...]] = {
 LEAVES = {
     "errors": set(),
     "imports": set(),
-    "config": {"errors"},
+    "names": set(),
+    "config": {"errors", "names"},
     "documents": {"errors"},
     "smt": {"errors"},
-    "artifacts": {"errors", "documents"},
+    "artifacts": {"errors", "names", "documents"},
     "tracking": {"errors", "imports", "config", "documents"},
     "reporting": {"errors", "documents"},
 }

@@ -130,12 +130,24 @@ def test_an_interrupted_command_says_whether_it_resumes_and_ends_with_130(
     assert (out, error) == ("", line)
 
 
-def test_a_defect_of_ours_keeps_its_traceback() -> None:
-    def broken() -> None:
-        raise KeyError("ours")
+def test_a_defect_of_ours_is_one_line_and_a_file_with_its_traceback(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
-    with pytest.raises(KeyError, match="ours"):
+    def broken() -> None:
+        raise KeyError("ours \udcff\nand more")
+
+    with pytest.raises(SystemExit) as end:
         cli.exit_with(broken)
+    assert end.value.code == 1
+    (file,) = tmp_path.iterdir()
+    line = capsys.readouterr().err
+    assert line.startswith("error: unexpected KeyError: 'ours ")
+    assert line.count("\n") == 1
+    assert str(file) in line
+    assert "in broken" in file.read_text()
+    assert file.stat().st_mode & 0o077 == 0, "it may contain rows"
 
 
 class WrappedError(Exception):

@@ -31,6 +31,15 @@ def test_a_missing_storage_has_no_runs(refused: Refused, command: str) -> None:
     assert_names(line, "no such run in", "runs there: none")
 
 
+@pytest.mark.parametrize("command", ON_RUNS)
+@pytest.mark.parametrize("name", ["../../other/runs/mine", "..", "/tmp", "a/b", "", "a" * 121])
+def test_a_name_leads_nowhere_else(
+    refused: Refused, trained: RunFolder, command: str, name: str
+) -> None:
+    line = refused(*ON_RUNS[command], name, "--storage", trained.storage.root)
+    assert_names(line, "name: must be at most 120 letters, digits", "got")
+
+
 @pytest.mark.parametrize("command", ["merge", "evaluate"])
 def test_a_run_without_training_is_refused(
     refused: Refused, trained: RunFolder, command: str
