@@ -20,6 +20,7 @@ from smt_ray.builtin import MODEL_DIR
 from smt_ray.config.model import ModelConfig
 from smt_ray.errors import UserError
 from smt_ray.imports import large_imports
+from smt_ray.models.completeness import check_complete
 from smt_ray.models.quantisation import check_quantisation, quantise
 
 logger = logging.getLogger(__name__)
@@ -161,16 +162,19 @@ def load_model(
         config = read_config(model)
         auto, options = model_class(config), {**options, "config": config}
     with model_place(model) as path:
-        loaded: Any = explained(
+        loaded, found = explained(
             model,
             lambda: auto.from_pretrained(
                 path,
                 dtype=DTYPES[model.dtype],
                 attn_implementation=model.attention,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are reported, and refused below
                 **({"device_map": "balanced"} if num_devices > 1 else {}),
                 **options,
             ),
         )
+    check_complete(_named_place(model), loaded, found)
     _forget_gguf(loaded)
     if "://" in str(model.path):
         loaded.config._name_or_path = model.path  # instead of the folder of the copy
