@@ -50,6 +50,10 @@ class ResourcesConfig(Section):
     """Ray's accelerator type, such as H100; null for any."""
     max_failures: int = execution(3, ge=0)
     """The number of times that lost training workers are replaced."""
+    stall_timeout_s: float | None = execution(None, gt=0)
+    """The most seconds that a rank may take for a micro-batch, a step or the wait for other ranks.
+    After that, it counts as lost, and its stacks are in its log. null for ten times the longest so
+    far, at least 300."""
     wait_timeout_s: float = execution(3600, ge=0)
     """The most seconds that a stage waits for CPUs or GPUs that other work on the cluster holds."""
     autoscale_timeout_s: float = execution(0, ge=0)

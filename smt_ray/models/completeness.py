@@ -12,7 +12,7 @@ from smt_ray.errors import UserError
 
 # Buffers that older versions of transformers saved.
 _OLD_BUFFERS = re.compile(r"(inv_freq|masked_bias|position_ids|attn\.bias|attention\.bias)$")
-_MOST_NAMED = 3
+_MOST_NAMED = 2
 
 
 def check_complete(place: str, model: nn.Module, found: Mapping[str, Any]) -> None:
@@ -39,7 +39,7 @@ def check_complete(place: str, model: nn.Module, found: Mapping[str, Any]) -> No
         raise UserError(
             "model",
             "the weights in its files must be those of the architecture in its config.json",
-            got=f"{place} ({'; '.join(named)})",
+            got=f"{'; '.join(named)} in {place}",
             fix="download the model again, or use the config.json that belongs to these weights",
         )
 

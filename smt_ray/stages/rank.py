@@ -28,6 +28,7 @@ from smt_ray.training.loop import Callbacks
 from smt_ray.training.metrics_log import MetricsLog
 from smt_ray.training.settings import training_settings
 from smt_ray.training.state import checkpoint_name, load_parameters, load_state, save_state
+from smt_ray.training.watchdog import Watchdog
 
 PROGRESS = "training"
 """The name of the training on the progress board."""
@@ -68,6 +69,7 @@ class TrainingRank:
         self.device: torch.device = ray.train.torch.get_device()
         import_transformers()
         import_deepspeed(self.device)
+        self.watchdog = Watchdog(job.config.resources.stall_timeout_s)
         settings = self._settings()
         training, validation = self._load_tokens()
         self.training = RankTraining(
@@ -77,7 +79,7 @@ class TrainingRank:
             validation,
             settings,
             job.probe,
-            Callbacks(self._record, self._checkpoint, self._preempted),
+            Callbacks(self._record, self._checkpoint, self._preempted, self.watchdog.sign),
             self.device,
             after_prepare=self._after_prepare,
         )
@@ -92,9 +94,11 @@ class TrainingRank:
         if self._is_first:
             self.best = BestSteps(self.storage, self._place(f"{CHECKPOINTS}/{BEST_STEP}"))
             announce(self.board, self.task, 0)
+        self.watchdog.sign()
         try:
             metrics = self.training.loop.run(start)
         finally:
+            self.watchdog.stop()
             if self.log:
                 self.log.flush()  # also after an error: the last steps show why a loss diverged
         self._save()
@@ -142,6 +146,11 @@ class TrainingRank:
             self.board.records.remote(sent)
 
     def _checkpoint(self, done: int, metrics: Mapping[str, float]) -> None:
+        self.watchdog.stop()  # writing a large state takes as long as the storage does
+        self._save_checkpoint(done, metrics)
+        self.watchdog.sign()
+
+    def _save_checkpoint(self, done: int, metrics: Mapping[str, float]) -> None:
         state = self._export_state()
         with scratch_folder() as scratch:
             checkpoint = None

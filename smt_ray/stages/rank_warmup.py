@@ -25,6 +25,7 @@ from smt_ray.tracking.records import make_record
 from smt_ray.training.best_step import SCORE, checkpoint_score
 from smt_ray.training.settings import training_settings
 from smt_ray.training.state import checkpoint_name
+from smt_ray.training.watchdog import Watchdog
 from smt_ray.warmup.ranks import RankWarmup, RankWarmupSettings
 
 
@@ -65,11 +66,16 @@ class GradientRank:
         """Computes the steps from the latest checkpoint on, and stores the table."""
         resumed_from = self._resume()
         saved, every = resumed_from, self._job.config.training.checkpoint_every_steps
+        watchdog = Watchdog(self._job.config.resources.stall_timeout_s)
+        watchdog.sign()
         for done in self._warmup.run():
             self._report(done)
+            watchdog.stop()
             if every and done - saved >= every and done < self._settings.num_steps:
                 self._checkpoint(done)
                 saved = done
+            watchdog.sign()
+        watchdog.stop()
         keep = partial(keep_values, self._job) if self._job.kept else None
         rows = self._warmup.statistics(keep)
         if dist.get_rank() == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -41,6 +42,7 @@ from smt_ray.stages.jobs import TrainingJob, WarmupJob
 from smt_ray.stages.plan import RunPlan
 from smt_ray.stages.rank import PROGRESS, Rank, TrainingRank, run_rank
 
+_ANSWER_VARIABLE = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
 _ROUNDS = 5  # attempts: other work may take the place that was waited for
 
 
@@ -161,7 +163,7 @@ def fit(
         check_checkpoints(stage)
         trainer = _make_trainer(job, stage, board, rank, callbacks)
         try:
-            with _interrupts_as_before():
+            with _interrupts_as_before(), _answers_within(asked.stall_timeout_s):
                 outcome: RankSettings | UserError = trainer.fit().return_value
             break
         except ray.train.TrainingFailedError as error:
@@ -217,6 +219,18 @@ def _interrupts_as_before() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _answers_within(timeout_s: float | None) -> Iterator[None]:
+    """Ray Train takes a rank for lost that does not answer within this time, which is 600 s."""
+    if timeout_s is not None:
+        os.environ[_ANSWER_VARIABLE] = str(timeout_s)
+    try:
+        yield
+    finally:
+        if timeout_s is not None:
+            os.environ.pop(_ANSWER_VARIABLE, None)
 
 
 def _workers_lost(kind: str, max_failures: int, error: BaseException) -> UserError:

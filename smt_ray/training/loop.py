@@ -61,11 +61,13 @@ class Callbacks:
             every rank at the same steps.
         preempted: A function that says whether a node of this training will soon be taken away. It
             is called by every rank at the same steps, and all get the same answer.
+        alive: A function that is called after every micro-batch and step.
     """
 
     record: Callable[[int, Mapping[str, float]], None]
     checkpoint: Callable[[int, Mapping[str, float]], None]
     preempted: Callable[[], bool] = lambda: False
+    alive: Callable[[], None] = lambda: None
 
 
 class TrainingLoop:
@@ -124,6 +126,7 @@ class TrainingLoop:
             validated = self._validation and self._due(done, self._settings.validate_every_steps)
             if validated:
                 metrics |= self.validate()
+            self._callbacks.alive()
             if self._rank == 0 and (validated or self._due(done, self._settings.log_every_steps)):
                 self._callbacks.record(done, metrics)
             if self._due(done, self._settings.checkpoint_every_steps) or (
@@ -140,6 +143,7 @@ class TrainingLoop:
         with torch.no_grad():
             for batch in self._micro_batches(self._validation, list(range(len(self._validation)))):
                 total += self._engine.loss(batch)
+                self._callbacks.alive()
         self._engine.train(True)
         return {VALIDATION_LOSS: self._mean_over_ranks(total)}
 
@@ -161,6 +165,7 @@ class TrainingLoop:
             loss = self._engine.loss(batch)
             self._engine.backward(loss)
             total += loss.detach()
+            self._callbacks.alive()
         rate = learning_rate(
             step,
             peak=self._settings.learning_rate,

@@ -99,6 +99,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "resources.cpus_per_worker": ("resources.cpus_per_worker=3",),
     "resources.accelerator_type": ("resources.accelerator_type=H100",),
     "resources.max_failures": ("resources.max_failures=0",),
+    "resources.stall_timeout_s": ("resources.stall_timeout_s=9",),
     "resources.wait_timeout_s": ("resources.wait_timeout_s=9",),
     "resources.autoscale_timeout_s": ("resources.autoscale_timeout_s=9", "resources.use_gpu=false"),
     "evaluation.tasks": ("evaluation.tasks=[boolq]",),

@@ -50,19 +50,21 @@ def losses(folder: Path) -> dict[int, float]:
     return {r["step"]: r["metrics"]["train/loss"] for r in records if r["step"]}
 
 
-def test_a_run_with_a_killed_rank_ends_with_the_same_adapter(
-    whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Quick
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_run_with_a_killed_or_hung_rank_ends_with_the_same_adapter(
+    whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Quick, fault: signal.Signals
 ) -> None:
     import ray
 
     from smt_ray.run.flow import Flow
 
-    flow, killed = Flow(quick(stages_of(BEFORE_TRAINING))), []
+    config, killed = quick(stages_of(BEFORE_TRAINING), "resources.stall_timeout_s=15"), []
+    flow = Flow(config)
 
     def kill() -> None:
         wait_for_checkpoint(Path(flow.plan.training.uri) / "checkpoints")
         killed.append(ray.get(flow.board.starts.remote("training"))[0][0])
-        os.kill(killed[0], signal.SIGKILL)
+        os.kill(killed[0], fault)
 
     watcher = threading.Thread(target=kill, daemon=True)
     watcher.start()

@@ -49,6 +49,7 @@ EXECUTION = {
     "resources.cpus_per_worker": "3",
     "resources.accelerator_type": "H100",
     "resources.max_failures": "0",
+    "resources.stall_timeout_s": "9",
     "resources.wait_timeout_s": "9",
     "resources.autoscale_timeout_s": "9",
     "evaluation.batch_tokens": "99",

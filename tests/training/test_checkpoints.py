@@ -59,7 +59,7 @@ class Attempt:
         self.manager.after_report(report, [dict(metrics)])
 
     async def run(self, make_loop: Callable[..., Any], **settings: Any) -> None:
-        callbacks = Callbacks(lambda *_: None, self.rank._checkpoint)
+        callbacks = Callbacks(lambda *_: None, self.rank._save_checkpoint)
         engine, loop = make_loop(callbacks, **settings)
         self.rank.training = SimpleNamespace(engine=engine)
         latest, done = self.manager.latest_checkpoint_result, 0

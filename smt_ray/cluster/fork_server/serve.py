@@ -13,6 +13,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -33,6 +34,7 @@ _READ_LATE = {
     "OMP_NUM_THREADS",
     "PL_DISABLE_FORK",  # set by Ray Tune
     "PWD",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S",
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC",  # set by Ray Train
     "TORCHINDUCTOR_CACHE_DIR",  # set by torch
 }
@@ -129,8 +131,11 @@ def main(listener: socket.socket, lifeline: int, modules: list[str], path: list[
     """
     fresh_path = list(sys.path)
     sys.path[:] = path
+    folder = Path(listener.getsockname()).parent
     worker = _serve(listener, lifeline, _Imports(*modules))
-    if worker is not None:
+    if worker is None:
+        shutil.rmtree(folder, ignore_errors=True)  # the process that made it may have been killed
+    else:
         sys.path[:] = [str(Path(worker.command[0]).parent), *fresh_path]
         sys.argv[:] = worker.command
         runpy.run_path(worker.command[0], run_name="__main__")
@@ -197,7 +202,8 @@ class _Imports:
             _import(self._late)
             self._set |= _new_variables({**self._set, **environ})
             # Forks of a process that has used a GPU cannot use it.
-            self._can_fork = "libcuda.so" not in Path("/proc/self/maps").read_text()
+            uses_gpu = "libcuda.so" in Path("/proc/self/maps").read_text()
+            self._can_fork = not uses_gpu and _forks_draw_different_ids()
 
     def use(self, environ: dict[str, str]) -> None:
         """Gives this process a worker's variables, number of threads and random numbers."""
@@ -209,6 +215,29 @@ class _Imports:
         torch.set_num_threads(int(environ.get("OMP_NUM_THREADS", "1")))
         torch.seed()
         np.random.seed()
+
+
+def _forks_draw_different_ids() -> bool:
+    """Whether Ray's random numbers differ between forks.
+
+    They are seeded when the first one is drawn. If an import has drawn one, every fork would give
+    its tasks, objects and placement groups the same names.
+    """
+    if "ray" not in sys.modules:
+        return True
+    return len({_id_of_a_fork() for _ in range(2)}) == 2
+
+
+def _id_of_a_fork() -> bytes:
+    from ray._raylet import JobID, PlacementGroupID
+
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        os.write(writing, PlacementGroupID.of(JobID.from_int(1)).binary())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        return file.read()
 
 
 def _import(module: str) -> None:

@@ -42,7 +42,9 @@ def fork_server(environment: Mapping[str, str]) -> Iterator[str]:
     if _launchers or not _is_possible():
         yield _launchers[-1] if _launchers else sys.executable
         return
-    with TemporaryDirectory(prefix="smt_ray-", dir=_short_folder()) as folder:
+    with TemporaryDirectory(
+        prefix="smt_ray-", dir=_short_folder(), ignore_cleanup_errors=True
+    ) as folder:
         address = f"{folder}/socket"
         read, lifeline = os.pipe()
         with socket.socket(socket.AF_UNIX) as listener:

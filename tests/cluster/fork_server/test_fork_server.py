@@ -168,6 +168,21 @@ def test_a_server_that_has_used_a_gpu_forks_nothing(
         assert "'loaded': False" in start(program, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("module", "forks"),
+    [("import ray\n", True), ("import ray\nray.remote(type('A', (), {}))\n", False)],
+    ids=["unused", "used"],
+)
+def test_workers_are_not_forked_from_a_process_that_has_used_the_random_numbers_of_ray(
+    own_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str, forks: bool
+) -> None:
+    (tmp_path / "uses_ray.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(session, "_IMPORTED", ("json", "uses_ray"))
+    with session.fork_server({}) as program:
+        assert ("'loaded': False" in start(program, tmp_path)) != forks
+
+
 def test_workers_start_as_usual_when_the_server_is_gone(
     own_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -192,16 +207,18 @@ def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path) -> Non
         "import os, psutil\n"
         "from smt_ray.cluster.fork_server import session\n"
         "session._IMPORTED = ('json', 'json')\n"
-        "with session.fork_server({}):\n"
-        "    print(psutil.Process().children()[0].pid, flush=True)\n"
+        "with session.fork_server({}) as program:\n"
+        "    print(psutil.Process().children()[0].pid, program, flush=True)\n"
         "    os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL
     deadline = time.monotonic() + 30
-    while psutil.pid_exists(int(done.stdout)):
+    pid, program = done.stdout.split()
+    while psutil.pid_exists(int(pid)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+    assert not Path(program).parent.exists()
 
 
 @pytest.mark.slow
@@ -221,11 +238,20 @@ if __name__ == "__main__":
             names = ("torch", "transformers.modeling_utils", "deepspeed", "smt_ray.stages.rank")
             return [name for name in names if name not in sys.modules]
 
+        @ray.remote(num_cpus=0)
+        class Names:
+            def new(self):
+                from ray._raylet import JobID, PlacementGroupID
+
+                return ray.put(1).hex(), PlacementGroupID.of(JobID.from_int(1)).hex()
+
         print(ray.get(loaded.remote()))
+        found = ray.get([Names.remote().new.remote() for _ in range(4)])
+        print(len({name for names in found for name in names}))
 """
     (tmp_path / "session.py").write_text(script)
     environ = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
         [sys.executable, tmp_path / "session.py"], capture_output=True, text=True, env=environ
     )
-    assert done.stdout == "[]\n", done.stderr
+    assert done.stdout == "[]\n8\n", done.stderr
