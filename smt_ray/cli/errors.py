@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 import smt_ray
 from smt_ray.errors import UserError
+from smt_ray.reporting.text.visible import visible
 
 Result = TypeVar("Result")
 Choice = TypeVar("Choice", bound=str)
@@ -42,9 +43,9 @@ def exit_with(command: Callable[[], Result], resumes: Callable[[], bool] = lambd
     except Exception as error:
         user_error = find_user_error(error)
         if user_error is None:
-            print("error:", _explain_defect(error), file=sys.stderr)
+            print("error:", visible(_explain_defect(error)), file=sys.stderr)
             sys.exit(1)
-        print("error:", " ".join(str(user_error).splitlines()), file=sys.stderr)
+        print("error:", visible(" ".join(str(user_error).splitlines())), file=sys.stderr)
         sys.exit(2)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from smt_ray.reporting.text.tables import Cells
+from smt_ray.reporting.text.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +35,7 @@ def _plain_text(render: Callable[[Console], None]) -> str:
 
     buffer = io.StringIO()
     render(Console(file=buffer, width=_PLAIN_WIDTH, force_terminal=False, no_color=True))
-    return "".join(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
+    return "".join(f"{visible(line.rstrip())}\n" for line in buffer.getvalue().split("\n")[:-1])
 
 
 def rich_table(cells: Cells, style: Callable[[str], str] = lambda _: "") -> Table:
@@ -53,7 +54,7 @@ def rich_table(cells: Cells, style: Callable[[str], str] = lambda _: "") -> Tabl
     for row in cells.rows:
         if row[0] == "average":
             table.add_section()
-        table.add_row(*(Text(text, style=style(text), overflow="fold") for text in row))
+        table.add_row(*(Text(visible(text), style=style(text), overflow="fold") for text in row))
     return table
 
 
@@ -64,5 +65,5 @@ def facts_grid(facts: list[tuple[str, str]]) -> Table:
 
     grid = Table.grid(padding=(0, 0, 0, 2), pad_edge=True)
     for name, text in facts:
-        grid.add_row(Text(name, style="bold"), Text(text, overflow="fold"))
+        grid.add_row(Text(name, style="bold"), Text(visible(text), overflow="fold"))
     return grid

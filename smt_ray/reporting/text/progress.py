@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from smt_ray.reporting.text.visible import visible
+
 _POLL_S = 0.3
 _LINE_EVERY_S = 10.0
 
@@ -39,7 +41,7 @@ def progress(title: str, total: int, poll: Poll) -> Iterator[None]:
 
 def say(message: str) -> None:
     """Prints one line about the progress of a run to stderr."""
-    Console(file=sys.stderr, highlight=False).print(message, soft_wrap=True, markup=False)
+    Console(file=sys.stderr, highlight=False).print(visible(message), soft_wrap=True, markup=False)
 
 
 def _show_bar(console: Console, title: str, total: int, poll: Poll, stop: threading.Event) -> None:

@@ -6,6 +6,8 @@ import csv
 import io
 from dataclasses import dataclass
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -30,10 +32,22 @@ def markdown_table(cells: Cells) -> str:
 
 
 def write_csv(cells: Cells) -> str:
-    """The table as CSV."""
+    """The table as CSV. A spreadsheet takes no cell for a formula."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([cells.head, *cells.rows])
+    rows = [[_no_formula(cell) for cell in row] for row in (cells.head, *cells.rows)]
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def _no_formula(cell: str) -> str:
+    """The cell, with an apostrophe before what a spreadsheet would compute; numbers stay."""
+    if not cell.startswith(_FORMULA) or cell == "-":
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def escape(text: str) -> str:

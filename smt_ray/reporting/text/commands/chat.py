@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from smt_ray.reporting.text.visible import visible
+
 Shown = tuple[str, str, str]
 """The name of a model, its answer, and a note about the answer or ""."""
 
@@ -19,7 +21,8 @@ def print_answers(question: str, answers: Sequence[Shown]) -> None:
     if console.is_terminal:
         console.print(_table(answers))
         return
-    lines = [f"question: {question}", *(f"{name}: {_with_note(t, n)}" for name, t, n in answers)]
+    texts = [f"{name}: {_with_note(text, note)}" for name, text, note in answers]
+    lines = [f"question: {visible(question)}", *texts]
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write("\n".join([*lines, "", ""]).encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()
@@ -34,4 +37,5 @@ def _table(answers: Sequence[Shown]) -> Table:
 
 
 def _with_note(text: str, note: str) -> str:
-    return f"{text} [{note}]" if note else text
+    shown = visible(text)
+    return f"{shown} [{note}]" if note else shown

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from smt_ray.documents.rows import RowCounts
 from smt_ray.reporting.text.console import show
+from smt_ray.reporting.text.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,9 +66,9 @@ def _render(preview: Preview, console: Console) -> None:
     )
     console.print(Text(title, style="bold"), soft_wrap=True)
     for row in preview.rows:
-        console.print(Text(f"\n{_head(row)}", style="cyan"), soft_wrap=True)
+        console.print(Text(f"\n{visible(_head(row))}", style="cyan"), soft_wrap=True)
         parts = [
-            (f"{BEGIN}{text}{END}", "green") if learned else (text, "")
+            (f"{BEGIN}{visible(text)}{END}", "green") if learned else (visible(text), "")
             for text, learned in row.pieces
         ]
         console.print(Text.assemble(*parts), soft_wrap=True)
