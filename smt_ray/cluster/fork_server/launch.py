@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ _PATIENCE_S = 30.0  # the server answers when it has imported everything
 _ACCEPTED = b"+"
 
 
-def main(address: str, command: list[str]) -> None:
+def main(folder: str, command: list[str]) -> None:
     """Starts a worker; anything else that Ray starts becomes Python.
 
     Args:
-        address: The socket of the server.
+        folder: The folder of the server's socket.
         command: The script that Ray starts, and its arguments.
     """
-    if not (_is_worker(command) and _hand_over(address, command)):
+    if not (_is_worker(command) and _hand_over(folder, command)):
         os.execv(sys.executable, [sys.executable, *command])
 
 
@@ -33,19 +34,28 @@ def _is_worker(command: list[str]) -> bool:
     return os.path.basename(command[0]) == "setup_worker.py" and "--language=PYTHON" in command
 
 
-def _hand_over(address: str, command: list[str]) -> bool:
+def _hand_over(folder: str, command: list[str]) -> bool:
     """Whether the server starts the worker. It gets what a process inherits from its parent."""
     request = json.dumps(inherited(command)).encode()
     try:
         with socket.socket(socket.AF_UNIX) as server:
             server.settimeout(_PATIENCE_S)
-            server.connect(address)
+            at_socket(folder, server.connect)
             socket.send_fds(server, [request[:1]], [0, 1, 2])
             server.sendall(request[1:])
             server.shutdown(socket.SHUT_WR)
             return server.recv(1) == _ACCEPTED
     except OSError:
         return False
+
+
+def at_socket(folder: str, call: Callable[[str], object]) -> None:
+    """Binds or connects to the socket in a folder, whose path may be longer than an address."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        call(f"/proc/self/fd/{place}/socket")
+    finally:
+        os.close(place)
 
 
 def inherited(command: list[str]) -> dict[str, Any]:

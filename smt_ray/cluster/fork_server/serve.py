@@ -13,7 +13,6 @@ import json
 import os
 import runpy
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -131,11 +130,8 @@ def main(listener: socket.socket, lifeline: int, modules: list[str], path: list[
     """
     fresh_path = list(sys.path)
     sys.path[:] = path
-    folder = Path(listener.getsockname()).parent
     worker = _serve(listener, lifeline, _Imports(*modules))
-    if worker is None:
-        shutil.rmtree(folder, ignore_errors=True)  # the process that made it may have been killed
-    else:
+    if worker is not None:
         sys.path[:] = [str(Path(worker.command[0]).parent), *fresh_path]
         sys.argv[:] = worker.command
         runpy.run_path(worker.command[0], run_name="__main__")

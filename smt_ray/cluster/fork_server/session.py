@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
 
+from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.cluster.fork_server import launch, serve
 
 VARIABLE = "SMT_RAY_FORK_SERVER"
@@ -20,8 +20,6 @@ VARIABLE = "SMT_RAY_FORK_SERVER"
 
 # Without Ray and with it; by name, since both are above this module.
 _IMPORTED = ("smt_ray.training.worker_imports", "smt_ray.run.worker_imports")
-_LONGEST_FOLDER = 80  # the address of a socket has at most 107 characters
-
 _launchers: list[str] = []  # of the server of this process, if there is one
 
 
@@ -42,22 +40,20 @@ def fork_server(environment: Mapping[str, str]) -> Iterator[str]:
     if _launchers or not _is_possible():
         yield _launchers[-1] if _launchers else sys.executable
         return
-    with TemporaryDirectory(
-        prefix="smt_ray-", dir=_short_folder(), ignore_cleanup_errors=True
-    ) as folder:
-        address = f"{folder}/socket"
+    with scratch_folder() as folder:
         read, lifeline = os.pipe()
         with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(address)
+            launch.at_socket(str(folder), listener.bind)
             listener.listen(128)
             server = _start(listener.fileno(), read, environment)
         os.close(read)
-        _launchers.append(_write_launcher(Path(folder) / "python", address))
+        _launchers.append(_write_launcher(folder))
         try:
             yield _launchers[-1]
         finally:
             _launchers.clear()
             os.close(lifeline)
+            server.kill()  # it may still import, and has nothing to finish
             server.wait()
 
 
@@ -80,15 +76,11 @@ def _is_possible() -> bool:
     return sys.platform == "linux" and os.environ.get(VARIABLE) != "0"
 
 
-def _short_folder() -> str:
-    folder = gettempdir()
-    return folder if len(folder) < _LONGEST_FOLDER else "/tmp"
-
-
-def _write_launcher(place: Path, address: str) -> str:
+def _write_launcher(folder: Path) -> str:
     """Writes the program that Ray starts; returns its path."""
     # -I and -S: it starts quickly, and whatever the user's variables and packages are.
-    command = shlex.join([sys.executable, "-I", "-S", launch.__file__, address])
+    command = shlex.join([sys.executable, "-I", "-S", launch.__file__, str(folder)])
+    place = folder / "python"
     place.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     place.chmod(0o700)
     return str(place)
