@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -64,13 +65,24 @@ def test_a_users_error_is_one_line_and_exit_code_2_however_it_was_wrapped(
 @pytest.mark.parametrize(
     "error", [ValueError("a defect"), WrappedError(KeyError("x")), RuntimeError()]
 )
-def test_a_defect_of_ours_keeps_its_traceback(error: Exception) -> None:
+def test_a_defect_of_ours_is_no_users_error(
+    error: Exception,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
     def command() -> None:
         raise error
 
     assert find_user_error(error) is None
-    with pytest.raises(type(error)):
+    with pytest.raises(SystemExit) as stop:
         exit_with(command)
+    assert stop.value.code == 1
+    (file,) = tmp_path.iterdir()
+    assert "raise error" in file.read_text()
+    assert f"error: unexpected {type(error).__name__}: " in capsys.readouterr().err
 
 
 def test_an_error_can_be_pickled() -> None:

@@ -115,7 +115,8 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
     """Stubs instead of runs, which need no Ray."""
     stub = Stub()
     monkeypatch.setattr(Flow, "run", lambda *given: stub.run(*given))
-    monkeypatch.setattr("smt_ray.comparison.flow.ray_for", lambda _: nullcontext())
+    monkeypatch.setattr("smt_ray.comparison.flow.ray_for", lambda *_: nullcontext())
+    monkeypatch.setattr("smt_ray.grid.side_by_side.cluster_nodes", lambda: [{"CPU": 1.0}])
     monkeypatch.setattr("smt_ray.comparison.flow.check_shared", lambda _: None)
     return stub
 
@@ -325,7 +326,7 @@ def test_a_run_that_cannot_even_be_planned_is_marked_as_failed(
     rows.write_text(json.dumps([{"instruction": f"{i}?", "output": "yes"} for i in range(12)]))
 
     @contextmanager
-    def lose_rows(_: Any) -> Iterator[None]:
+    def lose_rows(*_: Any) -> Iterator[None]:
         rows.unlink()
         yield
 
