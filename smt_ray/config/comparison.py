@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from smt_ray.config.comparison_checks import (
     cell_place,
@@ -20,7 +20,7 @@ from smt_ray.config.comparison_checks import (
     check_methods,
     check_validation,
 )
-from smt_ray.config.fields import Section, check_file_name, execution, semantic
+from smt_ray.config.fields import FolderName, Section, execution, semantic
 from smt_ray.config.load import load_named, validate_member, with_settings
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
@@ -135,7 +135,7 @@ class TableConfig(Section):
 class ComparisonConfig(Section):
     """A comparison; a YAML file holds one."""
 
-    name: str = execution()
+    name: FolderName = execution()
     """The name of the folder under ``<storage>/comparisons`` and of the parent run in MLflow."""
     run: dict[str, Any] = semantic()
     """The base run, with the keys of a run's own file. The cells change some of them."""
@@ -150,11 +150,6 @@ class ComparisonConfig(Section):
     max_concurrent_runs: int | None = execution(None, ge=1)
     """The largest number of runs at the same time; null for as many as the cluster holds. An
     autoscaler is asked for the nodes of this many runs, or of one run if it is null."""
-
-    @field_validator("name")
-    @classmethod
-    def _a_file_name(cls, value: str) -> str:
-        return check_file_name(value, "a folder")
 
     @model_validator(mode="after")
     def _equal_numbers_of_rates(self) -> ComparisonConfig:

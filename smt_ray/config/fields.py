@@ -8,9 +8,10 @@ be resumed with another value.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from functools import partial
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from pydantic.fields import FieldInfo
 
 from smt_ray.names import NAME_RULE, is_name
@@ -72,6 +73,10 @@ def check_file_name(value: str, use: str) -> str:
     if not is_name(value):
         raise ValueError(f"{NAME_RULE}, since it names {use}")
     return value
+
+
+FolderName = Annotated[str, AfterValidator(partial(check_file_name, use="a folder"))]
+"""A name of a folder."""
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

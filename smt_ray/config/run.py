@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
 from smt_ray.config.data import DataConfig
-from smt_ray.config.fields import Section, check_file_name, execution, semantic
+from smt_ray.config.fields import FolderName, Section, execution, semantic
 from smt_ray.config.method import (
     AUTO,
     LoraConfig,
@@ -38,7 +38,7 @@ _SECTIONS_OF = {
 class RunConfig(Section):
     """The configuration of one run, which is the content of one YAML file."""
 
-    name: str = execution()
+    name: FolderName = execution()
     """The name of the run in MLflow and of its folder in ``<storage>/runs``. By default it is made
     of the config file's name and a hash of the semantic keys."""
     storage: str = execution("smt_ray_storage")
@@ -155,11 +155,6 @@ class RunConfig(Section):
         """The number of steps of a trained warm-up's ramp."""
         own = self.warmup.lr_warmup_steps
         return self.training.lr_warmup_steps if own is None else own
-
-    @field_validator("name")
-    @classmethod
-    def _a_file_name(cls, value: str) -> str:
-        return check_file_name(value, "a folder")
 
     @model_validator(mode="after")
     def _selection_within_warmup(self) -> RunConfig:

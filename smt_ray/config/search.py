@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
 from smt_ray.config.comparison import Overrides
-from smt_ray.config.fields import Section, check_file_name, execution, semantic
+from smt_ray.config.fields import FolderName, Section, execution, semantic
 from smt_ray.config.load import is_execution_key, load_named, validate_member, with_settings
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
@@ -62,7 +62,7 @@ class SearchConfig(Section):
     Trials are compared by the validation loss after their last step. Test rows play no part.
     """
 
-    name: str = execution()
+    name: FolderName = execution()
     """The name of the folder under ``<storage>/searches`` and of the parent run in MLflow."""
     run: dict[str, Any] = semantic()
     """The base run, with the keys of a run's own file. The trials change some of them."""
@@ -87,11 +87,6 @@ class SearchConfig(Section):
     max_concurrent_trials: int | None = execution(None, ge=1)
     """The largest number of trials at the same time; null for as many as the cluster holds. An
     autoscaler is asked for the nodes of this many trials, or of one trial if it is null."""
-
-    @field_validator("name")
-    @classmethod
-    def _a_file_name(cls, value: str) -> str:
-        return check_file_name(value, "a folder")
 
     @model_validator(mode="after")
     def _check_space(self) -> SearchConfig:

@@ -128,7 +128,7 @@ class _List:
             "timed_out_validation_checkpoint_dir_names": [],
             "failed_validation_checkpoint_dir_names": [],
         }
-        return cls(state, is_new=bool(results))
+        return cls(state, is_new=True)
 
     @property
     def names(self) -> list[str]:

@@ -68,14 +68,16 @@ class GradientRank:
         saved, every = resumed_from, self._job.config.training.checkpoint_every_steps
         watchdog = Watchdog(self._job.config.resources.stall_timeout_s)
         watchdog.sign()
-        for done in self._warmup.run():
-            self._report(done)
+        try:
+            for done in self._warmup.run():
+                self._report(done)
+                watchdog.stop()
+                if every and done - saved >= every and done < self._settings.num_steps:
+                    self._checkpoint(done)
+                    saved = done
+                watchdog.sign()
+        finally:
             watchdog.stop()
-            if every and done - saved >= every and done < self._settings.num_steps:
-                self._checkpoint(done)
-                saved = done
-            watchdog.sign()
-        watchdog.stop()
         keep = partial(keep_values, self._job) if self._job.kept else None
         rows = self._warmup.statistics(keep)
         if dist.get_rank() == 0:

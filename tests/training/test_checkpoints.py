@@ -168,6 +168,12 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
+def cut_list_and_remove_folders(folder: Path) -> None:
+    os.truncate(folder / LIST, 30)
+    for checkpoint in folder.glob("step-*"):
+        shutil.rmtree(checkpoint)
+
+
 LIST = "checkpoint_manager_snapshot.json"
 STATE = "step-0000040/state.safetensors"
 DAMAGES: dict[str, tuple[Callable[[Path], None], int, int]] = {
@@ -187,6 +193,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], int, int]] = {
     "list gone": (lambda folder: (folder / LIST).unlink(), 40, 40),
     "list cut": (lambda folder: os.truncate(folder / LIST, 30), 40, 40),
     "list of another form": (lambda folder: (folder / LIST).write_text("[1]") and None, 40, 40),
+    "list cut and all folders gone": (cut_list_and_remove_folders, 0, 0),
     "list without a key": (
         lambda folder: (folder / LIST).write_text('{"checkpoint_results": []}') and None, 40, 40,
     ),
