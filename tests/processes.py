@@ -30,17 +30,17 @@ def start(
 
 def kill(leader: subprocess.Popen[bytes]) -> None:
     """Kills all processes of a session, and waits until they are gone."""
-    for pid in _processes_of(leader.pid):
+    for pid in members(leader.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     leader.wait(timeout=30)
     deadline = time.monotonic() + 60
-    while left := _processes_of(leader.pid):
+    while left := members(leader.pid):
         assert time.monotonic() < deadline, f"{left} outlived their leader"
         time.sleep(0.1)
 
 
-def _processes_of(session: int) -> list[int]:
+def members(session: int) -> list[int]:
     """The processes of a session that still exist."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):

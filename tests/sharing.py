@@ -21,6 +21,7 @@ RAY_FILES = (
     "tests/run/test_own_rows.py",
     "tests/run/test_quantised.py",
     "tests/cluster/test_shared_places.py",
+    "tests/run/test_security.py",
     "tests/run/test_survival.py",
     "tests/stages/test_rank_warmup.py",
     "tests/stages/test_trained_warmup.py",

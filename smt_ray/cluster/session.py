@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Any
 
@@ -19,6 +19,7 @@ import ray
 
 from smt_ray.cluster.credentials import setup_hook
 from smt_ray.cluster.fork_server.session import fork_server, starting_with
+from smt_ray.cluster.private_session import on_loopback, session_folder
 from smt_ray.errors import UserError
 
 # The variables that workers on every node need; credentials.py sends the secret ones.
@@ -92,7 +93,8 @@ def _connect(dashboard: bool) -> None:
     for _ in range(_TRIES):
         before = set(psutil.Process().children(recursive=True))
         try:
-            ray.init(**_options(dashboard))
+            with on_loopback() if is_alone() else nullcontext():
+                ray.init(**_options(dashboard))
             return
         except Exception as error:
             if not is_alone() and isinstance(error, ConnectionError):
@@ -111,6 +113,11 @@ def _connect(dashboard: bool) -> None:
         f"its processes must start within 30 s, and they did not in {_TRIES} tries",
         fix="this machine is very busy or short of memory: end other programs, and start again",
     )
+
+
+def logs_folder() -> str:
+    """The folder of Ray's logs, on the node of this process."""
+    return f"{ray.get_runtime_context().get_temp_dir()}/session_latest/logs"
 
 
 def _end_on_sigterm() -> None:
@@ -142,6 +149,7 @@ def _options(dashboard: bool) -> dict[str, Any]:
         "address": "local" if is_alone() else None,
         "include_dashboard": dashboard if is_alone() else None,
         "dashboard_port": port,
+        "_temp_dir": session_folder() if is_alone() else None,
         "log_to_driver": False,
         "logging_level": "warning",
         "runtime_env": {"env_vars": environment, **setup_hook()},
@@ -184,6 +192,8 @@ def _quieten() -> None:
     # Ray would start workers ahead, in an environment that none of ours has.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     os.environ.setdefault("RAY_enable_worker_prestart", "0")
+    if is_alone():
+        os.environ.setdefault("RAY_enable_metrics_collection", "0")  # nobody collects them
 
 
 def is_alone() -> bool:

@@ -25,8 +25,9 @@ from smt_ray.artifacts.layout import (
 )
 from smt_ray.artifacts.stages import Finished, Stage
 from smt_ray.cluster.nodes import rank_resources
+from smt_ray.cluster.process_group import interfaces, process_group
 from smt_ray.cluster.resources import ProcessResources
-from smt_ray.cluster.session import is_alone
+from smt_ray.cluster.session import logs_folder
 from smt_ray.cluster.waiting import PLACEMENT, found_no_place, wait_for_place
 from smt_ray.config.run import RunConfig
 from smt_ray.data.batches import StepPlan
@@ -190,6 +191,7 @@ def _make_trainer(
     return TorchTrainer(
         run_rank,
         train_loop_config={"rank": rank, "job": job, "board": board},
+        torch_config=process_group(),
         scaling_config=scaling(asked.num_workers, job.resources),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
@@ -199,7 +201,7 @@ def _make_trainer(
             failure_config=ray.train.FailureConfig(
                 max_failures=asked.max_failures, controller_failure_limit=asked.max_failures
             ),
-            worker_runtime_env={"env_vars": {**threads, **_loopback()}},
+            worker_runtime_env={"env_vars": {**threads, **interfaces()}},
         ),
     )
 
@@ -238,8 +240,8 @@ def _workers_lost(kind: str, max_failures: int, error: BaseException) -> UserErr
         kind,
         f"workers failed more than resources.max_failures ({max_failures}) times:"
         f" {_last_line(error)}",
-        fix="see Ray's logs (/tmp/ray/session_latest/logs on the head node); start the same run"
-        " again to resume from the latest checkpoint",
+        fix=f"see Ray's logs ({logs_folder()} on each node); start the same run again to resume"
+        " from the latest checkpoint",
     )
 
 
@@ -253,11 +255,6 @@ def scaling(num_workers: int, resources: ProcessResources) -> ray.train.ScalingC
         accelerator_type=resources.accelerator_type if resources.num_gpus else None,
         placement_strategy=PLACEMENT,
     )
-
-
-def _loopback() -> dict[str, str]:
-    """On a single machine, ranks meet on the loopback interface, whatever the host name."""
-    return {"GLOO_SOCKET_IFNAME": "lo"} if is_alone() else {}
 
 
 def _raised_by_our_code(error: BaseException) -> bool:

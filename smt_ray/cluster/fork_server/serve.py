@@ -29,6 +29,7 @@ _FILES = 3  # standard input, output and error
 _READ_LATE = {
     "CUDA_VISIBLE_DEVICES",
     "GLOO_SOCKET_IFNAME",
+    "NCCL_SOCKET_IFNAME",
     "OLDPWD",
     "OMP_NUM_THREADS",
     "PL_DISABLE_FORK",  # set by Ray Tune
