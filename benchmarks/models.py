@@ -37,8 +37,8 @@ from smt_ray.methods.lora import LoraMethod, LoraSettings
 from smt_ray.methods.lora_check import adapter_problem
 from smt_ray.methods.lora_targets import target_choices
 from smt_ray.methods.smt import SmtMethod
+from smt_ray.models.config import model_class
 from smt_ray.models.inspect import count_parameters, find_eligible
-from smt_ray.models.load import model_class
 from smt_ray.probe.probe import probe_skeleton, small_model
 from smt_ray.probe.shrink import shrunk
 from smt_ray.probe.steps import relative_error, rows

@@ -48,7 +48,10 @@ class UserError(ValueError):
 
 def _shown(value: Any) -> str:
     """A value as messages show it, cut to :data:`_LONGEST` characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__} that is nested too deeply"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text)} characters)"
 
 

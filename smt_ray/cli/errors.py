@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 import sys
 import traceback
@@ -20,6 +21,23 @@ Result = TypeVar("Result")
 Choice = TypeVar("Choice", bound=str)
 
 _LONGEST = 200  # characters of an unexpected error
+
+_PATH, _RIGHTS = "check the path", "change its permissions, or choose another place"
+_ROOM = "free some space, or choose another place; the same command resumes from here"
+# The errors that a file system or a disk can raise at any time, and what to do about each.
+_FIXES = {
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: _RIGHTS,
+    errno.ELOOP: _PATH,
+    errno.EISDIR: _PATH,
+    errno.ENOTDIR: _PATH,
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EIO: "check the disk or the network",
+    errno.EMFILE: "raise the number of open files (ulimit -n)",
+}
 
 
 def exit_with(command: Callable[[], Result], resumes: Callable[[], bool] = lambda: False) -> Result:
@@ -41,12 +59,23 @@ def exit_with(command: Callable[[], Result], resumes: Callable[[], bool] = lambd
     except (typer.Exit, typer.Abort, TyperException):  # of the command line itself
         raise
     except Exception as error:
-        user_error = find_user_error(error)
+        user_error = find_user_error(error) or _of_the_machine(error)
         if user_error is None:
             print("error:", visible(_explain_defect(error)), file=sys.stderr)
             sys.exit(1)
         print("error:", visible(" ".join(str(user_error).splitlines())), file=sys.stderr)
         sys.exit(2)
+
+
+def _of_the_machine(error: BaseException) -> UserError | None:
+    """What a file system or a disk refused; None for other errors."""
+    cause = getattr(error, "cause", None)
+    found = cause if isinstance(cause, OSError) else error
+    if not isinstance(found, OSError) or found.errno not in _FIXES:
+        return None
+    reason = " ".join(str(found.strerror).split())
+    place = str(found.filename or "storage")
+    return UserError(place, f"cannot be used ({reason})", fix=_FIXES[found.errno])
 
 
 def _explain_defect(error: Exception) -> str:

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from smt_ray.documents.base import Document
     from smt_ray.documents.stages import Until
 
+GpusOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=100_000, help="Number of training ranks; by default the config's."),
+]
+PlanOption = Annotated[
+    Path | None, typer.Option("--json", dir_okay=False, help="A file for the plan.")
+]
+
 
 def run(
     config: ConfigArguments = None,
@@ -65,9 +73,7 @@ def _check_run(config: RunConfig, until: Until) -> None:
 
 def plan(
     config: ConfigArguments = None,
-    gpus: Annotated[
-        int | None, typer.Option(min=1, help="Number of training ranks; by default the config's.")
-    ] = None,
+    gpus: GpusOption = None,
     gpu_memory: Annotated[
         str | None, typer.Option(help="Memory of each GPU, such as 24GiB: does the run fit?")
     ] = None,
@@ -85,7 +91,7 @@ def plan(
     mfu: Annotated[
         float, typer.Option(min=0.001, max=1, help="Assumed share of the GPU's peak FLOP/s.")
     ] = 0.4,
-    json_: Annotated[Path | None, typer.Option("--json", help="A file for the plan.")] = None,
+    json_: PlanOption = None,
 ) -> None:
     """Show the memory and the time that a run needs, without its weights, and whether it fits."""
     from smt_ray.config.load import load_config
@@ -109,7 +115,8 @@ def plan(
 def check_data(
     config: ConfigArguments = None,
     json_: Annotated[
-        Path | None, typer.Option("--json", help="A file for every question that is found.")
+        Path | None,
+        typer.Option("--json", dir_okay=False, help="A file for every question that is found."),
     ] = None,
 ) -> None:
     """Show rows that are there twice, and which test questions are in the training rows."""

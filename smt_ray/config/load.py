@@ -18,8 +18,11 @@ from smt_ray.config.explain import explain
 from smt_ray.config.fields import Section, fields_along, role_of
 from smt_ray.config.run import RunConfig
 from smt_ray.errors import UserError
+from smt_ray.yaml_values import MAX_DEPTH, parse_yaml
 
 QUICKSTART = "quickstart"
+
+_LONGEST = 10_000_000  # characters of a file
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -149,8 +152,12 @@ def values_to_yaml(values: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_LONGEST + 1)
+        if len(text) > _LONGEST:
+            raise ValueError(f"more than {_LONGEST:,} characters")
+        return text
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
             "CONFIG",
@@ -170,38 +177,12 @@ def parse_values(text: str, source: str) -> dict[str, Any]:
         UserError: The text is not YAML, or it is not a mapping.
     """
     try:
-        values = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())  # on one line
-        raise UserError(source, f"must be valid YAML ({reason})") from None
+        values = parse_yaml(text)
+    except ValueError as error:
+        raise UserError(source, f"must be valid YAML ({error})") from None
     if not isinstance(values, dict):
         raise UserError(source, "must hold a mapping of config keys", got=type(values).__name__)
     return values
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads YAML 1.2's floats and refuses repeated keys.
-
-    PyYAML would read 1e-4 as a string, and keep the last value of a repeated key.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Reads a mapping, whose keys must be unique."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value} is repeated", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -211,6 +192,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
             "override", "must be key=value", got=override, fix="e.g. training.max_steps=10"
         )
     *parents, leaf = key.split(".")
+    if len(parents) >= MAX_DEPTH:
+        raise UserError("override", f"must have at most {MAX_DEPTH} parts in its key", got=key)
     node = values
     for position, parent in enumerate(parents):
         child = node.setdefault(parent, {})
@@ -226,6 +209,6 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 def _parse_value(key: str, text: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        raise UserError(key, "must be a YAML value", got=text) from None
+        return parse_yaml(text)
+    except ValueError as error:
+        raise UserError(key, f"must be a YAML value ({error})", got=text) from None

@@ -11,6 +11,25 @@ from smt_ray.config.data import Source
 from smt_ray.config.fields import Section, execution, semantic
 from smt_ray.config.tasks import OwnTask
 
+_MOST_WORKERS = 100_000
+
+_BATCH, _DTYPE = "training.batch_size and batching.max_tokens", "model.dtype (bfloat16)"
+# The keys of DeepSpeed that a key of ours stands for.
+_KEYS_OF_DEEPSPEED = {
+    "zero_optimization.stage": "deepspeed.zero_stage",
+    "fp16": _DTYPE,
+    "bf16": _DTYPE,
+    "amp": _DTYPE,
+    "data_types": _DTYPE,
+    "train_batch_size": _BATCH,
+    "train_micro_batch_size_per_gpu": _BATCH,
+    "gradient_accumulation_steps": _BATCH,
+    "managed_gradient_accumulation": _BATCH,
+    "gradient_clipping": "training.max_grad_norm",
+    "optimizer": "the keys of training",
+    "scheduler": "training.lr_schedule",
+}
+
 
 class BatchingConfig(Section):
     """How the rows of a step become micro-batches. It changes no result."""
@@ -33,14 +52,24 @@ class DeepSpeedConfig(Section):
     """The ZeRO stage: 0 partitions nothing, 1 partitions optimizer states, 2 also gradients, and
     3 also weights."""
     extra: dict[str, Any] = semantic({})
-    """Keys of DeepSpeed's own configuration, which take precedence over those that are set here.
-    They may change results."""
+    """Further keys of DeepSpeed's own configuration. They may change results."""
+
+    @field_validator("extra")
+    @classmethod
+    def _no_other_keys_place(cls, value: dict[str, Any]) -> dict[str, Any]:
+        zero = value.get("zero_optimization", {})
+        if not isinstance(zero, dict):
+            raise ValueError(f"zero_optimization must be a mapping; got {zero!r}")
+        given = [*value, *(f"zero_optimization.{key}" for key in zero)]
+        if taken := next((key for key in given if key in _KEYS_OF_DEEPSPEED), None):
+            raise ValueError(f"must not hold {taken}: set {_KEYS_OF_DEEPSPEED[taken]} instead")
+        return value
 
 
 class ResourcesConfig(Section):
     """The processes of a run, and the resources of each."""
 
-    num_workers: int = execution(1, ge=1)
+    num_workers: int = execution(1, ge=1, le=_MOST_WORKERS)
     """The number of training ranks, and of evaluation workers."""
     use_gpu: bool | Literal["auto"] = execution("auto")
     """Whether each process uses a GPU; auto uses GPUs if the cluster has any."""

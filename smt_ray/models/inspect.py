@@ -15,7 +15,7 @@ from torch import nn
 from smt_ray.artifacts.versions import versioned
 from smt_ray.config.model import ModelConfig
 from smt_ray.errors import UserError
-from smt_ray.models.load import explained, hub_options, model_place
+from smt_ray.models.place import explained, hub_options, model_place
 from smt_ray.models.targets import attention_inputs
 from smt_ray.smt.linears import is_known_linear, is_transposed
 from smt_ray.smt.model import check_untied, find_ties

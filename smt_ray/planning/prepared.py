@@ -15,7 +15,8 @@ from smt_ray.methods.placed import PlacedMethod
 from smt_ray.methods.protocol import Counts, Method
 from smt_ray.methods.registry import settings_of
 from smt_ray.methods.smt import SmtMethod
-from smt_ray.models.load import DTYPES, load_skeleton, located
+from smt_ray.models.load import DTYPES, load_skeleton
+from smt_ray.models.place import located
 from smt_ray.planning.quantised import QuantisedWeights
 from smt_ray.planning.spread import spread_places, spread_selection
 from smt_ray.probe.probe import probe_skeleton

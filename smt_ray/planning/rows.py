@@ -16,7 +16,8 @@ from smt_ray.data.prompts import Prompts
 from smt_ray.data.sources import is_local
 from smt_ray.data.splits import read_split
 from smt_ray.errors import UserError
-from smt_ray.models.load import load_tokenizer, located
+from smt_ray.models.load import load_tokenizer
+from smt_ray.models.place import located
 
 ASSUMED_TARGET_SHARE = 0.5
 """The assumed fraction of positions with a target, if prompts are not trained on."""

@@ -23,8 +23,9 @@ from smt_ray.evaluation.batches import Padding
 from smt_ray.evaluation.generate import generate_texts
 from smt_ray.methods.adapters import find_method
 from smt_ray.models.inspect import token_limits
-from smt_ray.models.load import import_transformers, load_model, load_tokenizer, located
+from smt_ray.models.load import import_transformers, load_model, load_tokenizer
 from smt_ray.models.named import model_keys
+from smt_ray.models.place import located
 from smt_ray.run.export.merge import read_prompt, starting_model, trained_adapter
 
 _NO_PADDING = Padding(left=False, inside=False, right=False)  # single prompts need none

@@ -25,8 +25,9 @@ from smt_ray.errors import UserError
 from smt_ray.evaluation.harness.tasks import HarnessTasks, read_harness
 from smt_ray.evaluation.test_rows import TestRows, check_candidates, read_tests
 from smt_ray.models.inspect import model_identity
-from smt_ray.models.load import load_skeleton, located
+from smt_ray.models.load import load_skeleton
 from smt_ray.models.named import model_keys
+from smt_ray.models.place import located
 from smt_ray.probe.probe import kept_probe
 from smt_ray.reporting.text.progress import say
 from smt_ray.run.export.merge import read_prompt, starting_model, trained_adapter

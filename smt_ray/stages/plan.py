@@ -31,7 +31,7 @@ from smt_ray.evaluation.retention import read_retention
 from smt_ray.evaluation.test_rows import TestRows, read_tests
 from smt_ray.methods.registry import settings_of
 from smt_ray.models.inspect import model_identity
-from smt_ray.models.load import located
+from smt_ray.models.place import located
 from smt_ray.models.quantisation import check_quantisation
 
 Identity = Mapping[str, str | None]

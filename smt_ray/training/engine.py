@@ -72,12 +72,10 @@ class Engine:
             f"{type(optimizer).__module__.split('.')[0]}.{type(optimizer).__name__}"
         )
         bucket = min(sum(p.numel() for p in parameters), LARGEST_BUCKET)
-        self._engine, *_ = deepspeed.initialize(
-            model=loss,
-            optimizer=optimizer,
-            model_parameters=parameters,
-            config=settings.deepspeed_config(bucket),
-        )
+        self._engine = _start(
+            deepspeed, settings, bucket,
+            model=loss, optimizer=optimizer, model_parameters=parameters,
+        )  # fmt: skip
         self._optimizer = optimizer
         self._norm: torch.Tensor | None = None
         if self._engine.optimizer is optimizer:
@@ -265,6 +263,20 @@ def _pretend_missing(name: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[name]
+
+
+def _start(deepspeed: Any, settings: EngineSettings, bucket: int, **parts: Any) -> Any:
+    try:
+        return deepspeed.initialize(config=settings.deepspeed_config(bucket), **parts)[0]
+    except Exception as error:
+        if not settings.extra:
+            raise
+        raise UserError(
+            "deepspeed.extra",
+            f"must be keys that DeepSpeed can use here ({' '.join(str(error).split())[:300]})",
+            got=dict(settings.extra),
+            fix="see DeepSpeed's documentation of its configuration",
+        ) from error
 
 
 def _adamw(

@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models", "data", "cluster", "places"),
     ("builtin", "smt", "artifacts", "tracking", "reporting"),
     ("documents", "config"),
-    ("errors", "imports", "names"),
+    ("errors", "imports", "names", "yaml_values"),
 )
 # The folders of a subpackage may import only those of lower layers, too.
 FOLDERS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -36,7 +36,8 @@ LEAVES = {
     "errors": set(),
     "imports": set(),
     "names": set(),
-    "config": {"errors", "names"},
+    "yaml_values": set(),
+    "config": {"errors", "names", "yaml_values"},
     "documents": {"errors"},
     "smt": {"errors"},
     "artifacts": {"errors", "names", "documents"},
@@ -63,7 +64,7 @@ IMPORTERS = {
     "jinja2": ("smt_ray.reporting.pages.render",),
     "rich": ("smt_ray.reporting.text",),
     "pydantic": ("smt_ray.config", "smt_ray.documents"),
-    "yaml": ("smt_ray.config",),
+    "yaml": ("smt_ray.config", "smt_ray.yaml_values"),
 }
 
 

@@ -282,7 +282,7 @@ def test_a_default_that_is_written_out_changes_no_name(write: Any) -> None:
         [],
         ["selection.budget=null", "selection.num_blocks=8", "training.adam_betas=[0.8, 0.9]"],
         ["training.max_steps=null", "training.num_epochs=2", "data.max_rows=9"],
-        ["data.train=[{hub: a/b}, c.json]", "deepspeed.extra={fp16: {enabled: false}}"],
+        ["data.train=[{hub: a/b}, c.json]", "deepspeed.extra={flops_profiler: {enabled: false}}"],
     ],
 )
 def test_a_dumped_config_is_read_back_the_same(write: Any, overrides: list[str]) -> None:

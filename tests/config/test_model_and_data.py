@@ -8,7 +8,7 @@ import pytest
 
 from smt_ray.config.load import load_config
 from smt_ray.config.model import ModelConfig
-from smt_ray.models.load import located
+from smt_ray.models.place import located
 
 
 @pytest.mark.parametrize("path", ["models/mine", "./models/mine", "~/models/mine"])

@@ -10,7 +10,7 @@ import torch
 from smt_ray.evaluation.batches import EXACT, Padding
 from smt_ray.evaluation.generate import generate_texts
 from smt_ray.evaluation.likelihood import candidate_log_likelihoods
-from smt_ray.models.load import model_class
+from smt_ray.models.config import model_class
 from smt_ray.probe.probe import small_model
 from smt_ray.probe.shrink import shrunk
 

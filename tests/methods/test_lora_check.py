@@ -11,7 +11,7 @@ from smt_ray.config.load import validate_config
 from smt_ray.errors import UserError
 from smt_ray.methods.lora import LoraMethod, LoraSettings
 from smt_ray.methods.lora_check import adapter_problem
-from smt_ray.models.load import model_class
+from smt_ray.models.config import model_class
 from smt_ray.probe.probe import probe_skeleton
 from smt_ray.probe.shrink import shrunk
 

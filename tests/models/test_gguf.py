@@ -11,7 +11,8 @@ import torch
 
 from smt_ray.config.model import ModelConfig
 from smt_ray.models.inspect import count_parameters, find_eligible
-from smt_ray.models.load import load_model, load_skeleton, load_tokenizer, located
+from smt_ray.models.load import load_model, load_skeleton, load_tokenizer
+from smt_ray.models.place import located
 from smt_ray.models.save import save_model
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

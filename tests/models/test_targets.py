@@ -9,8 +9,9 @@ import torch
 
 from smt_ray.config.model import ModelConfig
 from smt_ray.errors import UserError
+from smt_ray.models.config import model_class
 from smt_ray.models.inspect import find_eligible
-from smt_ray.models.load import load_model, load_skeleton, model_class
+from smt_ray.models.load import load_model, load_skeleton
 from smt_ray.models.targets import attention_inputs, mlp_linears
 from smt_ray.probe.probe import probe_skeleton
 from smt_ray.probe.shrink import shrunk

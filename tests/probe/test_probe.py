@@ -20,7 +20,7 @@ def skeleton(model_type: str, **changes: Any) -> Any:
     """A model on the meta device, as large as the type's default config says."""
     from transformers import CONFIG_MAPPING
 
-    from smt_ray.models.load import model_class
+    from smt_ray.models.config import model_class
 
     config = CONFIG_MAPPING[model_type](**changes)
     with torch.device("meta"):

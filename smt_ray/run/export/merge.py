@@ -19,7 +19,8 @@ from smt_ray.config.model import ModelConfig
 from smt_ray.documents.prompt import TrainedPrompt
 from smt_ray.errors import UserError
 from smt_ray.methods.adapters import find_method
-from smt_ray.models.load import load_model, located, read_tokenizer
+from smt_ray.models.load import load_model, read_tokenizer
+from smt_ray.models.place import located
 from smt_ray.run.export.card import write_card
 from smt_ray.run.export.gguf import GgufExport
 from smt_ray.stages.plan import kept_model
