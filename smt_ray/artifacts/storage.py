@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
-from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
+from smt_ray.artifacts.file_systems import resolve
 from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.documents.base import Document
 from smt_ray.documents.stages import FileDigest
@@ -44,7 +44,7 @@ class Storage:
 
     def __init__(self, root: str) -> None:
         if "://" in root:
-            self._fs, self._base = _resolve(root)
+            self._fs, self._base = resolve(root)
         else:
             self._fs = pafs.LocalFileSystem()
             self._base = os.path.abspath(os.path.expanduser(root))
@@ -88,6 +88,22 @@ class Storage:
         """The content of a file."""
         with self._fs.open_input_stream(self.key(*parts)) as stream:
             return bytes(stream.read())
+
+    def read_text(self, path: str) -> str:
+        """The content of a text file.
+
+        Raises:
+            FileNotFoundError: It does not exist.
+            UserError: It is no file, or not encoded in UTF-8.
+        """
+        try:
+            return self.read_bytes(path).decode()
+        except FileNotFoundError:
+            raise
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                self.uri(path), f"cannot be read ({error})", fix="restore the file, or remove it"
+            ) from None
 
     def write_bytes(self, path: str, content: bytes) -> None:
         """Writes a file; if that fails, the earlier file is left as it was."""
@@ -250,39 +266,3 @@ def local_copy(place: str, *, without: tuple[str, ...] = ()) -> Iterator[Path]:
         return
     with Storage(place).local("", without=without) as path:
         yield path
-
-
-def _resolve(uri: str) -> tuple[pafs.FileSystem, str]:
-    if urlsplit(uri).password is not None:  # the URI is logged, shown and stored with every run
-        raise UserError(
-            "storage",
-            "must not hold keys",
-            got=uri.partition("://")[0] + "://***@" + uri.partition("@")[2],
-            fix="set them in the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-        )
-    reason: Exception
-    try:
-        fs, path = pafs.FileSystem.from_uri(uri)
-        return fs, path
-    except ValueError as error:
-        reason = error  # pyarrow does not know the scheme, or cannot read this form of it
-    except OSError as error:
-        raise UserError(
-            "storage",
-            f"cannot be reached ({error})",
-            got=uri,
-            fix="check the name of the bucket, AWS_REGION and, for a store other than AWS's,"
-            " AWS_ENDPOINT_URL",
-        ) from None
-    try:
-        import fsspec
-
-        backend, path = fsspec.core.url_to_fs(uri)
-    except (ValueError, ImportError) as error:
-        raise UserError(
-            "storage",
-            f"no file system serves this URI ({error}; {reason})",
-            got=uri,
-            fix="use a local folder, s3://, gs://, or install the fsspec driver",
-        ) from None
-    return pafs.PyFileSystem(pafs.FSSpecHandler(backend)), path

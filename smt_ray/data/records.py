@@ -159,7 +159,7 @@ def parse_row(
     try:
         if form is None:
             raise _no_form(place, fields, record)
-        return replace(form(ignored, is_test=is_test).row(fields, place), place=place)
+        return _read(form(ignored, is_test=is_test), fields, place)
     except UnknownKeysError as error:
         raise error.for_user() from None
     except UserError as error:
@@ -170,6 +170,14 @@ def parse_row(
             raise
         on_bad(error)
         return None
+
+
+def _read(form: Form, fields: Fields, place: str) -> Row:
+    try:
+        return replace(form.row(fields, place), place=place)
+    except RecursionError:
+        rule = "must not hold lists or mappings that are nested that deeply"
+        raise bad_row(place, rule, list(fields)) from None
 
 
 def _form_of(fields: Fields, place: str, is_test: bool) -> type[Form] | None:

@@ -60,6 +60,6 @@ def from_lines(text: str, place: str) -> list[Prediction]:
 def _read_line(line: str, place: str) -> Prediction:
     try:
         value = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(place, f"is not JSON ({error})", got=line[:200], fix=_FIX) from None
     return Prediction.from_json(value, place=place, fix=_FIX)

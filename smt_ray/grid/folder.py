@@ -71,7 +71,7 @@ class GroupFolder:
 
     def read_text(self, file: str) -> str:
         """The content of a text file; "" if it does not exist."""
-        return self.storage.read_bytes(self.path(file)).decode() if self.exists(file) else ""
+        return self.storage.read_text(self.path(file)) if self.exists(file) else ""
 
     def run_pages(self, runs: Iterable[str]) -> dict[str, str]:
         """Run -> the link from this folder to its page, for the runs that have a page."""

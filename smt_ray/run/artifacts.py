@@ -30,7 +30,7 @@ class StageArtifacts:
     def records(self, key: str = "training") -> list[Record]:
         """The records of the training or of the warm-up."""
         place = self._find(key, RECORDS)
-        return parse_records(self._storage.read_bytes(place).decode()) if place else []
+        return parse_records(self._storage.read_text(place)) if place else []
 
     def weights(self) -> Weights:
         """The eligible weights with their selected blocks, or with the number of others."""
@@ -80,7 +80,7 @@ class StageArtifacts:
         for file in self._storage.list_files(folder) if folder else []:
             if file.endswith(".jsonl"):
                 place = f"{folder}/{file}"
-                text = self._storage.read_bytes(place).decode()
+                text = self._storage.read_text(place)
                 found[PurePath(file).stem] = from_lines(text, self._storage.uri(place))
         return found
 

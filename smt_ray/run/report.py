@@ -84,4 +84,4 @@ def _environment(run: RunFolder) -> Environment | None:
 
 def _config_text(run: RunFolder) -> str:
     place = run.path(RUN_CONFIG)
-    return run.storage.read_bytes(place).decode() if run.storage.exists(place) else ""
+    return run.storage.read_text(place) if run.storage.exists(place) else ""

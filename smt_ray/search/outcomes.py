@@ -113,7 +113,7 @@ def _read_trial(search: PlannedSearch, entry: TrialEntry) -> TrialResult:
 
 
 def _read_records(storage: Storage, place: str) -> list[Record]:
-    return parse_records(storage.read_bytes(place).decode()) if storage.exists(place) else []
+    return parse_records(storage.read_text(place)) if storage.exists(place) else []
 
 
 def close_trials(storage: Storage, trials: Sequence[TrialResult]) -> None:

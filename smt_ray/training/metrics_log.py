@@ -41,7 +41,7 @@ class MetricsLog:
         self._pending: list[Record] = []
         kept: list[Record] = []
         if start and storage.exists(path):
-            earlier = parse_records(storage.read_bytes(path).decode())
+            earlier = parse_records(storage.read_text(path))
             kept = [record for record in earlier if record["step"] <= start]
         write_records(storage, path, kept)
         for record in kept:
