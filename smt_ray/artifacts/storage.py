@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -86,8 +87,16 @@ class Storage:
 
     def read_bytes(self, *parts: str) -> bytes:
         """The content of a file."""
-        with self._fs.open_input_stream(self.key(*parts)) as stream:
+        with self._opened(self.key(*parts)) as stream:
             return bytes(stream.read())
+
+    def _opened(self, key: str) -> Any:
+        try:
+            return self._fs.open_input_stream(key)
+        except OSError:
+            if self._fs.get_file_info(key).type == pafs.FileType.Directory:
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), key) from None
+            raise
 
     def read_text(self, path: str) -> str:
         """The content of a text file.
@@ -189,7 +198,7 @@ class Storage:
 
     def _copy(self, key: str, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with self._fs.open_input_stream(key) as source, target.open("wb") as file:
+        with self._opened(key) as source, target.open("wb") as file:
             shutil.copyfileobj(source, file, _COPIED_BYTES)
 
     def list_files(self, path: str) -> list[str]:
@@ -246,7 +255,7 @@ class Storage:
     def digest(self, path: str) -> FileDigest:
         """The size and the sha256 of a file."""
         sha256, size = hashlib.sha256(), 0
-        with self._fs.open_input_stream(self.key(path)) as stream:
+        with self._opened(self.key(path)) as stream:
             while chunk := stream.read(_HASHED_BYTES):
                 sha256.update(chunk)
                 size += len(chunk)

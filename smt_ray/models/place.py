@@ -102,6 +102,13 @@ def explained(model: ModelConfig, load: Callable[[], Any]) -> Any:
                 got=model.attention,
                 fix="set it to auto, which takes what the model has",
             ) from error
+        if "Weights only load failed" in reason:
+            raise UserError(
+                "model",
+                "has a file of weights that would run code when it is read; such files are refused",
+                got=path,
+                fix="use a model whose weights are safetensors files",
+            ) from error
         raise UserError(
             "model.architecture" if bare else "model",
             f"cannot be loaded ({reason})",

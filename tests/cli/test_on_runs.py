@@ -58,14 +58,50 @@ def test_a_truncated_adapter_is_refused(
     assert_names(line, f"{finished['training']}: was truncated or edited")
 
 
+DAMAGES: dict[str, bytes | None] = {
+    "cut off": None,
+    "empty": b"",
+    "an object": b"{}",
+    "a list": b"[]",
+    "binary": b"\xff\xfe\x00",
+    "nested": b"[" * 100_000,
+    "later": b'{"from_a_later_version": 1}',
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("command", ON_RUNS)
-def test_a_truncated_run_manifest_is_refused(
+def test_a_damaged_run_manifest_is_refused(
+    refused: Refused, trained: RunFolder, command: str, damage: str
+) -> None:
+    manifest = Path(trained.uri) / "run.json"
+    content = DAMAGES[damage]
+    manifest.write_bytes(manifest.read_bytes()[:40] if content is None else content)
+    line = refused(*ON_RUNS[command], "mine", "--storage", trained.storage.root)
+    assert_names(line, f"{manifest}: cannot be read", "Fix: ")
+
+
+@pytest.mark.parametrize("command", ON_RUNS)
+def test_a_folder_in_place_of_a_document_is_refused(
     refused: Refused, trained: RunFolder, command: str
 ) -> None:
     manifest = Path(trained.uri) / "run.json"
-    manifest.write_text(manifest.read_text()[:40])
+    manifest.unlink()
+    manifest.mkdir()
     line = refused(*ON_RUNS[command], "mine", "--storage", trained.storage.root)
-    assert_names(line, f"{manifest}: cannot be read")
+    assert_names(line, f"{manifest}: cannot be read", "Is a directory")
+
+
+@pytest.mark.parametrize("command", ON_RUNS)
+@pytest.mark.parametrize("kind", ["loop", "long"])
+def test_a_storage_that_no_file_system_has_is_refused(
+    refused: Refused, tmp_path: Path, command: str, kind: str
+) -> None:
+    place = tmp_path / ("loop" if kind == "loop" else "a" * 300)
+    if kind == "loop":
+        place.symlink_to(place)
+    line = refused(*ON_RUNS[command], "mine", "--storage", str(place))
+    assert_names(line, {"loop": "Too many levels", "long": "File name too long"}[kind], "Fix: ")
 
 
 @pytest.mark.parametrize("there", ["full", "file"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from smt_ray.artifacts.storage import Storage
 from smt_ray.config.model import ModelConfig
@@ -199,3 +201,29 @@ def test_a_model_of_another_kind_is_refused(folder: Path) -> None:
 def test_a_gguf_file_that_is_not_there_is_refused(folder: Path) -> None:
     error = refused(lambda: load_model(ModelConfig(path=str(folder), gguf_file="none.gguf")))
     assert "none.gguf" in error.rule
+
+
+class Harmless:
+    """A pickle of it creates a file when it is read."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.place), "w")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_weights_that_would_run_code_are_refused_unread(
+    model_folder: Path, tmp_path: Path, zipped: bool
+) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    file, place = folder / "pytorch_model.bin", tmp_path / "created"
+    torch.save(weights, file, _use_new_zipfile_serialization=zipped)
+    load_model(ModelConfig(path=str(folder)))
+    torch.save({**weights, "a": Harmless(place)}, file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match="would run code when it is read"):
+        load_model(ModelConfig(path=str(folder)))
+    assert not place.exists()

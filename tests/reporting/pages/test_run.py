@@ -84,8 +84,7 @@ def make_metrics(**changes: Any) -> RunMetrics:
     return RunMetrics.model_validate({**METRICS, **changes})
 
 
-@pytest.fixture(scope="module")
-def run() -> RunContents:
+def whole_run() -> RunContents:
     """A run with everything that a run can have."""
     return RunContents(
         name="mine",
@@ -106,6 +105,11 @@ def run() -> RunContents:
             },
         },
     )
+
+
+@pytest.fixture(scope="module")
+def run() -> RunContents:
+    return whole_run()
 
 
 @pytest.fixture(scope="module")
@@ -237,32 +241,36 @@ def test_the_page_shows_the_versions_of_the_environment(page: Page) -> None:
         assert part.replace(" ", "") in text.replace(" ", "")
 
 
-def test_text_of_a_model_or_a_user_is_escaped_everywhere(run: RunContents, page: Page) -> None:
+def hostile(run: RunContents, text: str) -> RunContents:
+    """A run in which everything that a user or a model can write is one text."""
     answers = [
-        prediction(i, False, prompt=f"{i} {NASTY}", output=NASTY, extracted=NASTY, expected=NASTY)
+        prediction(i, False, prompt=f"{i} {text}", output=text, extracted=text, expected=text)
         for i in range(3)
     ]
     metrics = make_metrics(
-        method=NASTY,
-        model={"name": NASTY},
-        paths={"run": NASTY},
-        ran={"kernel": NASTY},
-        tasks={NASTY: {"num_rows": 3, "majority": 0.1, "tuned": result(0.5)}},
-        stages={NASTY: {"stage": NASTY, "seconds": 1.0}},
+        method=text,
+        model={"name": text},
+        paths={"run": text},
+        ran={"kernel": text},
+        tasks={text: {"num_rows": 3, "majority": 0.1, "tuned": result(0.5)}},
+        stages={text: {"stage": text, "seconds": 1.0}},
     )
-    dataset = Dataset(name=NASTY, source=NASTY, num_rows=1, digest=NASTY, context="test")
-    nasty = replace(
+    dataset = Dataset(name=text, source=text, num_rows=1, digest=text, context="test")
+    return replace(
         run,
-        name=NASTY,
+        name=text,
         metrics=metrics,
-        config_text=NASTY,
-        weights=[replace(weight, name=f"{weight.name}{NASTY}") for weight in run.weights],
+        config_text=text,
+        weights=[replace(weight, name=f"{weight.name}{text}") for weight in run.weights],
         datasets=[dataset],
-        environment=Environment(python=NASTY, platform=NASTY, packages={NASTY: NASTY}),
-        predictions={who: {NASTY: answers} for who in ("base", "tuned")},
-        missing=[NASTY],
+        environment=Environment(python=text, platform=text, packages={text: text}),
+        predictions={who: {text: answers} for who in ("base", "tuned")},
+        missing=[text],
     )
-    html = run_page(nasty)
+
+
+def test_text_of_a_model_or_a_user_is_escaped_everywhere(run: RunContents, page: Page) -> None:
+    html = run_page(hostile(run, NASTY))
     found = read_page(html)
     assert "script" not in found.tags
     assert set(found.tags) <= set(page.tags) | {"details", "summary", "em"}
