@@ -12,6 +12,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,10 @@ from pathlib import Path
 
 _PREFIX, _LOCK = "smt_ray_scratch_", ".lock"
 _ANY_LOCK = f"{_PREFIX}{'[0-9a-f]' * 32}{_LOCK}"  # matches the names that are made here only
+
+INCOMPLETE = ".part"
+"""The ending of a file's name while it is written."""
+_ABANDONED_S = 3600.0
 
 
 @contextmanager
@@ -46,6 +51,22 @@ def abandoned_folders() -> list[Path]:
 def remove_abandoned() -> None:
     """Removes the folders in the temporary directory whose processes were killed."""
     _remove_abandoned(Path(tempfile.gettempdir()))
+
+
+def incomplete_files(root: Path) -> list[Path]:
+    """The files below a folder that a killed process left incomplete; none was written lately."""
+    found = []
+    for file in root.rglob(f"*.????????{INCOMPLETE}"):
+        with suppress(FileNotFoundError):  # it is complete and has its name now
+            if time.time() - file.stat().st_mtime > _ABANDONED_S:
+                found.append(file)
+    return found
+
+
+def remove_incomplete(root: Path) -> None:
+    """Removes :func:`incomplete_files`."""
+    for file in incomplete_files(root):
+        file.unlink(missing_ok=True)
 
 
 def _remove_abandoned(parent: Path) -> None:

@@ -19,7 +19,8 @@ from typing import IO, Any, TypeVar
 import pyarrow.fs as pafs
 
 from smt_ray.artifacts.file_systems import resolve
-from smt_ray.artifacts.scratch import scratch_folder
+from smt_ray.artifacts.patience import patient
+from smt_ray.artifacts.scratch import INCOMPLETE, scratch_folder
 from smt_ray.documents.base import Document
 from smt_ray.documents.stages import FileDigest
 from smt_ray.errors import UserError
@@ -69,10 +70,10 @@ class Storage:
         Raises:
             UserError: They cannot be written.
         """
-        probe = f".probe-{uuid.uuid4().hex}"
-        try:
-            self.write_bytes(probe, b"")
-            self._fs.delete_file(self.key(probe))
+        probe = self.key(f".probe-{uuid.uuid4().hex}")
+        try:  # at once: a wrong address is told at once, too
+            self._write_once(probe, io.BytesIO())
+            self._fs.delete_file(probe)
         except (OSError, ValueError) as error:
             raise UserError(
                 "storage",
@@ -81,10 +82,12 @@ class Storage:
                 fix="choose another storage=..., or change its permissions",
             ) from None
 
+    @patient
     def exists(self, *parts: str) -> bool:
         """Whether a file or folder exists."""
         return bool(self._fs.get_file_info(self.key(*parts)).type != pafs.FileType.NotFound)
 
+    @patient
     def read_bytes(self, *parts: str) -> bytes:
         """The content of a file."""
         with self._opened(self.key(*parts)) as stream:
@@ -118,6 +121,7 @@ class Storage:
         """Writes a file; if that fails, the earlier file is left as it was."""
         self._write(path, io.BytesIO(content))
 
+    @patient
     def append_bytes(self, path: str, content: bytes) -> None:
         """Appends to a file that exists; an object store writes the whole file again."""
         if self.is_local:
@@ -126,16 +130,24 @@ class Storage:
         else:
             self.write_bytes(path, self.read_bytes(path) + content)
 
+    @patient
     def _write(self, path: str, source: IO[bytes]) -> None:
-        target = self.key(path)
+        source.seek(0)
+        self._write_once(self.key(path), source)
+
+    def _write_once(self, target: str, source: IO[bytes]) -> None:
         if self._fs.type_name not in _OBJECT_STORES:
             self._fs.create_dir(os.path.dirname(target), recursive=True)
         # A local file is renamed when it is complete; an object store shows only complete objects.
-        written = f"{target}.{uuid.uuid4().hex[:8]}.part" if self.is_local else target
-        with self._fs.open_output_stream(written) as stream:
-            shutil.copyfileobj(source, stream, _COPIED_BYTES)
-        if self.is_local:
-            os.replace(written, target)
+        written = f"{target}.{uuid.uuid4().hex[:8]}{INCOMPLETE}" if self.is_local else target
+        try:
+            with self._fs.open_output_stream(written) as stream:
+                shutil.copyfileobj(source, stream, _COPIED_BYTES)
+            if self.is_local:
+                os.replace(written, target)
+        finally:
+            if self.is_local:
+                Path(written).unlink(missing_ok=True)  # of a disk that is full
 
     def read_json(self, *parts: str) -> Any:
         """The value of a JSON file."""
@@ -196,11 +208,13 @@ class Storage:
                 self._copy(self.key(path), target)
             yield target
 
+    @patient
     def _copy(self, key: str, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._opened(key) as source, target.open("wb") as file:
             shutil.copyfileobj(source, file, _COPIED_BYTES)
 
+    @patient
     def list_files(self, path: str) -> list[str]:
         """The files below a folder, relative to it and sorted; none if there is no such folder."""
         selector = pafs.FileSelector(self.key(path), recursive=True, allow_not_found=True)
@@ -211,6 +225,7 @@ class Storage:
             if info.type == pafs.FileType.File
         )
 
+    @patient
     def sizes(self, path: str, *, recursive: bool = True) -> dict[str, int]:
         """The bytes of each file below a folder, by its path relative to the folder."""
         selector = pafs.FileSelector(self.key(path), recursive=recursive, allow_not_found=True)
@@ -221,6 +236,7 @@ class Storage:
             if info.type == pafs.FileType.File
         }
 
+    @patient
     def changed_s(self, path: str) -> float:
         """The time when a file was last written, in seconds since the epoch.
 
@@ -234,15 +250,18 @@ class Storage:
             raise FileNotFoundError(self.uri(path))
         return math.nan if info.mtime is None else info.mtime.timestamp()
 
+    @patient
     def delete_file(self, path: str) -> None:
         """Deletes a file."""
         self._fs.delete_file(self.key(path))
 
+    @patient
     def delete_folder(self, path: str) -> None:
         """Deletes a folder and all files in it; nothing happens if it does not exist."""
         if self.exists(path):
             self._fs.delete_dir(self.key(path))
 
+    @patient
     def list_folders(self, path: str) -> list[str]:
         """The names of the folders directly below a folder, sorted."""
         selector = pafs.FileSelector(self.key(path), allow_not_found=True)
@@ -252,6 +271,7 @@ class Storage:
             if info.type == pafs.FileType.Directory
         )
 
+    @patient
     def digest(self, path: str) -> FileDigest:
         """The size and the sha256 of a file."""
         sha256, size = hashlib.sha256(), 0

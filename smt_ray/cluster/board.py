@@ -27,6 +27,8 @@ class Board:
         self._progress: dict[str, dict[int, tuple[int, str]]] = {}
         self._starts: dict[str, dict[int, list[int]]] = {}
         self._measured: dict[str, dict[int, Record]] = {}
+        self._deaths: dict[str, list[str]] = {}
+        self._places: dict[str, Any] = {}
 
     def start(self, task: str, worker: int, pid: int) -> None:
         """Notes that a worker starts a task, for the first time or after it was lost."""
@@ -46,6 +48,22 @@ class Board:
     def starts(self, task: str) -> dict[int, list[int]]:
         """The process ids of each worker's attempts at a task, in order."""
         return self._starts.get(task, {})
+
+    def died(self, task: str, reason: str) -> None:
+        """Notes that processes of a task died for lack of memory."""
+        self._deaths.setdefault(task, []).append(reason)
+
+    def deaths(self, task: str) -> list[str]:
+        """The reasons that :meth:`died` noted."""
+        return self._deaths.get(task, [])
+
+    def hold(self, task: str, place: Any) -> None:
+        """Notes the placement group of a task's processes."""
+        self._places[task] = place
+
+    def place(self, task: str) -> Any:
+        """The placement group of a task's latest processes; None if it is not known."""
+        return self._places.get(task)
 
     def measure(self, task: str, record: Record) -> None:
         """Keeps the record of one step; a step that is repeated replaces its record."""

@@ -150,6 +150,8 @@ def _options(dashboard: bool) -> dict[str, Any]:
         "include_dashboard": dashboard if is_alone() else None,
         "dashboard_port": port,
         "_temp_dir": session_folder() if is_alone() else None,
+        # Without it, Ray starts a task that its memory monitor has ended again and again.
+        "_system_config": {"task_oom_retries": 1} if is_alone() else None,
         "log_to_driver": False,
         "logging_level": "warning",
         "runtime_env": {"env_vars": environment, **setup_hook()},

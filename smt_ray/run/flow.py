@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -13,9 +14,11 @@ from torch import nn
 
 from smt_ray.artifacts.layout import SELECTION
 from smt_ray.artifacts.runs import RunFolder
+from smt_ray.artifacts.scratch import remove_incomplete
 from smt_ray.artifacts.stages import Finished
 from smt_ray.artifacts.use import in_use, use_of_run
 from smt_ray.cluster.board import make_board
+from smt_ray.cluster.memory import memory_explained
 from smt_ray.cluster.nodes import evaluator_resources, rank_resources, ray_for
 from smt_ray.cluster.session import early_imports
 from smt_ray.cluster.shared_places import check_shared
@@ -92,6 +95,8 @@ class Flow:
         began = time.monotonic()
         self.check_until(until)
         self.storage.check_writable()
+        if self.storage.is_local:
+            remove_incomplete(Path(self.storage.root))
         with (
             in_use(self.storage, use_of_run(self.folder.name)),
             early_imports(needed=bool(self.runs_that_need_ray(until))),
@@ -253,7 +258,8 @@ class Flow:
             reused = stage.verify()
             if not reused:
                 assert make is not None
-                make()
+                with memory_explained(stage.kind.name):
+                    make()
         seconds = stage.read().seconds
         name = stage_text(key)
         say(

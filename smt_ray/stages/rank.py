@@ -9,11 +9,13 @@ from typing import Any, Protocol
 
 import ray.train
 import torch
+from ray.util.placement_group import get_current_placement_group
 
 from smt_ray.artifacts.layout import ADAPTER, BEST_ADAPTER, BEST_STEP, CHECKPOINTS, RECORDS
 from smt_ray.artifacts.scratch import scratch_folder
 from smt_ray.artifacts.storage import Storage
 from smt_ray.cluster.board import announce
+from smt_ray.cluster.memory import check_memory
 from smt_ray.data.encoding.stored import EncodedRows, load_tokens
 from smt_ray.documents.run import VALIDATION_LOSS
 from smt_ray.documents.stages import RankOutcome, RankSettings
@@ -46,11 +48,15 @@ def run_rank(given: dict[str, Any]) -> RankSettings | UserError:
     """Does a rank's work. A user's error is returned: if it were raised, Ray Train would retry.
 
     Args:
-        given: ``rank``, which makes the rank of its arguments ``job`` and ``board``.
+        given: ``rank``, which makes the rank of its arguments ``job`` and ``board``, and the
+            ``kind`` of the stage.
     """
     rank: Callable[[Any, Any], Rank] = given["rank"]
+    board, kind = given["board"], given["kind"]
+    board.hold.remote(kind, get_current_placement_group())
     try:
-        return rank(given["job"], given["board"]).run()
+        check_memory(kind, board)
+        return rank(given["job"], board).run()
     except UserError as error:
         return error
 

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
+from ray.util.placement_group import remove_placement_group
 
 from smt_ray.artifacts.layout import (
     ADAPTER,
@@ -24,6 +25,7 @@ from smt_ray.artifacts.layout import (
     TOKENS,
 )
 from smt_ray.artifacts.stages import Finished, Stage
+from smt_ray.cluster.memory import NoteDeaths, is_death_by_memory, out_of_memory
 from smt_ray.cluster.nodes import rank_resources
 from smt_ray.cluster.process_group import interfaces, process_group
 from smt_ray.cluster.resources import ProcessResources
@@ -158,8 +160,8 @@ def fit(
         UserError: Bad input, a loss that is not finite, workers that keep failing, or no place for
             them in time.
     """
-    kind, asked = stage.kind.name, job.config.resources
-    for rounds_left in reversed(range(_ROUNDS)):
+    kind, asked, num_lost = stage.kind.name, job.config.resources, 0
+    for rounds_left in reversed(range(_ROUNDS + asked.max_failures)):
         wait_for_place(kind, asked.num_workers, job.resources, asked.wait_timeout_s)
         check_checkpoints(stage)
         trainer = _make_trainer(job, stage, board, rank, callbacks)
@@ -172,7 +174,17 @@ def fit(
                 continue
             if _raised_by_our_code(error):
                 raise
+            if is_death_by_memory(error):
+                raise out_of_memory(kind, str(error)) from error
             raise _workers_lost(kind, asked.max_failures, error) from error
+        except ray.exceptions.RayActorError as error:  # Ray Train's controller, or the board
+            num_lost += 1
+            if num_lost > asked.max_failures:
+                raise _workers_lost(kind, asked.max_failures, error) from error
+            say(f"{kind}: the controller of Ray Train was lost, and is started again")
+            # Ray frees the place of its ranks only in sessions with a dashboard.
+            if place := ray.get(board.place.remote(kind)):
+                remove_placement_group(place)
     if isinstance(outcome, UserError):
         raise outcome
     return outcome
@@ -190,14 +202,14 @@ def _make_trainer(
     threads = {"OMP_NUM_THREADS": str(job.resources.num_threads)}
     return TorchTrainer(
         run_rank,
-        train_loop_config={"rank": rank, "job": job, "board": board},
+        train_loop_config={"rank": rank, "job": job, "board": board, "kind": stage.kind.name},
         torch_config=process_group(),
         scaling_config=scaling(asked.num_workers, job.resources),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
             storage_path=stage.storage.uri(stage.folder),
             checkpoint_config=kept_checkpoints(job.config.training.keep_checkpoints),
-            callbacks=list(callbacks),
+            callbacks=[NoteDeaths(stage.kind.name, board), *callbacks],
             failure_config=ray.train.FailureConfig(
                 max_failures=asked.max_failures, controller_failure_limit=asked.max_failures
             ),

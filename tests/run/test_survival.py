@@ -80,6 +80,33 @@ def test_a_run_with_a_killed_or_hung_rank_ends_with_the_same_adapter(
     assert losses(folder) == losses(whole.stage("training"))
 
 
+def test_a_run_whose_training_loses_its_controller_ends_with_the_same_adapter(
+    whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Quick
+) -> None:
+    import psutil
+
+    from smt_ray.run.flow import Flow
+
+    flow, killed = Flow(quick(stages_of(BEFORE_TRAINING))), []
+
+    def kill() -> None:
+        wait_for_checkpoint(Path(flow.plan.training.uri) / "checkpoints")
+        for process in psutil.Process().children(recursive=True):
+            if process.name().startswith("ray::TrainContr"):
+                process.kill()
+                killed.append(process.pid)
+
+    watcher = threading.Thread(target=kill, daemon=True)
+    watcher.start()
+    flow.run("training")
+    watcher.join(timeout=5)
+    assert len(killed) == 1
+    assert 0 < flow.plan.training.read().summary.outcome.resumed_from < NUM_STEPS
+    folder = Path(flow.plan.training.uri)
+    assert {p.name: p.read_bytes() for p in (folder / "adapter").iterdir()} == whole.adapter
+    assert losses(folder) == losses(whole.stage("training"))
+
+
 @dataclass(frozen=True)
 class CutOff:
     """A run that was interrupted during training and resumed, and whose driver was then killed.
