@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -41,7 +41,8 @@ def on_loopback() -> Iterator[None]:
 def session_folder() -> str:
     """The folder of this user's sessions, which no other user can enter.
 
-    It lies in RAY_TMPDIR, TMPDIR or /tmp. All folders of ended sessions but the latest are removed.
+    It lies in RAY_TMPDIR, TMPDIR or /tmp. What ended sessions left is removed, except the
+    latest folders, for their logs.
 
     Raises:
         UserError: Another user has made the folder, or its path is too long for sockets.
@@ -78,11 +79,26 @@ def _check_private(folder: Path) -> None:
 
 
 def _remove_ended(folder: Path) -> None:
-    """Removes the folders of sessions whose processes have ended, except the latest ones."""
+    """Removes what ended sessions left: processes, and all folders but the latest ones."""
     ended = [
         session
         for session in sorted(folder.glob("session_*_*"))
         if not session.is_symlink() and not psutil.pid_exists(int(session.name.rpartition("_")[2]))
     ]
+    if ended:
+        _end_processes(ended)
     for session in ended[:-_KEPT]:
         shutil.rmtree(session, ignore_errors=True)
+
+
+def _end_processes(sessions: list[Path]) -> None:
+    """Ends the processes that write into the folders of sessions whose driver was killed.
+
+    Ray's agents go on for minutes then.
+    """
+    for process in psutil.process_iter(["name"]):
+        if str(process.info["name"]).startswith("ray::"):
+            with suppress(psutil.Error):
+                files = [Path(file.path) for file in process.open_files()]
+                if any(session in file.parents for file in files for session in sessions):
+                    process.kill()
