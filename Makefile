@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES)
 # Bytecode is compiled at the first import. Compiling everything that is installed takes a minute.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-fast test-slow check check-pins format install clean
+.PHONY: run test test-fast test-slow test-faults check check-pins format install clean
 
 run: install  ## run the embedded default: base model, warm-up, training, evaluation
 	$(BIN)/smt-ray run
@@ -23,6 +23,9 @@ test-fast: install  ## run the tests that do not start Ray and do not train
 
 test-slow: install
 	$(PYTEST) -m slow --durations=25
+
+test-faults: install  ## run all tests of faults; `make test` runs a third, chosen by the commit
+	SMT_RAY_FAULTS=all $(PYTEST) tests/faults --durations=50
 
 check: install  ## check style, types and import rules
 	$(BIN)/ruff check .

@@ -17,14 +17,19 @@ def start(
     log: Path,
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
+    umask: int = -1,
 ) -> subprocess.Popen[bytes]:
-    """Starts a process in its own session; by default, it cannot join a running Ray."""
+    """Starts a process in its own session; by default, it cannot join a running Ray.
+
+    Args:
+        umask: The rights that its files do not have; -1 for those of this process.
+    """
     if environment is None:
         environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     with log.open("w") as file:
         return subprocess.Popen(
             arguments, stdout=file, stderr=file, start_new_session=True, env=environment,
-            cwd=folder,
+            cwd=folder, umask=umask,
         )  # fmt: skip
 
 

@@ -44,6 +44,8 @@ class Groups(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
+        if file.startswith("tests/faults/"):
+            return "faults"  # they share an undisturbed run
         return "ray" if file in RAY_FILES else file
 
 

@@ -50,6 +50,7 @@ def test_a_run_listens_on_loopback_only_and_its_folders_are_private(
         [sys.executable, "-m", "smt_ray", "run", tmp_path / "run.yaml", "--until", "training"],
         tmp_path / "driver.log",
         environment | {"TMPDIR": str(temporary), "RAY_TMPDIR": str(temporary)},
+        umask=0o077,
     )
     try:
         stages = storage / "stages"
@@ -63,6 +64,8 @@ def test_a_run_listens_on_loopback_only_and_its_folders_are_private(
         found = listening(driver.pid)
         (private,) = temporary.glob("ray-*")
         mode = stat.S_IMODE(private.stat().st_mode)
+        written = [*folder.rglob("*"), *(storage / "runs").rglob("*")]
+        open_to_others = [path for path in written if path.stat().st_mode & 0o077]
         owners = {path.parts[len(temporary.parts)] for path in temporary.rglob("session_*")}
         os.kill(driver.pid, signal.SIGINT)
         driver.wait(timeout=90)
@@ -73,4 +76,6 @@ def test_a_run_listens_on_loopback_only_and_its_folders_are_private(
     outside = {a: name for a, name in found.items() if not a.startswith(("127.", "::ffff:127."))}
     assert not outside
     assert mode == 0o700
+    assert written
+    assert not open_to_others
     assert owners == {private.name}

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,63 +47,6 @@ def losses(folder: Path) -> dict[int, float]:
     records = [json.loads(line) for line in lines]
     assert len({r["step"] for r in records}) == len(records)
     return {r["step"]: r["metrics"]["train/loss"] for r in records if r["step"]}
-
-
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_run_with_a_killed_or_hung_rank_ends_with_the_same_adapter(
-    whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Quick, fault: signal.Signals
-) -> None:
-    import ray
-
-    from smt_ray.run.flow import Flow
-
-    config, killed = quick(stages_of(BEFORE_TRAINING), "resources.stall_timeout_s=15"), []
-    flow = Flow(config)
-
-    def kill() -> None:
-        wait_for_checkpoint(Path(flow.plan.training.uri) / "checkpoints")
-        killed.append(ray.get(flow.board.starts.remote("training"))[0][0])
-        os.kill(killed[0], fault)
-
-    watcher = threading.Thread(target=kill, daemon=True)
-    watcher.start()
-    flow.run("training")
-    watcher.join(timeout=5)
-    pids = ray.get(flow.board.starts.remote("training"))[0]
-    assert killed == pids[:1]
-    assert len(pids) == 2
-    outcome = flow.plan.training.read().summary.outcome
-    assert 0 < outcome.resumed_from < NUM_STEPS
-    folder = Path(flow.plan.training.uri)
-    assert {p.name: p.read_bytes() for p in (folder / "adapter").iterdir()} == whole.adapter
-    assert losses(folder) == losses(whole.stage("training"))
-
-
-def test_a_run_whose_training_loses_its_controller_ends_with_the_same_adapter(
-    whole: Any, stages_of: Callable[[Sequence[str]], Path], quick: Quick
-) -> None:
-    import psutil
-
-    from smt_ray.run.flow import Flow
-
-    flow, killed = Flow(quick(stages_of(BEFORE_TRAINING))), []
-
-    def kill() -> None:
-        wait_for_checkpoint(Path(flow.plan.training.uri) / "checkpoints")
-        for process in psutil.Process().children(recursive=True):
-            if process.name().startswith("ray::TrainContr"):
-                process.kill()
-                killed.append(process.pid)
-
-    watcher = threading.Thread(target=kill, daemon=True)
-    watcher.start()
-    flow.run("training")
-    watcher.join(timeout=5)
-    assert len(killed) == 1
-    assert 0 < flow.plan.training.read().summary.outcome.resumed_from < NUM_STEPS
-    folder = Path(flow.plan.training.uri)
-    assert {p.name: p.read_bytes() for p in (folder / "adapter").iterdir()} == whole.adapter
-    assert losses(folder) == losses(whole.stage("training"))
 
 
 @dataclass(frozen=True)
