@@ -25,9 +25,20 @@ _FIXES = {
     " resources.num_workers",
     "evaluation": "a smaller evaluation.batch_tokens, or fewer resources.num_workers",
 }
+# The attributes of Ray's errors with the error behind them.
+_PARTS = ("controller_failure", "health_check_failure", "cause", "__cause__")
 _ALL = "a smaller batching.max_tokens, or fewer resources.num_workers"
 _NODE = re.compile(r"was ([\d.]+)GB used / ([\d.]+)GB limit")
 _PROCESS = re.compile(r"name=([^,]+),.*?pid=(\d+), actual memory used=([\d.]+)GB")
+
+
+def errors_behind(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that it stands for."""
+    yield error
+    parts = [getattr(error, name, None) for name in _PARTS]
+    for part in (*parts, *getattr(error, "worker_failures", {}).values()):
+        if isinstance(part, BaseException):
+            yield from errors_behind(part)
 
 
 def is_death_by_memory(error: BaseException) -> bool:
@@ -79,10 +90,10 @@ class NoteDeaths(ray.train.UserCallback):  # type: ignore[misc]
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
         """Called by Ray Train before it starts the ranks again."""
-        for error in worker_exceptions.values():
-            if is_death_by_memory(error):  # Ray's text names all processes that it ended
-                ray.get(self._board.died.remote(self._kind, str(error)))
-                break
+        errors = [e for found in worker_exceptions.values() for e in errors_behind(found)]
+        texts = [str(error) for error in errors if is_death_by_memory(error)]
+        if texts:  # each names all processes that Ray ended
+            ray.get(self._board.died.remote(self._kind, texts[0]))
 
 
 def check_memory(kind: str, board: Any) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
-from ray.util.placement_group import remove_placement_group
 
 from smt_ray.artifacts.layout import (
     ADAPTER,
@@ -25,12 +24,12 @@ from smt_ray.artifacts.layout import (
     TOKENS,
 )
 from smt_ray.artifacts.stages import Finished, Stage
-from smt_ray.cluster.memory import NoteDeaths, is_death_by_memory, out_of_memory
+from smt_ray.cluster.memory import NoteDeaths
 from smt_ray.cluster.nodes import rank_resources
 from smt_ray.cluster.process_group import interfaces, process_group
 from smt_ray.cluster.resources import ProcessResources
-from smt_ray.cluster.session import logs_folder
-from smt_ray.cluster.waiting import PLACEMENT, found_no_place, wait_for_place
+from smt_ray.cluster.train_failures import TrainFailures
+from smt_ray.cluster.waiting import PLACEMENT, wait_for_place
 from smt_ray.config.run import RunConfig
 from smt_ray.data.batches import StepPlan
 from smt_ray.documents.probe import Probe
@@ -46,7 +45,6 @@ from smt_ray.stages.plan import RunPlan
 from smt_ray.stages.rank import PROGRESS, Rank, TrainingRank, run_rank
 
 _ANSWER_VARIABLE = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
-_ROUNDS = 5  # attempts: other work may take the place that was waited for
 
 
 def make_training(
@@ -160,8 +158,9 @@ def fit(
         UserError: Bad input, a loss that is not finite, workers that keep failing, or no place for
             them in time.
     """
-    kind, asked, num_lost = stage.kind.name, job.config.resources, 0
-    for rounds_left in reversed(range(_ROUNDS + asked.max_failures)):
+    kind, asked = stage.kind.name, job.config.resources
+    failures = TrainFailures(kind, asked.max_failures, stage.storage, board)
+    while True:
         wait_for_place(kind, asked.num_workers, job.resources, asked.wait_timeout_s)
         check_checkpoints(stage)
         trainer = _make_trainer(job, stage, board, rank, callbacks)
@@ -169,22 +168,8 @@ def fit(
             with _interrupts_as_before(), _answers_within(asked.stall_timeout_s):
                 outcome: RankSettings | UserError = trainer.fit().return_value
             break
-        except ray.train.TrainingFailedError as error:
-            if rounds_left and found_no_place(error):
-                continue
-            if _raised_by_our_code(error):
-                raise
-            if is_death_by_memory(error):
-                raise out_of_memory(kind, str(error)) from error
-            raise _workers_lost(kind, asked.max_failures, error) from error
-        except ray.exceptions.RayActorError as error:  # Ray Train's controller, or the board
-            num_lost += 1
-            if num_lost > asked.max_failures:
-                raise _workers_lost(kind, asked.max_failures, error) from error
-            say(f"{kind}: the controller of Ray Train was lost, and is started again")
-            # Ray frees the place of its ranks only in sessions with a dashboard.
-            if place := ray.get(board.place.remote(kind)):
-                remove_placement_group(place)
+        except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
+            failures.recover(error)
     if isinstance(outcome, UserError):
         raise outcome
     return outcome
@@ -247,16 +232,6 @@ def _answers_within(timeout_s: float | None) -> Iterator[None]:
             os.environ.pop(_ANSWER_VARIABLE, None)
 
 
-def _workers_lost(kind: str, max_failures: int, error: BaseException) -> UserError:
-    return UserError(
-        kind,
-        f"workers failed more than resources.max_failures ({max_failures}) times:"
-        f" {_last_line(error)}",
-        fix=f"see Ray's logs ({logs_folder()} on each node); start the same run again to resume"
-        " from the latest checkpoint",
-    )
-
-
 def scaling(num_workers: int, resources: ProcessResources) -> ray.train.ScalingConfig:
     """The placement of ranks, on as few nodes as possible."""
     gpus = {"GPU": resources.num_gpus} if resources.num_gpus else {}
@@ -267,13 +242,3 @@ def scaling(num_workers: int, resources: ProcessResources) -> ray.train.ScalingC
         accelerator_type=resources.accelerator_type if resources.num_gpus else None,
         placement_strategy=PLACEMENT,
     )
-
-
-def _raised_by_our_code(error: BaseException) -> bool:
-    """Whether a rank raised an error, which is a defect; otherwise a rank died."""
-    failures = getattr(error, "worker_failures", {}).values()
-    return any(not type(failure).__module__.startswith("ray.") for failure in failures)
-
-
-def _last_line(error: BaseException) -> str:
-    return str(error).strip().rsplit("\n", 1)[-1]
