@@ -24,6 +24,7 @@ from smt_ray.run.record import now_ms
 from smt_ray.run.snapshot import final_metrics as metrics_of_run
 from smt_ray.search.planned import plan_search
 from smt_ray.search.record import best_yaml, check_same_search, write_search
+from smt_ray.search.scheduling import check_algorithm
 from smt_ray.search.shared import make_shared
 from smt_ray.search.tuner import run_trials
 
@@ -43,6 +44,7 @@ def search(config: SearchConfig, merge_into: Path | None = None) -> SearchDocume
     started_ms = now_ms()
     if merge_into is not None:
         check_out(merge_into)
+    check_algorithm(config)
     planned = plan_search(config)
     first = planned.runs[0]
     folder = GroupFolder(Storage(first.storage), search_folder(config.name))

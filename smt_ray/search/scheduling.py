@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -47,6 +48,21 @@ def make_scheduler(
     return scheduler
 
 
+def check_algorithm(config: SearchConfig) -> None:
+    """Called before anything is started.
+
+    Raises:
+        UserError: The package of the algorithm is missing.
+    """
+    if config.algorithm == "optuna" and importlib.util.find_spec("optuna") is None:
+        raise UserError(
+            "algorithm",
+            "needs the package optuna",
+            got="optuna",
+            fix="pip install 'smt-ray[optuna]'",
+        )
+
+
 def make_searcher(
     config: SearchConfig, again: Sequence[Point] = (), done: Sequence[TrialResult] = ()
 ) -> Any:
@@ -55,22 +71,12 @@ def make_searcher(
     Args:
         again: Points of an earlier start whose trials did not end.
         done: The other trials of an earlier start.
-
-    Raises:
-        UserError: The package is missing.
     """
     if config.draws_all_points_first:
         return None
-    try:
-        import optuna
-        from ray.tune.search.optuna import OptunaSearch
-    except ImportError:
-        raise UserError(
-            "algorithm",
-            "needs the package optuna",
-            got="optuna",
-            fix="pip install 'smt-ray[optuna]'",
-        ) from None
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # every trial prints its point
     searcher = OptunaSearch(
         OptunaSearch.convert_search_space(tune_domains(config)),

@@ -65,6 +65,18 @@ def test_a_scheduler_that_does_not_fit_the_training_is_refused_before_anything_s
     assert not list(tmp_path.iterdir())
 
 
+def test_a_missing_package_is_named_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    space = {"training.learning_rate": {"choice": [1e-3, 2e-3]}}
+    values = make(tmp_path, space=space, algorithm="optuna")
+    with pytest.raises(UserError, match=r"smt-ray\[optuna\]") as raised:
+        search(validate_section(SearchConfig, values))
+    assert (raised.value.field, raised.value.got) == ("algorithm", "optuna")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The storage of a search that was killed after its first trial, started again, terminated by
