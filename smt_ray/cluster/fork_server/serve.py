@@ -37,6 +37,7 @@ _READ_LATE = {
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S",
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC",  # set by Ray Train
     "TORCHINDUCTOR_CACHE_DIR",  # set by torch
+    "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR",  # sets credentials, after the imports
 }
 _SET_BY_RAY = {"PYTHONBREAKPOINT", "SPT_NOENV"}  # in every worker, as variables of its own
 
@@ -192,7 +193,7 @@ class _Imports:
     def _complete(self, environ: dict[str, str]) -> None:
         self._is_complete = True
         since = _changed(environ, self._environ) - _READ_LATE - _SET_BY_RAY
-        self._can_fork = all(name.startswith("RAY_") for name in since)
+        self._can_fork = all(name.startswith(("RAY_", "__RAY_")) for name in since)
         if self._can_fork:
             self._environ = environ
             _replace_environment({**self._set, **environ, "OMP_NUM_THREADS": "1"})

@@ -224,7 +224,8 @@ def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_workers_of_a_session_are_forked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("credentials", [{}, {"HF_TOKEN": "canary", "AWS_SECRET_ACCESS_KEY": "b"}])
+def test_the_workers_of_a_session_are_forked(tmp_path: Path, credentials: dict[str, str]) -> None:
     """A change of Ray that made them start as usual, slowly, is noticed here."""
     script = """
 import ray
@@ -254,6 +255,7 @@ if __name__ == "__main__":
     (tmp_path / "session.py").write_text(script)
     environ = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
-        [sys.executable, tmp_path / "session.py"], capture_output=True, text=True, env=environ
-    )
+        [sys.executable, tmp_path / "session.py"], capture_output=True, text=True,
+        env=environ | credentials,
+    )  # fmt: skip
     assert done.stdout == "[]\n8\n", done.stderr
