@@ -18,6 +18,8 @@ VARIABLE = "SMT_RAY_STORAGE_TIMEOUT_S"
 _TIMEOUT_S = 120.0
 _FIRST_S, _LONGEST_S = 0.5, 10.0  # between two tries
 
+_given_up: set[str] = set()  # roots that were waited for in vain: a run that ends waits once only
+
 # What waiting does not change; pyarrow raises plain OSErrors for most of it.
 _FINAL = (
     FileNotFoundError,
@@ -57,7 +59,7 @@ def patient(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P
             return method(self, *args, **kwargs)
         import tenacity
 
-        timeout_s = float(os.environ.get(VARIABLE, _TIMEOUT_S))
+        timeout_s = 0.0 if self.root in _given_up else float(os.environ.get(VARIABLE, _TIMEOUT_S))
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(is_away),
             stop=tenacity.stop_after_delay(timeout_s),
@@ -65,10 +67,13 @@ def patient(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P
             reraise=True,
         )
         try:
-            return retrying(method, self, *args, **kwargs)
+            found = retrying(method, self, *args, **kwargs)
+            _given_up.discard(self.root)
+            return found
         except OSError as error:
             if not is_away(error):
                 raise
+            _given_up.add(self.root)
             raise storage_is_away(self.root, error) from error
 
     return tried

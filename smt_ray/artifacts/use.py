@@ -131,7 +131,7 @@ def _marked(storage: Storage, what: str, *, cleans: bool = False) -> Iterator[st
         finally:
             stop.set()
             refresher.join()
-            with suppress(OSError):  # a storage that is gone keeps no mark
+            with suppress(OSError, UserError):  # a storage that is gone keeps no mark
                 storage.delete_file(place)
 
 
@@ -154,7 +154,7 @@ def _locked(storage: Storage, place: str) -> Iterator[None]:
 
 def _refresh_until(storage: Storage, place: str, content: bytes, stop: threading.Event) -> None:
     while not stop.wait(_REFRESH_EVERY_S):
-        with suppress(OSError):
+        with suppress(OSError, UserError):
             _refresh(storage, place, content)
 
 
@@ -190,7 +190,7 @@ def _clock(storage: Storage) -> float:
     place = f"{USES_FOLDER}/.clock-{uuid.uuid4().hex}"
     try:
         storage.write_bytes(place, b"")
-    except OSError:  # who may only read can delete nothing, and needs no better time
+    except (OSError, UserError):  # who may only read can delete nothing, and needs no better time
         return time.time()
     try:
         return storage.changed_s(place)

@@ -31,6 +31,7 @@ class Kept:
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smt_ray.artifacts.patience._FIRST_S", 0.001)
     monkeypatch.setattr("smt_ray.artifacts.patience._LONGEST_S", 0.002)
+    monkeypatch.setattr("smt_ray.artifacts.patience._given_up", set())
 
 
 def test_it_is_tried_again_until_it_answers() -> None:
@@ -46,6 +47,18 @@ def test_one_that_stays_away_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         kept.read("a")
     assert (raised.value.field, raised.value.got) == ("storage", kept.root)
     assert kept.num_tries > 2
+
+
+def test_it_is_waited_for_once_only_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "0.05")
+    with pytest.raises(UserError):
+        Kept(*[AWAY] * 1_000).read("a")
+    again = Kept(AWAY)
+    with pytest.raises(UserError):
+        again.read("a")
+    assert again.num_tries == 1
+    assert again.read("a") == "a"
+    assert Kept(AWAY).read("a") == "a"
 
 
 @pytest.mark.parametrize(

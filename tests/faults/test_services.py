@@ -22,7 +22,6 @@ from tests.faults.scene import Scene, files
 from tests.object_store import BUCKET, S3Server
 
 pytestmark = pytest.mark.slow
-ROOT = f"s3://{BUCKET}/runs"
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
 
 
 def adapter_of(run: Scene) -> dict[str, bytes]:
-    storage = Storage(ROOT)
+    storage = Storage(run.config.storage)
     stages = RunFolder.open(storage, run.config.name).manifest().stages
     stage = Stage.open(storage, stages["training"].stage)
     with storage.local(stage.path("adapter")) as folder:
@@ -44,14 +43,14 @@ def adapter_of(run: Scene) -> dict[str, bytes]:
 
 def trains_in(run: Scene) -> Callable[[], bool]:
     """Whether a run in the bucket has a complete checkpoint."""
-    storage = Storage(ROOT)
+    storage = Storage(run.config.storage)
     return lambda: any("step-0000010" in file for file in storage.list_files("stages"))
 
 
 def test_the_object_store_goes_away_and_comes_back(
     bucket: S3Server, quick: Callable[..., RunConfig], undisturbed: Scene, tmp_path: Path
 ) -> None:
-    run = Scene(tmp_path, quick(ROOT, "tracking.enabled=false"))
+    run = Scene(tmp_path, quick(f"s3://{BUCKET}/back", "tracking.enabled=false"))
     run.start()
     run.wait_for(trains_in(run), "a checkpoint")
     bucket.stop()
@@ -65,7 +64,7 @@ def test_the_object_store_goes_away_for_good(
     bucket: S3Server, quick: Callable[..., RunConfig], undisturbed: Scene, tmp_path: Path
 ) -> None:
     short = {"SMT_RAY_STORAGE_TIMEOUT_S": "4"}
-    run = Scene(tmp_path, quick(ROOT, "tracking.enabled=false"), short)
+    run = Scene(tmp_path, quick(f"s3://{BUCKET}/gone", "tracking.enabled=false"), short)
     run.start()
     run.wait_for(trains_in(run), "a checkpoint")
     bucket.stop()
@@ -120,7 +119,7 @@ class MlflowServer:
 
 
 def test_a_run_that_ended_while_mlflow_was_away_is_closed_by_the_next_start(
-    scene: Callable[..., Scene], undisturbed: Scene, tmp_path: Path
+    scene: Callable[..., Scene], tmp_path: Path
 ) -> None:
     from mlflow import MlflowClient
 
@@ -128,21 +127,24 @@ def test_a_run_that_ended_while_mlflow_was_away_is_closed_by_the_next_start(
     server = MlflowServer(tmp_path / "mlflow")
     server.start()
     try:
-        run = scene("training", f"tracking.uri={server.uri}")
+        run = scene("training", f"tracking.uri={server.uri}", "training.max_steps=600")
         run.start()
-        run.trains()
         client = MlflowClient(server.uri)
-        experiments = [each.experiment_id for each in client.search_experiments()]
-        assert [r.info.status for r in client.search_runs(experiments)] == ["RUNNING"]
+
+        def statuses() -> list[str]:
+            experiments = [each.experiment_id for each in client.search_experiments()]
+            return [found.info.status for found in client.search_runs(experiments)]
+
+        run.wait_for(lambda: statuses() == ["RUNNING"], "a run in MLflow")
+        run.trains()
         server.stop()
         assert run.driver is not None
         run.driver.send_signal(signal.SIGINT)
         assert run.ends() == 130
         server.start()
-        assert [r.info.status for r in client.search_runs(experiments)] == ["RUNNING"]
+        assert statuses() == ["RUNNING"]
         run.start()
         assert run.ends() == 0, run.said()
-        assert [r.info.status for r in client.search_runs(experiments)] == ["FINISHED"]
-        assert run.adapter() == undisturbed.adapter()
+        assert statuses() == ["FINISHED"]
     finally:
         server.stop()
