@@ -29,6 +29,31 @@ def test_a_plan_that_does_not_fit_is_printed_and_ends_with_0(
 
 
 @pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ("hidden_size: abc", "expected int"),
+        ("hidden_size: -4", "not a multiple"),
+        ("hidden_size: 0", "cannot be"),
+        ("hidden_size: 10000000000000", "overflow"),
+        ("num_attention_heads: 0", "by zero"),
+        ("vocab_size: null", "expected int"),
+        ("hidden_act: nonsense", "nonsense"),
+        ("rope_scaling: 3", "rope_parameters"),
+        ("num_hidden_layers: 1000000000", "num_hidden_layers: must be at most 10,000"),
+    ],
+)
+def test_nonsense_in_an_architecture_is_one_line(
+    refused: Refused, tmp_path: Path, value: str, part: str
+) -> None:
+    config = tmp_path / "a.yaml"
+    config.write_text(
+        f"name: a\nmodel: {{architecture: {{model_type: llama, {value}}}}}\n"
+        "data: {train: [builtin:tiny_arithmetic]}\n"
+    )
+    assert_names(refused("plan", str(config)), "model.architecture", part)
+
+
+@pytest.mark.parametrize(
     ("arguments", "parts"),
     [
         (["--gpu-memory", "big"], ["--gpu-memory: must be a size", "got 'big'", "24GiB"]),
@@ -37,6 +62,10 @@ def test_a_plan_that_does_not_fit_is_printed_and_ends_with_0(
         (["model.pth=x"], ["model.pth: unknown key"]),
         (["model={path: /not/there}"], ["model.path: must be a folder"]),
         (["there.yaml"], ["CONFIG: must be a readable YAML file"]),
+        (["resources.num_workers=1000000"], ["resources.num_workers: ", "100000"]),
+        (["deepspeed.extra={fp16: {enabled: true}}"], ["must not hold fp16", "model.dtype"]),
+        (["deepspeed.extra={zero_optimization: {stage: 3}}"], ["deepspeed.zero_stage"]),
+        (["deepspeed.extra={zero_optimization: 3}"], ["zero_optimization must be a mapping"]),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else None,
 )
