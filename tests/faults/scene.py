@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
+from typing import Any
 
 import psutil
+import yaml
 
 from smt_ray.artifacts.layout import RECORDS
 from smt_ray.artifacts.runs import RunFolder
@@ -32,6 +34,8 @@ class Scene:
         config: The config of the run.
         environment: Variables beside those of this process.
         until: The last stage.
+        command: The command; for others than ``run``, the config is its key ``run``.
+        around: The other keys of the command's file.
         driver: The latest driver.
         logs: The logs of all drivers.
     """
@@ -39,20 +43,27 @@ class Scene:
     folder: Path
     config: RunConfig
     environment: Mapping[str, str] = field(default_factory=dict)
-    until: str = "training"
+    until: str | None = "training"
+    command: str = "run"
+    around: Mapping[str, Any] = field(default_factory=dict)
     driver: Popen[bytes] | None = None
     logs: list[Path] = field(default_factory=list)
 
     def start(self, *overrides: str) -> None:
         """Starts the command; the same one each time."""
-        place = self.folder / "run.yaml"
-        place.write_text(to_yaml(self.config))
+        place = self.folder / "config.yaml"
+        place.write_text(self._file())
         self.logs.append(self.folder / f"driver-{len(self.logs)}.log")
-        command = [sys.executable, "-m", "smt_ray", "run", place, *overrides]
+        command = [sys.executable, "-m", "smt_ray", self.command, place, *overrides]
+        command += ["--until", self.until] if self.until else []
         inherited = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-        self.driver = processes.start(
-            [*command, "--until", self.until], self.logs[-1], inherited | dict(self.environment)
-        )
+        self.driver = processes.start(command, self.logs[-1], inherited | dict(self.environment))
+
+    def _file(self) -> str:
+        if self.command == "run":
+            return to_yaml(self.config)
+        run = yaml.safe_load(to_yaml(self.config))
+        return yaml.safe_dump({"name": run.pop("name"), "run": run, **self.around})
 
     def ends(self) -> int:
         """Waits for the driver; returns its exit code. All its processes are ended."""
