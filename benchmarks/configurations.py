@@ -1,7 +1,7 @@
 """The configurations that step.py compares: each method as users run it today, and on our code.
 
 All configurations of one base model are in memory at the same time. They share the weights that
-they do not change. full and smt (which writes its blocks into weights) have copies of their own.
+they do not change. full, smt and sift (which write into weights) have copies of their own.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from smt_ray.data.encoding.stored import EncodedRows
 from smt_ray.methods.full import FullMethod
 from smt_ray.methods.lora import LoraMethod, LoraSettings
 from smt_ray.methods.lora_targets import default_alpha
+from smt_ray.methods.placed import PlacedMethod
 from smt_ray.methods.protocol import Method
 from smt_ray.methods.smt import SmtMethod
 from smt_ray.models.inspect import count_parameters, find_eligible
+from smt_ray.places.elements import select_elements
+from smt_ray.places.selection import PlaceSelection
 from smt_ray.smt.gradients import GradientAccumulator
 from smt_ray.smt.grid import common_block_size
 from smt_ray.smt.linears import dense_weight, linear_shapes
@@ -36,10 +39,14 @@ from smt_ray.smt.scores import ScoreTable, block_statistics
 from smt_ray.smt.selection import Selection, select_blocks
 from smt_ray.training.loss.supervised import SupervisedLoss
 
-PEERS = ("full", "lora", "dora")
+PEERS = {"padded": ("full", "lora", "dora"), "packed": ("full", "lora", "dora", "sift")}
+"""The methods that smt is compared with, by their batching.
+
+There is no maintained implementation of SIFT that users run today.
+"""
 FLOOR = "floor packed"
 NAMES = (
-    *(f"{method} {batching}" for batching in ("padded", "packed") for method in (*PEERS, "smt")),
+    *(f"{method} {batching}" for batching, peers in PEERS.items() for method in (*peers, "smt")),
     FLOOR,
 )
 PHASES = ("batching", "forward", "backward", "optimizer")
@@ -93,6 +100,19 @@ class Batching:
         targets = set(self.encoded.targets(row, False).tolist())
         labels = [token if place in targets else _IGNORED for place, token in enumerate(ids)]
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What a short warm-up selects.
+
+    Attributes:
+        blocks: The blocks that smt trains.
+        elements: The elements that sift trains: as many, the same share of each weight.
+    """
+
+    blocks: Selection
+    elements: PlaceSelection
 
 
 @dataclass(frozen=True)
@@ -156,18 +176,22 @@ class Configuration:
 
 
 def make_configurations(
-    base: nn.Module, batching: Batching, selection: Selection, names: Sequence[str] = NAMES
+    base: nn.Module, batching: Batching, selected: Selected, names: Sequence[str] = NAMES
 ) -> dict[str, Configuration]:
     """Makes the configurations of a base model, whose parameters must be frozen.
 
     Args:
         base: A causal language model of transformers.
         batching: The rows and the ways to make micro-batches from them.
-        selection: The blocks that smt trains.
+        selected: The blocks and elements that smt and sift train.
         names: The configurations to make, out of ``NAMES``.
     """
     device = next(base.parameters()).device
-    methods: dict[str, Method] = {"full": FullMethod(), "smt": SmtMethod(selection)}
+    methods: dict[str, Method] = {
+        "full": FullMethod(),
+        "smt": SmtMethod(selected.blocks),
+        "sift": PlacedMethod(selected.elements),
+    }
     own = {  # padded and packed steps share weights and optimizer
         name: Trainee.of(_prepared(copy.deepcopy(base), method))
         for name, method in methods.items()
@@ -192,8 +216,8 @@ def make_configurations(
     return made
 
 
-def select(base: nn.Module, batching: Batching, steps: Sequence[Sequence[int]]) -> Selection:
-    """Selects blocks by a short warm-up, with the paper's score, budget and projections.
+def select(base: nn.Module, batching: Batching, steps: Sequence[Sequence[int]]) -> Selected:
+    """Selects by a short warm-up, with the published scores, SMT's budget and projections.
 
     Args:
         base: The frozen base model.
@@ -209,12 +233,19 @@ def select(base: nn.Module, batching: Batching, steps: Sequence[Sequence[int]]) 
         for rows in steps:
             for batch in batching.packed(rows):
                 loss(batch.to(device)).backward()
+    gradients = {name: sums.pop(name) for name in sums.names}
     statistics = {
-        name: block_statistics(sums.pop(name), dense_weight(eligible[name]), size).cpu()
-        for name in sums.names
+        name: block_statistics(gradient, dense_weight(eligible[name]), size).cpu()
+        for name, gradient in gradients.items()
     }
-    table = ScoreTable(size, statistics, count_parameters(model), len(steps))
-    return select_blocks(table, budget=DEFAULT_BUDGET)
+    num_parameters = count_parameters(model)
+    table = ScoreTable(size, statistics, num_parameters, len(steps))
+    blocks = select_blocks(table, budget=DEFAULT_BUDGET)
+    elements = select_elements(
+        lambda name: gradients[name].cpu(), linear_shapes(eligible), blocks.num_trainable,
+        num_base_parameters=num_parameters, scope="per_module",
+    )  # fmt: skip
+    return Selected(blocks, elements)
 
 
 def _prepared(model: nn.Module, method: Method) -> nn.Module:

@@ -17,7 +17,8 @@ from torch import nn
 
 from smt_ray.data.batches import MicroBatch
 from smt_ray.data.packing import PackedRows
-from smt_ray.smt.layers.linear import SparseLinear
+from smt_ray.places.layouts import PlacedLinear
+from smt_ray.smt.layers.partial import PartialLinear
 
 # Projections in the order in which a layer uses them; projections of one stage share their input.
 _STAGES = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
@@ -142,7 +143,10 @@ class _Found:
 
     @property
     def trained(self) -> int:
-        weight = self.module.blocks if isinstance(self.module, SparseLinear) else self.module.weight
+        module = self.module
+        if isinstance(module, PlacedLinear) and module.layout.kind == "element":
+            return module.out_features * module.in_features  # gathered from a dense gradient
+        weight = module.blocks if isinstance(module, PartialLinear) else module.weight
         return int(weight.numel() * weight.requires_grad)
 
     def needs(self, lowest: tuple[int, int]) -> Linear:
@@ -169,7 +173,7 @@ def _attention_backward(inputs: Sequence[_Found], lowest: tuple[int, int]) -> in
 
 
 def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | SparseLinear)
+    return isinstance(module, nn.Linear | PartialLinear)
 
 
 def _norm_flops(module: Any) -> int:

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from benchmarks.configurations import FLOOR, NAMES, Batching, Configuration, make_configurations
-from benchmarks.configurations import select as select_blocks
+from benchmarks.configurations import select as select_by_warmup
 from benchmarks.flops import read_decoder, read_work, step_flops
 from benchmarks.measuring import (
     add_common_options,
@@ -127,8 +127,9 @@ def _measure(
     plan = StepPlan(len(batching.encoded), options.batch_size, options.seed)
     steps = [plan.rows(step) for step in range(options.warmup_steps + 1 + options.rounds)]
     watched, timed = steps[options.warmup_steps], steps[options.warmup_steps + 1 :]
-    selection = select_blocks(base, batching, steps[: options.warmup_steps])
-    made = make_configurations(base, batching, selection, options.configurations)
+    selected = select_by_warmup(base, batching, steps[: options.warmup_steps])
+    made = make_configurations(base, batching, selected, options.configurations)
+    selection = selected.blocks
     base_bytes = tensor_bytes([*base.parameters(), *base.buffers()])
     memory = {name: _memory(one, watched, base_bytes, device) for name, one in made.items()}
     shape = (options.gemm_tokens, base.config.hidden_size, base.config.intermediate_size)

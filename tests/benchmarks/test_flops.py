@@ -7,14 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.flops import Work, allowed_pairs, read_decoder, step_flops
 from smt_ray.data.packing import pack_rows
 from smt_ray.methods.lora import LoraMethod, LoraSettings
+from smt_ray.places.layouts import Kind
+from smt_ray.places.model import apply_places
+from smt_ray.places.selection import ModulePlaces
 from smt_ray.smt.model import make_sparse
 
 NUM_TOKENS, NUM_TARGETS = 48, 7
+UPPER_V = "model.layers.1.self_attn.v_proj"
 
 
 def make_full(model: Any) -> None:
@@ -28,7 +33,7 @@ def make_lora(model: Any) -> None:
 
 def make_smt(model: Any) -> None:
     """Puts blocks only into the upper layer, so that the lower one has no backward."""
-    make_blocks(model, "model.layers.1.self_attn.v_proj", (16, 32))
+    make_blocks(model, UPPER_V, (16, 32))
 
 
 def make_smt_below(model: Any) -> None:
@@ -40,12 +45,27 @@ def make_blocks(model: Any, name: str, shape: tuple[int, int]) -> None:
     make_sparse(model, 8, {name: shape}, {name: indices}, {})
 
 
+def make_columns(model: Any) -> None:
+    make_places(model, "column", torch.tensor([0, 7]))
+
+
+def make_sift(model: Any) -> None:
+    make_places(model, "element", torch.tensor([0, 70]))
+
+
+def make_places(model: Any, kind: Kind, places: Tensor) -> None:
+    apply_places(model, kind, {UPPER_V: ModulePlaces((16, 32), places)})
+
+
 def make_floor(model: Any) -> None:
     model.requires_grad_(False)
     model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.requires_grad_())
 
 
-@pytest.mark.parametrize("prepare", [make_full, make_lora, make_smt, make_smt_below, make_floor])
+@pytest.mark.parametrize(
+    "prepare",
+    [make_full, make_lora, make_smt, make_smt_below, make_columns, make_sift, make_floor],
+)
 def test_needed_flops_equal_the_count_of_torch_if_no_work_is_wasted(
     make_llama: Callable[..., Any], prepare: Callable[[Any], None]
 ) -> None:
