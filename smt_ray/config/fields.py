@@ -75,6 +75,20 @@ def check_file_name(value: str, use: str) -> str:
     return value
 
 
+def check_only_one(section: Section, *names: str) -> None:
+    """Checks that at most one of some keys has a value.
+
+    Raises:
+        ValueError: Several of them have one.
+    """
+    given = {name: getattr(section, name) for name in names if getattr(section, name) is not None}
+    if len(given) > 1:
+        found = " and ".join(f"{name}={value}" for name, value in given.items())
+        raise ValueError(
+            f"only one of {', '.join(names)} may be set; got {found}: set the other to null"
+        )
+
+
 FolderName = Annotated[str, AfterValidator(partial(check_file_name, use="a folder"))]
 """A name of a folder."""
 

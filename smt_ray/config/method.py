@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from smt_ray.config.fields import Section, execution, semantic, with_default
+from smt_ray.config.fields import Section, check_only_one, execution, semantic, with_default
 
 AUTO = "auto"
 DEFAULT_TARGET_MODULES = ("q_proj", "k_proj", "v_proj")
@@ -175,8 +175,7 @@ class SelectionConfig(Section):
 
     @model_validator(mode="after")
     def _one_size(self) -> SelectionConfig:
-        if sum(given is not None for given in (self.budget, self.num_blocks, self.groups)) > 1:
-            raise ValueError("only one of budget, num_blocks and groups may be set")
+        check_only_one(self, "budget", "num_blocks", "groups")
         _check_block_size("block_size", self.block_size)
         return self
 
@@ -257,8 +256,7 @@ class LoraConfig(Section):
 
     @model_validator(mode="after")
     def _one_way(self) -> LoraConfig:
-        if self.rank is not None and self.budget is not None:
-            raise ValueError("only one of rank and budget may be set")
+        check_only_one(self, "rank", "budget")
         return self
 
 

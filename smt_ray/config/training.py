@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from smt_ray.config.fields import Section, execution, semantic, with_default
+from smt_ray.config.fields import Section, check_only_one, execution, semantic, with_default
 
 
 class TrainingConfig(Section):
@@ -60,8 +60,7 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingConfig:
-        if self.num_epochs is not None and self.max_steps is not None:
-            raise ValueError("only one of num_epochs and max_steps may be set")
+        check_only_one(self, "num_epochs", "max_steps")
         if not all(0 <= beta < 1 for beta in self.adam_betas):
             raise ValueError(f"adam_betas must lie in [0, 1); got {list(self.adam_betas)}")
         return self

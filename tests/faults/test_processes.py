@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from smt_ray.artifacts.layout import SCORE_TABLE
+from smt_ray.documents.run import evaluation_key
 from tests.faults.scene import Scene, files
 
 pytestmark = pytest.mark.slow
@@ -50,7 +51,7 @@ def test_an_evaluator_is_killed(scene: Make, undisturbed: Scene) -> None:
     run.start()
     run.kill("ray::Evaluator.", KILL)
     assert run.ends() == 0
-    key = "evaluation of tuned"
+    key = evaluation_key("tuned")
     assert files(run.stage(key) / "generate") == files(undisturbed.stage(key) / "generate")
 
 
