@@ -26,6 +26,7 @@ from smt_ray.models.inspect import token_limits
 from smt_ray.models.load import import_transformers, load_model, load_tokenizer
 from smt_ray.models.named import model_keys
 from smt_ray.models.place import located
+from smt_ray.models.quiet import quiet
 from smt_ray.run.export.merge import read_prompt, starting_model, trained_adapter
 
 _NO_PADDING = Padding(left=False, inside=False, right=False)  # single prompts need none
@@ -215,12 +216,13 @@ def _open(
     prompts = Prompts.of(load_tokenizer(base), config.data)
     has_gpu = config.resources.use_gpu is not False and torch.cuda.is_available()
     device = "cuda" if has_gpu else "cpu"
-    models = {"base" if tuned else "model": load_model(base, device)}
-    if tuned is not None:
-        spec, adapter = tuned
-        models["tuned"] = load_model(spec, device)
-        with local_copy(adapter) as folder:
-            find_method(folder).load(models["tuned"], folder)
+    with quiet():
+        models = {"base" if tuned else "model": load_model(base, device)}
+        if tuned is not None:
+            spec, adapter = tuned
+            models["tuned"] = load_model(spec, device)
+            with local_copy(adapter) as folder:
+                find_method(folder).load(models["tuned"], folder)
     form = "verbatim" if settings.is_verbatim else prompts.form
     keeps = settings.keeps_history and form in _WITH_HISTORY
     penalty = config.evaluation.repetition_penalty
@@ -230,11 +232,10 @@ def _open(
 
 
 def _quieten() -> None:
-    """Keeps bars and warnings of transformers out of the conversation.
+    """Keeps warnings of transformers out of the conversation.
 
     It warns of questions that are longer than the model's positions, which are refused anyway.
     """
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
     logging.set_verbosity_error()

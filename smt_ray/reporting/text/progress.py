@@ -25,6 +25,7 @@ def progress(title: str, total: int, poll: Poll) -> Iterator[None]:
     """Shows the progress of a stage while the body of the ``with`` statement runs.
 
     Args:
+        total: The number of units; 0 if it is not known in advance.
         poll: The source of the progress. A thread calls it, and its exceptions are ignored.
     """
     console = Console(file=sys.stderr)
@@ -53,7 +54,7 @@ def _show_bar(console: Console, title: str, total: int, poll: Poll, stop: thread
         TextColumn("{task.fields[text]}"),
     )
     with Progress(*columns, console=console) as bars:
-        task = bars.add_task(title, total=total, text="starting")
+        task = bars.add_task(title, total=total or None, text="starting")
         while not stop.wait(_POLL_S):
             done, text = _try_to_poll(poll)
             bars.update(task, completed=done, text=text or ("starting" if not done else ""))
@@ -69,7 +70,8 @@ def _print_lines(
         if time.monotonic() - shown >= _LINE_EVERY_S:
             shown = time.monotonic()
             done, text = _try_to_poll(poll)
-            line = f"{title}: {done}/{total} after {shown - began:.0f} s {text}".rstrip()
+            count = f" {done}/{total}" if total else ""  # some totals are not known in advance
+            line = f"{title}:{count} after {shown - began:.0f} s {text}".rstrip()
             console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 

@@ -21,6 +21,7 @@ from smt_ray.errors import UserError
 from smt_ray.methods.adapters import find_method
 from smt_ray.models.load import load_model, read_tokenizer
 from smt_ray.models.place import located
+from smt_ray.models.quiet import quiet
 from smt_ray.run.export.card import write_card
 from smt_ray.run.export.gguf import GgufExport
 from smt_ray.stages.plan import kept_model
@@ -51,14 +52,15 @@ def merge_run(storage: Storage, name: str, out: Path, gguf: GgufExport | None = 
 def write_merged(run: RunFolder, folder: Path) -> TrainedPrompt | None:
     """Writes the tuned model of a run with its tokenizer; returns how its rows were asked."""
     adapter, base = trained_adapter(run), starting_model(run)
-    model: Any = load_model(base.in_full_precision)
-    with run.storage.local(adapter) as directory:
-        prompt = read_prompt(str(directory))
-        method = find_method(directory)
-        method.load(model, directory)
-    method.merge(model)
-    model.save_pretrained(folder)
-    _save_tokenizer(base, prompt, folder)
+    with quiet():
+        model: Any = load_model(base.in_full_precision)
+        with run.storage.local(adapter) as directory:
+            prompt = read_prompt(str(directory))
+            method = find_method(directory)
+            method.load(model, directory)
+        method.merge(model)
+        model.save_pretrained(folder)
+        _save_tokenizer(base, prompt, folder)
     return prompt
 
 
