@@ -6,6 +6,7 @@ traceback and exits with code 2. Any other exception is a defect of ours and kee
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 _LONGEST = 200  # characters of a value in a message
@@ -39,6 +40,15 @@ class UserError(ValueError):
             place: A run of a grid, a cell of a table, a point of a search.
         """
         return UserError(f"{place}: {self.field}", self.rule, got=self.got, fix=self.fix)
+
+    def renamed(self, names: Mapping[str, str]) -> UserError:
+        """The same error with another name of its field, such as the option that sets a key.
+
+        Args:
+            names: Field -> its other name; other fields keep theirs.
+        """
+        field = names.get(self.field, self.field)
+        return UserError(field, self.rule, got=self.got, fix=self.fix)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # These errors are sent between processes, and by default an exception with keyword

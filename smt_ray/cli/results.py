@@ -44,13 +44,17 @@ def evaluate(
 
     if (run is None) == (model is None):
         raise UserError("evaluate", "needs exactly one of --run and --model")
-    if run is not None:
-        if adapter is not None:
-            raise UserError("--adapter", "needs --model; a run has its own adapter", got=adapter)
-        results = evaluate_run(storage, run, task, data, set_ or [], protocol)
-    else:
-        assert model is not None
-        results = evaluate_model(storage, model, adapter, task, data, set_ or [], protocol)
+    if run is not None and adapter is not None:
+        raise UserError("--adapter", "needs --model; a run has its own adapter", got=adapter)
+    try:
+        if run is not None:
+            results = evaluate_run(storage, run, task, data, set_ or [], protocol)
+        else:
+            assert model is not None
+            results = evaluate_model(storage, model, adapter, task, data, set_ or [], protocol)
+    except UserError as error:
+        options = {"evaluation.tasks": "--task", "data.dir": "--data", "storage": "--storage"}
+        raise error.renamed(options) from None
     print(json.dumps(results.to_json(), indent=2))
 
 

@@ -34,6 +34,9 @@ from smt_ray.run.export.merge import read_prompt, starting_model, trained_adapte
 from smt_ray.stages.evaluation import evaluation_pool, publish_predictions
 from smt_ray.stages.plan import evaluation_inputs
 
+_SECTIONS = ("evaluation", "data", "batching", "resources")
+"""The sections of a config that can change an evaluation; the model is the run's own."""
+
 
 def evaluate_run(
     storage_root: str,
@@ -58,7 +61,7 @@ def evaluate_run(
     run = RunFolder.open(Storage(storage_root), name)
     manifest = run.manifest()
     values = {**manifest.config, "storage": storage_root}
-    config = _with_tasks(values, tasks, data, overrides)
+    config = _with_tasks(values, tasks, data, overrides, _SECTIONS)
     adapter = run.storage.uri(trained_adapter(run))
     tuned = manifest.stages["training"].stage
     return _evaluate(config, starting_model(run), adapter, tuned, protocol, tuned)
@@ -86,15 +89,28 @@ def evaluate_model(
         "model": model_keys(model),
         "data": {"train": ["none"], **(prompt.to_json() if prompt else {})},
     }
-    config = _with_tasks(values, tasks, data, overrides)
+    config = _with_tasks(values, tasks, data, overrides, (*_SECTIONS, "model"))
     digest = None if adapter is None else _digest(Path(adapter))
     place = None if adapter is None else str(Path(adapter).absolute())
     return _evaluate(config, located(config.model), place, digest, protocol)
 
 
 def _with_tasks(
-    values: dict[str, Any], tasks: Sequence[str], data: str | None, overrides: Sequence[str]
+    values: dict[str, Any],
+    tasks: Sequence[str],
+    data: str | None,
+    overrides: Sequence[str],
+    sections: Sequence[str],
 ) -> RunConfig:
+    """The config of an evaluation; ``sections`` are those that overrides may change."""
+    for override in overrides:
+        if override.partition("=")[0].partition(".")[0] not in sections:
+            raise UserError(
+                "--set",
+                f"must set a key of {', '.join(sections)}: others change nothing here",
+                got=override,
+                fix="leave it out",
+            )
     before = values.get("evaluation", {})
     own = {task["name"]: task for task in before.get("tasks", ()) if isinstance(task, dict)}
     values["evaluation"] = {

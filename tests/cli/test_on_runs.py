@@ -127,8 +127,8 @@ def test_log_of_a_run_without_tracking_is_refused(refused: Refused, trained: Run
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--task", "boolqq", "--run", "mine"], ["evaluation.tasks", "boolq", "got 'boolqq'"]),
-        (["--task", "boolq", "--run", "mine"], ["data.dir: must be set"]),
+        (["--task", "boolqq", "--run", "mine"], ["--task", "boolq", "got 'boolqq'"]),
+        (["--task", "boolq", "--run", "mine"], ["--data: must be set"]),
         (["--task", "boolq", "--run", "mine", "--data", "d"], ["d/dataset/boolq/test.json"]),
         (["--task", "boolq"], ["evaluate: needs exactly one of --run and --model"]),
         (["--task", "boolq", "--run", "mine", "--model", "m"], ["exactly one of"]),
@@ -149,6 +149,13 @@ def test_log_of_a_run_without_tracking_is_refused(refused: Refused, trained: Run
         (
             ["--task", "tiny_arithmetic", "--run", "mine", "--set", "evaluation.beams=4"],
             ["evaluation.beams: unknown key", "num_beams"],
+        ),
+        *(
+            (
+                ["--task", "tiny_arithmetic", "--run", "mine", "--set", override],
+                ["--set: must set a key of evaluation, data", f"got '{override}'"],
+            )
+            for override in ("training.max_steps=3", "model.dtype=bfloat16", "seed=3")
         ),
     ],
 )
