@@ -21,7 +21,7 @@ import pyarrow.fs as pafs
 from smt_ray.artifacts.file_systems import resolve
 from smt_ray.artifacts.patience import patient
 from smt_ray.artifacts.scratch import INCOMPLETE, scratch_folder
-from smt_ray.documents.base import Document
+from smt_ray.documents.base import Document, unreadable
 from smt_ray.documents.stages import FileDigest
 from smt_ray.errors import UserError
 
@@ -113,9 +113,7 @@ class Storage:
         except FileNotFoundError:
             raise
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                self.uri(path), f"cannot be read ({error})", fix="restore the file, or remove it"
-            ) from None
+            raise unreadable(self.uri(path), error, "restore the file, or remove it") from None
 
     def write_bytes(self, path: str, content: bytes) -> None:
         """Writes a file; if that fails, the earlier file is left as it was."""
@@ -166,8 +164,7 @@ class Storage:
         try:
             value = self.read_json(path)
         except (OSError, ValueError, RecursionError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise UserError(place, f"cannot be read ({reason})", fix=fix) from None
+            raise unreadable(place, error, fix) from None
         return kind.from_json(value, place=place, fix=fix)
 
     def write_json(self, path: str, value: Any) -> None:

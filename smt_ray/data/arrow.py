@@ -58,7 +58,10 @@ def read_saved(path: Path, split: str) -> Iterator[dict[str, Any]]:
 def is_saved_dataset(path: Path) -> bool:
     """Whether ``datasets`` saved a folder."""
     info, state = path / "dataset_info.json", path / "state.json"
-    return (info.is_file() and state.is_file()) or (path / "dataset_dict.json").is_file()
+    try:
+        return (info.is_file() and state.is_file()) or (path / "dataset_dict.json").is_file()
+    except PermissionError as error:  # names what was given, and not a file within it
+        raise PermissionError(error.errno, error.strerror, str(path)) from None
 
 
 def without_nulls(value: Any) -> Any:

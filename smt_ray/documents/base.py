@@ -35,3 +35,19 @@ class Document(BaseModel):
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "the document"
             raise UserError(place, f"cannot be read ({field}: {first['msg']})", fix=fix) from None
+
+
+def unreadable(place: str, error: Exception, fix: str) -> UserError:
+    """The error of a document that cannot be read.
+
+    Args:
+        place: The document.
+        error: Why.
+        fix: What the user can do about a damaged one. It is not the advice for one that is only out
+            of reach, such as without permission to read it.
+    """
+    reason = getattr(error, "strerror", None) or str(error)
+    gone = isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError))
+    if isinstance(error, OSError) and not gone:
+        fix = "correct its permissions, or check the disk or the store that holds it"
+    return UserError(place, f"cannot be read ({reason})", fix=fix)

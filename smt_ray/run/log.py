@@ -42,8 +42,8 @@ def log_run(storage_root: str, name: str) -> str:
         raise UserError(
             "tracking.uri",
             f"MLflow did not take the run ({redact(str(tracker.last_error))})",
-            got=how_to_open(settings.uri),
-            fix="start the server, then send the run again",
+            got=redact(settings.uri),
+            fix="start the server, or mend the database, and send the run again",
         )
     if found := run_id or tracker.run_id:
         run.update(tracked={TRACKER: found})

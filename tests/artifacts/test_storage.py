@@ -15,6 +15,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from smt_ray.artifacts.storage import Storage, local_copy
+from smt_ray.documents.run import RunManifest
 from smt_ray.errors import UserError
 
 
@@ -223,3 +224,26 @@ def test_sizes_and_times_are_told_and_files_and_folders_deleted(storage: Storage
     assert storage.list_files("") == ["stages/c/three"]
     with pytest.raises(FileNotFoundError):
         storage.changed_s("top")
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        (FileNotFoundError(2, "No such file"), "delete it"),
+        (IsADirectoryError(21, "Is a directory"), "delete it"),
+        (ValueError("no JSON"), "delete it"),
+        (PermissionError(13, "Permission denied"), "correct its permissions"),
+        (OSError(5, "Input/output error"), "check the disk or the store"),
+    ],
+)
+def test_a_document_that_is_out_of_reach_is_not_to_be_deleted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, fix: str
+) -> None:
+    def fails(self: Storage, path: str) -> bytes:
+        raise error
+
+    monkeypatch.setattr(Storage, "read_bytes", fails)
+    with pytest.raises(UserError, match=r"run\.json: cannot be read") as raised:
+        Storage(str(tmp_path)).read_document(RunManifest, "run.json", fix="delete it")
+    assert fix in raised.value.fix
+    assert ("delete" in raised.value.fix) is (fix == "delete it")
