@@ -75,6 +75,11 @@ def check_file_name(value: str, use: str) -> str:
     return value
 
 
+def without_none(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """The values without one that is None, which has no effect, so that it is in no fingerprint."""
+    return {key: value for key, value in values.items() if key != name or value is not None}
+
+
 def check_only_one(section: Section, *names: str) -> None:
     """Checks that at most one of some keys has a value.
 

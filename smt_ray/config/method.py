@@ -6,7 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from smt_ray.config.fields import Section, check_only_one, execution, semantic, with_default
+from smt_ray.config.fields import (
+    Section,
+    check_only_one,
+    execution,
+    semantic,
+    with_default,
+    without_none,
+)
 
 AUTO = "auto"
 DEFAULT_TARGET_MODULES = ("q_proj", "k_proj", "v_proj")
@@ -14,6 +21,7 @@ DEFAULT_BUDGET = 0.0084  # the paper's, Table 2
 LORA_TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 DEFAULT_RANK = 32
 
+Layers = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
 TargetModules = Annotated[list[str], Field(min_length=1)] | Literal["auto"]
 
 
@@ -165,6 +173,10 @@ class SelectionConfig(Section):
     target_modules: list[str] | None = semantic(None, min_length=1)
     """The linears whose blocks may be selected, a subset of ``warmup.target_modules``; null for all
     of them."""
+    layers: Layers | None = semantic(None)
+    """The first and the last layer of the model in which blocks may lie, counted from 0; null for
+    all. The backward pass ends at the lowest layer with blocks, so steps on upper layers alone are
+    faster."""
 
     @model_validator(mode="before")
     @classmethod
@@ -211,7 +223,7 @@ class SelectionConfig(Section):
         idle = ("block_size", "num_blocks") if is_column else ("block_shape",)
         for name in (*idle, *(() if self.score == "lift" else ("lift_rank",))):
             del values[name]
-        return values
+        return without_none(values, "layers")
 
 
 class SiftConfig(Section):
@@ -228,6 +240,12 @@ class SiftConfig(Section):
     target_modules: list[str] | None = semantic(None, min_length=1)
     """The linears whose elements may be trained, a subset of ``warmup.target_modules``; null for
     all of them."""
+    layers: Layers | None = semantic(None)
+    """The first and the last layer in which elements may lie; see ``selection.layers``."""
+
+    def semantic(self) -> dict[str, Any]:
+        """The semantic fields that have an effect."""
+        return without_none(super().semantic(), "layers")
 
 
 class LoraConfig(Section):
@@ -248,6 +266,9 @@ class LoraConfig(Section):
     target_modules: TargetModules = semantic(AUTO)
     """The adapted linears, by the last parts of their names. auto is the linears that make queries,
     keys and values, and those of the MLPs without the gates, as in the published baselines."""
+    layers: Layers | None = semantic(None)
+    """The first and the last layer whose linears are adapted, counted from 0 (a range of peft's
+    ``layers_to_transform``); null for all."""
 
     @model_validator(mode="before")
     @classmethod
@@ -258,6 +279,10 @@ class LoraConfig(Section):
     def _one_way(self) -> LoraConfig:
         check_only_one(self, "rank", "budget")
         return self
+
+    def semantic(self) -> dict[str, Any]:
+        """The semantic fields that have an effect."""
+        return without_none(super().semantic(), "layers")
 
 
 def _check_block_size(name: str, value: int | str) -> None:

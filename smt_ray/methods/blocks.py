@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from smt_ray.config.method import SelectionConfig, SiftConfig
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
 from smt_ray.documents.run import BlockShape
@@ -16,7 +17,7 @@ from smt_ray.places.columns import check_room
 from smt_ray.places.largest import number_of_parameters
 from smt_ray.smt.grid import check_block_size, common_block_size, resolve_block_size
 from smt_ray.smt.linears import linear_shapes
-from smt_ray.smt.modules import match_groups, match_modules
+from smt_ray.smt.modules import match_groups, match_modules, modules_in_layers
 from smt_ray.smt.ranking import number_of_blocks, share_of_each
 
 _FINEST = 32
@@ -77,12 +78,11 @@ def check_blocks(config: RunConfig, skeleton: nn.Module, probe: Probe) -> Eligib
     num_parameters = count_parameters(skeleton)
     finest = _finest(config, shapes)
     if config.selects_elements:
-        chosen = _selectable(config.sift.target_modules, shapes, "sift.target_modules")
+        chosen = selectable(config.sift, shapes, "sift")
         count = number_of_parameters(config.sift.budget, chosen, num_parameters, "sift.budget")
         whole = (Ranking(tuple(chosen), count),)
         return EligibleBlocks(shapes, num_parameters, finest, 1, whole, "element")
-    wanted = config.selection.target_modules
-    selected = _selectable(wanted, shapes, "selection.target_modules")
+    selected = selectable(config.selection, shapes, "selection")
     if config.selects_columns:
         rankings = _column_rankings(config, selected, num_parameters)
         return EligibleBlocks(shapes, num_parameters, finest, 1, rankings, "column")
@@ -133,10 +133,23 @@ def _check_lift_rank(config: RunConfig, shapes: Shapes) -> None:
         )
 
 
-def _selectable(targets: list[str] | None, shapes: Shapes, field: str) -> Shapes:
-    if targets is None:
-        return shapes
-    return {name: shapes[name] for name in match_modules(shapes, targets, field=field)}
+def selectable(section: SelectionConfig | SiftConfig, shapes: Shapes, name: str) -> Shapes:
+    """The modules that may be selected from, by the target modules and layers of a section.
+
+    Args:
+        section: The section.
+        shapes: The eligible modules.
+        name: The name of the section, for an error.
+
+    Raises:
+        UserError: A target module or a layer is not there.
+    """
+    names = list(shapes)
+    if section.target_modules is not None:
+        names = match_modules(names, section.target_modules, field=f"{name}.target_modules")
+    if section.layers is not None:
+        names = modules_in_layers(names, section.layers, field=f"{name}.layers")
+    return {name: shapes[name] for name in names}
 
 
 def _rankings(

@@ -45,6 +45,7 @@ class LoraSettings:
         target_modules: The last parts of the names of the adapted linears.
         use_dora: Whether the method is DoRA.
         seed: The seed of the initial factors, which do not depend on rank, device and dtype.
+        layers: The first and the last layer of these linears, for display; None for all.
     """
 
     is_whole_model: ClassVar[bool] = False
@@ -55,6 +56,7 @@ class LoraSettings:
     target_modules: Sequence[str]
     use_dora: bool
     seed: int
+    layers: Sequence[int] | None = None
 
     @classmethod
     def check(
@@ -71,7 +73,8 @@ class LoraSettings:
                 near the budget.
         """
         model = skeleton()
-        choices = target_choices(model, config.lora.target_modules, probe.unused_linears)
+        lora, unused = config.lora, probe.unused_linears
+        choices = target_choices(model, lora.target_modules, unused, lora.layers)
         problems = (_problem(model, tuple(choice), config.method == "dora") for choice in choices)
         chosen = next((c for c, p in zip(choices, problems, strict=True) if p is None), choices[-1])
         check_adapter(_problem(model, tuple(chosen), config.method == "dora"), chosen)
@@ -86,7 +89,7 @@ class LoraSettings:
             shapes = linear_shapes(find_targets(model, targets))
             rank = choose_rank(shapes, lora.budget, count_parameters(model), use_dora=use_dora)
         alpha = lora.alpha or default_alpha(rank)
-        return cls(rank, alpha, lora.dropout, tuple(targets), use_dora, config.seed)
+        return cls(rank, alpha, lora.dropout, tuple(targets), use_dora, config.seed, lora.layers)
 
     @staticmethod
     def stage_inputs(config: RunConfig) -> dict[str, Any]:
@@ -94,13 +97,13 @@ class LoraSettings:
         return {"lora": config.lora.semantic()}
 
     def describe(self) -> dict[str, Any]:
-        """The rank, alpha, the dropout rate and the target modules."""
-        return {
-            "rank": self.rank,
-            "alpha": self.alpha,
-            "dropout": self.dropout,
-            "target_modules": list(self.target_modules),
-        }
+        """The rank, alpha, the dropout rate and the target modules, with their layers."""
+        settings = {"rank": self.rank, "alpha": self.alpha, "dropout": self.dropout}
+        if self.layers is None:
+            return {**settings, "target_modules": list(self.target_modules)}
+        kinds = list(dict.fromkeys(name.rpartition(".")[2] for name in self.target_modules))
+        first, last = self.layers
+        return {**settings, "layers": f"{first} to {last}", "target_modules": kinds}
 
     def make(self, fetch: Fetch) -> LoraMethod:
         """The method."""

@@ -11,7 +11,7 @@ from torch import nn
 from smt_ray.errors import UserError
 from smt_ray.models.inspect import find_linears, trainable_linears
 from smt_ray.models.targets import attention_inputs, mlp_linears
-from smt_ray.smt.modules import match_modules
+from smt_ray.smt.modules import match_modules, modules_in_layers
 
 _ALPHA_OVER_RANK = 2
 
@@ -31,7 +31,10 @@ def find_targets(model: nn.Module, target_modules: Sequence[str]) -> dict[str, n
 
 
 def target_choices(
-    model: nn.Module, target_modules: Sequence[str] | Literal["auto"], unused: Sequence[str]
+    model: nn.Module,
+    target_modules: Sequence[str] | Literal["auto"],
+    unused: Sequence[str],
+    layers: Sequence[int] | None = None,
 ) -> list[list[str]]:
     """The target modules to try, the preferred ones first.
 
@@ -40,6 +43,7 @@ def target_choices(
         target_modules: The configured names. auto stands for the inputs of attention and the
             linears of MLPs, or for the inputs of attention alone.
         unused: The linears to leave out; see :func:`smt_ray.models.inspect.find_linears`.
+        layers: The first and the last layer, counted from 0; None for all.
     """
     field = "lora.target_modules"
     names = trainable_linears(model, unused=unused)
@@ -48,14 +52,22 @@ def target_choices(
         choices = [[*attention, *mlp_linears(names)], attention]
     else:
         choices = [list(target_modules)]
-    return [_only(model, choice, unused, field) for choice in choices]
+    return [_only(model, choice, unused, layers, field) for choice in choices]
 
 
-def _only(model: nn.Module, targets: list[str], unused: Sequence[str], field: str) -> list[str]:
+def _only(
+    model: nn.Module,
+    targets: list[str],
+    unused: Sequence[str],
+    layers: Sequence[int] | None,
+    field: str,
+) -> list[str]:
     """The targets themselves, or whole names if the targets match linears to be left out, too."""
-    found = find_linears(model, targets, field=field, unused=unused)
+    found = list(find_linears(model, targets, field=field, unused=unused))
+    if layers is not None:
+        found = modules_in_layers(found, layers, field="lora.layers")
     everywhere = match_modules(dict(model.named_modules()), targets)
-    return targets if list(found) == everywhere else list(found)
+    return targets if found == everywhere else found
 
 
 def choose_rank(

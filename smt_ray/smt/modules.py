@@ -48,6 +48,38 @@ def match_modules(
     return [name for name in names if name in chosen]
 
 
+def modules_in_layers(
+    names: Iterable[str], layers: Sequence[int], *, field: str = "layers"
+) -> list[str]:
+    """The modules within a range of the model's layers.
+
+    The number of a module's layer is the first number in its name: 3 for
+    ``model.layers.3.self_attn.q_proj``.
+
+    Args:
+        names: The names of modules.
+        layers: The first and the last layer, counted from 0.
+        field: The name of the field in an error.
+
+    Raises:
+        UserError: The range is empty, or a layer of it has no such module.
+    """
+    numbers = {
+        name: next((int(p) for p in name.split(".") if p.isdecimal()), None) for name in names
+    }
+    first, last = layers
+    known = sorted({number for number in numbers.values() if number is not None})
+    if not 0 <= first <= last or not {first, last} <= set(known):
+        there = f"{known[0]} to {known[-1]}" if known else "none"
+        raise UserError(
+            field,
+            "must be the first and the last of a range of layers that have target modules",
+            got=[first, last],
+            fix=f"these layers have some: {there}",
+        )
+    return [name for name, number in numbers.items() if number in range(first, last + 1)]
+
+
 def propose_modules(names: Iterable[str]) -> str:
     """The fix in an error about target modules: the last parts of all names."""
     known = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in names))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from smt_ray.errors import UserError
 from smt_ray.smt.grid import resolve_block_size
-from smt_ray.smt.modules import match_groups, match_modules
+from smt_ray.smt.modules import match_groups, match_modules, modules_in_layers
 from smt_ray.smt.ranking import best, best_of_each, check_scores, number_of_blocks
 from smt_ray.smt.scores import ScoreTable
 from smt_ray.smt.tensorfile import read_tensors, reading, write_tensors
@@ -158,6 +158,7 @@ def select_blocks(
     score: str = "mean_of_abs",
     scope: str = "global",
     target_modules: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
     groups: Mapping[str, float] | None = None,
 ) -> Selection:
     """Chooses the blocks with the highest scores (paper section 3.2 and appendix B).
@@ -173,6 +174,8 @@ def select_blocks(
         scope: The scope, one of :data:`SCOPES`.
         target_modules: The names, or last parts of names, of eligible modules; by default all
             modules of the table.
+        layers: The first and the last layer that blocks may lie in, counted from 0; by default all.
+            The backward pass ends at the lowest one with blocks.
         groups: The budgets of groups, which have separate rankings, in the place of ``budget`` and
             ``num_blocks``; see :func:`smt_ray.smt.modules.match_groups`. Modules in no group are
             not eligible.
@@ -182,6 +185,8 @@ def select_blocks(
     """
     if target_modules is not None:
         table = table.subset(match_modules(table.statistics, target_modules))
+    if layers is not None:
+        table = table.subset(modules_in_layers(table.statistics, layers))
     size = resolve_block_size(table.shapes, block_size, multiple_of=table.block_size)
     return select_by_scores(
         table.scores(size, score),

@@ -191,19 +191,19 @@ def _store_files(
 
 def _select_control(job: SelectionJob) -> Selection:
     """Selects blocks at random, or by the weights that training starts from."""
+    from smt_ray.methods.blocks import selectable
     from smt_ray.models.load import load_model
     from smt_ray.smt.controls import lift_scores, magnitude_scores, random_scores
     from smt_ray.smt.grid import resolve_block_size
     from smt_ray.smt.linears import dense_weight
-    from smt_ray.smt.modules import match_modules
     from smt_ray.smt.selection import select_by_scores
 
     assert job.blocks is not None
     settings = job.config.selection.semantic()
     rank = settings.pop("lift_rank", None)
-    shapes, targets = job.blocks.shapes, settings.pop("target_modules")
-    if targets is not None:
-        shapes = {name: shapes[name] for name in match_modules(shapes, targets)}
+    shapes = selectable(job.config.selection, job.blocks.shapes, "selection")
+    for name in ("target_modules", "layers"):
+        settings.pop(name, None)
     finest = job.blocks.table_block_size
     size = resolve_block_size(shapes, settings.pop("block_size"), multiple_of=finest)
     if settings["score"] == "random":

@@ -60,6 +60,21 @@ def test_the_table_covers_modules_that_are_not_selected_from() -> None:
     assert len(ranking.modules) == 2
 
 
+@pytest.mark.parametrize(
+    ("method", "section"), [("smt", "selection"), ("sift", "sift")], ids=["smt", "sift"]
+)
+def test_layers_restrict_what_is_selected_from_but_not_the_table(method: str, section: str) -> None:
+    given = (f"method={method}", f"{section}.budget=0.02")
+    blocks = check(*given, f"{section}.layers=[1, 1]", f"{section}.target_modules=[q_proj, v_proj]")
+    assert len(blocks.shapes) == 6
+    (ranking,) = blocks.rankings
+    upper = "model.layers.1.self_attn"
+    assert ranking.modules == (f"{upper}.q_proj", f"{upper}.v_proj")
+    for layers in ([1, 2], [1, 0]):
+        with pytest.raises(UserError, match=f"^{section}\\.layers: .* layers have some: 0 to 1"):
+            check(*given, f"{section}.layers={layers}")
+
+
 def test_sizes_that_are_not_given_are_the_largest_that_fit() -> None:
     blocks = check("selection={num_blocks: 3}", "warmup.table_block_size=auto")
     assert (blocks.table_block_size, blocks.block_size) == (16, 16)

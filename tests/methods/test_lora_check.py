@@ -72,3 +72,22 @@ def test_other_modules_that_peft_would_adapt_are_named() -> None:
 def test_towers_are_left_out_by_whole_names() -> None:
     settings = check(small("gemma3"))
     assert all("language_model" in name for name in settings.target_modules)
+
+
+def test_layers_adapt_the_same_linears_as_pefts_layers_to_transform() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    settings = check(small("llama"), layers=[1, 1])
+    assert settings.describe()["target_modules"] == [
+        "q_proj", "k_proj", "v_proj", "up_proj", "down_proj",
+    ]  # fmt: skip
+    assert settings.describe()["layers"] == "1 to 1"
+    ours, theirs = small("llama"), small("llama")
+    LoraMethod(settings).prepare(ours)
+    targets = settings.describe()["target_modules"]
+    get_peft_model(theirs, LoraConfig(target_modules=targets, layers_to_transform=[1]))
+    adapted = [[n for n, _ in model.named_parameters() if "lora" in n] for model in (ours, theirs)]
+    assert adapted[0] == adapted[1]
+    assert all(".layers.1." in name for name in adapted[0])
+    with pytest.raises(UserError, match=r"^lora\.layers: "):
+        check(small("llama"), layers=[1, 99])

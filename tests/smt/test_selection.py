@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from smt_ray.errors import UserError
-from smt_ray.smt.modules import match_groups, match_modules
+from smt_ray.smt.modules import match_groups, match_modules, modules_in_layers
 from smt_ray.smt.scores import ScoreTable
 from smt_ray.smt.selection import (
     Selection,
@@ -51,6 +51,27 @@ def test_the_highest_blocks_of_a_hand_computed_example_are_chosen() -> None:
     assert (selection.num_blocks, selection.num_trainable, selection.budget) == (4, 16, 0.016)
     assert selection.margin == pytest.approx((6 - 5) / 6)
     assert selection.provenance == {"seed": 7}
+
+
+def test_blocks_lie_only_in_the_given_layers() -> None:
+    everywhere = select_blocks(llama_7b(), num_blocks=400)
+    upper = select_blocks(llama_7b(), num_blocks=400, layers=[16, 31])
+    assert all(int(name.split(".")[2]) >= 16 for name in upper.modules)
+    assert upper.num_blocks == everywhere.num_blocks == 400
+    assert upper.budget == everywhere.budget
+    again = select_blocks(llama_7b(), num_blocks=400, layers=[0, 31])
+    assert indices(again) == indices(everywhere)
+    for layers in ([0, 32], [5, 4], [-1, 3]):
+        with pytest.raises(UserError, match="these layers have some: 0 to 31"):
+            select_blocks(llama_7b(), num_blocks=400, layers=layers)
+
+
+def test_the_layer_of_a_module_is_the_first_number_in_its_name() -> None:
+    names = ["transformer.h.0.attn.c_attn", "transformer.h.1.mlp.experts.0.w1", "lm_head"]
+    assert modules_in_layers(names, [1, 1]) == names[1:2]
+    assert modules_in_layers(names, [0, 1]) == names[:2]
+    with pytest.raises(UserError, match="these layers have some: none"):
+        modules_in_layers(["lm_head"], [0, 0])
 
 
 def test_a_selection_at_a_larger_size_adds_the_finest_blocks() -> None:

@@ -119,6 +119,7 @@ def test_execution_keys_change_no_stage(make_config: Make, key: str) -> None:
         ("selection.score=l2", SELECTION),
         ("selection.scope=per_module", SELECTION),
         ("selection.target_modules=[v_proj]", SELECTION),
+        ("selection.layers=[1, 1]", SELECTION),
         ("training.learning_rate=1e-3", TRAINING),
         ("training.num_epochs=1", TRAINING),
         ("training.lr_schedule=cosine", TRAINING),
@@ -154,7 +155,10 @@ def test_tasks_of_lm_eval_change_the_generated_evaluations_only(
     assert set(names(make_plan(make_config("evaluation.tasks=[]")))) == TOKENS - {"tuned"}
 
 
-LORA = ("lora.rank=8", "lora.alpha=3", "lora.dropout=0", "lora.target_modules=[v_proj]")
+LORA = (
+    "lora.rank=8", "lora.alpha=3", "lora.dropout=0", "lora.target_modules=[v_proj]",
+    "lora.layers=[1, 1]",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("override", [*LORA, "lora.budget=0.01"])
