@@ -18,6 +18,7 @@ from smt_ray.errors import UserError
 
 TASKS = ("tiny_commonsense", "tiny_arithmetic")
 SPLITS = ("train", "test")
+ANSWER_WORDS = "the correct answer is "
 _NUM_ROWS = {"train": 1600, "test": 240}
 
 Row = dict[str, str]
@@ -60,7 +61,7 @@ def _commonsense_rows(rng: random.Random, reserved: bool, num_rows: int) -> list
 
 def _choice_row(fact: Fact, form: str) -> Row:
     instruction = choice_instruction(fact.say(form), list(fact.relation.members))
-    return _row(instruction, fact.value)
+    return answer_row(instruction, fact.value)
 
 
 def _arithmetic_rows(rng: random.Random, reserved: bool, num_rows: int) -> list[Row]:
@@ -79,7 +80,7 @@ def _story_row(rng: random.Random, item: Sum, story: tuple[str, str, str]) -> Ro
     name, other = rng.sample(NAMES, 2)
     cast = {"n": name, "m": other, "g": rng.choice(GOODS)}
     instruction = f"{item.say(told, **cast)} {item.say(asked, **cast)}"
-    return _row(instruction, str(item.result))
+    return answer_row(instruction, str(item.result))
 
 
 def _in_turn(rng: random.Random, items: Sequence[Item], num: int) -> list[Item]:
@@ -90,10 +91,11 @@ def _in_turn(rng: random.Random, items: Sequence[Item], num: int) -> list[Item]:
     return drawn[:num]
 
 
-def _row(instruction: str, answer: str) -> Row:
+def answer_row(instruction: str, answer: str) -> Row:
+    """A row whose output says the answer in the words of LLM-Adapters."""
     return {
         "instruction": instruction,
         "input": "",
-        "output": f"the correct answer is {answer}",
+        "output": f"{ANSWER_WORDS}{answer}",
         "answer": answer,
     }

@@ -117,7 +117,7 @@ def read_task_rows(
     """
     reading = Reading(directory, tuple(ignored), split="test", is_test=True)
     if builtin:
-        return list(_builtin_rows(task, "test", reading).rows)
+        return list(_builtin_rows(task, reading).rows)
     if directory == HUB_DIRECTORY:
         return list(_hub_rows(task, reading).rows)
     if directory is None:
@@ -193,8 +193,7 @@ def _stored(
 def _read_source(source: AnySource, reading: Reading, field: str) -> ReadRows:
     if isinstance(source, str):
         if source.startswith(BUILTIN):
-            split = "test" if reading.is_test else "train"
-            return _builtin_rows(source.removeprefix(BUILTIN), split, reading)
+            return _builtin_rows(source.removeprefix(BUILTIN), reading)
         if source.startswith(HUB):
             return _hub_rows(source.removeprefix(HUB), reading)
         source = Source(path=source)
@@ -263,12 +262,19 @@ def _hub_rows(task: str, reading: Reading) -> ReadRows:
     return _stored(found, reading, {})
 
 
-def _builtin_rows(task: str, split: str, reading: Reading) -> ReadRows:
-    from smt_ray.builtin.suites import TASKS, generate_rows
+def _builtin_rows(task: str, reading: Reading) -> ReadRows:
+    """The rows of a built-in task; one without validation rows has its training rows for them."""
+    from smt_ray.builtin import learning
+    from smt_ray.builtin.suites import SPLITS, TASKS, generate_rows
 
-    if task not in TASKS:
+    if task in learning.TASKS:
+        rows = learning.generate(task, reading.split)
+    elif task in TASKS:
+        rows = generate_rows(task, reading.split if reading.split in SPLITS else "train")
+    else:
         raise UserError(
-            "data.train", f"built-in suites are {', '.join(TASKS)}", got=task,
-            fix=f"name one of them, such as {BUILTIN}{TASKS[0]}",
+            "data.train",
+            f"built-in tasks are {', '.join(TASKS)}, new_facts_<number> and new_skill_<number>",
+            got=task, fix=f"name one of them, such as {BUILTIN}{TASKS[0]}",
         )  # fmt: skip
-    return parse_records(generate_rows(task, split), f"{BUILTIN}{task}", reading)
+    return parse_records(rows, f"{BUILTIN}{task}", reading)

@@ -210,6 +210,7 @@ _RULES: dict[AnswerKind, Callable[[Task, str], str | None]] = {
     "number": _last_number,
     # The published rule is that of labels, but letters also have a corrected rule: stated_letter.
     "letter": _first_label,
+    "regex": _last_match,  # of the built-in skills
 }
 _OWN_RULES: dict[AnswerKind, Callable[[Task, str], str | None]] = {
     "word": _first_word,

@@ -1,8 +1,8 @@
 """The tasks that can be evaluated, as data: one line for each task.
 
 The fourteen published tasks follow the protocol of LLM-Adapters (32 new tokens for commonsense, 256
-for math). The two built-in tasks belong to the embedded model. Tasks of the user's own come from
-the config.
+for math). Of the built-in tasks, two belong to the embedded model, and the others, new facts and
+new skills, are for any model. Tasks of the user's own come from the config.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Literal
 
-from smt_ray.builtin.almanac import RELATIONS
+from smt_ray.builtin.almanac import GOODS, RELATIONS
+from smt_ray.builtin.learning import TASKS as LEARNING_TASKS
+from smt_ray.builtin.suites import ANSWER_WORDS
 from smt_ray.config.data import PromptForm
 from smt_ray.config.tasks import OwnTask
 from smt_ray.errors import UserError
 
-Suite = Literal["commonsense", "math", "builtin", "own"]
+Suite = Literal["commonsense", "math", "builtin", "learning", "own"]
 AnswerKind = Literal["label", "number", "letter", "word", "exact", "contains", "regex"]
 CandidateRule = Literal["labels", "answers"]
 
@@ -51,6 +53,11 @@ class Task:
     prompt: PromptForm | None = None
 
     @property
+    def is_builtin(self) -> bool:
+        """Whether its rows are generated."""
+        return self.suite in ("builtin", "learning")
+
+    @property
     def ends_matter(self) -> bool:
         """Whether an answer may be the beginning of another one, so that its end counts."""
         pairs = permutations(self.labels, 2) if self.suite == "own" else ()
@@ -63,6 +70,13 @@ def _commonsense(name: str, *labels: str) -> Task:
 
 def _math(name: str) -> Task:
     return Task(name, "math", "number", 256)
+
+
+def _learning(name: str) -> Task:
+    """A task of :mod:`smt_ray.builtin.learning`."""
+    if name.startswith("new_facts"):
+        return Task(name, "learning", "label", 16, tuple(GOODS), "answers")
+    return Task(name, "learning", "regex", 32, pattern=rf"{ANSWER_WORDS}(.+)")
 
 
 def _numbered(stem: str, num: int) -> tuple[str, ...]:
@@ -93,6 +107,7 @@ _ALL = (
     _math("SVAMP"),
     Task("tiny_commonsense", "builtin", "label", 16, _TINY_VALUES, "labels"),
     Task("tiny_arithmetic", "builtin", "number", 16, candidates="answers"),
+    *map(_learning, LEARNING_TASKS),
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
@@ -149,7 +164,8 @@ def find_tasks(entries: Sequence[str | OwnTask]) -> dict[str, Task | OwnTask]:
             continue
         for member in SUITES.get(entry, (entry,)):
             if member not in TASKS:
-                known = ", ".join([*SUITES, *TASKS])
+                named = [name for name, task in TASKS.items() if task.suite != "learning"]
+                known = ", ".join([*SUITES, *named, "new_facts_<number>", "new_skill_<number>"])
                 raise UserError(
                     "evaluation.tasks", f"must be a suite or a task, one of {known}", got=entry,
                     fix="correct the name, or give {name, rows, answer} for a task of your own",

@@ -89,14 +89,14 @@ def check_candidates(config: RunConfig, field: str, *, got: Any, fix: str) -> No
 def _key(
     task: Task, data: DataConfig, max_rows: int | None, limit: int | None
 ) -> tuple[object, ...]:
-    version = task_version(task.name, data.dir, builtin=task.suite == "builtin")
+    version = task_version(task.name, data.dir, builtin=task.is_builtin)
     return task.name, data.dir, max_rows, limit, tuple(data.ignore_columns), version
 
 
 @cached(LRUCache(maxsize=64), key=_key)
 def _read_task(task: Task, data: DataConfig, max_rows: int | None, limit: int | None) -> TestRows:
     """The rows of a published or built-in task."""
-    builtin = task.suite == "builtin"
+    builtin = task.is_builtin
     rows = read_task_rows(task.name, data.dir, builtin=builtin, ignored=data.ignore_columns)
     answered = _answered(task, rows[:max_rows])
     return TestRows(task, answered, digest_rows(answered), limit or task.max_new_tokens)
