@@ -53,8 +53,9 @@ def collect_results(
         started_ms=started_ms,
         ended_ms=now_ms(),
         tables=_tables(config, cells, outcomes),
-        learning_rates={method: _tried_rates(method, tuning) for method in tuning.runs},
-        runs=_run_lines(tuning, cells, outcomes),
+        learning_rates={group: _tried_rates(group, tuning) for group in tuning.runs},
+        learning_rates_for=config.learning_rates_for,
+        runs=_run_lines(config, tuning, cells, outcomes),
     )
 
 
@@ -153,24 +154,26 @@ def _learning_rate(run: RunConfig, outcome: Outcome) -> float | None:
     return run.training.learning_rate if outcome.started else None
 
 
-def _tried_rates(method: str, tuning: Tuning) -> TriedRates:
+def _tried_rates(group: str, tuning: Tuning) -> TriedRates:
     return TriedRates(
-        chosen=tuning.chosen.get(method),
+        chosen=tuning.chosen.get(group),
         validation_loss={
             f"{rate:g}": validation_loss(tuning.outcomes[run.name])
-            for rate, run in tuning.runs[method].items()
+            for rate, run in tuning.runs[group].items()
         },
     )
 
 
-def _run_lines(tuning: Tuning, cells: Sequence[CellRuns], outcomes: Outcomes) -> dict[str, RunLine]:
+def _run_lines(
+    config: ComparisonConfig, tuning: Tuning, cells: Sequence[CellRuns], outcomes: Outcomes
+) -> dict[str, RunLine]:
     """Every run once: first those that tried learning rates, then those of the cells."""
     lines: dict[str, RunLine] = {}
-    for tried in tuning.runs.values():
-        for run in tried.values():
+    for group, settings in config.rate_groups().items():
+        for run in tuning.runs[group].values():
             # A run that is a cell's too continued to its evaluation.
             outcome = outcomes.get(run.name) or tuning.outcomes[run.name]
-            lines[run.name] = _run_line(run, {}, outcome)
+            lines[run.name] = _run_line(run, settings, outcome)
     for cell in cells:
         for run in cell.runs:
             if run.name not in lines:

@@ -1,4 +1,4 @@
-"""Cells that cannot be started, because all learning rates of their method failed."""
+"""Cells that cannot be started, because all learning rates of their group failed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def mark_untuned_as_failed(
     found: list[CellRuns] = []
     failed: dict[str, Outcome] = {}
     for cell in cells:
-        reason = reasons.get(cell.runs[0].method)
+        reason = reasons.get(cell.rate_group)
         if reason and LEARNING_RATE not in cell.settings:
             runs = [run.model_copy(update={"name": f"{run.name}-untuned"}) for run in cell.runs]
             failed |= {run.name: _not_started(run, reason) for run in runs}
@@ -38,14 +38,14 @@ def mark_untuned_as_failed(
 
 
 def _reasons(tuning: Tuning) -> Mapping[str, str]:
-    """Method without a learning rate -> the reason, which is also printed."""
+    """Group without a learning rate -> the reason, which is also printed."""
     reasons = {}
-    for method, tried in tuning.runs.items():
-        if method not in tuning.chosen:
+    for group, tried in tuning.runs.items():
+        if group not in tuning.chosen:
             outcomes = (tuning.outcomes[run.name] for run in tried.values())
             errors = dict.fromkeys(o.error or "the validation loss is not finite" for o in outcomes)
-            reasons[method] = f"every learning rate of {method} failed: {'; '.join(errors)}"
-            say(f"FAILED {reasons[method]}")
+            reasons[group] = f"every learning rate of {group} failed: {'; '.join(errors)}"
+            say(f"FAILED {reasons[group]}")
     return reasons
 
 

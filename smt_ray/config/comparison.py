@@ -43,6 +43,7 @@ class CellRuns(NamedTuple):
         column: The name of the column; "" in tables whose columns are measurements.
         settings: The settings of the row and the column.
         runs: A run for each seed.
+        rate_group: The cells that share its learning rate; see ``learning_rates_for``.
     """
 
     table: str
@@ -50,6 +51,7 @@ class CellRuns(NamedTuple):
     column: str
     settings: Overrides
     runs: list[RunConfig]
+    rate_group: str
 
 
 class Claim(Section):
@@ -142,9 +144,14 @@ class ComparisonConfig(Section):
     seeds: list[int] = semantic([0], min_length=1)
     """Seeds; every cell has one run for each."""
     learning_rates: dict[str, list[float]] = semantic({})
-    """Method -> learning rates. Each is tried on the base run with the first seed, and the cells of
-    the method use the one with the lowest validation loss. All methods must list the same number;
-    methods that are not listed use the learning rate of the base run."""
+    """Method -> learning rates. Each is tried with the first seed, and the one with the lowest
+    validation loss is used. All methods must list the same number; methods that are not listed use
+    the learning rate of the base run."""
+    learning_rates_for: Literal["method", "cell"] = semantic("method")
+    """What learning rates are tried for. method: the base run with each method; all cells of the
+    method then use its learning rate. cell: every cell, so that each budget, score or set of
+    modules is compared at its own best. That needs as many more runs for each cell as there are
+    learning rates, less one."""
     tables: dict[str, TableConfig] = semantic(min_length=1)
     """Short name -> table."""
     max_concurrent_runs: int | None = execution(None, ge=1)
@@ -184,22 +191,45 @@ class ComparisonConfig(Section):
         return validate_member(with_settings(self.run, {**overrides, "seed": seed}), self.name)
 
     def tuning_runs(self) -> dict[str, dict[float, RunConfig]]:
-        """Method -> learning rate -> the run that tries it.
+        """Group of cells -> learning rate -> the run that tries it.
 
         Raises:
-            UserError: A learning rate is bad; its method is named.
+            UserError: A learning rate is bad; its group is named.
         """
         return {
-            method: {rate: self._tuning_run(method, rate) for rate in rates}
-            for method, rates in self.learning_rates.items()
+            group: {rate: self._tuning_run(group, settings, rate) for rate in rates}
+            for group, settings in self.rate_groups().items()
+            for rates in [self.learning_rates[self._method(settings)]]
         }
+
+    def rate_groups(self) -> dict[str, Overrides]:
+        """The groups of cells that share a learning rate -> the settings that it is tried with."""
+        if self.learning_rates_for == "method":
+            return {method: {"method": method} for method in self.learning_rates}
+        cells = [settings for table in self.tables.values() for _, _, settings in table.cells()]
+        return {
+            self._rate_group(settings): settings
+            for settings in cells
+            if LEARNING_RATE not in settings and self._method(settings) in self.learning_rates
+        }
+
+    def _rate_group(self, settings: Overrides) -> str:
+        method = self._method(settings)
+        if self.learning_rates_for == "method":
+            return method
+        others = {key: settings[key] for key in sorted(settings) if key != "method"}
+        return ", ".join([method, *(f"{key} {value}" for key, value in others.items())])
+
+    def _method(self, settings: Overrides) -> str:
+        method: str = settings.get("method") or self.make_run({}, self.seeds[0]).method
+        return method
 
     def cell_runs(self, chosen: dict[str, float]) -> Iterator[CellRuns]:
         """Every cell with its runs.
 
         Args:
-            chosen: Method -> learning rate, for the methods whose learning rate was tuned. A cell
-                that sets a learning rate keeps it.
+            chosen: Group of cells -> learning rate, for the groups whose learning rate was tuned. A
+                cell that sets a learning rate keeps it.
 
         Raises:
             UserError: The settings of a cell are bad; the cell is named.
@@ -210,19 +240,19 @@ class ComparisonConfig(Section):
                     runs = [self._with_rate(settings, seed, chosen) for seed in self.seeds]
                 except UserError as error:
                     raise error.within(cell_place(name, row, column)) from None
-                yield CellRuns(name, row, column, settings, runs)
+                yield CellRuns(name, row, column, settings, runs, self._rate_group(settings))
 
-    def _tuning_run(self, method: str, rate: float) -> RunConfig:
+    def _tuning_run(self, group: str, settings: Overrides, rate: float) -> RunConfig:
         try:
-            return self.make_run({"method": method, LEARNING_RATE: rate}, self.seeds[0])
+            return self.make_run({**settings, LEARNING_RATE: rate}, self.seeds[0])
         except UserError as error:
-            raise error.within(f"learning_rates.{method}") from None
+            raise error.within(f"learning_rates.{group}") from None
 
     def _with_rate(self, settings: Overrides, seed: int, chosen: dict[str, float]) -> RunConfig:
-        run = self.make_run(settings, seed)
-        if LEARNING_RATE in settings or run.method not in chosen:
-            return run
-        return self.make_run({LEARNING_RATE: chosen[run.method], **settings}, seed)
+        group = self._rate_group(settings)
+        if LEARNING_RATE in settings or group not in chosen:
+            return self.make_run(settings, seed)
+        return self.make_run({LEARNING_RATE: chosen[group], **settings}, seed)
 
 
 def load_comparison(path: str | Path, overrides: list[str]) -> ComparisonConfig:

@@ -96,11 +96,11 @@ class TableResult(Document):
 
 
 class TriedRates(Document):
-    """The learning rates of one method."""
+    """The learning rates of the cells that share one."""
 
     chosen: float | None
-    """None if training failed with each of them. Cells of the method then fail too, unless they set
-    a learning rate themselves."""
+    """None if training failed with each of them. The cells then fail too, unless they set a
+    learning rate themselves."""
     validation_loss: dict[str, float | None]
     """Learning rate -> validation loss; None if the run failed."""
 
@@ -132,5 +132,6 @@ class ComparisonDocument(Document):
     ended_ms: int | None = None
     tables: dict[str, TableResult]
     learning_rates: dict[str, TriedRates] = {}
-    """By method."""
+    """By method, or by cell: its method and its other settings."""
+    learning_rates_for: Literal["method", "cell"] = "method"
     runs: dict[str, RunLine]

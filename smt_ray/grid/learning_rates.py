@@ -1,4 +1,7 @@
-"""The learning rate of each method: several are tried, and the validation loss decides."""
+"""The learning rate of each group of cells: several are tried, and the validation loss decides.
+
+A group is all cells of a method, or one cell.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ class Tuning(NamedTuple):
     """The learning rates that were tried.
 
     Attributes:
-        runs: Method -> learning rate -> the run that tried it.
+        runs: Group -> learning rate -> the run that tried it.
         outcomes: Run -> its outcome.
-        chosen: Method -> its learning rate; a method is missing if all its learning rates failed.
+        chosen: Group -> its learning rate; a group is missing if all its learning rates failed.
     """
 
     runs: dict[str, dict[float, RunConfig]]
@@ -24,16 +27,16 @@ class Tuning(NamedTuple):
 
 
 def choose_rates(runs: dict[str, dict[float, RunConfig]], outcomes: dict[str, Outcome]) -> Tuning:
-    """Chooses the learning rate with the lowest validation loss for each method."""
+    """Chooses the learning rate with the lowest validation loss for each group."""
     chosen = {}
-    for method, tried in runs.items():
+    for group, tried in runs.items():
         losses = {
             rate: loss
             for rate, run in tried.items()
             if (loss := validation_loss(outcomes[run.name])) is not None
         }
         if losses:
-            chosen[method] = min(losses, key=losses.__getitem__)
+            chosen[group] = min(losses, key=losses.__getitem__)
     return Tuning(runs, outcomes, chosen)
 
 

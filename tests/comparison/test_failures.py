@@ -189,6 +189,30 @@ def test_if_every_learning_rate_of_a_method_fails_only_that_method_is_marked_as_
     assert rates == {0.03, 0.04, 0.5}, "no cell was started with a default learning rate"
 
 
+def test_if_every_learning_rate_of_a_cell_fails_only_that_cell_is_marked_as_failed(
+    stub: Stub, config: ComparisonConfig
+) -> None:
+    by_cell = config.model_copy(update={"learning_rates_for": "cell"})
+    groups = by_cell.rate_groups()
+    lost = next(name for name in groups if name.startswith("dora") and "budget" in name)
+    doomed = {run.name for run in by_cell.tuning_runs()[lost].values()}
+    stub.error = lambda run: "out of memory" if run.name in doomed else ""
+    results = compare(by_cell)
+    assert results.learning_rates.keys() == groups.keys()
+    assert [group for group, tried in results.learning_rates.items() if tried.chosen is None] == [
+        lost
+    ]
+    failed = [
+        (table, row, column)
+        for table in results.tables
+        for row, column, cell in results.tables[table].cells()
+        if cell.errors
+    ]
+    cells_of = {(c.table, c.row, c.column): c.rate_group for c in by_cell.cell_runs({})}
+    assert failed == [cell for cell, group in cells_of.items() if group == lost]
+    assert failed
+
+
 def test_tried_runs_keep_their_errors_and_unstarted_runs_have_no_learning_rate(
     stub: Stub, config: ComparisonConfig
 ) -> None:

@@ -66,6 +66,31 @@ def test_cells_use_the_chosen_learning_rate_of_their_method_unless_they_set_one(
     assert tuning["smt"][2e-3].name == cells[0].runs[0].name
 
 
+def test_each_cell_may_have_learning_rates_of_its_own() -> None:
+    rows = {"smt": {}, "lora": {"method": "lora"}, "own": {"training.learning_rate": 0.5}}
+    columns = {"1%": {"selection.budget": 0.01}, "2%": {"selection.budget": 0.02}}
+    again = {"title": "Two", "rows": {"again": {"selection.budget": 0.02}}}
+    comparison = make(
+        run=WITH_VALIDATION,
+        learning_rates={"smt": [1e-3, 2e-3]},
+        learning_rates_for="cell",
+        tables={"one": {"title": "One", "rows": rows, "columns": columns}, "two": again},
+    )
+    one, two = "smt, selection.budget 0.01", "smt, selection.budget 0.02"
+    tuning = comparison.tuning_runs()
+    assert {group: list(rates) for group, rates in tuning.items()} == {
+        one: [1e-3, 2e-3], two: [1e-3, 2e-3],
+    }  # fmt: skip
+    assert [tuning[group][1e-3].selection.budget for group in (one, two)] == [0.01, 0.02]
+    cells = list(comparison.cell_runs({one: 1e-3, two: 2e-3}))
+    rates = {(c.row, c.column): c.runs[0].training.learning_rate for c in cells}
+    assert rates == {
+        ("smt", "1%"): 1e-3, ("smt", "2%"): 2e-3, ("again", ""): 2e-3,
+        ("lora", "1%"): 1e-4, ("lora", "2%"): 1e-4, ("own", "1%"): 0.5, ("own", "2%"): 0.5,
+    }  # fmt: skip
+    assert tuning[two][2e-3].name == cells[1].runs[0].name
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -206,11 +206,11 @@ def _range_text(by_seed: Sequence[float], value: float | None, template: str) ->
 
 def _rate_cells(rates: Mapping[str, TriedRates]) -> Cells:
     rows = []
-    for method, tried in rates.items():
+    for group, tried in rates.items():
         losses = [
             f"{rate}: {number_text(loss, '{:.4f}')}" for rate, loss in tried.validation_loss.items()
         ]
-        rows.append([method, ", ".join(losses), number_text(tried.chosen, "{:g}")])
+        rows.append([group, ", ".join(losses), number_text(tried.chosen, "{:g}")])
     return _cells(["method", "validation loss by learning rate", "chosen"], rows)
 
 

@@ -9,18 +9,25 @@ from smt_ray.documents.comparison import CellResult, ComparisonDocument
 
 def rates_text(results: ComparisonDocument) -> str:
     """How learning rates were tuned, and the cells and methods whose learning rate was not."""
-    rates = results.learning_rates
-    parts = [
-        "The learning rate of each method is tuned on the run that all cells start from, with seed"
-        f" {results.seeds[0]} only, by validation loss. A cell that also sets other keys (such as a"
-        " score, a budget or modules) uses the learning rate of its method."
-    ]
+    rates, by_cell = results.learning_rates, results.learning_rates_for == "cell"
+    if by_cell:
+        parts = [
+            "The learning rate of each cell is tuned on its own run, with seed"
+            f" {results.seeds[0]} only, by validation loss."
+        ]
+    else:
+        parts = [
+            "The learning rate of each method is tuned on the run that all cells start from, with"
+            f" seed {results.seeds[0]} only, by validation loss. A cell that also sets other keys"
+            " (such as a score, a budget or modules) uses the learning rate of its method."
+        ]
     if cells := "; ".join(_untuned_cells(results)):
         parts.append(f"Cells whose learning rate was not tuned: {cells}.")
     if failed := [method for method, tried in rates.items() if tried.chosen is None]:
         parts.append(f"All learning rates of {_listed(failed)} failed.")
     methods = dict.fromkeys(run.method for run in results.runs.values())
-    if untuned := [method for method in methods if method not in rates]:
+    tuned = {group.partition(",")[0] for group in rates}
+    if untuned := [method for method in methods if method not in tuned]:
         verb = "uses" if len(untuned) == 1 else "use"
         parts.append(
             f"{_listed(untuned)} {verb} the configured learning rate, which was not tuned."
@@ -41,6 +48,8 @@ def _untuned_cells(results: ComparisonDocument) -> Iterator[str]:
 
 
 def _has_rate_of_method(cell: CellResult, results: ComparisonDocument) -> bool:
+    if results.learning_rates_for == "cell":
+        return False
     run = results.runs.get(cell.runs[0]) if cell.runs else None
     if run is None or not run.sets:  # a run that tried a learning rate sets nothing else
         return False

@@ -57,6 +57,14 @@ def test_methods_whose_learning_rate_was_not_tuned_are_named() -> None:
     assert text.endswith("All learning rates of full and lora failed.")
 
 
+def test_if_each_cell_was_tuned_no_cell_is_named() -> None:
+    rates = {"smt": RATES["smt"], "smt, selection.budget 0.01": RATES["smt"]}
+    text = rates_text(make_results(learning_rates=rates, learning_rates_for="cell"))
+    assert text.startswith("The learning rate of each cell is tuned on its own run, with seed 3")
+    assert "not tuned:" not in text
+    assert text.endswith("full uses the configured learning rate, which was not tuned.")
+
+
 def test_markdown_and_page_show_the_text_below_the_learning_rates() -> None:
     results = make_results()
     text = rates_text(results)
