@@ -88,6 +88,7 @@ def report(suite: str, found: Mapping[str, Any]) -> str:
             [
                 [title, *(_ratio(found_.get(peer)) for peer in PEERS["packed"])]
                 for title, found_ in summary["comparisons"].items()
+                if found_  # nothing, if no configuration of this batching was measured
             ],
         ),
     ]  # fmt: skip
