@@ -1,7 +1,7 @@
 """Tasks that nobody answers without training, in several sizes: new facts and a new skill.
 
-``new_facts_<n>`` has n invented people who collect something. Training rows ask for it in two
-wordings, validation and test rows in a third and a fourth one. So its accuracy is the share of the
+``new_facts_<n>`` has n invented people who collect something. Training rows ask for it in four
+wordings, validation and test rows in a fifth and a sixth one. So its accuracy is the share of the
 facts that the model has stored, whatever it is asked. ``new_skill_<k>`` asks for k words in reverse
 order. Its validation and test rows have words in orders that no training row has, so its accuracy
 is that of a rule. Guessing has an accuracy of 1/20 and of less than 1/1000.
@@ -31,9 +31,14 @@ TASKS = (
 SPLITS = ("train", "validation", "test")
 
 _WORDINGS = {
-    "train": ("What does {n} collect?", "Which things does {n} have a collection of?"),
+    "train": (
+        "What does {n} collect?",
+        "Which things does {n} have a collection of?",
+        "There is a collector whose name is {n}. What is in the collection?",
+        "Say what {n} has at home.",
+    ),
     "validation": ("What is {n} a collector of?",),
-    "test": ("Name what {n} likes to collect.",),
+    "test": ("Which things are in the collection of {n}?",),
 }
 _NUM_ORDERS = {"train": 1600, "validation": 120, "test": 240}
 # A hash puts each order of words into one of eight classes. Pilot and task share none of them.
