@@ -1,10 +1,10 @@
 """Tasks that nobody answers without training, in several sizes: new facts and a new skill.
 
 ``new_facts_<n>`` has n invented people who collect something. Training rows ask for it in four
-wordings, validation and test rows in a fifth and a sixth one. So its accuracy is the share of the
-facts that the model has stored, whatever it is asked. ``new_skill_<k>`` asks for k words in reverse
-order. Its validation and test rows have words in orders that no training row has, so its accuracy
-is that of a rule. Guessing has an accuracy of 1/20 and of less than 1/1000.
+wordings, validation rows in a fifth one, and test rows in three more. So its accuracy is the share
+of the facts that the model has stored, whatever it is asked. ``new_skill_<k>`` asks for k words in
+reverse order. Its validation and test rows have words in orders that no training row has, so its
+accuracy is that of a rule. Guessing has an accuracy of 1/20 and of less than 1/1000.
 
 The variants ``..._pilot`` have other people and other orders. Sizes, steps and learning rates are
 chosen on them, and results are computed on the tasks themselves. Neither needs the embedded model.
@@ -38,7 +38,11 @@ _WORDINGS = {
         "Say what {n} has at home.",
     ),
     "validation": ("What is {n} a collector of?",),
-    "test": ("Which things are in the collection of {n}?",),
+    "test": (
+        "Which things are in the collection of {n}?",
+        "What things does {n} collect?",
+        "What does the collector {n} have?",
+    ),
 }
 _NUM_ORDERS = {"train": 1600, "validation": 120, "test": 240}
 # A hash puts each order of words into one of eight classes. Pilot and task share none of them.

@@ -12,6 +12,9 @@ from smt_ray.cli.arguments import DEFAULT_STORAGE, StorageOption
 from smt_ray.cli.completion import complete_runs
 from smt_ray.errors import UserError
 
+_OPTIONS = {"evaluation.tasks": "--task", "data.dir": "--data", "storage": "--storage"}
+"""Key of the config -> the option of ``evaluate`` that sets it."""
+
 
 def evaluate(
     task: Annotated[list[str], typer.Option(help="A task or suite; may be repeated.")],
@@ -49,12 +52,10 @@ def evaluate(
     try:
         if run is not None:
             results = evaluate_run(storage, run, task, data, set_ or [], protocol)
-        else:
-            assert model is not None
+        elif model is not None:
             results = evaluate_model(storage, model, adapter, task, data, set_ or [], protocol)
     except UserError as error:
-        options = {"evaluation.tasks": "--task", "data.dir": "--data", "storage": "--storage"}
-        raise error.renamed(options) from None
+        raise error.renamed(_OPTIONS) from None
     print(json.dumps(results.to_json(), indent=2))
 
 

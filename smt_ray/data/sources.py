@@ -267,10 +267,11 @@ def _builtin_rows(task: str, reading: Reading) -> ReadRows:
     from smt_ray.builtin import learning
     from smt_ray.builtin.suites import SPLITS, TASKS, generate_rows
 
+    split = "test" if reading.is_test else reading.split
     if task in learning.TASKS:
-        rows = learning.generate(task, reading.split)
+        rows = learning.generate(task, split)
     elif task in TASKS:
-        rows = generate_rows(task, reading.split if reading.split in SPLITS else "train")
+        rows = generate_rows(task, split if split in SPLITS else "train")
     else:
         raise UserError(
             "data.train",

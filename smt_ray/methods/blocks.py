@@ -17,7 +17,7 @@ from smt_ray.places.columns import check_room
 from smt_ray.places.largest import number_of_parameters
 from smt_ray.smt.grid import check_block_size, common_block_size, resolve_block_size
 from smt_ray.smt.linears import linear_shapes
-from smt_ray.smt.modules import match_groups, match_modules, modules_in_layers
+from smt_ray.smt.modules import choose_modules, match_groups
 from smt_ray.smt.ranking import number_of_blocks, share_of_each
 
 _FINEST = 32
@@ -144,12 +144,8 @@ def selectable(section: SelectionConfig | SiftConfig, shapes: Shapes, name: str)
     Raises:
         UserError: A target module or a layer is not there.
     """
-    names = list(shapes)
-    if section.target_modules is not None:
-        names = match_modules(names, section.target_modules, field=f"{name}.target_modules")
-    if section.layers is not None:
-        names = modules_in_layers(names, section.layers, field=f"{name}.layers")
-    return {name: shapes[name] for name in names}
+    chosen = choose_modules(shapes, section.target_modules, section.layers, section=name)
+    return {module: shapes[module] for module in chosen}
 
 
 def _rankings(

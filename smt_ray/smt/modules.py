@@ -48,6 +48,29 @@ def match_modules(
     return [name for name in names if name in chosen]
 
 
+def choose_modules(
+    names: Iterable[str],
+    target_modules: Sequence[str] | None,
+    layers: Sequence[int] | None,
+    *,
+    section: str = "",
+) -> list[str]:
+    """The modules that targets and a range of layers leave; None for no restriction.
+
+    Args:
+        names: The names of modules.
+        target_modules: See :func:`match_modules`.
+        layers: See :func:`modules_in_layers`.
+        section: The section of a config that holds both, for an error.
+    """
+    names, place = list(names), f"{section}." if section else ""
+    if target_modules is not None:
+        names = match_modules(names, target_modules, field=f"{place}target_modules")
+    if layers is not None:
+        names = modules_in_layers(names, layers, field=f"{place}layers")
+    return names
+
+
 def modules_in_layers(
     names: Iterable[str], layers: Sequence[int], *, field: str = "layers"
 ) -> list[str]:

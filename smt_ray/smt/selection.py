@@ -13,7 +13,7 @@ from torch import Tensor
 
 from smt_ray.errors import UserError
 from smt_ray.smt.grid import resolve_block_size
-from smt_ray.smt.modules import match_groups, match_modules, modules_in_layers
+from smt_ray.smt.modules import choose_modules, match_groups
 from smt_ray.smt.ranking import best, best_of_each, check_scores, number_of_blocks
 from smt_ray.smt.scores import ScoreTable
 from smt_ray.smt.tensorfile import read_tensors, reading, write_tensors
@@ -174,8 +174,7 @@ def select_blocks(
         scope: The scope, one of :data:`SCOPES`.
         target_modules: The names, or last parts of names, of eligible modules; by default all
             modules of the table.
-        layers: The first and the last layer that blocks may lie in, counted from 0; by default all.
-            The backward pass ends at the lowest one with blocks.
+        layers: The first and the last layer of blocks, counted from 0; None for all.
         groups: The budgets of groups, which have separate rankings, in the place of ``budget`` and
             ``num_blocks``; see :func:`smt_ray.smt.modules.match_groups`. Modules in no group are
             not eligible.
@@ -183,10 +182,7 @@ def select_blocks(
     Raises:
         UserError: An argument is impossible; the message says what is possible.
     """
-    if target_modules is not None:
-        table = table.subset(match_modules(table.statistics, target_modules))
-    if layers is not None:
-        table = table.subset(modules_in_layers(table.statistics, layers))
+    table = table.subset(choose_modules(table.statistics, target_modules, layers))
     size = resolve_block_size(table.shapes, block_size, multiple_of=table.block_size)
     return select_by_scores(
         table.scores(size, score),

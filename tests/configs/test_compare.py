@@ -51,7 +51,10 @@ def percent_of_base(run: RunConfig) -> float:
     return 100 * each / num_base
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+COMPARISONS = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.endswith("_pilot"))
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
 def test_a_comparison_has_every_method(path: Path) -> None:
     runs = [run for cell in load(path).cell_runs({}) for run in cell.runs]
     assert {run.method for run in runs} == {"smt", "lora", "dora", "sift", "full"}
@@ -97,3 +100,11 @@ def test_the_settings_of_the_published_code_select_863_blocks_after_100_training
     config = load_config(ROOT / "configs" / "llama_7b_commonsense_published.yaml", overrides)
     (ranking,) = check_blocks(config, skeleton("llama_7b"), Probe()).rankings
     assert (ranking.num_blocks, config.first_step) == (863, 100)
+
+
+def test_the_pilot_asks_for_nothing_that_a_comparison_may_ask_for() -> None:
+    for cell in load(FOLDER / "learning_pilot.yaml").cell_runs({}):
+        for run in cell.runs:
+            (task,) = run.evaluation.tasks
+            assert str(task).endswith("_pilot")
+            assert run.data.train == run.data.validation == [f"builtin:{task}"]

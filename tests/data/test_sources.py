@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import pytest
 
+from smt_ray.builtin import learning
 from smt_ray.builtin.suites import TASKS, generate_rows
 from smt_ray.config.data import DataConfig, Source
 from smt_ray.data import sources
@@ -261,6 +262,18 @@ def test_each_purpose_has_its_split(tmp_path: Path) -> None:
     )
     assert list(read(path, split="test", is_test=True).rows) == rows(1, "test")
     assert list(read(Source(path=path, split="extra")).rows) == rows(1, "extra")
+
+
+@pytest.mark.parametrize("split", learning.SPLITS)
+def test_a_builtin_learning_task_has_rows_of_its_own_for_each_use(split: str) -> None:
+    source, reading = "builtin:new_facts_50", Reading(split=split, is_test=split == "test")
+    found = read_sources([source], reading, "data.train").rows
+    expected = [Row(**record) for record in learning.generate("new_facts_50", split)]
+    assert [(row.instruction, row.output) for row in found] == [
+        (row.instruction, row.output) for row in expected
+    ]
+    with pytest.raises(UserError, match="new_facts_<number>"):
+        read_sources(["builtin:new_facts_51"], reading, "data.train")
 
 
 def test_a_task_of_ones_own_gets_the_test_rows_of_a_builtin_suite() -> None:
