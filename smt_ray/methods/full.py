@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from smt_ray.config.run import RunConfig
@@ -18,6 +17,7 @@ from smt_ray.errors import UserError
 from smt_ray.methods.base_model import check_base, read_base, record_base, write_base
 from smt_ray.methods.protocol import Counts, Fetch
 from smt_ray.smt.tensorfile import SavedTensors, reading
+from smt_ray.tensor_files import save_file
 
 TENSORS_FILE = "tuned_model.safetensors"
 """The tuned weights; those of a large model are in shares (``tuned_model-00001-of-00004``)."""

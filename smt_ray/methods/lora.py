@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from cachetools import LRUCache, cached
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from smt_ray.config.run import RunConfig
@@ -28,6 +28,7 @@ from smt_ray.methods.protocol import Counts, Fetch
 from smt_ray.models.inspect import count_parameters
 from smt_ray.smt.linears import is_transposed, linear_shapes
 from smt_ray.smt.tensorfile import reading
+from smt_ray.tensor_files import save_file
 
 CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
 

@@ -10,6 +10,7 @@ import torch
 
 from smt_ray.config.model import ModelConfig
 from smt_ray.models.load import load_model, read_tokenizer
+from smt_ray.tensor_files import give_usual_rights
 
 
 def save_model(base: ModelConfig, parameters: Mapping[str, torch.Tensor], directory: Path) -> None:
@@ -28,3 +29,4 @@ def save_model(base: ModelConfig, parameters: Mapping[str, torch.Tensor], direct
         parameter.data.copy_(parameters[name])
     model.save_pretrained(directory)
     read_tokenizer(base).save_pretrained(directory)
+    give_usual_rights(directory)

@@ -66,7 +66,7 @@ def write_adapter(adapter: SavedAdapter, directory: Path) -> None:
 
     The config is written last and has the tensors' hash, so an incomplete adapter is noticed.
     """
-    from safetensors.torch import save_file
+    from smt_ray.tensor_files import save_file
 
     directory.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from smt_ray.errors import UserError
+from smt_ray.tensor_files import save_file
 
 FORMAT_VERSION = 1
 _HEADER_KEY = "smt_ray"

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from smt_ray.artifacts.storage import Storage
@@ -24,6 +23,7 @@ from smt_ray.documents.checkpoint import Position
 from smt_ray.documents.stages import FileDigest
 from smt_ray.errors import UserError
 from smt_ray.smt.tensorfile import SavedTensors, share_file
+from smt_ray.tensor_files import save_file
 
 _STATE, _POSITION = "state", "position.json"
 _VALUE = "/param"  # ends the name of a parameter's value

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+
+from smt_ray.tensor_files import save_file
 
 Spans = list[range]
 """The places of a row's targets: ascending, at least one range."""

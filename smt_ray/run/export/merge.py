@@ -25,6 +25,7 @@ from smt_ray.models.quiet import quiet
 from smt_ray.run.export.card import write_card
 from smt_ray.run.export.gguf import GgufExport
 from smt_ray.stages.plan import kept_model
+from smt_ray.tensor_files import give_usual_rights
 
 
 def merge_run(storage: Storage, name: str, out: Path, gguf: GgufExport | None = None) -> Path:
@@ -61,6 +62,7 @@ def write_merged(run: RunFolder, folder: Path) -> TrainedPrompt | None:
         method.merge(model)
         model.save_pretrained(folder)
         _save_tokenizer(base, prompt, folder)
+    give_usual_rights(folder)
     return prompt
 
 
