@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES)
 # Bytecode is compiled at the first import. Compiling everything that is installed takes a minute.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-fast test-slow test-faults check check-pins format install clean
+.PHONY: run test test-fast test-slow test-faults test-gpu check check-pins format install clean
 
 run: install  ## run the embedded default: base model, warm-up, training, evaluation
 	$(BIN)/smt-ray run
@@ -26,6 +26,9 @@ test-slow: install
 
 test-faults: install  ## run all tests of faults; `make test` runs a third, chosen by the commit
 	SMT_RAY_FAULTS=all $(PYTEST) tests/faults --durations=50
+
+test-gpu: install  ## run the tests that need a GPU, one at a time; without one they are skipped
+	$(BIN)/python -m pytest tests/gpu --durations=25
 
 check: install  ## check style, types and import rules
 	$(BIN)/ruff check .

@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _rows(suite: str, options: argparse.Namespace) -> Asked:
-    builtin = options.model == "builtin"
+    builtin = "builtin" in (options.model, options.data)
     return [
         (task, read_task_rows(task.name, options.data, builtin=builtin)[: options.rows])
         for task in find_tasks([_TINY[suite] if builtin else suite]).values()

@@ -178,7 +178,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gguf-file", help="the GGUF file in the folder")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument(
-        "--data", default="LLM-Adapters", help="a folder laid out like LLM-Adapters"
+        "--data", default="LLM-Adapters", help="a folder laid out like LLM-Adapters, or builtin"
     )
 
 
