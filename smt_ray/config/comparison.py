@@ -221,8 +221,8 @@ class ComparisonConfig(Section):
         return ", ".join([method, *(f"{key} {value}" for key, value in others.items())])
 
     def _method(self, settings: Overrides) -> str:
-        method: str = settings.get("method") or self.make_run({}, self.seeds[0]).method
-        return method
+        default = self.run.get("method", RunConfig.model_fields["method"].default)
+        return str(settings.get("method", default))  # a bad one is refused with its run
 
     def cell_runs(self, chosen: dict[str, float]) -> Iterator[CellRuns]:
         """Every cell with its runs.

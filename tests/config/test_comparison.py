@@ -131,6 +131,17 @@ def test_a_bad_cell_is_named() -> None:
         make(tables={"one": {"title": "One", "rows": rows}})
 
 
+@pytest.mark.parametrize("share", ["method", "cell"])
+def test_a_method_that_is_no_name_is_refused_in_its_cell(share: str) -> None:
+    rows = {"good": {}, "bad": {"method": ["smt"]}}
+    tables = {"one": {"title": "One", "rows": rows}}
+    with pytest.raises(UserError, match=r"tables\.one\.bad: method"):
+        make(
+            run=WITH_VALIDATION, learning_rates={"smt": [1e-3]}, learning_rates_for=share,
+            tables=tables,
+        )  # fmt: skip
+
+
 def test_the_shipped_comparison_has_the_papers_tables_and_shares_its_runs() -> None:
     comparison = load_comparison(TINY, ["run.storage=elsewhere"])
     assert set(comparison.tables) == {
