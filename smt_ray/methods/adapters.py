@@ -21,7 +21,7 @@ def find_method(directory: Path) -> Method:
     """
     known = (lora.CONFIG_FILE, *FILES.values(), full.TENSORS_FILE)
     found = [name for name in known[:-1] if (directory / name).exists()]
-    if full.tensor_files(directory):
+    if full.file_rights(directory):
         found.append(full.TENSORS_FILE)
     if len(found) != 1:
         raise UserError(

@@ -14,10 +14,10 @@ from torch import nn
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
 from smt_ray.errors import UserError
+from smt_ray.file_rights import save_file
 from smt_ray.methods.base_model import check_base, read_base, record_base, write_base
 from smt_ray.methods.protocol import Counts, Fetch
 from smt_ray.smt.tensorfile import SavedTensors, reading
-from smt_ray.tensor_files import save_file
 
 TENSORS_FILE = "tuned_model.safetensors"
 """The tuned weights; those of a large model are in shares (``tuned_model-00001-of-00004``)."""
@@ -54,7 +54,7 @@ class FullSettings:
         return FullMethod()
 
 
-def tensor_files(directory: Path) -> list[Path]:
+def file_rights(directory: Path) -> list[Path]:
     """The files of tuned weights in a folder: one, or one for each share."""
     stem, suffix = os.path.splitext(TENSORS_FILE)
     return sorted(directory.glob(f"{stem}{suffix}")) or sorted(
@@ -90,7 +90,7 @@ class FullMethod:
     def load(self, model: nn.Module, directory: Path, *, trainable: bool = False) -> None:
         """Replaces the weights of the base model by the tuned ones."""
         check_base(model, directory)
-        files = tensor_files(directory)
+        files = file_rights(directory)
         with reading(files[0], "file of tuned weights"):
             saved, ours = SavedTensors(files), dict(model.named_parameters())
             if saved.shapes() != {name: tuple(p.shape) for name, p in ours.items()}:

@@ -16,6 +16,7 @@ from torch import nn
 from smt_ray.config.run import RunConfig
 from smt_ray.documents.probe import Probe
 from smt_ray.errors import UserError
+from smt_ray.file_rights import save_file
 from smt_ray.methods.base_model import check_base, read_base, record_base, write_base
 from smt_ray.methods.lora_check import adapter_problem, check_adapter
 from smt_ray.methods.lora_targets import (
@@ -28,7 +29,6 @@ from smt_ray.methods.protocol import Counts, Fetch
 from smt_ray.models.inspect import count_parameters
 from smt_ray.smt.linears import is_transposed, linear_shapes
 from smt_ray.smt.tensorfile import reading
-from smt_ray.tensor_files import save_file
 
 CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from smt_ray.config.model import ModelConfig
+from smt_ray.file_rights import give_usual_rights
 from smt_ray.models.load import load_model, read_tokenizer
-from smt_ray.tensor_files import give_usual_rights
 
 
 def save_model(base: ModelConfig, parameters: Mapping[str, torch.Tensor], directory: Path) -> None:

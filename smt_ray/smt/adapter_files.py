@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from smt_ray.errors import UserError
+from smt_ray.file_rights import save_file
 from smt_ray.smt.base_identity import tensor_bytes
 from smt_ray.smt.grid import check_block_size
 from smt_ray.smt.tensorfile import reading
@@ -66,8 +67,6 @@ def write_adapter(adapter: SavedAdapter, directory: Path) -> None:
 
     The config is written last and has the tensors' hash, so an incomplete adapter is noticed.
     """
-    from smt_ray.tensor_files import save_file
-
     directory.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     for name in adapter.shapes:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from smt_ray.errors import UserError
-from smt_ray.tensor_files import save_file
+from smt_ray.file_rights import save_file
 
 FORMAT_VERSION = 1
 _HEADER_KEY = "smt_ray"

@@ -22,8 +22,8 @@ from smt_ray.artifacts.storage import Storage
 from smt_ray.documents.checkpoint import Position
 from smt_ray.documents.stages import FileDigest
 from smt_ray.errors import UserError
+from smt_ray.file_rights import save_file
 from smt_ray.smt.tensorfile import SavedTensors, share_file
-from smt_ray.tensor_files import save_file
 
 _STATE, _POSITION = "state", "position.json"
 _VALUE = "/param"  # ends the name of a parameter's value

@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models", "data", "cluster", "places"),
     ("builtin", "smt", "artifacts", "tracking", "reporting"),
     ("documents", "config"),
-    ("errors", "imports", "names", "tensor_files", "yaml_values"),
+    ("errors", "file_rights", "imports", "names", "yaml_values"),
 )
 # The folders of a subpackage may import only those of lower layers, too.
 FOLDERS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -36,11 +36,11 @@ LEAVES = {
     "errors": set(),
     "imports": set(),
     "names": set(),
-    "tensor_files": set(),
+    "file_rights": set(),
     "yaml_values": set(),
     "config": {"errors", "names", "yaml_values"},
     "documents": {"errors"},
-    "smt": {"errors", "tensor_files"},
+    "smt": {"errors", "file_rights"},
     "artifacts": {"errors", "names", "documents"},
     "tracking": {"errors", "imports", "config", "documents"},
     "reporting": {"errors", "documents"},

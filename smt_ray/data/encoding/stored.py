@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from smt_ray.tensor_files import save_file
+from smt_ray.file_rights import save_file
 
 Spans = list[range]
 """The places of a row's targets: ascending, at least one range."""

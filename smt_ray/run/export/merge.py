@@ -18,6 +18,7 @@ from smt_ray.config.load import validate_config
 from smt_ray.config.model import ModelConfig
 from smt_ray.documents.prompt import TrainedPrompt
 from smt_ray.errors import UserError
+from smt_ray.file_rights import give_usual_rights
 from smt_ray.methods.adapters import find_method
 from smt_ray.models.load import load_model, read_tokenizer
 from smt_ray.models.place import located
@@ -25,7 +26,6 @@ from smt_ray.models.quiet import quiet
 from smt_ray.run.export.card import write_card
 from smt_ray.run.export.gguf import GgufExport
 from smt_ray.stages.plan import kept_model
-from smt_ray.tensor_files import give_usual_rights
 
 
 def merge_run(storage: Storage, name: str, out: Path, gguf: GgufExport | None = None) -> Path:

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save_for_the_owner
 
+from smt_ray.file_rights import give_usual_rights, save_file
 from smt_ray.smt.selection import select_blocks
-from smt_ray.tensor_files import give_usual_rights, save_file
 from tests.smt.test_selection import BY_HAND
 
 TENSORS = {"x": torch.arange(6.0).view(2, 3)}
